@@ -1,0 +1,140 @@
+//! Flags and environment. Users: every `main`. Each binary has one `Config`, derived with clap: every flag is also an
+//! environment variable, and its doc comment is the help text.
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, Parser};
+
+/// Where Postgres is.
+#[derive(Clone, Args)]
+pub struct PostgresArgs {
+    /// The database, for example postgres://localhost/rocket-rides-log
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: tokio_postgres::Config,
+}
+
+impl std::fmt::Debug for PostgresArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // tokio-postgres prints its Config without the password.
+        write!(f, "{:?}", self.database_url)
+    }
+}
+
+/// Where the stream is.
+#[derive(Clone, Args)]
+pub struct StreamArgs {
+    /// The Redis server, for example redis://localhost:6379 or redis+unix:///run/redis.sock
+    #[arg(long, env = "REDIS_URL", hide_env_values = true, value_parser = parse_redis_url)]
+    pub redis_url: redis::Client,
+
+    /// Name of the stream's key.
+    #[arg(long, env = "STREAM_NAME", default_value = "rocket-rides-log", value_parser = parse_stream_name)]
+    pub stream_name: String,
+}
+
+impl std::fmt::Debug for StreamArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} at {}", self.stream_name, self.redis_url.get_connection_info().addr())
+    }
+}
+
+/// Parses flags and environment. On a missing or bad value it prints one line that names it and the fix, and exits
+/// with status 2; on `--help` and `--version` it prints and exits with 0.
+pub fn parse<C: Parser>() -> C {
+    C::try_parse().unwrap_or_else(|error| match complaint(&error) {
+        Some(line) => {
+            eprintln!("{line}");
+            std::process::exit(2);
+        }
+        None => error.exit(),
+    })
+}
+
+/// One line for what can be said in one line: the two mistakes that people make when they set up a process.
+fn complaint(error: &clap::Error) -> Option<String> {
+    let name = |arg: &str| match arg.strip_prefix("--") {
+        Some(flag) => flag.split([' ', '=']).next().unwrap_or(flag).replace('-', "_").to_uppercase(),
+        None => arg.trim_matches(['<', '>']).to_owned(),
+    };
+    match (error.kind(), error.get(ContextKind::InvalidArg)) {
+        (ErrorKind::MissingRequiredArgument, Some(ContextValue::Strings(args))) => {
+            let arg = args.first()?;
+            let fix = if arg.starts_with("--") {
+                format!("set it in the environment or pass {arg}")
+            } else {
+                "pass it as the first argument".to_owned()
+            };
+            Some(format!("need {}: {fix} (--help tells more)", name(arg)))
+        }
+        (ErrorKind::ValueValidation | ErrorKind::InvalidValue, Some(ContextValue::String(arg))) => {
+            let value = match error.get(ContextKind::InvalidValue) {
+                // A URL may hold a password: say which variable, not what is in it.
+                Some(ContextValue::String(value)) if !arg.contains("url") => format!(" {value:?}"),
+                _ => String::new(),
+            };
+            let why = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));
+            Some(format!("bad {}{value}{why} (--help tells more)", name(arg)))
+        }
+        _ => None,
+    }
+}
+
+fn parse_redis_url(text: &str) -> Result<redis::Client, String> {
+    crate::redis::client(text).map_err(|_| "give a URL such as redis://localhost:6379".to_owned())
+}
+
+fn parse_stream_name(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("give a name such as rocket-rides-log".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Config {
+        /// Who.
+        #[arg(value_name = "NAME")]
+        name: String,
+        #[command(flatten)]
+        postgres: PostgresArgs,
+        #[command(flatten)]
+        fault: crate::fault::FaultArgs,
+    }
+
+    fn complaint_about(args: &[&str]) -> String {
+        complaint(&Config::try_parse_from(args).unwrap_err()).unwrap()
+    }
+
+    #[test]
+    fn a_missing_value_is_named_with_the_fix() {
+        assert_eq!(
+            complaint_about(&["consumer", "consumer0"]),
+            "need DATABASE_URL: set it in the environment or pass --database-url <DATABASE_URL> (--help tells more)"
+        );
+        assert_eq!(
+            complaint_about(&["consumer", "--database-url", "postgres://localhost/x"]),
+            "need NAME: pass it as the first argument (--help tells more)"
+        );
+    }
+
+    #[test]
+    fn a_bad_value_is_named_with_what_is_wanted() {
+        let with_rate = ["consumer", "c", "--database-url", "postgres://localhost/x", "--fault-rate", "7"];
+        assert_eq!(
+            complaint_about(&with_rate),
+            "bad FAULT_RATE \"7\": give a probability between 0 and 1, for example 0.10 (--help tells more)"
+        );
+    }
+
+    #[test]
+    fn a_bad_url_is_not_printed() {
+        let line = complaint_about(&["consumer", "c", "--database-url", "postgres://u:secret@h:port/x"]);
+        assert!(line.starts_with("bad DATABASE_URL: ") && !line.contains("secret"), "{line}");
+    }
+
+    #[test]
+    fn a_password_is_not_logged() {
+        let config = Config::try_parse_from(["consumer", "c", "--database-url", "postgres://u:secret@h/x"]).unwrap();
+        assert!(!format!("{config:?}").contains("secret"));
+    }
+}

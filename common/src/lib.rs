@@ -1,0 +1,11 @@
+//! What the processes must agree on or the pipeline breaks, and what each `main` does the same way. Nothing else:
+//! no SQL on tables, no HTTP, no word of rides.
+
+pub mod backoff;
+pub mod config;
+pub mod fault;
+pub mod postgres;
+pub mod redis;
+pub mod shutdown;
+pub mod stream;
+pub mod telemetry;

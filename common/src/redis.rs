@@ -1,0 +1,74 @@
+//! Connections to Redis. Users: streamer, consumer, reaper, tests.
+//!
+//! The redis crate gives every reply 500 ms and then goes on as if the connection were sound, which it is not: after a
+//! blocking command that took longer, the next command times out too. So commands and blocking reads have connections
+//! of their own, each with a bound that fits, and whoever sees an error connects anew.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
+use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo};
+
+/// How long a connection may take to come about.
+const CONNECT_WAIT: Duration = Duration::from_secs(2);
+
+/// How long an ordinary command may take. A pipeline of a thousand entries needs a few milliseconds; a server that
+/// writes its log to a slow disk may need a second.
+const REPLY_WAIT: Duration = Duration::from_secs(5);
+
+/// A client for `url`, which does not connect yet. Connections send at once and notice a dead peer.
+///
+/// # Errors
+/// The text is no URL of a Redis server.
+pub fn client(url: &str) -> redis::RedisResult<Client> {
+    let tcp = TcpSettings::default().set_nodelay(true).set_user_timeout(Duration::from_secs(30));
+    Client::open(url.into_connection_info()?.set_tcp_settings(tcp))
+}
+
+/// A connection for commands that answer at once.
+///
+/// # Errors
+/// Redis is away, or older than 7.0: back off and try again.
+pub async fn connect(client: &Client) -> Result<MultiplexedConnection> {
+    connect_with(client, REPLY_WAIT).await
+}
+
+/// A connection for commands that block up to `block` on the server.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_blocking(client: &Client, block: Duration) -> Result<MultiplexedConnection> {
+    connect_with(client, block + REPLY_WAIT).await
+}
+
+async fn connect_with(client: &Client, reply_wait: Duration) -> Result<MultiplexedConnection> {
+    let config =
+        AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_WAIT)).set_response_timeout(Some(reply_wait));
+    let mut connection =
+        client.get_multiplexed_async_connection_with_config(&config).await.context("connecting to Redis")?;
+    let info: String =
+        redis::cmd("INFO").arg("server").query_async(&mut connection).await.context("asking Redis for its version")?;
+    let version = server_version(&info).context("Redis does not tell its version")?;
+    ensure!(version >= 7, "this is Redis {version}, and 7.0 or newer is needed (or Valkey)");
+    Ok(connection)
+}
+
+/// The major version out of `INFO server`. Valkey reports the Redis version it is compatible with.
+fn server_version(info: &str) -> Option<u32> {
+    let line = info.lines().find_map(|line| line.strip_prefix("redis_version:"))?;
+    line.split('.').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::server_version;
+
+    #[test]
+    fn the_version_is_found_in_the_server_section() {
+        assert_eq!(server_version("# Server\r\nredis_version:7.0.15\r\nredis_git_sha1:0\r\n"), Some(7));
+        assert_eq!(server_version("# Server\r\nserver_name:valkey\r\nredis_version:7.2.4\r\n"), Some(7));
+        assert_eq!(server_version(""), None);
+    }
+}

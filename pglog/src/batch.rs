@@ -1,0 +1,203 @@
+//! Batches: where a record's offset is decided, once and before anything is published (I2, I3).
+
+use tokio_postgres::{GenericClient, Row};
+
+use crate::Error;
+
+/// One row of `log_batches` together with the snapshot it starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// The partition it belongs to.
+    pub partition: i32,
+    /// Offset of its first record.
+    pub first_offset: i64,
+    /// How many records it has, at least 1.
+    pub record_count: i64,
+    /// The number that stream entries of this batch carry.
+    pub token: i64,
+    /// Its snapshot, as `pg_snapshot` prints it: `xmin:xmax:xip,xip…`.
+    pub snapshot: String,
+    /// The snapshot of the batch before, or the empty one.
+    pub previous_snapshot: String,
+    /// Ids of the rows whose transactions began after the previous snapshot: first and last, if there are any.
+    pub fresh_ids: Option<(i64, i64)>,
+}
+
+impl Batch {
+    /// Offset of its last record.
+    pub fn last_offset(&self) -> i64 {
+        self.first_offset + self.record_count - 1
+    }
+
+    /// Reads the columns `first_offset, record_count, token, snapshot, previous_snapshot, fresh_first_id, fresh_last_id`.
+    pub(crate) fn from_row(partition: i32, row: &Row) -> Self {
+        let fresh: (Option<i64>, Option<i64>) = (row.get("fresh_first_id"), row.get("fresh_last_id"));
+        Self {
+            partition,
+            first_offset: row.get("first_offset"),
+            record_count: row.get("record_count"),
+            token: row.get("token"),
+            snapshot: row.get("snapshot"),
+            previous_snapshot: row.get("previous_snapshot"),
+            fresh_ids: fresh.0.zip(fresh.1),
+        }
+    }
+}
+
+/// Cuts the next batch: every staged row that is visible now and was not visible in the previous batch's snapshot.
+///
+/// It is one statement, hence one snapshot: the rows counted are exactly the rows that the stored snapshot describes.
+/// `token` is the random number the batch's stream entries will carry.
+/// Returns `None` if nothing was staged, or if another streamer cut this batch first (the primary key decides).
+///
+/// Only two ranges of the index are read, never everything since `pg_snapshot_xmin`: a transaction that stays open for
+/// an hour costs nothing.
+///
+/// # Errors
+/// [`Error::TransactionsStartedOver`] if the tables come from another cluster; otherwise Postgres is away.
+pub async fn assign(client: &impl GenericClient, partition: i32, token: i64) -> Result<Option<Batch>, Error> {
+    // The edge is read first, so that its transaction ids are plain parameters. Somebody may cut a batch in between;
+    // then first_offset is taken and the insert does nothing.
+    let edge = edge(client, partition).await?;
+    let row = client
+        .query_one(
+            "-- pglog::assign
+             WITH fresh AS (
+                 SELECT count(*) AS count, min(id) AS first_id, max(id) AS last_id FROM staged_log_records
+                 WHERE partition = $1 AND transaction_id >= pg_snapshot_xmax($3::text::pg_snapshot)
+             ), late AS (
+                 SELECT count(*) AS count FROM staged_log_records
+                 WHERE partition = $1
+                   AND transaction_id = ANY (ARRAY(SELECT pg_snapshot_xip($3::text::pg_snapshot)))
+             ), cut AS (
+                 INSERT INTO log_batches
+                     (partition, first_offset, record_count, snapshot, fresh_first_id, fresh_last_id, token)
+                 SELECT $1, $2, fresh.count + late.count, pg_current_snapshot(), fresh.first_id, fresh.last_id, $4
+                 FROM fresh, late
+                 WHERE fresh.count + late.count > 0
+                   AND pg_snapshot_xmax(pg_current_snapshot()) >= pg_snapshot_xmax($3::text::pg_snapshot)
+                 ON CONFLICT (partition, first_offset) DO NOTHING
+                 RETURNING first_offset, record_count, token, snapshot::text, fresh_first_id, fresh_last_id
+             )
+             SELECT cut.*, $3::text AS previous_snapshot,
+                    pg_snapshot_xmax(pg_current_snapshot())::text AS cluster_xmax,
+                    pg_snapshot_xmax($3::text::pg_snapshot)::text AS batch_xmax,
+                    pg_snapshot_xmax(pg_current_snapshot()) >= pg_snapshot_xmax($3::text::pg_snapshot) AS in_order
+             FROM (VALUES (1)) AS always LEFT JOIN cut ON true",
+            &[&partition, &edge.next_offset, &edge.snapshot, &token],
+        )
+        .await?;
+    if !row.get::<_, bool>("in_order") {
+        let (batch_xmax, cluster_xmax) = (row.get("batch_xmax"), row.get("cluster_xmax"));
+        return Err(Error::TransactionsStartedOver { partition, batch_xmax, cluster_xmax });
+    }
+    let was_cut = row.get::<_, Option<i64>>("first_offset").is_some();
+    Ok(was_cut.then(|| Batch::from_row(partition, &row)))
+}
+
+/// Whether [`assign`] would find something to cut. Changes nothing, so anybody may ask.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn is_anything_staged(client: &impl GenericClient, partition: i32) -> Result<bool, Error> {
+    let edge = edge(client, partition).await?;
+    let row = client
+        .query_one(
+            "-- pglog::is_anything_staged
+             SELECT EXISTS (SELECT FROM staged_log_records WHERE partition = $1
+                            AND transaction_id >= pg_snapshot_xmax($2::text::pg_snapshot))
+                 OR EXISTS (SELECT FROM staged_log_records WHERE partition = $1
+                            AND transaction_id = ANY (ARRAY(SELECT pg_snapshot_xip($2::text::pg_snapshot))))",
+            &[&partition, &edge.snapshot],
+        )
+        .await?;
+    Ok(row.get(0))
+}
+
+/// Where the next batch starts.
+struct Edge {
+    next_offset: i64,
+    snapshot: String,
+}
+
+async fn edge(client: &impl GenericClient, partition: i32) -> Result<Edge, Error> {
+    let row = client
+        .query_opt(
+            "-- pglog::edge
+             SELECT first_offset + record_count AS next_offset, snapshot::text FROM log_batches
+             WHERE partition = $1 ORDER BY first_offset DESC LIMIT 1",
+            &[&partition],
+        )
+        .await?;
+    Ok(match row {
+        Some(row) => Edge { next_offset: row.get("next_offset"), snapshot: row.get("snapshot") },
+        // The empty snapshot: nothing was visible before the first batch.
+        None => Edge { next_offset: 1, snapshot: "1:1:".to_owned() },
+    })
+}
+
+/// The highest assigned offset, 0 if there is none.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn head(client: &impl GenericClient, partition: i32) -> Result<i64, Error> {
+    Ok(edge(client, partition).await?.next_offset - 1)
+}
+
+/// The lowest offset whose record can still be read, or the one after the head if none can.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn first_retained(client: &impl GenericClient, partition: i32) -> Result<i64, Error> {
+    let row = client
+        .query_opt(
+            "-- pglog::first_retained
+             SELECT first_offset FROM log_batches WHERE partition = $1 AND reaped_at IS NULL
+             ORDER BY first_offset LIMIT 1",
+            &[&partition],
+        )
+        .await?;
+    match row {
+        Some(row) => Ok(row.get(0)),
+        None => Ok(head(client, partition).await? + 1),
+    }
+}
+
+/// The offsets that share one token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchRange {
+    /// First offset.
+    pub first_offset: i64,
+    /// Last offset.
+    pub last_offset: i64,
+    /// The token of every entry in between.
+    pub token: i64,
+}
+
+/// The ranges of at most `count_max` batches, in order, beginning with the one that holds `from_offset`.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn batch_ranges(
+    client: &impl GenericClient,
+    partition: i32,
+    from_offset: i64,
+    count_max: i64,
+) -> Result<Vec<BatchRange>, Error> {
+    let rows = client
+        .query(
+            "-- pglog::batch_ranges
+             SELECT first_offset, first_offset + record_count - 1 AS last_offset, token FROM log_batches
+             WHERE partition = $1
+               AND first_offset >= COALESCE((SELECT max(first_offset) FROM log_batches
+                                             WHERE partition = $1 AND first_offset <= $2), 0)
+             ORDER BY first_offset LIMIT $3",
+            &[&partition, &from_offset, &count_max],
+        )
+        .await?;
+    Ok(rows
+        .iter()
+        .map(|row| BatchRange { first_offset: row.get(0), last_offset: row.get(1), token: row.get(2) })
+        .filter(|range| range.last_offset >= from_offset)
+        .collect())
+}

@@ -1,0 +1,83 @@
+//! The log as Postgres holds it.
+//!
+//! A record is *staged* in the transaction that makes it true. Later a leader cuts the staged rows into *batches* and so
+//! gives each record its *offset*, once. From then on anybody can read the record at an offset, as often as needed.
+//!
+//! ```text
+//! stage (any client) ──▶ staged_log_records ──assign (leader)──▶ log_batches ──Reader (anybody)──▶ Record { offset, … }
+//! ```
+//!
+//! A batch is the set of rows visible in its snapshot and not in the previous batch's snapshot, ordered by id. A
+//! transaction that has ended before a snapshot was taken cannot change its fate any more, and staged rows are never
+//! updated. So the same two snapshots always select the same rows in the same order, and an offset needs no column of
+//! its own: it is counted (I2). Ids may commit in any order (I3).
+//!
+//! Source: the snapshot batches of PgQ (Skytools), <https://wiki.postgresql.org/wiki/PGQ_Tutorial>.
+//!
+//! Used by streamer, consumer, reaper, launcher (the schema) and the tests. Knows nothing of Redis or of rides.
+
+mod batch;
+mod checkpoint;
+mod reader;
+mod schema;
+mod stage;
+
+pub use batch::{Batch, BatchRange, assign, batch_ranges, first_retained, head, is_anything_staged};
+pub use checkpoint::{hold_reaping, hold_registration, lowest_checkpoint};
+pub use reader::{Reader, Record};
+pub use schema::{SCHEMA, apply_schema, use_index_plans};
+pub use stage::{DEFAULT_PARTITION, HINT_CHANNEL, NewRecord, hint, stage};
+
+/// Why the log cannot be read or extended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The record was deleted after every registered consumer had passed it. Bootstrap from another consumer's state.
+    #[error("records before offset {first_retained} of partition {partition} are reaped, and {offset} was asked for")]
+    Reaped {
+        /// The partition that was read.
+        partition: i32,
+        /// The offset that was asked for.
+        offset: i64,
+        /// The lowest offset that can still be read.
+        first_retained: i64,
+    },
+    /// The offset was never given to a record.
+    #[error("offset {offset} of partition {partition} is not assigned: the head is {head}")]
+    Unassigned {
+        /// The partition that was read.
+        partition: i32,
+        /// The offset that was asked for.
+        offset: i64,
+        /// The highest assigned offset, 0 if there is none.
+        head: i64,
+    },
+    /// Rows of a batch are gone though the batch is not reaped. Reading on would shift every later offset: stop.
+    #[error(
+        "batch {first_offset} of partition {partition} has {record_count} records, but only {found_count} are there"
+    )]
+    RowsMissing {
+        /// The partition that was read.
+        partition: i32,
+        /// The batch's first offset.
+        first_offset: i64,
+        /// How many records the batch was written with.
+        record_count: i64,
+        /// How many were found.
+        found_count: i64,
+    },
+    /// Postgres's transaction counter is behind the log: the log was copied into another cluster.
+    #[error(
+        "the newest batch of partition {partition} was written at transaction {batch_xmax}, but this cluster is only at {cluster_xmax}: the tables were copied here from another cluster"
+    )]
+    TransactionsStartedOver {
+        /// The partition.
+        partition: i32,
+        /// `pg_snapshot_xmax` of the newest batch.
+        batch_xmax: String,
+        /// `pg_snapshot_xmax` of the current snapshot.
+        cluster_xmax: String,
+    },
+    /// The database refused or was away. Nothing was changed; try again.
+    #[error("query failed")]
+    Postgres(#[from] tokio_postgres::Error),
+}

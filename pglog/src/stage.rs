@@ -1,0 +1,56 @@
+//! Staging: the write rule's half of the log. A record commits with the change it tells of, or not at all (I1).
+
+use tokio_postgres::GenericClient;
+
+/// The partition that is used unless somebody asks for another.
+pub const DEFAULT_PARTITION: i32 = 0;
+
+/// The channel of the wake-up hint. Listeners must not rely on it: it is lost silently with a connection.
+pub const HINT_CHANNEL: &str = "rocket_rides_log";
+
+/// What happened: an object (`ride`), an action (`create`) and a JSON payload, kept to the byte.
+#[derive(Debug, Clone, Copy)]
+pub struct NewRecord<'a> {
+    /// What it is about, at most 100 characters.
+    pub object: &'a str,
+    /// What happened to it, at most 100 characters.
+    pub action: &'a str,
+    /// The payload: a JSON text of at most 1 MiB.
+    pub data: &'a str,
+}
+
+/// Stages a record in the caller's transaction and returns the row's id (not its offset: that is decided later).
+///
+/// Make it the last statement before COMMIT, after the transaction holds its row locks: then records about one row
+/// have offsets in the order of their commits.
+///
+/// ```no_run
+/// # async fn f(client: &mut tokio_postgres::Client) -> Result<(), tokio_postgres::Error> {
+/// let tx = client.transaction().await?;
+/// tx.execute("UPDATE wallets SET balance = balance + 5 WHERE id = $1", &[&7_i64]).await?;
+/// pglog::stage(&tx, pglog::NewRecord { object: "wallet", action: "credit", data: r#"{"id":7,"amount":5}"# }).await?;
+/// tx.commit().await?;
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+/// The data is no JSON, or something is too long: fix the record; the transaction is aborted.
+pub async fn stage(client: &impl GenericClient, record: NewRecord<'_>) -> Result<i64, tokio_postgres::Error> {
+    let row = client
+        .query_one(
+            "-- pglog::stage
+             INSERT INTO staged_log_records (object, action, data) VALUES ($1, $2, $3::text::json) RETURNING id",
+            &[&record.object, &record.action, &record.data],
+        )
+        .await?;
+    Ok(row.get(0))
+}
+
+/// Tells a listening streamer that there is something to do. Call it after COMMIT, never inside a transaction that
+/// writes: NOTIFY takes a lock over the whole database while it commits.
+///
+/// # Errors
+/// Postgres is away. Nothing is lost: the streamer looks by itself, a little later.
+pub async fn hint(client: &impl GenericClient) -> Result<(), tokio_postgres::Error> {
+    client.batch_execute("NOTIFY rocket_rides_log").await
+}
