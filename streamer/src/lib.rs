@@ -1,0 +1,154 @@
+//! Carries the log from Postgres into the Redis Stream.
+//!
+//! ```text
+//! staged_log_records ──assign: offsets, committed──▶ log_batches ──publish: XADD <offset>-<copy>──▶ stream
+//! ```
+//!
+//! There is no "published" flag. What is published is the stream's own last id, read again after every doubt; what is
+//! missing beyond it is published. So a killed streamer, a wiped or restored Redis and a pipeline cut in the middle are
+//! one case (I6, I7). The order was fixed in Postgres before: publishing again publishes the same (I2).
+
+mod leadership;
+mod publish;
+mod stream_end;
+mod streamer;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Parser;
+use common::backoff::Backoff;
+use common::config::{PostgresArgs, StreamArgs};
+use common::fault::{Dice, FaultArgs};
+use common::shutdown::{CancellationToken, sleep_or_stop};
+use tracing::{info, warn};
+
+pub use publish::{Fault, Refused};
+pub use streamer::{Published, Step, Streamer};
+
+/// How long an idle leader waits for a hint before it looks at the table by itself. It bounds the delay of records that
+/// are staged by clients which send no hint. Looking costs two index probes.
+const IDLE_WAIT: Duration = Duration::from_millis(100);
+
+/// How often a streamer that stands by asks for the leadership: the length of the pause when a leader dies.
+const STANDBY_WAIT: Duration = Duration::from_millis(500);
+
+/// The longest wait between two attempts while a server is away.
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Fixes the order of staged records and appends them to the Redis Stream.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "streamer", version)]
+pub struct Config {
+    #[command(flatten)]
+    /// Where Postgres is.
+    pub postgres: PostgresArgs,
+
+    #[command(flatten)]
+    /// Where the stream is.
+    pub stream: StreamArgs,
+
+    /// The partition to lead.
+    #[arg(long, env = "PARTITION", default_value_t = pglog::DEFAULT_PARTITION, value_parser = clap::value_parser!(i32).range(0..))]
+    pub partition: i32,
+
+    #[command(flatten)]
+    /// Injected double-sends.
+    pub fault: FaultArgs,
+
+    /// Exit with status 0 once nothing is left to publish.
+    #[arg(long)]
+    pub drain: bool,
+}
+
+/// Leads the partition, or stands by, until `shutdown`; with `--drain`, until nothing is left to publish.
+///
+/// # Errors
+/// Only what an operator must look at: Redis refuses for a reason that waiting does not mend, or the tables are damaged.
+/// A server that is away is waited for.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
+    let mut dice = Dice::new(&config.fault);
+    info!(?config.stream, config.partition, config.fault.fault_rate, fault_seed = dice.seed(), "streamer started");
+    let mut streamer = Streamer::new(&config);
+    let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
+    let mut stood_by = false;
+    let mut fault = draw(&mut dice);
+    while !shutdown.is_cancelled() {
+        let go_on = match streamer.run_once(fault).await {
+            Ok(Step::Published(published)) => {
+                log(&published, fault);
+                (fault, stood_by) = (draw(&mut dice), false);
+                backoff.reset();
+                true
+            }
+            Ok(Step::Idle) if config.drain => break,
+            Ok(Step::Idle) => {
+                stood_by = false;
+                backoff.reset();
+                tokio::select! {
+                    () = streamer.hinted() => true,
+                    go_on = sleep_or_stop(IDLE_WAIT, &shutdown) => go_on,
+                }
+            }
+            Ok(Step::StandingBy) => {
+                if !stood_by {
+                    info!(config.partition, "standing by: another streamer leads");
+                }
+                stood_by = true;
+                if config.drain && streamer.nothing_left().await? {
+                    break;
+                }
+                sleep_or_stop(STANDBY_WAIT, &shutdown).await
+            }
+            Err(error) if is_final(&error) => return Err(error),
+            Err(error) => {
+                let wait = backoff.next_wait();
+                warn!(
+                    error = format!("{error:#}"),
+                    wait_ms = wait.as_millis() as u64,
+                    "publishing failed, trying again"
+                );
+                sleep_or_stop(wait, &shutdown).await
+            }
+        };
+        if !go_on {
+            break;
+        }
+    }
+    info!("streamer stopped");
+    Ok(())
+}
+
+fn draw(dice: &mut Dice) -> Fault {
+    match dice.strikes() {
+        false => Fault::None,
+        true if dice.coin() => Fault::SendTwice,
+        true => Fault::ResendBatch,
+    }
+}
+
+fn log(published: &Published, fault: Fault) {
+    info!(
+        first_offset = published.first_offset,
+        last_offset = published.last_offset(),
+        record_count = published.record_count,
+        added_count = published.added_count,
+        refused_count = published.refused_count,
+        elapsed_ms = published.elapsed.as_millis() as u64,
+        "batch published"
+    );
+    match fault {
+        Fault::None => {}
+        Fault::SendTwice => info!(published.first_offset, "double-send injected: every record was added twice"),
+        Fault::ResendBatch => info!(published.first_offset, "double-send injected: the whole batch was sent again"),
+    }
+}
+
+/// Whether waiting cannot help.
+fn is_final(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Refused>().is_some()
+        || matches!(
+            error.downcast_ref::<pglog::Error>(),
+            Some(pglog::Error::RowsMissing { .. } | pglog::Error::TransactionsStartedOver { .. })
+        )
+}
