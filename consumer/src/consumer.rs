@@ -1,0 +1,392 @@
+//! The consumer's one step, and what it remembers between two steps. After any failure it forgets everything and loads
+//! what Postgres committed (I4, I5).
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use common::shutdown::CancellationToken;
+use common::stream::{Entry, EntryId, decode_xread, stream_key};
+use pglog::{Reader, Record};
+use redis::aio::MultiplexedConnection;
+use tokio_postgres::Client;
+use tracing::{debug, warn};
+
+use crate::Config;
+use crate::checkpoint::{self, Counts};
+use crate::fold::{Fold, Rejection};
+use crate::vouch::{Verdict, Vouchers};
+
+/// Entries a read, and records a transaction.
+const BATCH_LEN_MAX: i64 = 1000;
+
+/// Pages healed from Postgres in one step, so that a step stays short even when a million records are missing.
+const HEAL_PAGES_MAX: usize = 10;
+
+/// What to do wrong on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing.
+    None,
+    /// Die after folding a batch, before COMMIT.
+    CrashBeforeCommit,
+}
+
+/// Reasons to start over from the last commit that are nobody's failure.
+#[derive(Debug, thiserror::Error)]
+pub enum Interruption {
+    /// [`Fault::CrashBeforeCommit`] struck.
+    #[error("crash simulated: records folded but transaction aborted")]
+    Crash,
+    /// The checkpoint is not where this process left it.
+    #[error("another process runs under this name: two of one name take turns, and only one is needed")]
+    Fenced,
+    /// Somebody unregistered this consumer while it ran.
+    #[error("this consumer was unregistered; start it again to register it anew")]
+    Unregistered,
+}
+
+/// What [`Consumer::run_once`] did. All counts are of committed work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Records folded into the state.
+    pub applied_count: usize,
+    /// Records of other kinds, passed over.
+    pub passed_count: usize,
+    /// Records put with the dead letters.
+    pub dead_letter_count: usize,
+    /// How many of all these came from Postgres because the stream lacked them.
+    pub healed_count: usize,
+    /// Entries skipped because their offset had been passed.
+    pub duplicate_count: usize,
+    /// Entries that are not of this log, seen for the first time.
+    pub rejected_count: usize,
+    /// The stream held entries, and none of them could be used.
+    pub blocked: bool,
+}
+
+impl Progress {
+    /// Records by which the checkpoint moved.
+    pub fn record_count(&self) -> usize {
+        self.applied_count + self.passed_count + self.dead_letter_count
+    }
+}
+
+/// Folds the log into a state, one bounded step at a time.
+pub struct Consumer<F> {
+    fold: F,
+    name: String,
+    partition: i32,
+    key: String,
+    postgres: tokio_postgres::Config,
+    redis: redis::Client,
+    shutdown: CancellationToken,
+    client: Option<Client>,
+    stream: Option<MultiplexedConnection>,
+    /// `None` after every failure: the state in memory may be ahead of what was committed.
+    place: Option<Place>,
+    was_registered: bool,
+    counts: Counts,
+    /// Entries up to here were counted when they were rejected; a stranger is met again until the streamer removes it.
+    rejected_to: EntryId,
+}
+
+struct Place {
+    /// The state reflects the records 1 … checkpoint.
+    checkpoint: i64,
+    /// Reading goes on after this entry. Its offset is never beyond the checkpoint.
+    position: EntryId,
+    vouchers: Vouchers,
+    /// Where healing stopped, so that a large gap is not searched from its batch's start each time.
+    healer: Option<Reader>,
+}
+
+impl<F: Fold> Consumer<F> {
+    /// Connects when first used. `shutdown` cuts short the wait for entries, and nothing else.
+    pub fn new(config: &Config, fold: F, shutdown: CancellationToken) -> Self {
+        Self {
+            fold,
+            name: config.name.clone(),
+            partition: config.partition,
+            key: stream_key(&config.stream.stream_name, config.partition),
+            postgres: config.postgres.database_url.clone(),
+            redis: config.stream.redis_url.clone(),
+            shutdown,
+            client: None,
+            stream: None,
+            place: None,
+            was_registered: false,
+            counts: Counts::default(),
+            rejected_to: EntryId { offset: 0, copy: 0 },
+        }
+    }
+
+    /// The last committed offset that this process knows of, and the state at that offset.
+    pub fn state(&self) -> Option<(i64, &F)> {
+        self.place.as_ref().map(|place| (place.checkpoint, &self.fold))
+    }
+
+    /// Waits up to `block` for entries (not at all if `None`), folds at most 1000 of them, and commits. When the stream
+    /// has nothing to offer, or is away, what Postgres has beyond the checkpoint is read from there.
+    ///
+    /// # Errors
+    /// A server is away, or an [`Interruption`]. Nothing is lost or counted twice: the next call loads the last commit.
+    pub async fn run_once(&mut self, fault: Fault, block: Option<Duration>) -> Result<Progress> {
+        let result = self.step(fault, block).await;
+        if let Err(error) = &result {
+            self.place = None;
+            // What was not committed will be met, and counted, again.
+            self.counts = Counts { crash_count: self.counts.crash_count, ..Counts::default() };
+            if matches!(error.downcast_ref(), Some(Interruption::Crash)) {
+                self.counts.crash_count += 1;
+            }
+            if self.client.as_ref().is_some_and(Client::is_closed) {
+                self.client = None;
+            }
+        }
+        result
+    }
+
+    async fn step(&mut self, mut fault: Fault, block: Option<Duration>) -> Result<Progress> {
+        self.load().await?;
+        let mut progress = Progress::default();
+        let entries = self.read_stream(block).await;
+        if self.shutdown.is_cancelled() {
+            return Ok(progress);
+        }
+        match entries {
+            Ok(entries) if entries.is_empty() => self.catch_up(&mut fault, &mut progress).await?,
+            Ok(entries) => self.fold_entries(entries, &mut fault, &mut progress).await?,
+            Err(error) => {
+                // A connection on which a reply is overdue is of no use any more.
+                self.stream = None;
+                self.catch_up(&mut fault, &mut progress).await?;
+                if progress == Progress::default() {
+                    return Err(error);
+                }
+            }
+        }
+        Ok(progress)
+    }
+
+    /// Connects, registers and loads what is committed, as far as needed.
+    async fn load(&mut self) -> Result<()> {
+        if self.client.is_none() {
+            self.place = None;
+            let client = common::postgres::connect(&self.postgres, &format!("consumer {}", self.name), || {}).await?;
+            pglog::use_index_plans(&client).await.context("setting up the session")?;
+            self.client = Some(client);
+        }
+        if self.place.is_some() {
+            return Ok(());
+        }
+        let client = self.client.as_mut().context("no connection")?;
+        let tx = client.transaction().await.context("beginning to load")?;
+        let checkpoint = match checkpoint::find(&tx, &self.name, self.partition).await? {
+            Some(checkpoint) => checkpoint,
+            None if self.was_registered => return Err(Interruption::Unregistered.into()),
+            None => {
+                checkpoint::register(&tx, &self.name, self.partition).await?;
+                0
+            }
+        };
+        self.fold.load(&tx, &self.name, self.partition).await?;
+        tx.commit().await.context("committing the registration")?;
+        self.was_registered = true;
+        let position = EntryId { offset: checkpoint, copy: 0 };
+        self.place = Some(Place { checkpoint, position, vouchers: Vouchers::default(), healer: None });
+        Ok(())
+    }
+
+    async fn read_stream(&mut self, block: Option<Duration>) -> Result<Vec<Entry>> {
+        if self.stream.is_none() {
+            self.stream = Some(common::redis::connect_blocking(&self.redis, block.unwrap_or_default()).await?);
+        }
+        let (Some(stream), Some(place)) = (&mut self.stream, &self.place) else { return Ok(Vec::new()) };
+        let mut read = redis::cmd("XREAD");
+        read.arg("COUNT").arg(BATCH_LEN_MAX);
+        if let Some(block) = block {
+            read.arg("BLOCK").arg(block.as_millis() as u64);
+        }
+        read.arg("STREAMS").arg(&self.key).arg(place.position.to_string());
+        let reply = tokio::select! {
+            reply = read.query_async(stream) => Some(reply.context("reading the stream")?),
+            () = self.shutdown.cancelled() => None,
+        };
+        Ok(reply.map_or_else(|| Ok(Vec::new()), decode_xread)?)
+    }
+
+    async fn fold_entries(&mut self, entries: Vec<Entry>, fault: &mut Fault, progress: &mut Progress) -> Result<()> {
+        let ids: Vec<EntryId> = entries.iter().map(|entry| entry.id).collect();
+        let mut strangers_to = 0;
+        let mut ready = Vec::with_capacity(entries.len());
+        let (partition, last_offset) = (self.partition, ids.last().map_or(0, |id| id.offset));
+        let (client, place) = self.parts()?;
+        let known = place.vouchers.prepare(client, partition, place.checkpoint + 1, last_offset).await?;
+        for entry in entries {
+            let next = self.checkpoint()? + ready.len() as i64 + 1;
+            let offset = entry.id.offset;
+            if offset < next {
+                self.skip_duplicate(entry.id, progress);
+                continue;
+            }
+            match self.parts()?.1.vouchers.judge(&entry, &known) {
+                Verdict::NotKnownYet => break,
+                Verdict::Stranger => {
+                    self.reject(&entry, progress);
+                    strangers_to = offset;
+                }
+                Verdict::OfThisLog => {
+                    if offset > next {
+                        self.commit(std::mem::take(&mut ready), fault, progress).await?;
+                        if !self.heal(offset - 1, fault, progress).await? {
+                            break;
+                        }
+                    }
+                    ready.extend(into_record(entry));
+                }
+            }
+        }
+        self.commit(ready, fault, progress).await?;
+        if strangers_to > self.checkpoint()? {
+            // A stranger sits where a record of ours belongs, and Redis refuses ours because of it.
+            self.catch_up(fault, progress).await?;
+        }
+        let place = self.parts()?.1;
+        match ids.iter().rev().find(|id| id.offset <= place.checkpoint) {
+            Some(id) => place.position = *id,
+            None => progress.blocked = progress.record_count() == 0,
+        }
+        Ok(())
+    }
+
+    /// Folds what Postgres has beyond the checkpoint.
+    async fn catch_up(&mut self, fault: &mut Fault, progress: &mut Progress) -> Result<()> {
+        let client = self.client.as_ref().context("no connection")?;
+        let head = pglog::head(client, self.partition).await.context("asking for the head")?;
+        self.heal(head, fault, progress).await?;
+        Ok(())
+    }
+
+    /// Reads the records after the checkpoint up to `last_offset` from Postgres and folds them. Returns whether all were;
+    /// a large gap takes several steps.
+    async fn heal(&mut self, last_offset: i64, fault: &mut Fault, progress: &mut Progress) -> Result<bool> {
+        for _ in 0..HEAL_PAGES_MAX {
+            let partition = self.partition;
+            let (client, place) = self.parts()?;
+            let missing_count = last_offset - place.checkpoint;
+            if missing_count <= 0 {
+                return Ok(true);
+            }
+            let mut reader = match place.healer.take() {
+                Some(reader) if reader.next_offset() == place.checkpoint + 1 => reader,
+                _ => Reader::at(client, partition, place.checkpoint + 1).await.context("healing a gap")?,
+            };
+            let page = reader.next_page(client, missing_count.min(BATCH_LEN_MAX)).await.context("healing a gap")?;
+            place.healer = Some(reader);
+            self.counts.healed_count += page.len() as i64;
+            progress.healed_count += page.len();
+            self.commit(page, fault, progress).await?;
+        }
+        Ok(self.checkpoint()? >= last_offset)
+    }
+
+    /// Folds records that follow the checkpoint without a gap, and commits the new state with the new checkpoint.
+    async fn commit(&mut self, records: Vec<Record>, fault: &mut Fault, progress: &mut Progress) -> Result<()> {
+        let Some(last) = records.last() else { return Ok(()) };
+        let (old_offset, new_offset) = (self.checkpoint()?, last.offset);
+        assert_eq!(records[0].offset, old_offset + 1, "records are folded without a gap");
+        assert_eq!(new_offset - old_offset, records.len() as i64, "records are folded without a gap");
+        let mut dead_letters: Vec<(&Record, Rejection)> = Vec::new();
+        let mut applied_count = 0;
+        for record in &records {
+            if !self.fold.takes(&record.object, &record.action) {
+                continue;
+            }
+            match self.fold.apply(record) {
+                Ok(()) => applied_count += 1,
+                Err(rejection) => dead_letters.push((record, rejection)),
+            }
+            debug!(consumer = self.name, record.offset, record.data, state = self.fold.summary(), "record folded");
+        }
+        let client = self.client.as_mut().context("no connection")?;
+        let tx = client.transaction().await.context("beginning")?;
+        if !checkpoint::advance(&tx, &self.name, self.partition, old_offset, new_offset, self.counts).await? {
+            return Err(Interruption::Fenced.into());
+        }
+        if applied_count > 0 {
+            self.fold.save(&tx, &self.name, self.partition).await?;
+        }
+        for (record, rejection) in &dead_letters {
+            bury(&tx, &self.name, self.partition, record, rejection).await?;
+        }
+        if std::mem::replace(fault, Fault::None) == Fault::CrashBeforeCommit {
+            return Err(Interruption::Crash.into());
+        }
+        // Every statement before was checked: COMMIT of an aborted transaction would answer Ok.
+        tx.commit().await.context("committing")?;
+        self.counts = Counts::default();
+        self.parts()?.1.checkpoint = new_offset;
+        progress.applied_count += applied_count;
+        progress.dead_letter_count += dead_letters.len();
+        progress.passed_count += records.len() - applied_count - dead_letters.len();
+        Ok(())
+    }
+
+    fn skip_duplicate(&mut self, id: EntryId, progress: &mut Progress) {
+        debug!(consumer = self.name, %id, "duplicate skipped: already folded");
+        self.counts.duplicate_count += 1;
+        progress.duplicate_count += 1;
+    }
+
+    fn reject(&mut self, entry: &Entry, progress: &mut Progress) {
+        if entry.id > self.rejected_to {
+            self.rejected_to = entry.id;
+            self.counts.rejected_count += 1;
+            progress.rejected_count += 1;
+            let why =
+                entry.fields.as_ref().err().map_or_else(|| "its token is not its batch's".into(), |e| e.to_string());
+            warn!(consumer = self.name, id = %entry.id, why, "stream entry ignored: it is not of this log");
+        }
+    }
+
+    fn checkpoint(&self) -> Result<i64> {
+        Ok(self.place.as_ref().context("nothing is loaded")?.checkpoint)
+    }
+
+    fn parts(&mut self) -> Result<(&Client, &mut Place)> {
+        let client = self.client.as_ref().context("no connection")?;
+        Ok((client, self.place.as_mut().context("nothing is loaded")?))
+    }
+}
+
+fn into_record(entry: Entry) -> Option<Record> {
+    let fields = entry.fields.ok()?;
+    Some(Record {
+        offset: entry.id.offset,
+        token: fields.token,
+        object: fields.object,
+        action: fields.action,
+        data: fields.data,
+        staged_at_us: fields.staged_at_us,
+    })
+}
+
+/// Keeps a record that can never apply, for a human.
+async fn bury(
+    tx: &tokio_postgres::Transaction<'_>,
+    name: &str,
+    partition: i32,
+    record: &Record,
+    rejection: &Rejection,
+) -> Result<()> {
+    warn!(consumer = name, record.offset, reason = rejection.0, "record put with the dead letters");
+    tx.execute(
+        "-- consumer::bury
+         INSERT INTO dead_letters (name, partition, record_offset, object, action, data, reason)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        &[&name, &partition, &record.offset, &record.object, &record.action, &record.data, &rejection.0],
+    )
+    .await
+    .context("keeping a dead letter")?;
+    Ok(())
+}

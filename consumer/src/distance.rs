@@ -1,0 +1,161 @@
+//! The first fold: how far has everybody been carried? In whole millimetres, so that the sum is exact and equals SQL's
+//! `SUM(distance_mm)` (I9).
+
+use anyhow::{Context, Result, ensure};
+use pglog::Record;
+use serde::Deserialize;
+use tokio_postgres::Transaction;
+
+use crate::fold::{Fold, Rejection};
+
+/// The longest ride that counts, in mm: the same bound as in table `rides`.
+const DISTANCE_MM_MAX: i64 = 1_000_000_000_000;
+
+/// Count, sum and digest of all rides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DistanceFold {
+    /// Sum of all distances, in mm.
+    pub total_distance_mm: i64,
+    /// How many rides.
+    pub ride_count: i64,
+    /// Chained over offset, id and distance of each ride: equal digests mean the same rides in the same order.
+    pub digest: i64,
+}
+
+/// What the payload of `ride create` must have.
+#[derive(Deserialize)]
+struct Ride {
+    id: i64,
+    distance_mm: i64,
+}
+
+impl Fold for DistanceFold {
+    fn takes(&self, object: &str, action: &str) -> bool {
+        object == "ride" && action == "create"
+    }
+
+    async fn load(&mut self, tx: &Transaction<'_>, consumer: &str, partition: i32) -> Result<()> {
+        tx.execute(
+            "-- consumer::distance::load
+             INSERT INTO consumer_states (name, partition) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            &[&consumer, &partition],
+        )
+        .await
+        .context("setting up the state")?;
+        let row = tx
+            .query_one(
+                "-- consumer::distance::load
+                 SELECT total_distance_mm, ride_count, digest FROM consumer_states WHERE name = $1 AND partition = $2",
+                &[&consumer, &partition],
+            )
+            .await
+            .context("loading the state")?;
+        *self = Self { total_distance_mm: row.get(0), ride_count: row.get(1), digest: row.get(2) };
+        Ok(())
+    }
+
+    fn apply(&mut self, record: &Record) -> Result<(), Rejection> {
+        let ride: Ride = serde_json::from_str(&record.data)
+            .map_err(|error| Rejection(format!("data is not {{\"id\":…,\"distance_mm\":…}}: {error}")))?;
+        if !(1..=DISTANCE_MM_MAX).contains(&ride.distance_mm) {
+            return Err(Rejection(format!("distance_mm {} is not between 1 and {DISTANCE_MM_MAX}", ride.distance_mm)));
+        }
+        self.total_distance_mm = self
+            .total_distance_mm
+            .checked_add(ride.distance_mm)
+            .ok_or_else(|| Rejection("the total would not fit into 64 bits".to_owned()))?;
+        self.ride_count += 1;
+        self.digest = chain(self.digest, [record.offset, ride.id, ride.distance_mm]);
+        Ok(())
+    }
+
+    async fn save(&mut self, tx: &Transaction<'_>, consumer: &str, partition: i32) -> Result<()> {
+        let saved_count = tx
+            .execute(
+                "-- consumer::distance::save
+                 UPDATE consumer_states SET total_distance_mm = $3, ride_count = $4, digest = $5
+                 WHERE name = $1 AND partition = $2",
+                &[&consumer, &partition, &self.total_distance_mm, &self.ride_count, &self.digest],
+            )
+            .await
+            .context("saving the state")?;
+        ensure!(saved_count == 1, "the state of consumer {consumer} is gone");
+        Ok(())
+    }
+
+    fn summary(&self) -> String {
+        let decimetres = (self.total_distance_mm + 50) / 100;
+        format!("total_distance={}.{}m rides={}", decimetres / 10, decimetres % 10, self.ride_count)
+    }
+}
+
+/// Mixes three numbers into the digest. Order matters, and every bit of the input reaches every bit of the result.
+///
+/// Source: the finaliser of MurmurHash3 (Austin Appleby), applied after each number.
+fn chain(digest: i64, numbers: [i64; 3]) -> i64 {
+    let mut mixed = digest as u64;
+    for number in numbers {
+        mixed = mixed.rotate_left(23) ^ number as u64;
+        mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        mixed ^= mixed >> 33;
+    }
+    mixed as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(offset: i64, data: &str) -> Record {
+        Record { offset, token: 1, object: "ride".into(), action: "create".into(), data: data.into(), staged_at_us: 0 }
+    }
+
+    #[test]
+    fn rides_add_up_to_the_millimetre() {
+        let mut fold = DistanceFold::default();
+        fold.apply(&record(1, r#"{"id":123,"distance_mm":2000}"#)).unwrap();
+        fold.apply(&record(2, r#"{"id":124,"distance_mm":3049}"#)).unwrap();
+        assert_eq!((fold.total_distance_mm, fold.ride_count), (5049, 2));
+        assert_eq!(fold.summary(), "total_distance=5.0m rides=2");
+    }
+
+    #[test]
+    fn a_record_that_can_never_apply_is_rejected_and_changes_nothing() {
+        let mut fold = DistanceFold { total_distance_mm: 7, ride_count: 1, digest: 5 };
+        let before = fold;
+        for bad in [
+            "{",
+            "[]",
+            r#"{"id":1}"#,
+            r#"{"distance_mm":5}"#,
+            r#"{"id":1,"distance_mm":"5"}"#,
+            r#"{"id":1,"distance_mm":5.5}"#,
+            r#"{"id":1,"distance_mm":-5}"#,
+            r#"{"id":1,"distance_mm":0}"#,
+            r#"{"id":1,"distance_mm":1000000000001}"#,
+        ] {
+            assert!(fold.apply(&record(1, bad)).is_err(), "{bad}");
+            assert_eq!(fold, before, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_total_that_would_overflow_is_rejected() {
+        let mut fold = DistanceFold { total_distance_mm: i64::MAX - 1, ride_count: 1, digest: 5 };
+        assert!(fold.apply(&record(1, r#"{"id":1,"distance_mm":2}"#)).is_err());
+    }
+
+    #[test]
+    fn digest_tells_order_and_content_apart() {
+        let digest = |data: &[(i64, &str)]| {
+            let mut fold = DistanceFold::default();
+            data.iter().for_each(|(offset, data)| fold.apply(&record(*offset, data)).unwrap());
+            fold.digest
+        };
+        let (a, b) = (r#"{"id":1,"distance_mm":5}"#, r#"{"id":2,"distance_mm":6}"#);
+        assert_ne!(digest(&[(1, a), (2, b)]), digest(&[(1, b), (2, a)]));
+        assert_ne!(digest(&[(1, a)]), digest(&[(2, a)]));
+        assert_eq!(digest(&[(1, a), (2, b)]), digest(&[(1, a), (2, b)]));
+    }
+}

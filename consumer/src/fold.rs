@@ -1,0 +1,47 @@
+//! What a consumer does with records: the one interface between the loop, which is written once, and the many things
+//! that can be derived from a log.
+
+use anyhow::Result;
+use pglog::Record;
+use tokio_postgres::Transaction;
+
+/// Something derived from the log, one record after another.
+///
+/// The loop calls [`load`](Fold::load) once, then [`apply`](Fold::apply) for each record in offset order, and
+/// [`save`](Fold::save) in the transaction that also moves the checkpoint: both are committed or neither (I5). When that
+/// transaction fails, the loop loads again: what `apply` did in memory since is forgotten.
+///
+/// Effects outside of the transaction (an e-mail, a file) do not belong here: they would happen again after a crash.
+pub trait Fold: Send {
+    /// Whether records of this kind concern the fold. Others are passed over; the checkpoint moves on all the same.
+    fn takes(&self, object: &str, action: &str) -> bool;
+
+    /// Reads the state that was committed with the checkpoint; the state of a consumer's first start is set up here too.
+    ///
+    /// # Errors
+    /// Postgres is away; the loop tries again.
+    fn load(&mut self, tx: &Transaction<'_>, consumer: &str, partition: i32)
+    -> impl Future<Output = Result<()>> + Send;
+
+    /// Folds one record into the state in memory.
+    ///
+    /// # Errors
+    /// The record can never apply, whatever else happens: it goes to the dead letters with this reason, and the state
+    /// must be as it was before.
+    fn apply(&mut self, record: &Record) -> Result<(), Rejection>;
+
+    /// Writes the state, in the transaction that moves the checkpoint. Checks its own row counts, and never commits.
+    ///
+    /// # Errors
+    /// Postgres is away; the loop loads the last committed state and tries again.
+    fn save(&mut self, tx: &Transaction<'_>, consumer: &str, partition: i32)
+    -> impl Future<Output = Result<()>> + Send;
+
+    /// The state in a few words, for the log line of a batch, for example `total_distance=5.0m`.
+    fn summary(&self) -> String;
+}
+
+/// Why a record can never apply. For a human who reads the dead letters.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Rejection(pub String);

@@ -1,0 +1,186 @@
+//! Folds the log into a state, and commits state and checkpoint together.
+//!
+//! ```text
+//! stream ──XREAD──▶ duplicate? skip · stranger? ignore · gap? heal from Postgres ──▶ fold ──▶ state + checkpoint, one COMMIT
+//! ```
+//!
+//! Delivery is at least once, in any shape: entries come twice, late, from a stream that was wiped or rebuilt, or not at
+//! all. Effects happen once because what was folded and how far move in one transaction (I4, I5). The stream is only the
+//! fast way: Postgres has every record until all registered consumers have passed it, so a consumer goes on even while
+//! Redis is away (I6).
+//!
+//! What is done with the records is a [`Fold`]. To write your own, implement it and hand it to [`run`].
+
+mod checkpoint;
+mod consumer;
+mod distance;
+mod fold;
+mod vouch;
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use common::backoff::Backoff;
+use common::config::{PostgresArgs, StreamArgs};
+use common::fault::{Dice, FaultArgs};
+use common::shutdown::{CancellationToken, sleep_or_stop};
+use tracing::{info, warn};
+
+pub use checkpoint::{Counts, copy, unregister};
+pub use consumer::{Consumer, Fault, Interruption, Progress};
+pub use distance::DistanceFold;
+pub use fold::{Fold, Rejection};
+
+/// How long a read waits in Redis for the next entry. Then the consumer looks whether Postgres has more than the stream.
+const BLOCK: Duration = Duration::from_secs(1);
+
+/// The pause when the stream holds only entries that are not of this log: the streamer is about to set it aside.
+const BLOCKED_WAIT: Duration = Duration::from_millis(200);
+
+/// The longest wait between two attempts while a server is away.
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Folds the log into the total distance of all rides.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "consumer", version)]
+pub struct Config {
+    /// Name of this consumer. Its state and its checkpoint are kept under it; run one process a name.
+    #[arg(value_parser = parse_name)]
+    pub name: String,
+
+    #[command(flatten)]
+    /// Where Postgres is.
+    pub postgres: PostgresArgs,
+
+    #[command(flatten)]
+    /// Where the stream is.
+    pub stream: StreamArgs,
+
+    /// The partition to fold.
+    #[arg(long, env = "PARTITION", default_value_t = pglog::DEFAULT_PARTITION, value_parser = clap::value_parser!(i32).range(0..))]
+    pub partition: i32,
+
+    #[command(flatten)]
+    /// Injected crashes.
+    pub fault: FaultArgs,
+
+    /// Exit with status 0 once nothing is left to read.
+    #[arg(long)]
+    pub drain: bool,
+
+    /// Start with state and checkpoint of another consumer, when the records before are reaped; then exit.
+    #[arg(long, value_name = "OTHER", conflicts_with_all = ["drain", "unregister"])]
+    pub copy_from: Option<String>,
+
+    /// Forget this consumer, its state and its dead letters, so that it holds back the reaper no longer; then exit.
+    #[arg(long, conflicts_with = "drain")]
+    pub unregister: bool,
+}
+
+/// Folds until `shutdown`; with `--drain`, until the head of the log is reached.
+///
+/// # Errors
+/// Only what an operator must look at: records that are reaped, a consumer that was unregistered, damaged tables. A
+/// server that is away is waited for.
+pub async fn run<F: Fold>(config: Config, fold: F, shutdown: CancellationToken) -> Result<()> {
+    if config.unregister || config.copy_from.is_some() {
+        return administer(&config).await;
+    }
+    let mut dice = Dice::new(&config.fault);
+    let fault_seed = dice.seed();
+    info!(consumer = config.name, ?config.stream, config.fault.fault_rate, fault_seed, "consumer started");
+    let mut consumer = Consumer::new(&config, fold, shutdown.clone());
+    let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
+    let mut fault = draw(&mut dice);
+    let block = (!config.drain).then_some(BLOCK);
+    while !shutdown.is_cancelled() {
+        match consumer.run_once(fault, block).await {
+            Ok(progress) => {
+                backoff.reset();
+                if progress.record_count() > 0 {
+                    log(&config.name, &progress, &consumer);
+                    fault = draw(&mut dice);
+                } else if progress.blocked {
+                    sleep_or_stop(BLOCKED_WAIT, &shutdown).await;
+                } else if config.drain && progress == Progress::default() {
+                    break;
+                }
+            }
+            Err(error) => match error.downcast_ref() {
+                Some(interruption @ Interruption::Crash) => {
+                    warn!(consumer = config.name, "{interruption}");
+                    fault = draw(&mut dice);
+                }
+                Some(Interruption::Unregistered) => return Err(error),
+                _ => {
+                    if let Some(way_out) = way_out(&error, &config.name) {
+                        return Err(error.context(way_out));
+                    }
+                    let (wait, error) = (backoff.next_wait(), format!("{error:#}"));
+                    warn!(
+                        consumer = config.name,
+                        error,
+                        wait_ms = wait.as_millis() as u64,
+                        "step failed, trying again"
+                    );
+                    sleep_or_stop(wait, &shutdown).await;
+                }
+            },
+        }
+    }
+    info!(consumer = config.name, "consumer stopped");
+    Ok(())
+}
+
+fn draw(dice: &mut Dice) -> Fault {
+    if dice.strikes() { Fault::CrashBeforeCommit } else { Fault::None }
+}
+
+fn log<F: Fold>(name: &str, progress: &Progress, consumer: &Consumer<F>) {
+    let Some((last_offset, fold)) = consumer.state() else { return };
+    info!(
+        consumer = name,
+        last_offset,
+        applied_count = progress.applied_count,
+        duplicate_count = progress.duplicate_count,
+        healed_count = progress.healed_count,
+        dead_letter_count = progress.dead_letter_count,
+        "batch committed {}",
+        fold.summary()
+    );
+}
+
+/// For errors that waiting does not mend: what to do.
+fn way_out(error: &anyhow::Error, name: &str) -> Option<String> {
+    match error.downcast_ref()? {
+        pglog::Error::Reaped { .. } => Some(format!(
+            "consumer {name} needs records that are gone: run `consumer {name} --unregister`, then \
+             `consumer {name} --copy-from OTHER` with a consumer that is further on"
+        )),
+        pglog::Error::RowsMissing { .. } => {
+            Some("staged_log_records were deleted by hand: restore them from a backup".to_owned())
+        }
+        _ => None,
+    }
+}
+
+async fn administer(config: &Config) -> Result<()> {
+    let name = &config.name;
+    let mut client = common::postgres::connect(&config.postgres.database_url, "consumer", || {}).await?;
+    if let Some(source) = &config.copy_from {
+        let last_offset = copy(&mut client, source, name, config.partition).await?;
+        println!("consumer {name} starts with the state of {source} at offset {last_offset}");
+    } else {
+        unregister(&client, name, config.partition).await?;
+        println!("consumer {name} is unregistered");
+    }
+    Ok(())
+}
+
+fn parse_name(text: &str) -> Result<String> {
+    if !(1..=100).contains(&text.chars().count()) {
+        bail!("give a name of 1 to 100 characters, for example consumer0");
+    }
+    Ok(text.to_owned())
+}

@@ -1,0 +1,104 @@
+//! Which stream entries are of this log? Those that carry the token of the batch which their offset belongs to. Anybody
+//! can append to a Redis stream; only the streamer knows the token, and Postgres vouches for it.
+
+use std::collections::VecDeque;
+
+use anyhow::{Context, Result};
+use common::stream::Entry;
+use pglog::BatchRange;
+use tokio_postgres::Client;
+
+/// Batches looked up at once.
+const RANGES_LEN_MAX: i64 = 1000;
+
+/// The tokens of the batches ahead.
+#[derive(Debug, Default)]
+pub(crate) struct Vouchers {
+    ranges: VecDeque<BatchRange>,
+}
+
+/// What Postgres says of an entry.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is the record at its offset.
+    OfThisLog,
+    /// It is not, whatever it says.
+    Stranger,
+    /// Not looked up yet: there are very many batches in between.
+    NotKnownYet,
+}
+
+impl Vouchers {
+    /// Looks up the batches from `next_offset` on, if `last_offset` lies beyond what is known.
+    pub async fn prepare(
+        &mut self,
+        client: &Client,
+        partition: i32,
+        next_offset: i64,
+        last_offset: i64,
+    ) -> Result<Known> {
+        while self.ranges.front().is_some_and(|range| range.last_offset < next_offset) {
+            self.ranges.pop_front();
+        }
+        let known_to = self.ranges.back().map_or(next_offset - 1, |range| range.last_offset);
+        if last_offset <= known_to {
+            return Ok(Known { may_be_more: false });
+        }
+        let found = pglog::batch_ranges(client, partition, known_to + 1, RANGES_LEN_MAX)
+            .await
+            .context("looking up the tokens of batches")?;
+        let may_be_more = found.len() as i64 == RANGES_LEN_MAX;
+        self.ranges.extend(found);
+        Ok(Known { may_be_more })
+    }
+
+    /// Judges an entry whose offset is `next_offset` of [`prepare`](Self::prepare) or higher.
+    pub fn judge(&self, entry: &Entry, known: &Known) -> Verdict {
+        let offset = entry.id.offset;
+        let index = self.ranges.partition_point(|range| range.last_offset < offset);
+        match self.ranges.get(index) {
+            None if known.may_be_more => Verdict::NotKnownYet,
+            None => Verdict::Stranger,
+            Some(range) => match &entry.fields {
+                Ok(fields) if range.first_offset <= offset && fields.token == range.token => Verdict::OfThisLog,
+                _ => Verdict::Stranger,
+            },
+        }
+    }
+}
+
+/// How far the lookup went.
+#[derive(Debug)]
+pub(crate) struct Known {
+    may_be_more: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::stream::{DecodeError, EntryId, Fields};
+
+    fn entry(offset: i64, token: i64) -> Entry {
+        let fields =
+            Fields { object: "ride".into(), action: "create".into(), data: "{}".into(), staged_at_us: 0, token };
+        Entry { id: EntryId { offset, copy: 0 }, fields: Ok(fields) }
+    }
+
+    #[test]
+    fn only_the_token_of_its_batch_makes_an_entry_ours() {
+        let ranges = [
+            BatchRange { first_offset: 5, last_offset: 9, token: 100 },
+            BatchRange { first_offset: 10, last_offset: 10, token: 200 },
+        ];
+        let vouchers = Vouchers { ranges: ranges.into() };
+        let (all, more) = (Known { may_be_more: false }, Known { may_be_more: true });
+        assert_eq!(vouchers.judge(&entry(5, 100), &all), Verdict::OfThisLog);
+        assert_eq!(vouchers.judge(&entry(10, 200), &all), Verdict::OfThisLog);
+        assert_eq!(vouchers.judge(&entry(10, 100), &all), Verdict::Stranger);
+        assert_eq!(vouchers.judge(&entry(4, 100), &all), Verdict::Stranger);
+        assert_eq!(vouchers.judge(&entry(11, 200), &all), Verdict::Stranger);
+        assert_eq!(vouchers.judge(&entry(11, 200), &more), Verdict::NotKnownYet);
+        let junk = Entry { id: EntryId { offset: 5, copy: 0 }, fields: Err(DecodeError::Missing("data")) };
+        assert_eq!(vouchers.judge(&junk, &all), Verdict::Stranger);
+    }
+}
