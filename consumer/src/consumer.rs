@@ -306,7 +306,13 @@ impl<F: Fold> Consumer<F> {
                 Ok(()) => applied_count += 1,
                 Err(rejection) => dead_letters.push((record, rejection)),
             }
-            debug!(consumer = self.name, record.offset, record.data, state = self.fold.summary(), "record folded");
+            debug!(
+                consumer = self.name,
+                offset = record.offset,
+                data = record.data,
+                state = self.fold.summary(),
+                "record folded"
+            );
         }
         let client = self.client.as_mut().context("no connection")?;
         let tx = client.transaction().await.context("beginning")?;
@@ -379,7 +385,7 @@ async fn bury(
     record: &Record,
     rejection: &Rejection,
 ) -> Result<()> {
-    warn!(consumer = name, record.offset, reason = rejection.0, "record put with the dead letters");
+    warn!(consumer = name, offset = record.offset, reason = rejection.0, "record put with the dead letters");
     tx.execute(
         "-- consumer::bury
          INSERT INTO dead_letters (name, partition, record_offset, object, action, data, reason)

@@ -88,8 +88,14 @@ pub async fn run<F: Fold>(config: Config, fold: F, shutdown: CancellationToken) 
         return administer(&config).await;
     }
     let mut dice = Dice::new(&config.fault);
-    let fault_seed = dice.seed();
-    info!(consumer = config.name, ?config.stream, config.fault.fault_rate, fault_seed, "consumer started");
+    info!(
+        consumer = config.name,
+        stream = ?config.stream,
+        partition = config.partition,
+        fault_rate = config.fault.fault_rate,
+        fault_seed = dice.seed(),
+        "consumer started"
+    );
     let mut consumer = Consumer::new(&config, fold, shutdown.clone());
     let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
     let mut fault = draw(&mut dice);

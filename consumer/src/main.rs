@@ -1,12 +1,13 @@
 //! The consumer process: configuration, logs, signals, and then [`consumer::run`] with the distance fold.
 
-use anyhow::Result;
+use std::process::ExitCode;
+
 use consumer::DistanceFold;
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<()> {
+async fn main() -> ExitCode {
     let config: consumer::Config = common::config::parse();
     common::telemetry::start();
-    let shutdown = common::shutdown::on_signal()?;
-    consumer::run(config, DistanceFold::default(), shutdown).await
+    let outcome = async { consumer::run(config, DistanceFold::default(), common::shutdown::on_signal()?).await };
+    common::telemetry::conclude(outcome.await)
 }

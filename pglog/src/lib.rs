@@ -19,12 +19,14 @@
 mod batch;
 mod checkpoint;
 mod reader;
+mod reap;
 mod schema;
 mod stage;
 
 pub use batch::{Batch, BatchRange, assign, batch_ranges, first_retained, head, is_anything_staged};
 pub use checkpoint::{hold_reaping, hold_registration, lowest_checkpoint};
 pub use reader::{Reader, Record};
+pub use reap::{Reaped, reap};
 pub use schema::{SCHEMA, apply_schema, use_index_plans};
 pub use stage::{DEFAULT_PARTITION, HINT_CHANNEL, NewRecord, hint, stage};
 

@@ -68,7 +68,13 @@ pub struct Config {
 /// A server that is away is waited for.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let mut dice = Dice::new(&config.fault);
-    info!(?config.stream, config.partition, config.fault.fault_rate, fault_seed = dice.seed(), "streamer started");
+    info!(
+        stream = ?config.stream,
+        partition = config.partition,
+        fault_rate = config.fault.fault_rate,
+        fault_seed = dice.seed(),
+        "streamer started"
+    );
     let mut streamer = Streamer::new(&config);
     let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
     let mut stood_by = false;
@@ -92,7 +98,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
             }
             Ok(Step::StandingBy) => {
                 if !stood_by {
-                    info!(config.partition, "standing by: another streamer leads");
+                    info!(partition = config.partition, "standing by: another streamer leads");
                 }
                 stood_by = true;
                 if config.drain && streamer.nothing_left().await? {
@@ -128,8 +134,9 @@ fn draw(dice: &mut Dice) -> Fault {
 }
 
 fn log(published: &Published, fault: Fault) {
+    let first_offset = published.first_offset;
     info!(
-        first_offset = published.first_offset,
+        first_offset,
         last_offset = published.last_offset(),
         record_count = published.record_count,
         added_count = published.added_count,
@@ -139,8 +146,8 @@ fn log(published: &Published, fault: Fault) {
     );
     match fault {
         Fault::None => {}
-        Fault::SendTwice => info!(published.first_offset, "double-send injected: every record was added twice"),
-        Fault::ResendBatch => info!(published.first_offset, "double-send injected: the whole batch was sent again"),
+        Fault::SendTwice => info!(first_offset, "double-send injected: every record was added twice"),
+        Fault::ResendBatch => info!(first_offset, "double-send injected: the whole batch was sent again"),
     }
 }
 

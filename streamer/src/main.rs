@@ -1,11 +1,11 @@
 //! The streamer process: configuration, logs, signals, and then [`streamer::run`].
 
-use anyhow::Result;
+use std::process::ExitCode;
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<()> {
+async fn main() -> ExitCode {
     let config: streamer::Config = common::config::parse();
     common::telemetry::start();
-    let shutdown = common::shutdown::on_signal()?;
-    streamer::run(config, shutdown).await
+    let outcome = async { streamer::run(config, common::shutdown::on_signal()?).await };
+    common::telemetry::conclude(outcome.await)
 }

@@ -226,7 +226,8 @@ impl Streamer {
             // We began where the stream ended. So somebody else appends to it: another leader, or a stranger.
             warn!(
                 first_offset = page[0].offset,
-                sent.refused_count, "entries refused that nobody else should have sent"
+                refused_count = sent.refused_count,
+                "entries refused that nobody else should have sent"
             );
             self.place = None;
         } else if let Some(place) = &mut self.place {
@@ -238,7 +239,7 @@ impl Streamer {
             sent.refused_count += again.refused_count;
         }
         for record in page {
-            debug!(record.offset, record.object, record.action, "record published");
+            debug!(offset = record.offset, object = record.object, action = record.action, "record published");
         }
         Ok(Published {
             first_offset: page[0].offset,

@@ -1,0 +1,146 @@
+//! Takes rides over HTTP. A ride and the log record that tells of it are written in one Postgres transaction: both are
+//! there, or neither (I1). Requests that arrive together are committed together.
+
+mod body;
+mod distance;
+mod error;
+mod rides;
+mod totals;
+mod writer;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::routing::get;
+use axum::{Json, Router};
+use clap::Parser;
+use common::config::PostgresArgs;
+use common::shutdown::CancellationToken;
+use deadpool_postgres::Pool;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tracing::{info, warn};
+
+pub use distance::parse_distance;
+pub use error::Error;
+pub use rides::Ride;
+pub use totals::{ConsumerTotal, Sum, Totals};
+use writer::Writer;
+
+/// Connections: one writes, one hints, the others read.
+const POOL_LEN: usize = 8;
+
+/// How long requests in flight may take to finish once the process is told to stop.
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(10);
+
+/// Takes rides over HTTP and stages their log records.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "api", version)]
+pub struct Config {
+    #[command(flatten)]
+    /// Where Postgres is.
+    pub postgres: PostgresArgs,
+
+    /// The port to listen on; 0 takes a free one.
+    #[arg(long, env = "API_PORT", default_value_t = 5005)]
+    pub api_port: u16,
+
+    /// The address to listen on. 0.0.0.0 listens to the whole network.
+    #[arg(long, env = "API_BIND", default_value = "127.0.0.1")]
+    pub api_bind: IpAddr,
+}
+
+/// What handlers use.
+#[derive(Clone)]
+struct App {
+    pool: Pool,
+    writer: Writer,
+}
+
+impl App {
+    async fn client(&self) -> Result<deadpool_postgres::Client, Error> {
+        self.pool.get().await.map_err(|error| {
+            warn!(error = %error, "no connection to read");
+            Error::Unavailable
+        })
+    }
+}
+
+/// Serves until `shutdown`; then requests in flight are finished.
+///
+/// # Errors
+/// The port is taken. Postgres being away is no error: requests are answered with
+/// 503 until it is back.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
+    let address = (config.api_bind, config.api_port);
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("listening on {}:{}: set API_PORT or API_BIND to another", config.api_bind, config.api_port)
+    })?;
+    serve(&config.postgres.database_url, listener, shutdown).await
+}
+
+/// As [`run`], on a socket that is open already.
+///
+/// # Errors
+/// As [`run`].
+pub async fn serve(
+    postgres: &tokio_postgres::Config,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let pool = common::postgres::pool(postgres, "api", POOL_LEN)?;
+    let (writer, mut writing) = Writer::start(pool.clone());
+    info!(address = %listener.local_addr().context("reading the socket's address")?, "api started");
+    let mut serving = tokio::spawn(
+        axum::serve(listener, router(App { pool, writer }))
+            .with_graceful_shutdown(shutdown.clone().cancelled_owned())
+            .into_future(),
+    );
+    let served = tokio::select! {
+        served = &mut serving => served,
+        // Without it every request would be refused: better to die, and be started again.
+        // It ends by itself only when the server is gone.
+        ended = &mut writing => {
+            ended.context("the writing task died")?;
+            serving.await
+        }
+        // From now on connections without a request are closed, and the others are answered first.
+        () = stop_at_last(&shutdown) => {
+            serving.abort();
+            warn!(waited_s = SHUTDOWN_WAIT.as_secs(), "some requests did not finish in time");
+            return Ok(());
+        }
+    };
+    served.context("the server died")?.context("serving")?;
+    if !writing.is_finished() {
+        writing.await.context("the writing task died")?;
+    }
+    info!("api stopped");
+    Ok(())
+}
+
+async fn stop_at_last(shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(SHUTDOWN_WAIT).await;
+}
+
+fn router(app: App) -> Router {
+    Router::new()
+        .route("/rides", get(rides::list).post(rides::create))
+        .route("/rides/{id}", get(rides::show))
+        .route("/totals", get(totals::show))
+        .route("/healthz", get(health))
+        .method_not_allowed_fallback(async || Error::WrongMethod)
+        .fallback(async || Error::NoSuchPath)
+        .layer(DefaultBodyLimit::max(body::BODY_LEN_MAX))
+        .with_state(app)
+}
+
+/// 200 when rides can be taken, 503 when they cannot.
+async fn health(State(app): State<App>) -> Result<Json<Value>, Error> {
+    let client = app.client().await?;
+    client.simple_query("-- api::health\nSELECT").await.map_err(|error| writer::sort_out(&error))?;
+    Ok(Json(json!({ "status": "ok" })))
+}

@@ -1,0 +1,106 @@
+//! `POST /rides`, `GET /rides/{id}` and `GET /rides`.
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderName, StatusCode, header};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::App;
+use crate::body::NewRide;
+use crate::distance::metres_with_one_decimal;
+use crate::error::Error;
+
+/// Rides a page, unless the client wants another number.
+const PAGE_LEN_DEFAULT: i64 = 100;
+/// The most rides a page may have.
+const PAGE_LEN_MAX: i64 = 1000;
+
+/// A ride, as it is stored and as it is shown: `{"id":1,"distance_mm":123000,"created_at":"2026-01-01T00:00:00Z"}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Ride {
+    /// Ids grow, but do not commit in order.
+    pub id: i64,
+    /// Whole millimetres.
+    pub distance_mm: i64,
+    /// When its transaction began, on Postgres's clock.
+    pub created_at: Timestamp,
+}
+
+pub(crate) async fn create(
+    State(app): State<App>,
+    new: NewRide,
+) -> Result<(StatusCode, [(HeaderName, String); 1], Json<Value>), Error> {
+    let ride = app.writer.write(new.distance_mm).await?;
+    let message = format!(
+        "Payment accepted. Your pilot is on their way! distance={}m",
+        metres_with_one_decimal(ride.distance_mm)
+    );
+    let location = [(header::LOCATION, format!("/rides/{}", ride.id))];
+    Ok((StatusCode::CREATED, location, Json(json!({ "message": message, "ride": ride }))))
+}
+
+pub(crate) async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Ride>, Error> {
+    // What is no number is no ride's id either.
+    let id: i64 = id.parse().map_err(|_| Error::NoSuchRide)?;
+    let client = app.client().await?;
+    let row = client
+        .query_opt(
+            "-- api::rides::show
+             SELECT id, distance_mm, created_at FROM rides WHERE id = $1",
+            &[&id],
+        )
+        .await
+        .map_err(|error| crate::writer::sort_out(&error))?;
+    let row = row.ok_or(Error::NoSuchRide)?;
+    Ok(Json(Ride { id: row.get(0), distance_mm: row.get(1), created_at: row.get(2) }))
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Page {
+    after: Option<String>,
+    limit: Option<String>,
+}
+
+/// A page of rides in id order: `{"rides":[…],"next_after":42}`. `next_after` is null on the last page.
+pub(crate) async fn list(
+    State(app): State<App>,
+    page: Result<Query<Page>, QueryRejection>,
+) -> Result<Json<Value>, Error> {
+    let Query(page) = page.map_err(|_| Error::Malformed("The query string is malformed.".to_owned()))?;
+    let after =
+        whole_number("after", page.after.as_deref(), 0, i64::MAX, "a ride's id, or 0 for the first page")?.unwrap_or(0);
+    let limit = whole_number("limit", page.limit.as_deref(), 1, PAGE_LEN_MAX, "a whole number between 1 and 1000")?
+        .unwrap_or(PAGE_LEN_DEFAULT);
+    let client = app.client().await?;
+    let rows = client
+        .query(
+            "-- api::rides::list
+             SELECT id, distance_mm, created_at FROM rides WHERE id > $1 ORDER BY id LIMIT $2",
+            &[&after, &(limit + 1)],
+        )
+        .await
+        .map_err(|error| crate::writer::sort_out(&error))?;
+    let mut rides: Vec<Ride> =
+        rows.iter().map(|row| Ride { id: row.get(0), distance_mm: row.get(1), created_at: row.get(2) }).collect();
+    let has_more = rides.len() as i64 > limit;
+    rides.truncate(limit as usize);
+    let next_after = rides.last().filter(|_| has_more).map(|ride| ride.id);
+    Ok(Json(json!({ "rides": rides, "next_after": next_after })))
+}
+
+fn whole_number(
+    name: &'static str,
+    text: Option<&str>,
+    least: i64,
+    most: i64,
+    wanted: &'static str,
+) -> Result<Option<i64>, Error> {
+    let Some(text) = text else { return Ok(None) };
+    match text.parse() {
+        Ok(number) if (least..=most).contains(&number) => Ok(Some(number)),
+        _ => Err(Error::Parameter { name, wanted }),
+    }
+}

@@ -1,0 +1,27 @@
+# Sourced by bin/up and bin/test: settings, and a linker for Rust.
+
+# Settings of this machine, if there are any; see .env.example. What is set already wins.
+if [ -f .env ]; then
+    while IFS='=' read -r name value; do
+        case $name in '' | '#'*) continue ;; esac
+        [ -n "${!name:-}" ] || export "$name=$value"
+    done <.env
+fi
+
+# The Procfile and the tests look for the binaries here.
+export CARGO_TARGET_DIR=target
+
+command -v cargo >/dev/null || {
+    echo "Rust is needed: install it from https://rustup.rs, then run this again" >&2
+    exit 1
+}
+# rustc links with the C compiler; a machine with Rust and nothing else has none.
+if ! command -v cc >/dev/null; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        apt-get update
+        DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends gcc libc6-dev
+    else
+        echo "a linker is needed. Run: sudo apt-get install -y gcc libc6-dev" >&2
+        exit 1
+    fi
+fi

@@ -1,0 +1,100 @@
+//! Installing what is missing, with the machine's own package manager and without a question.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::find::{find_postgres, find_redis};
+
+/// Finds both servers, or installs what is missing.
+pub(crate) fn install_missing() -> Result<()> {
+    let (postgres, redis) = missing();
+    let reasons: Vec<&str> = [&postgres, &redis].into_iter().flatten().map(String::as_str).collect();
+    if reasons.is_empty() {
+        return Ok(());
+    }
+    eprintln!("{}", reasons.join("\n"));
+    let Some(plan) = Plan::for_this_machine(postgres.is_some(), redis.is_some()) else {
+        bail!("install them, or set DATABASE_URL and REDIS_URL to servers that run elsewhere");
+    };
+    plan.run()?;
+    match missing() {
+        (None, None) => Ok(()),
+        (postgres, redis) => {
+            bail!("installed, and still: {}", [postgres, redis].into_iter().flatten().collect::<Vec<_>>().join("; "))
+        }
+    }
+}
+
+/// What is missing and why, for Postgres and for Redis. A server that is given by URL need not be here.
+fn missing() -> (Option<String>, Option<String>) {
+    let given = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    (
+        (!given("DATABASE_URL")).then(find_postgres).and_then(Result::err),
+        (!given("REDIS_URL")).then(find_redis).and_then(Result::err),
+    )
+}
+
+struct Plan {
+    commands: Vec<String>,
+    needs_root: bool,
+}
+
+impl Plan {
+    fn for_this_machine(postgres: bool, redis: bool) -> Option<Self> {
+        let has = |program: &str| std::env::split_paths(&std::env::var_os("PATH")?).find(|f| f.join(program).is_file());
+        let pick = |names: [&'static str; 2]| {
+            [postgres.then_some(names[0]), redis.then_some(names[1])]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        if has("apt-get").is_some() {
+            // The package would create and start a server of its own. We need the binaries only.
+            let no_cluster = "mkdir -p /etc/postgresql-common/createcluster.d && echo 'create_main_cluster = false' \
+                              > /etc/postgresql-common/createcluster.d/no-main-cluster.conf";
+            let packages = pick(["postgresql", "redis-server"]);
+            let mut commands = vec!["apt-get update".to_owned()];
+            commands.extend(postgres.then(|| no_cluster.to_owned()));
+            commands
+                .push(format!("DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends {packages}"));
+            Some(Self { commands, needs_root: true })
+        } else if has("brew").is_some() {
+            let packages = pick(["postgresql@17", "redis"]);
+            Some(Self { commands: vec![format!("brew install {packages}")], needs_root: false })
+        } else {
+            None
+        }
+    }
+
+    fn run(&self) -> Result<()> {
+        let line = self.commands.join(" && ");
+        let mut command = if !self.needs_root || nix::unistd::geteuid().is_root() {
+            Command::new("sh")
+        } else if may_sudo() {
+            let mut sudo = Command::new("sudo");
+            sudo.arg("sh");
+            sudo
+        } else {
+            bail!("this needs root. Run:\n\n    sudo sh -c \"{line}\"\n\nand then this again");
+        };
+        eprintln!("installing: {line}");
+        let status =
+            command.arg("-c").arg(&line).stdin(Stdio::inherit()).status().context("starting the installation")?;
+        ensure!(status.success(), "the installation failed ({status}); the line was: {line}");
+        Ok(())
+    }
+}
+
+/// Whether sudo is here and would not ask a question that nobody can answer.
+fn may_sudo() -> bool {
+    let is_here = ["/usr/bin/sudo", "/usr/local/bin/sudo", "/bin/sudo"].iter().any(|path| Path::new(path).is_file());
+    let asks_nothing = || {
+        let status = Command::new("sudo").args(["-n", "true"]).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    };
+    is_here && (std::io::stdin().is_terminal() || asks_nothing())
+}

@@ -1,0 +1,135 @@
+//! Stopping processes: children, and what an earlier launcher left behind when it was killed.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use tokio::process::Child;
+
+/// How long a process that was left behind may take to end before it is killed.
+const LEFTOVER_WAIT: Duration = Duration::from_secs(10);
+
+/// Sends `signal` and waits; kills what is still there after `wait`.
+///
+/// # Errors
+/// It had to be killed.
+pub(crate) async fn stop_child(child: &mut Child, signal: Signal, wait: Duration) -> Result<()> {
+    let Some(pid) = child.id() else { return Ok(()) };
+    // An error means that it has ended in this moment.
+    let _ = kill(Pid::from_raw(pid as i32), signal);
+    match tokio::time::timeout(wait, child.wait()).await {
+        Ok(ended) => {
+            ended.context("waiting for a process to end")?;
+            Ok(())
+        }
+        Err(_) => {
+            child.kill().await.context("killing a process")?;
+            bail!("process {pid} did not end within {} s of {signal} and was killed", wait.as_secs())
+        }
+    }
+}
+
+/// The processes that run, on disk: a launcher that is killed cannot stop them, but the next one can.
+pub(crate) struct Register {
+    path: PathBuf,
+    lines: Vec<String>,
+}
+
+impl Register {
+    /// Stops whatever an earlier launcher registered in `path` and did not stop, and starts an empty register.
+    pub async fn open(path: PathBuf) -> Result<Self> {
+        if let Ok(text) = std::fs::read_to_string(&path) {
+            // Processes first, servers last: the reverse of the order in which they were started.
+            for line in text.lines().rev() {
+                stop_leftover(line).await;
+            }
+        }
+        let register = Self { path, lines: Vec::new() };
+        register.save()?;
+        Ok(register)
+    }
+
+    /// Remembers a process. With its start time, so that another one which gets the same id later is left in peace.
+    pub fn add(&mut self, pid: Option<u32>, signal: Signal) -> Result<()> {
+        if let Some(pid) = pid
+            && let Some(started_at) = started_at(pid)
+        {
+            self.lines.push(format!("{pid} {started_at} {}", signal as i32));
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// Forgets everything: all has been stopped.
+    pub fn clear(&mut self) -> Result<()> {
+        self.lines.clear();
+        self.save()
+    }
+
+    fn save(&self) -> Result<()> {
+        write_whole(&self.path, &self.lines.join("\n"))
+    }
+}
+
+fn write_whole(path: &Path, text: &str) -> Result<()> {
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, text).with_context(|| format!("writing {}", beside.display()))?;
+    std::fs::rename(&beside, path).with_context(|| format!("writing {}", path.display()))
+}
+
+async fn stop_leftover(line: &str) {
+    let mut words = line.split(' ');
+    let (Some(pid), Some(start), Some(signal)) = (words.next(), words.next(), words.next()) else { return };
+    let (Ok(pid), Ok(signal)) = (pid.parse::<u32>(), signal.parse::<i32>()) else { return };
+    let is_there = || started_at(pid).is_some_and(|now| now == start);
+    let (id, signal) = (Pid::from_raw(pid as i32), Signal::try_from(signal).unwrap_or(Signal::SIGTERM));
+    if !is_there() {
+        return;
+    }
+    eprintln!("stopping process {pid}, left behind by an earlier run");
+    let _ = kill(id, signal);
+    let deadline = tokio::time::Instant::now() + LEFTOVER_WAIT;
+    while is_there() && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    if is_there() {
+        let _ = killpg(id, Signal::SIGKILL);
+        let _ = kill(id, Signal::SIGKILL);
+    }
+}
+
+/// When a process was started, in ticks since the machine was; `None` if it is not there, or a zombie, or where there
+/// is no /proc.
+fn started_at(pid: u32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold spaces. After it: state, parent, … and the start time as the 22nd field of all.
+    let after_name = stat.rsplit_once(')')?.1;
+    let fields: Vec<&str> = after_name.split_whitespace().collect();
+    (fields.first()? != &"Z").then(|| fields.get(19).map(|start| (*start).to_owned()))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_process_left_behind_is_stopped_and_another_is_left_in_peace() {
+        let folder = std::env::temp_dir().join(format!("leftovers-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut left_behind = tokio::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let mut unrelated = tokio::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let mut register = Register::open(folder.join("processes")).await.unwrap();
+        register.add(left_behind.id(), Signal::SIGTERM).unwrap();
+        register.lines.push(format!("{} 1 15", unrelated.id().unwrap()));
+        register.save().unwrap();
+
+        Register::open(folder.join("processes")).await.unwrap();
+
+        assert!(!left_behind.wait().await.unwrap().success());
+        assert!(unrelated.try_wait().unwrap().is_none(), "a process with another start time was stopped");
+        unrelated.kill().await.unwrap();
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -1,0 +1,37 @@
+//! The launcher: what `bin/up` and `bin/test` run.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Finds or installs PostgreSQL and Redis, runs them privately, and runs processes beside them.
+#[derive(Debug, Parser)]
+#[command(name = "launcher", version)]
+struct Config {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Find PostgreSQL and Redis; install them where they are missing.
+    Setup,
+    /// Start private servers under .data and every process of the Procfile; stop all of it on Ctrl-C.
+    Up(launcher::UpConfig),
+    /// Start private servers for the time that one command runs, with DATABASE_URL and REDIS_URL set.
+    WithServers(launcher::WithServersConfig),
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let config: Config = common::config::parse();
+    let outcome = match config.command {
+        Command::Setup => launcher::setup().map(|()| ExitCode::SUCCESS),
+        Command::Up(up) => launcher::up(up).await.map(|()| ExitCode::SUCCESS),
+        Command::WithServers(with) => launcher::with_servers(with).await,
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("{error:#}");
+        ExitCode::FAILURE
+    })
+}

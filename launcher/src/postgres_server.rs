@@ -1,0 +1,226 @@
+//! A private PostgreSQL: its own data folder, a unix socket and no port. `initdb` and `postgres` refuse to run as root;
+//! then they run in a user namespace, where they are nobody, or else as the user that the package made.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use tokio::process::{Child, Command};
+
+use crate::find::PostgresBinaries;
+use crate::leftovers::stop_child;
+
+/// How long a start may take: after a crash the log of the last minutes is replayed first.
+const START_WAIT: Duration = Duration::from_secs(60);
+
+/// How long a stop may take: the memory is written to disk.
+const STOP_WAIT: Duration = Duration::from_secs(30);
+
+/// The superuser of the private cluster.
+const ROLE: &str = "app";
+
+/// A running server.
+pub struct PostgresServer {
+    child: Child,
+    socket_folder: PathBuf,
+}
+
+/// How to become somebody whom Postgres accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RunAs {
+    /// Not root: as we are.
+    Ourselves,
+    /// Root: in a user namespace of its own. The files stay root's.
+    Namespace,
+    /// Root, and namespaces are forbidden: as this user, who must own the folder.
+    User(&'static str),
+}
+
+impl PostgresServer {
+    /// Starts a server on `folder`, which is created if it is not there. `settings` are given as `name=value`.
+    ///
+    /// # Errors
+    /// The server does not start; its own last words are in the error. Data of another major version is never touched.
+    pub async fn start(binaries: &PostgresBinaries, folder: &Path, settings: &[&str]) -> Result<Self> {
+        let run_as = RunAs::choose().await?;
+        let folder = run_as.data_folder(folder)?;
+        std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        run_as.own(&folder)?;
+        let (data, socket_folder) = (folder.join("data"), short_folder(&folder)?);
+        run_as.own(&socket_folder)?;
+        init_cluster(binaries, run_as, &data).await?;
+        let log_path = folder.join("postgres.log");
+        let deadline = tokio::time::Instant::now() + START_WAIT;
+        loop {
+            let log = std::fs::File::create(&log_path).with_context(|| format!("creating {}", log_path.display()))?;
+            let mut command = run_as.command(&binaries.folder.join("postgres"));
+            command.arg("-D").arg(&data).args(["-c", "listen_addresses=", "-c", "unix_socket_permissions=0700"]);
+            command.arg("-c").arg(format!("unix_socket_directories={}", socket_folder.display()));
+            for setting in settings {
+                command.args(["-c", setting]);
+            }
+            let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
+            let mut server = Self { child: child.context("starting postgres")?, socket_folder: socket_folder.clone() };
+            if server.wait_until_ready(deadline).await? {
+                return Ok(server);
+            }
+            let words = std::fs::read_to_string(&log_path).unwrap_or_default();
+            // After a kill of the server alone, its old processes need a moment to notice and to leave.
+            if !words.contains("pre-existing shared memory block") || tokio::time::Instant::now() > deadline {
+                bail!("postgres does not start; see {}:\n{}", log_path.display(), words.trim());
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// The URL of a database on this server.
+    pub fn url(&self, database: &str) -> String {
+        let socket_folder = self.socket_folder.display().to_string().replace('%', "%25").replace('/', "%2F");
+        format!("postgres://{ROLE}@{socket_folder}/{database}")
+    }
+
+    /// Creates a database, unless it is there.
+    ///
+    /// # Errors
+    /// The server is away.
+    pub async fn create_database(&self, database: &str) -> Result<()> {
+        let client = common::postgres::connect(&self.url("postgres").parse()?, "launcher", || {}).await?;
+        let query = "-- launcher::create_database
+                     SELECT FROM pg_database WHERE datname = $1";
+        if client.query_opt(query, &[&database]).await.context("looking for the database")?.is_none() {
+            client.batch_execute(&format!("CREATE DATABASE \"{database}\"")).await.context("creating the database")?;
+        }
+        Ok(())
+    }
+
+    /// The process id of the server, to be remembered or killed.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Stops the server: clients are sent away, and what they committed is on disk.
+    ///
+    /// # Errors
+    /// It did not stop in time and was killed; nothing committed is lost.
+    pub async fn stop(mut self) -> Result<()> {
+        // SIGINT is "fast"; SIGTERM would wait until the last client leaves by itself.
+        stop_child(&mut self.child, Signal::SIGINT, STOP_WAIT).await.context("stopping postgres")
+    }
+
+    /// Waits until connections are accepted. `false`: the process has ended.
+    async fn wait_until_ready(&mut self, deadline: tokio::time::Instant) -> Result<bool> {
+        let config: tokio_postgres::Config = self.url("postgres").parse()?;
+        loop {
+            if self.child.try_wait().context("watching postgres")?.is_some() {
+                return Ok(false);
+            }
+            match common::postgres::connect(&config, "launcher", || {}).await {
+                Ok(_) => return Ok(true),
+                Err(error) if tokio::time::Instant::now() > deadline => {
+                    return Err(error.context("postgres runs, but takes no connections"));
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+}
+
+async fn init_cluster(binaries: &PostgresBinaries, run_as: RunAs, data: &Path) -> Result<()> {
+    if let Ok(version) = std::fs::read_to_string(data.join("PG_VERSION")) {
+        let version = version.trim();
+        ensure!(
+            version == binaries.major.to_string(),
+            "{} was made by PostgreSQL {version}, and {} was found: set PG_BIN to the folder of version {version}, or \
+             move the data away",
+            data.display(),
+            binaries.major
+        );
+        return Ok(());
+    }
+    // Made beside, and put in place when it is whole: a start that was killed leaves nothing half done.
+    let unfinished = data.with_extension("unfinished");
+    if unfinished.exists() {
+        std::fs::remove_dir_all(&unfinished).with_context(|| format!("removing {}", unfinished.display()))?;
+    }
+    let mut command = run_as.command(&binaries.folder.join("initdb"));
+    command.arg("-D").arg(&unfinished).args(["-A", "trust", "-U", ROLE, "-E", "UTF8", "--locale=C"]);
+    let output = command.stdin(Stdio::null()).output().await.context("running initdb")?;
+    ensure!(output.status.success(), "initdb failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    std::fs::rename(&unfinished, data).with_context(|| format!("putting {} in place", data.display()))
+}
+
+impl RunAs {
+    async fn choose() -> Result<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            return Ok(Self::Ourselves);
+        }
+        let mut probe = Command::new("unshare");
+        probe.args(["-U", "true"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // For machines, and for a test, on which namespaces are forbidden.
+        let forbidden = std::env::var_os("LAUNCHER_NO_NAMESPACE").is_some();
+        if !forbidden && probe.status().await.is_ok_and(|status| status.success()) {
+            return Ok(Self::Namespace);
+        }
+        for user in ["postgres", "nobody"] {
+            if nix::unistd::User::from_name(user).ok().flatten().is_some() {
+                return Ok(Self::User(user));
+            }
+        }
+        bail!("postgres refuses to run as root, and there is no other user to run it as: run this as an ordinary user")
+    }
+
+    fn command(self, program: &Path) -> Command {
+        let mut command = match self {
+            Self::Ourselves => return Command::new(program),
+            Self::Namespace => Command::new("unshare"),
+            Self::User(_) => Command::new("setpriv"),
+        };
+        match self {
+            Self::User(user) => command.args(["--reuid", user, "--regid", user, "--clear-groups"]).arg(program),
+            _ => command.arg("-U").arg(program),
+        };
+        // Somewhere every user may be: a process cannot start in a folder it may not see.
+        command.current_dir("/");
+        command
+    }
+
+    /// Another user cannot look into a folder below `/root`, say.
+    fn data_folder(self, folder: &Path) -> Result<PathBuf> {
+        std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+        let folder = folder.canonicalize().with_context(|| format!("finding {}", folder.display()))?;
+        match self {
+            Self::User(_) => Ok(PathBuf::from("/var/tmp").join(folder_name(&folder))),
+            _ => Ok(folder),
+        }
+    }
+
+    fn own(self, folder: &Path) -> Result<()> {
+        let Self::User(name) = self else { return Ok(()) };
+        let user = nix::unistd::User::from_name(name)?.context("the user is gone")?;
+        std::os::unix::fs::chown(folder, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
+            .with_context(|| format!("giving {} to {name}", folder.display()))
+    }
+}
+
+/// A folder for sockets: `folder/run`, unless that is too long for the address of a socket (107 bytes, of which the
+/// socket's own name takes some twenty).
+pub(crate) fn short_folder(folder: &Path) -> Result<PathBuf> {
+    let mut run = folder.join("run");
+    if run.as_os_str().len() > 80 {
+        run = std::env::temp_dir().join(folder_name(folder));
+    }
+    std::fs::create_dir_all(&run).with_context(|| format!("creating {}", run.display()))?;
+    let only_ours = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(&run, only_ours).with_context(|| format!("closing {} to others", run.display()))?;
+    Ok(run)
+}
+
+/// A name that is this folder's alone.
+fn folder_name(folder: &Path) -> String {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    folder.hash(&mut hasher);
+    format!("rocket-rides-log-{:016x}", hasher.finish())
+}

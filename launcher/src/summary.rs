@@ -1,0 +1,76 @@
+//! One line that shows convergence: SQL's sum, and beside it what every consumer makes of the log.
+
+use std::fmt::Write;
+
+use api::Totals;
+
+/// `sql 1234 rides 612345.678 m | consumer0 same | consumer1 lag 3 | duplicates skipped 52, crashes survived 17`
+pub(crate) fn line(totals: &Totals) -> String {
+    let sql = totals.sql;
+    let mut line = format!("sql {} rides {}", sql.ride_count, metres(sql.total_distance_mm));
+    for consumer in &totals.consumers {
+        let is_same = (consumer.ride_count, consumer.total_distance_mm) == (sql.ride_count, sql.total_distance_mm);
+        // Writing to a String cannot fail.
+        let _ = match (is_same, consumer.lag) {
+            (true, 0) => write!(line, " | {} same, lag 0", consumer.name),
+            (_, lag) => write!(line, " | {} {}, lag {lag}", consumer.name, metres(consumer.total_distance_mm)),
+        };
+    }
+    let sum = |count: fn(&api::ConsumerTotal) -> i64| totals.consumers.iter().map(count).sum::<i64>();
+    let _ = write!(
+        line,
+        " | duplicates skipped {}, gaps healed {}, crashes survived {}",
+        sum(|c| c.duplicate_count),
+        sum(|c| c.healed_count),
+        sum(|c| c.crash_count)
+    );
+    match sum(|c| c.dead_letter_count) {
+        0 => {}
+        dead_letter_count => {
+            let _ = write!(line, ", dead letters {dead_letter_count}");
+        }
+    }
+    line + if totals.converged { " | CONVERGED" } else { "" }
+}
+
+fn metres(millimetres: i64) -> String {
+    format!("{}.{:03} m", millimetres / 1000, millimetres % 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::{ConsumerTotal, Sum};
+
+    fn consumer(name: &str, ride_count: i64, total_distance_mm: i64, lag: i64) -> ConsumerTotal {
+        ConsumerTotal {
+            name: name.into(),
+            partition: 0,
+            ride_count,
+            total_distance_mm,
+            digest: String::new(),
+            last_offset: 9 - lag,
+            lag,
+            duplicate_count: 2,
+            healed_count: 0,
+            rejected_count: 0,
+            crash_count: 1,
+            dead_letter_count: 0,
+        }
+    }
+
+    #[test]
+    fn the_line_shows_who_is_behind() {
+        let totals = Totals {
+            sql: Sum { ride_count: 9, total_distance_mm: 45_006 },
+            head: 9,
+            consumers: vec![consumer("consumer0", 9, 45_006, 0), consumer("consumer1", 8, 40_001, 1)],
+            converged: false,
+        };
+        assert_eq!(
+            line(&totals),
+            "sql 9 rides 45.006 m | consumer0 same, lag 0 | consumer1 40.001 m, lag 1 | \
+             duplicates skipped 4, gaps healed 0, crashes survived 2"
+        );
+    }
+}

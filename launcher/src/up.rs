@@ -1,0 +1,224 @@
+//! `bin/up`: the whole system, from nothing to a stop by Ctrl-C.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::Args;
+use common::shutdown::{CancellationToken, sleep_or_stop};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::Signal;
+use tokio::sync::mpsc;
+
+use crate::find::{find_postgres, find_redis};
+use crate::leftovers::Register;
+use crate::postgres_server::PostgresServer;
+use crate::procfile::parse_procfile;
+use crate::redis_server::RedisServer;
+use crate::summary;
+use crate::supervise::{Console, keep_running};
+
+/// The private database.
+const DATABASE: &str = "rocket-rides-log";
+
+/// Starts everything, and prints a line every few seconds that shows how the consumers converge.
+#[derive(Debug, Clone, Args)]
+pub struct UpConfig {
+    /// Where the private servers keep their data.
+    #[arg(long, env = "DATA_DIR", default_value = ".data")]
+    pub data: PathBuf,
+
+    /// What to run.
+    #[arg(long, default_value = "Procfile")]
+    pub procfile: PathBuf,
+
+    /// The port of the api.
+    #[arg(long, env = "API_PORT", default_value_t = 5005)]
+    pub api_port: u16,
+
+    /// Seconds between two summary lines.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    pub summary_every: u64,
+}
+
+/// Runs the system until SIGINT or SIGTERM.
+///
+/// # Errors
+/// Another launcher runs on the same data, the api's port is taken, a server is missing or does not start, the Procfile
+/// cannot be read.
+pub async fn up(config: UpConfig) -> Result<()> {
+    let stop = common::shutdown::on_signal()?;
+    std::fs::create_dir_all(&config.data).with_context(|| format!("creating {}", config.data.display()))?;
+    let data = config.data.canonicalize().context("finding the data folder")?;
+    // Gone with the process, however it ends. Nobody else may touch the data as long as it is held.
+    let _lock = lock(&data)?;
+    let mut register = Register::open(data.join("processes")).await?;
+    let text =
+        std::fs::read_to_string(&config.procfile).with_context(|| format!("reading {}", config.procfile.display()))?;
+    let entries = parse_procfile(&text)?;
+    check_port(config.api_port).await?;
+
+    let servers = Servers::start(&data, &mut register).await?;
+    let outcome = match servers.prepare().await {
+        Ok(()) => run_processes(&config, entries, &servers, &mut register, stop).await,
+        Err(error) => Err(error),
+    };
+    servers.stop().await;
+    register.clear()?;
+    outcome
+}
+
+async fn run_processes(
+    config: &UpConfig,
+    entries: Vec<crate::procfile::Entry>,
+    servers: &Servers,
+    register: &mut Register,
+    stop: CancellationToken,
+) -> Result<()> {
+    let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let width = entries.iter().map(|entry| entry.name.len()).max().unwrap_or(0).max("summary".len());
+    let console = Console { width, colours };
+    let mut environment = servers.environment.clone();
+    environment.push(("API_PORT".to_owned(), config.api_port.to_string()));
+    if colours {
+        environment.push(("FORCE_COLOR".to_owned(), "1".to_owned()));
+    }
+    greet(config, servers);
+    let (started, mut pids) = mpsc::unbounded_channel();
+    let summary_index = entries.len();
+    let mut running: Vec<_> = entries
+        .into_iter()
+        .enumerate()
+        .map(|(index, entry)| {
+            let (environment, console) = (environment.clone(), console.clone());
+            tokio::spawn(keep_running(index, entry, environment, console, started.clone(), stop.clone()))
+        })
+        .collect();
+    running.push(tokio::spawn(print_summaries(config.clone(), summary_index, console, stop.clone())));
+    drop(started);
+    // Ends when every process has: then all senders are gone.
+    while let Some(pid) = pids.recv().await {
+        register.add(Some(pid), Signal::SIGTERM)?;
+    }
+    for task in running {
+        task.await.context("a watcher died")?;
+    }
+    println!("everything has stopped");
+    Ok(())
+}
+
+async fn print_summaries(config: UpConfig, index: usize, console: Console, stop: CancellationToken) {
+    let url = format!("http://127.0.0.1:{}/totals", config.api_port);
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap_or_default();
+    while sleep_or_stop(Duration::from_secs(config.summary_every), &stop).await {
+        let totals = async { client.get(&url).send().await?.error_for_status()?.json::<api::Totals>().await };
+        match totals.await {
+            Ok(totals) => console.print(index, "summary", &summary::line(&totals)),
+            Err(error) => console.print(index, "summary", &format!("the api does not answer: {error}")),
+        }
+    }
+}
+
+fn greet(config: &UpConfig, servers: &Servers) {
+    let base_url = format!("http://127.0.0.1:{}", config.api_port);
+    println!("Rocket Rides Log is starting. Ctrl-C stops all of it.");
+    println!("  api     {base_url}");
+    println!("  ride    curl -d distance=123.0 {base_url}/rides");
+    println!("  totals  curl {base_url}/totals");
+    if let Some(postgres) = &servers.postgres {
+        println!("  sql     psql '{}'", postgres.url(DATABASE));
+    }
+    if let Some(redis) = &servers.redis {
+        println!("  stream  redis-cli -s {} XRANGE rocket-rides-log - + COUNT 3", redis.socket().display());
+    }
+}
+
+fn lock(data: &Path) -> Result<Flock<std::fs::File>> {
+    let path = data.join("lock");
+    let file = std::fs::File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+        nix::errno::Errno::EWOULDBLOCK => anyhow!(
+            "another bin/up is running on {}: stop it first (Ctrl-C there), or give this one other data and another \
+             port: DATA_DIR=… API_PORT=… bin/up",
+            data.display()
+        ),
+        error => anyhow!("locking {}: {error}", path.display()),
+    })
+}
+
+async fn check_port(api_port: u16) -> Result<()> {
+    match tokio::net::TcpListener::bind(("127.0.0.1", api_port)).await {
+        Ok(_) => Ok(()),
+        Err(error) => bail!("port {api_port} cannot be used for the api ({error}): set API_PORT to another"),
+    }
+}
+
+/// The servers that were started, and how processes find those and the others.
+struct Servers {
+    postgres: Option<PostgresServer>,
+    redis: Option<RedisServer>,
+    environment: Vec<(String, String)>,
+}
+
+impl Servers {
+    async fn start(data: &Path, register: &mut Register) -> Result<Self> {
+        let given = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let mut servers = Self { postgres: None, redis: None, environment: Vec::new() };
+        let outcome = async {
+            let database_url = match given("DATABASE_URL") {
+                Some(url) => url,
+                None => {
+                    let binaries = find_postgres().map_err(anyhow::Error::msg)?;
+                    let server = PostgresServer::start(&binaries, &data.join("pg"), &[]).await?;
+                    register.add(server.pid(), Signal::SIGINT)?;
+                    servers.postgres.insert(server).url(DATABASE)
+                }
+            };
+            let redis_url = match given("REDIS_URL") {
+                Some(url) => url,
+                None => {
+                    let binary = find_redis().map_err(anyhow::Error::msg)?;
+                    let server = RedisServer::start(&binary, &data.join("redis"), &[]).await?;
+                    register.add(server.pid(), Signal::SIGTERM)?;
+                    servers.redis.insert(server).url()
+                }
+            };
+            servers.environment = vec![("DATABASE_URL".to_owned(), database_url), ("REDIS_URL".to_owned(), redis_url)];
+            Ok(())
+        };
+        match outcome.await {
+            Ok(()) => Ok(servers),
+            Err(error) => {
+                servers.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Creates the database, where it is ours, and applies the schema.
+    async fn prepare(&self) -> Result<()> {
+        if let Some(postgres) = &self.postgres {
+            postgres.create_database(DATABASE).await?;
+        }
+        let config = self.environment[0]
+            .1
+            .parse()
+            .map_err(|_| anyhow!("bad DATABASE_URL: give a URL such as postgres://localhost/rocket-rides-log"))?;
+        let client = common::postgres::connect(&config, "launcher", || {}).await?;
+        pglog::apply_schema(&client).await.context("applying schema.sql")
+    }
+
+    async fn stop(self) {
+        if let Some(redis) = self.redis
+            && let Err(error) = redis.stop().await
+        {
+            eprintln!("{error:#}");
+        }
+        if let Some(postgres) = self.postgres
+            && let Err(error) = postgres.stop().await
+        {
+            eprintln!("{error:#}");
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! `bin/test`: private servers for as long as one command runs.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, anyhow};
+use clap::Args;
+use tokio::process::Command;
+
+use crate::find::{find_postgres, find_redis};
+use crate::postgres_server::PostgresServer;
+use crate::redis_server::RedisServer;
+
+/// Runs a command beside private servers that are made for it and removed after it.
+#[derive(Debug, Clone, Args)]
+pub struct WithServersConfig {
+    /// Where the servers keep their data while the command runs; emptied before and after.
+    #[arg(long, default_value = ".data/test")]
+    pub data: PathBuf,
+
+    /// The command and its arguments.
+    #[arg(required = true, last = true)]
+    pub command: Vec<String>,
+}
+
+/// Starts both servers, runs the command with DATABASE_URL and REDIS_URL set, and stops the servers. The command's exit
+/// status is handed on.
+///
+/// # Errors
+/// A server is missing or does not start, or the command cannot be started.
+pub async fn with_servers(config: WithServersConfig) -> Result<ExitCode> {
+    // Tests kill servers, not machines: without fsync what was committed still survives that.
+    const SETTINGS: [&str; 3] = ["fsync=off", "max_connections=300", "shared_buffers=256MB"];
+    let stop = common::shutdown::on_signal()?;
+    remove(&config.data)?;
+    let postgres =
+        PostgresServer::start(&find_postgres().map_err(anyhow::Error::msg)?, &config.data.join("pg"), &SETTINGS)
+            .await?;
+    let redis = RedisServer::start(&find_redis().map_err(anyhow::Error::msg)?, &config.data.join("redis"), &[]).await?;
+    let outcome = async {
+        let mut child = Command::new(&config.command[0])
+            .args(&config.command[1..])
+            .env("DATABASE_URL", postgres.url("postgres"))
+            .env("REDIS_URL", redis.url())
+            .spawn()
+            .with_context(|| format!("starting {}", config.command[0]))?;
+        tokio::select! {
+            ended = child.wait() => ended.context("waiting for the command"),
+            () = stop.cancelled() => {
+                let _ = child.kill().await;
+                Err(anyhow!("interrupted"))
+            }
+        }
+    };
+    let outcome = outcome.await;
+    redis.stop().await?;
+    postgres.stop().await?;
+    remove(&config.data)?;
+    let code = outcome?.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+    Ok(ExitCode::from(code))
+}
+
+fn remove(folder: &std::path::Path) -> Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("emptying {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}

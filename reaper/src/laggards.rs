@@ -1,0 +1,36 @@
+//! Consumers that stand still: dead, or forgotten, and in the way.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio_postgres::Client;
+
+/// A consumer that is behind and does not move.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Laggard {
+    /// Its name.
+    pub name: String,
+    /// Records between its checkpoint and the head.
+    pub lag: i64,
+    /// For how many seconds it has not moved.
+    pub still_s: i64,
+}
+
+/// The consumers of `partition` that have records to fold and have not moved for `dead_after`.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn laggards(client: &Client, partition: i32, dead_after: Duration) -> Result<Vec<Laggard>> {
+    let head = pglog::head(client, partition).await?;
+    let rows = client
+        .query(
+            "-- reaper::laggards
+             SELECT name, $2 - last_offset, extract(epoch FROM now() - updated_at)::bigint FROM checkpoints
+             WHERE partition = $1 AND last_offset < $2 AND updated_at < now() - $3::float8 * interval '1 second'
+             ORDER BY name",
+            &[&partition, &head, &dead_after.as_secs_f64()],
+        )
+        .await
+        .context("looking for consumers that stand still")?;
+    Ok(rows.iter().map(|row| Laggard { name: row.get(0), lag: row.get(1), still_s: row.get(2) }).collect())
+}

@@ -1,0 +1,149 @@
+//! Takes away what nobody needs any more: from Postgres whole batches that every registered consumer has passed (I8), from
+//! the stream what is gone from Postgres and what exceeds a cap. A consumer that falls behind the cap reads from Postgres.
+
+mod laggards;
+mod trim;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use common::backoff::Backoff;
+use common::config::{PostgresArgs, StreamArgs};
+use common::shutdown::{CancellationToken, sleep_or_stop};
+use common::stream::stream_key;
+use tokio_postgres::Client;
+use tracing::{info, warn};
+
+pub use laggards::{Laggard, laggards};
+
+/// The longest wait between two attempts while a server is away.
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Removes what every registered consumer has passed.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "reaper", version)]
+pub struct Config {
+    #[command(flatten)]
+    /// Where Postgres is.
+    pub postgres: PostgresArgs,
+
+    #[command(flatten)]
+    /// Where the stream is.
+    pub stream: StreamArgs,
+
+    /// The partition to look after.
+    #[arg(long, env = "PARTITION", default_value_t = pglog::DEFAULT_PARTITION, value_parser = clap::value_parser!(i32).range(0..))]
+    pub partition: i32,
+
+    /// How long records are kept after everybody has passed them, for example 1h or 0s.
+    #[arg(long, env = "REAPER_KEEP", default_value = "1h", value_parser = humantime::parse_duration)]
+    pub keep: Duration,
+
+    /// How often to look.
+    #[arg(long, env = "REAPER_INTERVAL", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub interval: Duration,
+
+    /// The most entries the stream may have. A million small ones take some 130 MB of Redis's memory.
+    #[arg(long, env = "STREAM_LEN_MAX", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub stream_len_max: u64,
+
+    /// A consumer that is behind and has not moved for this long is called dead, loudly.
+    #[arg(long, env = "REAPER_DEAD_AFTER", default_value = "1m", value_parser = humantime::parse_duration)]
+    pub dead_after: Duration,
+
+    /// Look once, and exit.
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// What one look took away.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    /// Batches given up.
+    pub batch_count: u64,
+    /// Records deleted from Postgres.
+    pub record_count: u64,
+    /// Entries trimmed from the stream.
+    pub trimmed_count: u64,
+    /// Consumers that hold all this back.
+    pub laggards: Vec<Laggard>,
+}
+
+/// Looks every `interval` until `shutdown`; with `--once`, once.
+///
+/// # Errors
+/// With `--once` whatever went wrong; otherwise nothing: a server that is away is waited for.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
+    info!(keep = ?config.keep, stream_len_max = config.stream_len_max, "reaper started");
+    let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
+    while !shutdown.is_cancelled() {
+        let wait = match run_once(&config, &shutdown).await {
+            Ok(cleaned) => {
+                log(&cleaned);
+                backoff.reset();
+                config.interval
+            }
+            Err(error) if config.once => return Err(error),
+            Err(error) => {
+                let wait = backoff.next_wait();
+                warn!(error = format!("{error:#}"), wait_ms = wait.as_millis() as u64, "reaping failed, trying again");
+                wait
+            }
+        };
+        if config.once || !sleep_or_stop(wait, &shutdown).await {
+            break;
+        }
+    }
+    info!("reaper stopped");
+    Ok(())
+}
+
+/// One look: gives up passed batches, trims the stream, and names the consumers that hold it back. Connects anew each
+/// time: it is seldom, and nothing is kept open in between. Stops between two transactions when told to.
+///
+/// # Errors
+/// A server is away. What was done stays done; the rest is done the next time.
+pub async fn run_once(config: &Config, shutdown: &CancellationToken) -> Result<Cleaned> {
+    let mut client = common::postgres::connect(&config.postgres.database_url, "reaper", || {}).await?;
+    pglog::use_index_plans(&client).await.context("setting up the session")?;
+    let mut cleaned =
+        Cleaned { laggards: laggards(&client, config.partition, config.dead_after).await?, ..Cleaned::default() };
+    while !shutdown.is_cancelled() {
+        let reaped = pglog::reap(&mut client, config.partition, config.keep).await.context("reaping batches")?;
+        cleaned.batch_count += reaped.batch_count;
+        cleaned.record_count += reaped.record_count;
+        if reaped.batch_count == 0 {
+            break;
+        }
+    }
+    cleaned.trimmed_count = trim_stream(config, &client).await?;
+    Ok(cleaned)
+}
+
+async fn trim_stream(config: &Config, client: &Client) -> Result<u64> {
+    let first_retained = pglog::first_retained(client, config.partition).await.context("asking what is retained")?;
+    let mut stream = common::redis::connect(&config.stream.redis_url).await?;
+    let key = stream_key(&config.stream.stream_name, config.partition);
+    trim::trim(&mut stream, &key, first_retained, config.stream_len_max).await
+}
+
+fn log(cleaned: &Cleaned) {
+    if cleaned.batch_count > 0 || cleaned.trimmed_count > 0 {
+        info!(
+            batch_count = cleaned.batch_count,
+            record_count = cleaned.record_count,
+            trimmed_count = cleaned.trimmed_count,
+            "removed what everybody has passed"
+        );
+    }
+    for Laggard { name, lag, still_s } in &cleaned.laggards {
+        warn!(
+            consumer = name,
+            lag,
+            still_s,
+            "this consumer does not move, and nothing after it can be removed: start it, or forget it with \
+             `consumer {name} --unregister`"
+        );
+    }
+}
