@@ -77,6 +77,10 @@ fn parse_form(body: &[u8]) -> Result<i64, Error> {
 }
 
 fn parse_json(body: &[u8]) -> Result<i64, Error> {
+    // Serde would take an array for a struct, too.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Error::Malformed("The body must be a JSON object.".to_owned()));
+    }
     let document: Document = serde_json::from_slice(body)
         .map_err(|error| Error::Malformed(format!("The body must be a JSON object: {error}.")))?;
     match document.distance.map(RawValue::get) {

@@ -1,7 +1,7 @@
 //! `POST /rides`, `GET /rides/{id}` and `GET /rides`.
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderName, StatusCode, header};
 use jiff::Timestamp;
@@ -42,9 +42,9 @@ pub(crate) async fn create(
     Ok((StatusCode::CREATED, location, Json(json!({ "message": message, "ride": ride }))))
 }
 
-pub(crate) async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Ride>, Error> {
+pub(crate) async fn show(State(app): State<App>, id: Result<Path<i64>, PathRejection>) -> Result<Json<Ride>, Error> {
     // What is no number is no ride's id either.
-    let id: i64 = id.parse().map_err(|_| Error::NoSuchRide)?;
+    let Path(id) = id.map_err(|_| Error::NoSuchRide)?;
     let client = app.client().await?;
     let row = client
         .query_opt(

@@ -97,9 +97,14 @@ mod tests {
         name: String,
         #[command(flatten)]
         postgres: PostgresArgs,
+        /// A setting that no environment has.
+        #[arg(long)]
+        home_url: String,
         #[command(flatten)]
         fault: crate::fault::FaultArgs,
     }
+
+    const COMPLETE: [&str; 6] = ["consumer", "c", "--home-url", "x", "--database-url", "postgres://localhost/x"];
 
     fn complaint_about(args: &[&str]) -> String {
         complaint(&Config::try_parse_from(args).unwrap_err()).unwrap()
@@ -108,33 +113,33 @@ mod tests {
     #[test]
     fn a_missing_value_is_named_with_the_fix() {
         assert_eq!(
-            complaint_about(&["consumer", "consumer0"]),
-            "need DATABASE_URL: set it in the environment or pass --database-url <DATABASE_URL> (--help tells more)"
+            complaint_about(&["consumer", "c", "--database-url", "postgres://localhost/x"]),
+            "need HOME_URL: set it in the environment or pass --home-url <HOME_URL> (--help tells more)"
         );
         assert_eq!(
-            complaint_about(&["consumer", "--database-url", "postgres://localhost/x"]),
+            complaint_about(&["consumer", "--home-url", "x", "--database-url", "postgres://localhost/x"]),
             "need NAME: pass it as the first argument (--help tells more)"
         );
     }
 
     #[test]
     fn a_bad_value_is_named_with_what_is_wanted() {
-        let with_rate = ["consumer", "c", "--database-url", "postgres://localhost/x", "--fault-rate", "7"];
         assert_eq!(
-            complaint_about(&with_rate),
+            complaint_about(&[&COMPLETE[..], &["--fault-rate", "7"]].concat()),
             "bad FAULT_RATE \"7\": give a probability between 0 and 1, for example 0.10 (--help tells more)"
         );
     }
 
     #[test]
     fn a_bad_url_is_not_printed() {
-        let line = complaint_about(&["consumer", "c", "--database-url", "postgres://u:secret@h:port/x"]);
+        let line =
+            complaint_about(&["consumer", "c", "--home-url", "x", "--database-url", "postgres://u:secret@h:port/x"]);
         assert!(line.starts_with("bad DATABASE_URL: ") && !line.contains("secret"), "{line}");
     }
 
     #[test]
     fn a_password_is_not_logged() {
-        let config = Config::try_parse_from(["consumer", "c", "--database-url", "postgres://u:secret@h/x"]).unwrap();
-        assert!(!format!("{config:?}").contains("secret"));
+        let args = ["consumer", "c", "--home-url", "x", "--database-url", "postgres://u:secret@h/x"];
+        assert!(!format!("{:?}", Config::try_parse_from(args).unwrap()).contains("secret"));
     }
 }

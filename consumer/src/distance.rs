@@ -55,6 +55,10 @@ impl Fold for DistanceFold {
     }
 
     fn apply(&mut self, record: &Record) -> Result<(), Rejection> {
+        // Serde would take an array for a struct, too.
+        if !record.data.trim_start().starts_with('{') {
+            return Err(Rejection("data is not a JSON object".to_owned()));
+        }
         let ride: Ride = serde_json::from_str(&record.data)
             .map_err(|error| Rejection(format!("data is not {{\"id\":…,\"distance_mm\":…}}: {error}")))?;
         if !(1..=DISTANCE_MM_MAX).contains(&ride.distance_mm) {
@@ -127,6 +131,7 @@ mod tests {
         for bad in [
             "{",
             "[]",
+            "[1,5]",
             r#"{"id":1}"#,
             r#"{"distance_mm":5}"#,
             r#"{"id":1,"distance_mm":"5"}"#,

@@ -15,6 +15,9 @@ use crate::leftovers::stop_child;
 /// How long a start may take: after a crash the log of the last minutes is replayed first.
 const START_WAIT: Duration = Duration::from_secs(60);
 
+/// How long the remains of a server that was killed may stand in the way.
+const LEAVING_WAIT: Duration = Duration::from_secs(20);
+
 /// How long a stop may take: the memory is written to disk.
 const STOP_WAIT: Duration = Duration::from_secs(30);
 
@@ -52,7 +55,8 @@ impl PostgresServer {
         run_as.own(&socket_folder)?;
         init_cluster(binaries, run_as, &data).await?;
         let log_path = folder.join("postgres.log");
-        let deadline = tokio::time::Instant::now() + START_WAIT;
+        let started_at = tokio::time::Instant::now();
+        let deadline = started_at + START_WAIT;
         loop {
             let log = std::fs::File::create(&log_path).with_context(|| format!("creating {}", log_path.display()))?;
             let mut command = run_as.command(&binaries.folder.join("postgres"));
@@ -67,8 +71,11 @@ impl PostgresServer {
                 return Ok(server);
             }
             let words = std::fs::read_to_string(&log_path).unwrap_or_default();
-            // After a kill of the server alone, its old processes need a moment to notice and to leave.
-            if !words.contains("pre-existing shared memory block") || tokio::time::Instant::now() > deadline {
+            // After a kill its last processes need a moment to notice and to leave, and init one to bury them.
+            let is_leaving = ["pre-existing shared memory block", "lock file \"postmaster.pid\" already exists"]
+                .iter()
+                .any(|complaint| words.contains(complaint));
+            if !is_leaving || started_at.elapsed() > LEAVING_WAIT {
                 bail!("postgres does not start; see {}:\n{}", log_path.display(), words.trim());
             }
             tokio::time::sleep(Duration::from_millis(200)).await;

@@ -9,35 +9,45 @@ use redis::{RedisError, Value};
 
 use crate::publish::sort_out;
 
-/// The offset of the last entry ever added to the stream, 0 if there is no stream. Trimming does not change it.
+/// The last entry ever added to the stream. Trimming does not change it.
+pub(crate) struct StreamEnd {
+    /// Its offset; 0 if there is no stream.
+    pub offset: i64,
+    /// Its id as Redis writes it.
+    id: String,
+}
+
+/// Where the stream ends.
 ///
 /// # Errors
 /// Redis is away, or another type of value is under the key.
-pub(crate) async fn last_offset(stream: &mut MultiplexedConnection, key: &str) -> Result<i64> {
+pub(crate) async fn read_end(stream: &mut MultiplexedConnection, key: &str) -> Result<StreamEnd> {
     let reply: Result<HashMap<String, Value>, RedisError> =
         redis::cmd("XINFO").arg("STREAM").arg(key).query_async(stream).await;
     let info = match reply {
         Ok(info) => info,
-        Err(error) if error.detail().is_some_and(|detail| detail.contains("no such key")) => return Ok(0),
+        Err(error) if error.detail().is_some_and(|detail| detail.contains("no such key")) => {
+            return Ok(StreamEnd { offset: 0, id: "0-0".to_owned() });
+        }
         Err(error) => return Err(sort_out(error).context("reading the stream's last id")),
     };
     let last_id = info.get("last-generated-id").context("XINFO STREAM has no last-generated-id")?;
-    let last_id: String = redis::from_redis_value_ref(last_id).context("reading the stream's last id")?;
-    Ok(EntryId::parse(&last_id)?.offset)
+    let id: String = redis::from_redis_value_ref(last_id).context("reading the stream's last id")?;
+    Ok(StreamEnd { offset: EntryId::parse(&id)?.offset, id })
 }
 
-/// Moves a stream that is ahead of the database out of the way, to `<key>:set-aside`, if it still ends at `last_offset`.
+/// Moves a stream that is ahead of the database out of the way, to `<key>:set-aside`, if it still ends at `end`.
 /// Its entries beyond the head are of no log that Postgres knows: somebody else wrote them, or Postgres was restored
 /// from a backup. They are kept for whoever wants to look.
 ///
 /// # Errors
 /// Redis is away, or refuses.
-pub(crate) async fn set_aside(stream: &mut MultiplexedConnection, key: &str, last_offset: i64) -> Result<()> {
+pub(crate) async fn set_aside(stream: &mut MultiplexedConnection, key: &str, end: &StreamEnd) -> Result<()> {
     // Check and rename are one step: another streamer may have mended the stream in the meantime.
     let script = redis::Script::new(
         "local info = redis.call('XINFO', 'STREAM', KEYS[1])
          for i = 1, #info, 2 do
-             if info[i] == 'last-generated-id' and string.match(info[i + 1], '^%d+') == ARGV[1] then
+             if info[i] == 'last-generated-id' and info[i + 1] == ARGV[1] then
                  redis.call('RENAME', KEYS[1], KEYS[2])
              end
          end",
@@ -45,7 +55,7 @@ pub(crate) async fn set_aside(stream: &mut MultiplexedConnection, key: &str, las
     let () = script
         .key(key)
         .key(format!("{key}:set-aside"))
-        .arg(last_offset)
+        .arg(&end.id)
         .invoke_async(stream)
         .await
         .map_err(sort_out)

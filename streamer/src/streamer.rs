@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 use crate::Config;
 use crate::leadership::Post;
 use crate::publish::{Fault, send};
-use crate::stream_end::{last_offset, set_aside};
+use crate::stream_end::{StreamEnd, read_end, set_aside};
 
 /// Records a pipeline. Enough to make round trips cheap, and a few hundred kilobytes at most.
 const BATCH_LEN_MAX: i64 = 1000;
@@ -137,7 +137,7 @@ impl Streamer {
 
     /// Whether everything staged is published, seen from beside the leader.
     pub(crate) async fn nothing_left(&mut self) -> Result<bool> {
-        let last_offset = self.last_offset().await?;
+        let last_offset = self.read_end().await?.offset;
         let post = self.post.as_mut().context("no connection")?;
         let head = pglog::head(&post.client, self.partition).await?;
         let anything_staged = pglog::is_anything_staged(&post.client, self.partition).await?;
@@ -154,11 +154,11 @@ impl Streamer {
         Ok(())
     }
 
-    async fn last_offset(&mut self) -> Result<i64> {
+    async fn read_end(&mut self) -> Result<StreamEnd> {
         if self.stream.is_none() {
             self.stream = Some(common::redis::connect(&self.redis).await?);
         }
-        last_offset(self.stream.as_mut().context("no connection")?, &self.key).await
+        read_end(self.stream.as_mut().context("no connection")?, &self.key).await
     }
 
     /// Makes sure that `place` is where the stream ends: after a doubt at once, otherwise every second.
@@ -169,16 +169,22 @@ impl Streamer {
             }
             place.checked_at = Instant::now();
         }
-        let mut last_offset = self.last_offset().await?;
+        let mut end = self.read_end().await?;
         // Read after the stream's end: whatever a true leader published was assigned before, so a stream that is ahead
         // of this head holds entries of no log we know.
         let client = &self.post.as_ref().context("no connection")?.client;
         let head = pglog::head(client, self.partition).await?;
-        if last_offset > head {
-            warn!(last_offset, head, key = self.key, "the stream is ahead of the database: set aside and built anew");
-            set_aside(self.stream.as_mut().context("no connection")?, &self.key, last_offset).await?;
-            last_offset = self.last_offset().await?;
+        if end.offset > head {
+            warn!(
+                last_offset = end.offset,
+                head,
+                key = self.key,
+                "the stream is ahead of the database: set aside and built anew"
+            );
+            set_aside(self.stream.as_mut().context("no connection")?, &self.key, &end).await?;
+            end = self.read_end().await?;
         }
+        let last_offset = end.offset;
         let client = &self.post.as_ref().context("no connection")?.client;
         if self.place.as_ref().is_some_and(|place| place.next_offset == last_offset + 1) {
             return Ok(());

@@ -1,0 +1,37 @@
+//! What the integration tests share: a database and a stream of their own for each test, real processes, and the
+//! assertion that nothing was lost.
+//!
+//! A test that finds no server fails and says what to do. It is never skipped.
+
+mod process;
+mod servers;
+mod world;
+
+use std::time::{Duration, Instant};
+
+pub use process::{Process, binary};
+pub use servers::{PrivatePostgres, PrivateRedis, scratch_folder};
+pub use world::{World, write_rides};
+
+/// How long anything may take before a test gives up on it. Generous: tests are never timed, only stopped.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `condition` holds, asking again every few milliseconds.
+///
+/// # Panics
+/// It did not hold within [`PATIENCE`].
+pub async fn wait_until(what: &str, condition: impl AsyncFnMut() -> bool) {
+    wait_long_until(PATIENCE, what, condition).await;
+}
+
+/// As [`wait_until`], with a bound of its own.
+///
+/// # Panics
+/// It did not hold within `patience`.
+pub async fn wait_long_until(patience: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + patience;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "waited {patience:?} in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -1,0 +1,136 @@
+//! Real processes: the binaries as they are shipped, with real signals.
+
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::{PATIENCE, World, wait_until};
+
+/// Where a binary of this workspace is: beside the tests' own.
+///
+/// # Panics
+/// It was not built.
+pub fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().and_then(|deps| deps.parent()).unwrap().join(name);
+    assert!(path.is_file(), "{} is not built: run the tests with bin/test, which builds it", path.display());
+    path
+}
+
+/// A process that is killed when the test ends.
+pub struct Process {
+    name: String,
+    child: Child,
+    output: Arc<Mutex<String>>,
+}
+
+impl Process {
+    /// Starts a binary in a world, with further arguments.
+    pub fn start(world: &World, name: &str, args: &[&str]) -> Self {
+        let mut command = Command::new(binary(name));
+        command
+            .args(args)
+            .env_remove("FAULT_RATE")
+            .env_remove("FAULT_SEED")
+            .env("DATABASE_URL", world.database_url())
+            .env("REDIS_URL", world.redis_url())
+            .env("STREAM_NAME", world.stream_name());
+        Self::spawn(name, command)
+    }
+
+    /// Starts any command.
+    pub fn spawn(name: &str, mut command: Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let output = Arc::default();
+        tokio::spawn(collect(child.stdout.take().unwrap(), Arc::clone(&output)));
+        tokio::spawn(collect(child.stderr.take().unwrap(), Arc::clone(&output)));
+        Self { name: name.to_owned(), child, output }
+    }
+
+    /// What it has printed so far.
+    pub fn output(&self) -> String {
+        self.output.lock().unwrap().clone()
+    }
+
+    /// Waits until it has printed `words`.
+    pub async fn wait_for(&mut self, words: &str) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !self.output().contains(words) {
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "{} ended ({ended:?}) before it printed {words:?}:\n{}", self.name, self.output());
+            let late = tokio::time::Instant::now() > deadline;
+            assert!(!late, "{} did not print {words:?}:\n{}", self.name, self.output());
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().expect("it runs") as i32)
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        ended.unwrap_or_else(|_| panic!("{} does not end:\n{}", self.name, self.output())).unwrap()
+    }
+
+    /// SIGTERM; it must finish what it has in hand and exit with 0.
+    pub async fn stop(mut self) {
+        self.signal(Signal::SIGTERM);
+        let status = self.ended().await;
+        assert!(status.success(), "{} ended with {status} after SIGTERM:\n{}", self.name, self.output());
+    }
+
+    /// SIGKILL.
+    pub async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// Waits for its end, which must be a success. Returns what it printed.
+    pub async fn succeed(mut self) -> String {
+        let status = self.ended().await;
+        // The pipes are read by tasks of their own, which may be a moment behind.
+        wait_until("its output is read", async || Arc::strong_count(&self.output) == 1).await;
+        assert!(status.success(), "{} ended with {status}:\n{}", self.name, self.output());
+        self.output()
+    }
+
+    /// Waits for its end, which must be a failure with this status. Returns what it printed.
+    pub async fn fail(mut self, code: i32) -> String {
+        let status = self.ended().await;
+        wait_until("its output is read", async || Arc::strong_count(&self.output) == 1).await;
+        assert_eq!(status.code(), Some(code), "{}:\n{}", self.name, self.output());
+        self.output()
+    }
+}
+
+async fn collect(pipe: impl AsyncRead + Unpin, output: Arc<Mutex<String>>) {
+    let mut lines = BufReader::new(pipe).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let mut output = output.lock().unwrap();
+        output.push_str(&line);
+        output.push('\n');
+    }
+}

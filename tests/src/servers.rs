@@ -1,0 +1,109 @@
+//! Servers of a test's own, to be wiped, killed and started again.
+
+use std::path::{Path, PathBuf};
+
+use launcher::{PostgresServer, RedisServer, find_postgres, find_redis};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A new folder below the system's folder for temporary files.
+pub fn scratch_folder() -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("rrl-{:016x}", rand::random::<u64>()));
+    std::fs::create_dir(&folder).unwrap();
+    folder
+}
+
+/// A Redis that nobody else uses.
+pub struct PrivateRedis {
+    folder: PathBuf,
+    settings: &'static [&'static str],
+    server: Option<RedisServer>,
+}
+
+impl PrivateRedis {
+    /// Starts one; `settings` are given as `--name value`.
+    pub async fn start(settings: &'static [&'static str]) -> Self {
+        let mut redis = Self { folder: scratch_folder(), settings, server: None };
+        redis.start_again().await;
+        redis
+    }
+
+    /// Its URL, the same after every restart.
+    pub fn url(&self) -> String {
+        self.server.as_ref().unwrap().url()
+    }
+
+    /// SIGKILL, and it stays away.
+    pub async fn kill(&mut self) {
+        kill_server(self.server.take().unwrap().pid()).await;
+    }
+
+    /// Starts it again on the same folder.
+    pub async fn start_again(&mut self) {
+        self.server = Some(RedisServer::start(&find_redis().unwrap(), &self.folder, self.settings).await.unwrap());
+    }
+}
+
+impl Drop for PrivateRedis {
+    fn drop(&mut self) {
+        end(self.server.as_ref().and_then(RedisServer::pid), &self.folder);
+    }
+}
+
+/// A PostgreSQL that nobody else uses.
+pub struct PrivatePostgres {
+    folder: PathBuf,
+    server: Option<PostgresServer>,
+}
+
+impl PrivatePostgres {
+    /// Starts one.
+    pub async fn start() -> Self {
+        let mut postgres = Self { folder: scratch_folder(), server: None };
+        postgres.start_again().await;
+        postgres
+    }
+
+    /// The URL of its maintenance database, the same after every restart.
+    pub fn url(&self) -> String {
+        self.server.as_ref().unwrap().url("postgres")
+    }
+
+    /// SIGKILL, and it stays away.
+    pub async fn kill(&mut self) {
+        kill_server(self.server.take().unwrap().pid()).await;
+    }
+
+    /// Starts it again on the same data.
+    pub async fn start_again(&mut self) {
+        // Committed means on disk: what was answered must be there after the kill.
+        let server = PostgresServer::start(&find_postgres().unwrap(), &self.folder, &[]).await.unwrap();
+        self.server = Some(server);
+    }
+}
+
+impl Drop for PrivatePostgres {
+    fn drop(&mut self) {
+        end(self.server.as_ref().and_then(PostgresServer::pid), &self.folder);
+    }
+}
+
+async fn kill_server(pid: Option<u32>) {
+    let pid = Pid::from_raw(pid.unwrap() as i32);
+    kill(pid, Signal::SIGKILL).unwrap();
+    crate::wait_until("the server is gone", async || !is_alive(pid)).await;
+}
+
+/// Whether a process runs; one that has ended and was not waited for does not.
+fn is_alive(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, after)| !after.starts_with('Z'))
+}
+
+fn end(pid: Option<u32>, folder: &Path) {
+    if let Some(pid) = pid {
+        // An error means that it has ended already.
+        let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
+    }
+    let _ = std::fs::remove_dir_all(folder);
+}

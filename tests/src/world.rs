@@ -1,0 +1,289 @@
+//! A world of its own for each test: a database cloned from a template, and a stream under a name of its own.
+
+use clap::Parser;
+use common::shutdown::CancellationToken;
+use consumer::{Consumer, DistanceFold, Progress};
+use redis::aio::MultiplexedConnection;
+use streamer::{Fault, Step, Streamer};
+use tokio_postgres::{Client, Config};
+
+/// A database and a stream.
+pub struct World {
+    database_url: String,
+    redis_url: String,
+    stream_name: String,
+    client: Client,
+    /// Where to say `DROP DATABASE`; `None` if the server goes with the test.
+    maintenance: Option<(Config, String)>,
+}
+
+impl World {
+    /// A world on the servers that `bin/test` started.
+    pub async fn new() -> Self {
+        Self::on(&from_environment("DATABASE_URL"), &from_environment("REDIS_URL")).await
+    }
+
+    /// A world on the shared Postgres with a Redis of the test's own, which may be wiped and killed.
+    pub async fn with_redis(redis_url: &str) -> Self {
+        Self::on(&from_environment("DATABASE_URL"), redis_url).await
+    }
+
+    /// A world on servers of the test's own.
+    pub async fn on(maintenance_url: &str, redis_url: &str) -> Self {
+        let maintenance: Config = maintenance_url.parse().unwrap();
+        let client = connect(&maintenance).await;
+        create_template(&client, maintenance_url).await;
+        let database = format!("t_{:016x}", rand::random::<u64>());
+        client.batch_execute(&format!("CREATE DATABASE {database} TEMPLATE {TEMPLATE}")).await.unwrap();
+        let database_url = with_database(maintenance_url, &database);
+        let client = connect(&database_url.parse().unwrap()).await;
+        pglog::use_index_plans(&client).await.unwrap();
+        Self {
+            database_url,
+            redis_url: redis_url.to_owned(),
+            stream_name: database.clone(),
+            client,
+            maintenance: Some((maintenance, database)),
+        }
+    }
+
+    /// For tests that stop their server before they end.
+    pub fn forget_database(&mut self) {
+        self.maintenance = None;
+    }
+
+    /// `DATABASE_URL` for processes.
+    pub fn database_url(&self) -> &str {
+        &self.database_url
+    }
+
+    /// `REDIS_URL` for processes.
+    pub fn redis_url(&self) -> &str {
+        &self.redis_url
+    }
+
+    /// `STREAM_NAME` for processes; also the stream's key.
+    pub fn stream_name(&self) -> &str {
+        &self.stream_name
+    }
+
+    /// The world's own connection.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// One more connection.
+    pub async fn connect(&self) -> Client {
+        connect(&self.database_url.parse().unwrap()).await
+    }
+
+    /// The same world after its Postgres was restarted.
+    pub async fn reconnected(mut self) -> Self {
+        self.client = self.connect().await;
+        self
+    }
+
+    /// A connection to Redis.
+    pub async fn redis(&self) -> MultiplexedConnection {
+        common::redis::connect(&common::redis::client(&self.redis_url).unwrap()).await.unwrap()
+    }
+
+    /// Flags that every process of this world gets.
+    pub fn flags(&self) -> Vec<String> {
+        let pairs = [
+            ("--database-url", &self.database_url),
+            ("--redis-url", &self.redis_url),
+            ("--stream-name", &self.stream_name),
+        ];
+        pairs.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value.clone()]).collect()
+    }
+
+    /// A streamer of this world, to be driven step by step.
+    pub fn streamer(&self) -> Streamer {
+        let args = ["streamer".to_owned()].into_iter().chain(self.flags());
+        Streamer::new(&streamer::Config::parse_from(args))
+    }
+
+    /// The configuration of a consumer of this world.
+    pub fn consumer_config(&self, name: &str) -> consumer::Config {
+        let args = ["consumer".to_owned(), name.to_owned()].into_iter().chain(self.flags());
+        consumer::Config::parse_from(args)
+    }
+
+    /// A consumer of this world, to be driven step by step.
+    pub fn consumer(&self, name: &str) -> Consumer<DistanceFold> {
+        Consumer::new(&self.consumer_config(name), DistanceFold::default(), CancellationToken::new())
+    }
+
+    /// Stages a ride's record alone, as the original's tests did, without a row in `rides`.
+    pub async fn stage(&self, ride_id: i64, distance_mm: i64) {
+        self.stage_data(&format!(r#"{{"id":{ride_id},"distance_mm":{distance_mm}}}"#)).await;
+    }
+
+    /// Stages a record of a created ride with any payload.
+    pub async fn stage_data(&self, data: &str) {
+        let record = pglog::NewRecord { object: "ride", action: "create", data };
+        pglog::stage(&self.client, record).await.unwrap();
+    }
+
+    /// Writes `count` rides of random length with their records, all in one transaction.
+    pub async fn write_rides(&self, count: i64) {
+        write_rides(&self.client, count).await;
+    }
+
+    /// Publishes until nothing is left; returns entries added and entries refused.
+    pub async fn drain_streamer(&self, streamer: &mut Streamer) -> (usize, usize) {
+        let (mut added_count, mut refused_count) = (0, 0);
+        loop {
+            match streamer.run_once(Fault::None).await.unwrap() {
+                Step::Published(published) => {
+                    added_count += published.added_count;
+                    refused_count += published.refused_count;
+                }
+                Step::Idle => return (added_count, refused_count),
+                Step::StandingBy => panic!("another streamer leads in this test's world"),
+            }
+        }
+    }
+
+    /// Folds until nothing is left; returns what was done in all.
+    pub async fn drain_consumer(&self, consumer: &mut Consumer<DistanceFold>) -> Progress {
+        let mut sum = Progress::default();
+        loop {
+            let progress = consumer.run_once(consumer::Fault::None, None).await.unwrap();
+            if progress == Progress::default() {
+                return sum;
+            }
+            sum.applied_count += progress.applied_count;
+            sum.passed_count += progress.passed_count;
+            sum.dead_letter_count += progress.dead_letter_count;
+            sum.healed_count += progress.healed_count;
+            sum.duplicate_count += progress.duplicate_count;
+            sum.rejected_count += progress.rejected_count;
+            if progress.blocked {
+                return sum;
+            }
+        }
+    }
+
+    /// What a consumer has committed: checkpoint and state.
+    pub async fn committed(&self, name: &str) -> (i64, DistanceFold) {
+        let row = self
+            .client
+            .query_one(
+                "SELECT last_offset, total_distance_mm, ride_count, digest
+                 FROM checkpoints JOIN consumer_states USING (name, partition) WHERE name = $1 AND partition = 0",
+                &[&name],
+            )
+            .await
+            .unwrap();
+        (row.get(0), DistanceFold { total_distance_mm: row.get(1), ride_count: row.get(2), digest: row.get(3) })
+    }
+
+    /// SQL's own count and sum.
+    pub async fn sql_totals(&self) -> (i64, i64) {
+        let row = self
+            .client
+            .query_one("SELECT count(*), COALESCE(sum(distance_mm), 0)::bigint FROM rides", &[])
+            .await
+            .unwrap();
+        (row.get(0), row.get(1))
+    }
+
+    /// Conservation: every record has an offset, and each of these consumers has folded them all, to the millimetre and
+    /// in the same order.
+    ///
+    /// # Panics
+    /// Something was lost, doubled or reordered.
+    pub async fn assert_converged(&self, names: &[&str]) {
+        let head = pglog::head(&self.client, 0).await.unwrap();
+        let (ride_count, total_distance_mm) = self.sql_totals().await;
+        assert!(!pglog::is_anything_staged(&self.client, 0).await.unwrap(), "records are staged that have no offset");
+        let (_, first) = self.committed(names[0]).await;
+        for name in names {
+            let (last_offset, state) = self.committed(name).await;
+            assert_eq!(last_offset, head, "{name} is at the head");
+            assert_eq!(
+                (state.ride_count, state.total_distance_mm),
+                (ride_count, total_distance_mm),
+                "{name} equals SQL"
+            );
+            assert_eq!(state.digest, first.digest, "{name} folded the same rides in the same order");
+        }
+    }
+
+    /// One number out of SQL.
+    pub async fn number(&self, query: &str) -> i64 {
+        self.client.query_one(query, &[]).await.unwrap().get(0)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let Some((maintenance, database)) = self.maintenance.take() else { return };
+        // A test that fails keeps its database, for whoever looks for the cause.
+        if std::thread::panicking() {
+            eprintln!("the database of this test is kept: {database}");
+            return;
+        }
+        let dropping = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let client = connect(&maintenance).await;
+                client.batch_execute(&format!("DROP DATABASE {database} WITH (FORCE)")).await.unwrap();
+            });
+        });
+        dropping.join().unwrap();
+    }
+}
+
+/// Writes rides and their records in one transaction, without the api.
+pub async fn write_rides(client: &Client, count: i64) {
+    client
+        .execute(
+            "WITH written AS (
+                 INSERT INTO rides (distance_mm) SELECT 1 + (random() * 1000000)::bigint FROM generate_series(1, $1::bigint)
+                 RETURNING id, distance_mm)
+             INSERT INTO staged_log_records (object, action, data)
+             SELECT 'ride', 'create', format('{\"id\":%s,\"distance_mm\":%s}', id, distance_mm)::json FROM written",
+            &[&count],
+        )
+        .await
+        .unwrap();
+}
+
+const TEMPLATE: &str = "rocket_rides_template";
+
+/// The first test makes the template; the others wait for it.
+async fn create_template(client: &Client, maintenance_url: &str) {
+    client.execute("SELECT pg_advisory_lock(7306930023)", &[]).await.unwrap();
+    let query = "SELECT datistemplate FROM pg_database WHERE datname = $1";
+    if client.query_opt(query, &[&TEMPLATE]).await.unwrap().is_none() {
+        client.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).await.unwrap();
+        let template = connect(&with_database(maintenance_url, TEMPLATE).parse().unwrap()).await;
+        pglog::apply_schema(&template).await.unwrap();
+        drop(template);
+        // The server notices a moment later that the connection is gone, and nobody may be in a template that is cloned.
+        crate::wait_until("the template is left alone", async || {
+            let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1";
+            client.query_one(others, &[&TEMPLATE]).await.unwrap().get::<_, i64>(0) == 0
+        })
+        .await;
+    }
+    client.execute("SELECT pg_advisory_unlock(7306930023)", &[]).await.unwrap();
+}
+
+async fn connect(config: &Config) -> Client {
+    common::postgres::connect(config, "test", || {}).await.expect("the servers of bin/test answer")
+}
+
+/// The same server, another database.
+fn with_database(url: &str, database: &str) -> String {
+    let (server, _) = url.rsplit_once('/').expect("a URL ends with /database");
+    format!("{server}/{database}")
+}
+
+fn from_environment(name: &str) -> String {
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set: run the tests with bin/test, which starts servers"))
+}

@@ -1,0 +1,270 @@
+//! Batches: whatever writers do, every committed record gets exactly one offset, and keeps it (I2, I3).
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use pglog::{Reader, Record};
+use proptest::prelude::*;
+use tests::World;
+use tokio_postgres::Client;
+
+/// What a writer does in one transaction.
+#[derive(Debug, Clone)]
+enum Step {
+    Stage,
+    StageInSavepoint,
+    StageAndRollBackToSavepoint,
+    Pause,
+}
+
+#[derive(Debug, Clone)]
+struct Transaction {
+    steps: Vec<Step>,
+    commits: bool,
+}
+
+fn transactions() -> impl Strategy<Value = Vec<Transaction>> {
+    let step = prop_oneof![
+        4 => Just(Step::Stage),
+        2 => Just(Step::StageInSavepoint),
+        2 => Just(Step::StageAndRollBackToSavepoint),
+        2 => Just(Step::Pause),
+    ];
+    let transaction = (prop::collection::vec(step, 1..6), prop::bool::weighted(0.8))
+        .prop_map(|(steps, commits)| Transaction { steps, commits });
+    prop::collection::vec(transaction, 5..25)
+}
+
+proptest! {
+    // Each case is a few hundred transactions on a real server.
+    #![proptest_config(ProptestConfig { cases: 6, max_shrink_iters: 10, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_committed_record_has_one_offset_and_keeps_it(writers in prop::collection::vec(transactions(), 8)) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(check(writers));
+    }
+}
+
+async fn check(scripts: Vec<Vec<Transaction>>) {
+    let world = World::new().await;
+    // A transaction that wrote before everything else, and commits after it.
+    let mut straggler = world.connect().await;
+    let straggler = straggler.transaction().await.unwrap();
+    stage(&straggler, "straggler").await;
+    let mut writers = tokio::task::JoinSet::new();
+    for (writer, script) in scripts.into_iter().enumerate() {
+        writers.spawn(run_writer(world.connect().await, writer, script));
+    }
+    // Batches are cut and read while the writers write, as the streamer does it.
+    let mut seen = Vec::new();
+    let mut committed = BTreeSet::from(["straggler".to_owned()]);
+    while let Some(ended) = next_or_cut(&world, &mut writers, &mut seen).await {
+        committed.extend(ended);
+    }
+    cut_and_read(&world, &mut seen).await;
+    straggler.commit().await.unwrap();
+    cut_and_read(&world, &mut seen).await;
+
+    let offsets: Vec<i64> = seen.iter().map(|record| record.offset).collect();
+    assert_eq!(offsets, (1..=committed.len() as i64).collect::<Vec<_>>(), "offsets are contiguous");
+    let names: BTreeSet<String> = seen.iter().map(|record| record.data.trim_matches('"').to_owned()).collect();
+    assert_eq!(names, committed, "each committed record is there, and no other");
+    assert_eq!(seen.last().unwrap().data, "\"straggler\"", "the straggler had the first id, and comes last");
+
+    // After the fact, and from any place, the same records have the same offsets.
+    assert_eq!(read_from(&world, 1, 7).await, seen);
+    for start in [2, seen.len() / 2, seen.len()].map(|start| start.max(1)) {
+        assert_eq!(read_from(&world, start as i64, 1000).await, seen[start - 1..], "from offset {start}");
+    }
+    let late_only = "SELECT count(*) FROM log_batches WHERE fresh_first_id IS NULL";
+    assert!(world.number(late_only).await >= 1, "the straggler's batch holds late rows only");
+}
+
+/// The names that the next finished writer committed; `None` when all have finished. Cuts batches in the meantime.
+async fn next_or_cut(
+    world: &World,
+    writers: &mut tokio::task::JoinSet<Vec<String>>,
+    seen: &mut Vec<Record>,
+) -> Option<Vec<String>> {
+    loop {
+        if let Some(ended) = writers.try_join_next() {
+            return Some(ended.unwrap());
+        }
+        if writers.is_empty() {
+            return None;
+        }
+        cut_and_read(world, seen).await;
+    }
+}
+
+async fn cut_and_read(world: &World, seen: &mut Vec<Record>) {
+    if let Some(batch) = pglog::assign(world.client(), 0, rand::random()).await.unwrap() {
+        assert_eq!(batch.first_offset, seen.len() as i64 + 1);
+        let mut reader = Reader::at(world.client(), 0, batch.first_offset).await.unwrap();
+        let mut batch_len = 0;
+        loop {
+            let page = reader.next_page(world.client(), 3).await.unwrap();
+            if page.is_empty() {
+                break;
+            }
+            batch_len += page.len() as i64;
+            seen.extend(page);
+        }
+        assert_eq!(batch_len, batch.record_count);
+    }
+}
+
+async fn read_from(world: &World, offset: i64, page_len: i64) -> Vec<Record> {
+    let mut reader = Reader::at(world.client(), 0, offset).await.unwrap();
+    let mut records = Vec::new();
+    loop {
+        let page = reader.next_page(world.client(), page_len).await.unwrap();
+        if page.is_empty() {
+            return records;
+        }
+        records.extend(page);
+    }
+}
+
+/// Runs a writer's transactions; returns the names of the records it committed.
+async fn run_writer(mut client: Client, writer: usize, script: Vec<Transaction>) -> Vec<String> {
+    let mut committed = Vec::new();
+    for (number, transaction) in script.into_iter().enumerate() {
+        let mut tx = client.transaction().await.unwrap();
+        let mut names = Vec::new();
+        for (place, step) in transaction.steps.into_iter().enumerate() {
+            let name = format!("{writer}.{number}.{place}");
+            match step {
+                Step::Stage => {
+                    stage(&tx, &name).await;
+                    names.push(name);
+                }
+                Step::StageInSavepoint => {
+                    let savepoint = tx.transaction().await.unwrap();
+                    stage(&savepoint, &name).await;
+                    savepoint.commit().await.unwrap();
+                    names.push(name);
+                }
+                Step::StageAndRollBackToSavepoint => {
+                    let savepoint = tx.transaction().await.unwrap();
+                    stage(&savepoint, &name).await;
+                    savepoint.rollback().await.unwrap();
+                }
+                // Not to wait for anything: to keep the transaction open while others commit.
+                Step::Pause => tokio::time::sleep(Duration::from_millis(2)).await,
+            }
+        }
+        if transaction.commits {
+            tx.commit().await.unwrap();
+            committed.append(&mut names);
+        } else {
+            tx.rollback().await.unwrap();
+        }
+    }
+    committed
+}
+
+async fn stage(client: &impl tokio_postgres::GenericClient, name: &str) {
+    let record = pglog::NewRecord { object: "thing", action: "create", data: &format!("\"{name}\"") };
+    pglog::stage(client, record).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_record_staged_after_another_was_committed_comes_after_it() {
+    let world = World::new().await;
+    let mut late = world.connect().await;
+    // It has its transaction id before the other, and stages after the other has committed.
+    let late = late.transaction().await.unwrap();
+    late.execute("SELECT pg_current_xact_id()", &[]).await.unwrap();
+    stage(world.client(), "cause").await;
+    stage(&late, "effect").await;
+    late.commit().await.unwrap();
+    pglog::assign(world.client(), 0, 1).await.unwrap();
+    let order: Vec<String> = read_from(&world, 1, 10).await.into_iter().map(|record| record.data).collect();
+    assert_eq!(order, ["\"cause\"", "\"effect\""]);
+}
+
+#[tokio::test]
+async fn two_leaders_cut_each_batch_once() {
+    let world = World::new().await;
+    let others: Vec<Client> = [world.connect().await, world.connect().await, world.connect().await].into();
+    for _ in 0..30 {
+        world.write_rides(1).await;
+        let cuts = others.iter().map(|client| pglog::assign(client, 0, 1));
+        let mut cut_count = 0;
+        for batch in join_all(cuts).await {
+            cut_count += usize::from(batch.unwrap().is_some());
+        }
+        assert_eq!(cut_count, 1, "one of them cut the batch, the others saw that it was cut");
+    }
+    assert_eq!(pglog::head(world.client(), 0).await.unwrap(), 30);
+}
+
+#[tokio::test]
+async fn staged_records_cannot_be_changed() {
+    let world = World::new().await;
+    world.write_rides(1).await;
+    let error = world.client().execute("UPDATE staged_log_records SET data = '{}'", &[]).await.unwrap_err();
+    assert!(error.as_db_error().unwrap().message().contains("never updated"), "{error:?}");
+}
+
+#[tokio::test]
+async fn rows_deleted_by_hand_are_an_error_and_never_a_shifted_offset() {
+    let world = World::new().await;
+    world.write_rides(10).await;
+    pglog::assign(world.client(), 0, 1).await.unwrap();
+    world.client().execute("DELETE FROM staged_log_records WHERE id = 4", &[]).await.unwrap();
+    let mut reader = Reader::at(world.client(), 0, 1).await.unwrap();
+    let error = reader.next_page(world.client(), 100).await.unwrap_err();
+    assert!(matches!(error, pglog::Error::RowsMissing { record_count: 10, found_count: 9, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn tables_copied_from_a_younger_cluster_are_refused() {
+    let world = World::new().await;
+    world.write_rides(1).await;
+    pglog::assign(world.client(), 0, 1).await.unwrap();
+    // What a logical copy of the tables into a new cluster looks like: snapshots of a future that has not been here.
+    world.client().execute("UPDATE log_batches SET snapshot = '9000000000:9000000000:'", &[]).await.unwrap();
+    world.write_rides(1).await;
+    let error = pglog::assign(world.client(), 0, 1).await.unwrap_err();
+    assert!(matches!(error, pglog::Error::TransactionsStartedOver { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn the_schema_can_be_applied_again_without_harm() {
+    let world = World::new().await;
+    world.write_rides(3).await;
+    pglog::apply_schema(world.client()).await.unwrap();
+    pglog::apply_schema(world.client()).await.unwrap();
+    assert_eq!(world.sql_totals().await.0, 3);
+    assert_eq!(world.number("SELECT count(*) FROM staged_log_records").await, 3);
+}
+
+#[tokio::test]
+async fn a_plain_insert_stages_a_record() {
+    let world = World::new().await;
+    let insert = "INSERT INTO staged_log_records (object, action, data) VALUES ('ride', 'create', '{\"id\":1,\"distance_mm\":5}')";
+    world.client().batch_execute(insert).await.unwrap();
+    assert_eq!(world.drain_streamer(&mut world.streamer()).await, (1, 0));
+    assert_eq!(world.drain_consumer(&mut world.consumer("consumer0")).await.applied_count, 1);
+}
+
+#[tokio::test]
+async fn what_cannot_be_staged_is_refused_with_a_named_constraint() {
+    let world = World::new().await;
+    let long = "x".repeat(101);
+    let huge = format!("\"{}\"", "x".repeat(1_048_576));
+    for (object, action, data, complaint) in [
+        ("", "create", "{}", "staged_log_records_object_length"),
+        ("ride", long.as_str(), "{}", "staged_log_records_action_length"),
+        ("ride", "create", huge.as_str(), "staged_log_records_data_size"),
+        ("ride", "create", "{", "invalid input syntax for type json"),
+    ] {
+        let error = pglog::stage(world.client(), pglog::NewRecord { object, action, data }).await.unwrap_err();
+        let message = error.as_db_error().unwrap().message().to_owned();
+        assert!(message.contains(complaint), "{message}");
+    }
+}

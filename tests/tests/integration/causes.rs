@@ -1,0 +1,246 @@
+//! The nine ways in which the original lost rides or stood still, one test each. Every one of them fails on a pipeline
+//! that trusts the order of ids, deletes ranges, or takes the stream for the truth.
+
+use std::time::Duration;
+
+use consumer::{Fault as ConsumerFault, Interruption};
+use streamer::Fault;
+use tests::{PrivateRedis, World, wait_until, write_rides};
+
+/// Cause 1: ids are drawn before commit, so a later ride may become visible first (I3).
+#[tokio::test]
+async fn cause_1_a_ride_that_commits_after_a_later_one_is_counted() {
+    let world = World::new().await;
+    let (mut streamer, mut consumer) = (world.streamer(), world.consumer("consumer0"));
+    let mut slow = world.connect().await;
+    let open = slow.transaction().await.unwrap();
+    let query = "WITH written AS (INSERT INTO rides (distance_mm) VALUES (100000) RETURNING id, distance_mm)
+                 INSERT INTO staged_log_records (object, action, data)
+                 SELECT 'ride', 'create', format('{\"id\":%s,\"distance_mm\":%s}', id, distance_mm)::json FROM written";
+    open.execute(query, &[]).await.unwrap();
+    world.write_rides(1).await;
+    world.drain_streamer(&mut streamer).await;
+    assert_eq!(world.drain_consumer(&mut consumer).await.applied_count, 1);
+    open.commit().await.unwrap();
+    world.drain_streamer(&mut streamer).await;
+    assert_eq!(world.drain_consumer(&mut consumer).await.applied_count, 1);
+    let later_first = "SELECT (SELECT id FROM rides WHERE distance_mm = 100000) - min(id) FROM rides";
+    assert_eq!(world.number(later_first).await, 0, "the late one has the lower id");
+    world.assert_converged(&["consumer0"]).await;
+}
+
+/// Cause 2: rows that were never sent were deleted with those that were; with more than 1000 staged, all of them.
+#[tokio::test]
+async fn cause_2_a_backlog_of_more_than_one_page_is_sent_whole() {
+    let world = World::new().await;
+    world.write_rides(2_500).await;
+    let (added_count, _) = world.drain_streamer(&mut world.streamer()).await;
+    assert_eq!(added_count, 2_500);
+    assert_eq!(world.drain_consumer(&mut world.consumer("consumer0")).await.applied_count, 2_500);
+    world.assert_converged(&["consumer0"]).await;
+}
+
+/// Cause 3: the isolation level was never set, so rows committed between two reads were deleted unsent. Here a batch is
+/// what one snapshot sees; writers that commit all the time fall between no two statements (I2).
+#[tokio::test]
+async fn cause_3_rows_committed_while_a_batch_is_cut_are_in_exactly_one_batch() {
+    let world = World::new().await;
+    let mut streamer = world.streamer();
+    let mut writers = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let client = world.connect().await;
+        writers.spawn(async move {
+            for count in 0..60 {
+                write_rides(&client, count % 3 + 1).await;
+            }
+        });
+    }
+    let mut writing = true;
+    while writing {
+        writing = writers.try_join_next().is_none_or(|ended| ended.is_ok()) && !writers.is_empty();
+        streamer.run_once(Fault::None).await.unwrap();
+    }
+    world.drain_streamer(&mut streamer).await;
+    assert_eq!(pglog::head(world.client(), 0).await.unwrap(), world.sql_totals().await.0);
+    assert!(world.number("SELECT count(*) FROM log_batches").await > 10, "batches were cut in between");
+    world.drain_consumer(&mut world.consumer("consumer0")).await;
+    world.assert_converged(&["consumer0"]).await;
+}
+
+/// Cause 4: skipped duplicates did not move the reading position, so a thousand in a row blocked a consumer for ever.
+#[tokio::test]
+async fn cause_4_thousands_of_duplicates_in_a_row_do_not_block_a_consumer() {
+    let world = World::new().await;
+    let (mut streamer, mut consumer) = (world.streamer(), world.consumer("consumer0"));
+    world.write_rides(1).await;
+    world.drain_streamer(&mut streamer).await;
+    world.drain_consumer(&mut consumer).await;
+    let mut redis = world.redis().await;
+    let token = world.number("SELECT token FROM log_batches").await;
+    let mut copies = redis::pipe();
+    for copy in 1..=2_500 {
+        let entry = ["object", "ride", "action", "create", "data", r#"{"id":1,"distance_mm":1}"#, "staged_at_us", "1"];
+        copies.cmd("XADD").arg(world.stream_name()).arg(format!("1-{copy}")).arg(&entry).arg("token").arg(token);
+    }
+    let _: Vec<String> = copies.query_async(&mut redis).await.unwrap();
+    world.write_rides(1).await;
+    world.drain_streamer(&mut streamer).await;
+    let progress = world.drain_consumer(&mut consumer).await;
+    assert_eq!((progress.applied_count, progress.duplicate_count, progress.healed_count), (1, 2_500, 0));
+    world.assert_converged(&["consumer0"]).await;
+}
+
+/// Cause 5: the stream was cut to a length, whether or not everybody had read it.
+#[tokio::test]
+async fn cause_5_entries_trimmed_before_a_slow_consumer_read_them_are_read_from_postgres() {
+    let world = World::new().await;
+    let (mut streamer, mut consumer) = (world.streamer(), world.consumer("slow"));
+    world.write_rides(10).await;
+    world.drain_streamer(&mut streamer).await;
+    world.drain_consumer(&mut consumer).await;
+    world.write_rides(3_000).await;
+    world.drain_streamer(&mut streamer).await;
+    let mut redis = world.redis().await;
+    let trimmed: i64 =
+        redis::cmd("XTRIM").arg(world.stream_name()).arg("MAXLEN").arg(100).query_async(&mut redis).await.unwrap();
+    assert_eq!(trimmed, 2_910);
+    let progress = world.drain_consumer(&mut consumer).await;
+    assert_eq!((progress.applied_count, progress.healed_count), (3_000, 2_900));
+    world.assert_converged(&["slow"]).await;
+}
+
+/// Cause 6: Redis lost entries it had acknowledged, after their rows had been deleted (I6).
+#[tokio::test]
+async fn cause_6_entries_that_redis_lost_after_acknowledging_them_are_published_again() {
+    let mut redis = PrivateRedis::start(&["--appendonly", "no"]).await;
+    let world = World::with_redis(&redis.url()).await;
+    let mut streamer = world.streamer();
+    world.drain_consumer(&mut world.consumer("consumer0")).await;
+    world.write_rides(500).await;
+    world.drain_streamer(&mut streamer).await;
+    redis.kill().await;
+    redis.start_again().await;
+    let length: i64 = redis::cmd("XLEN").arg(world.stream_name()).query_async(&mut world.redis().await).await.unwrap();
+    assert_eq!(length, 0, "all of it is gone");
+    let mut added_count = 0;
+    wait_until("the streamer has noticed", async || {
+        // The first step meets the broken connection; what it does not know, it asks the stream.
+        if let Ok(streamer::Step::Published(published)) = streamer.run_once(Fault::None).await {
+            added_count += published.added_count;
+        }
+        added_count == 500
+    })
+    .await;
+    let progress = world.drain_consumer(&mut world.consumer("consumer0")).await;
+    assert_eq!((progress.applied_count, progress.healed_count), (500, 0));
+    world.assert_converged(&["consumer0"]).await;
+}
+
+/// Cause 7: sums of floating-point numbers depend on the order, and equal SQL's sum only by luck.
+#[tokio::test]
+async fn cause_7_totals_equal_sql_exactly_where_floating_point_sums_differ() {
+    let world = World::new().await;
+    // Tenths and thousandths: none of them is a binary fraction.
+    let distances_mm: Vec<i64> = (1..=2_000).map(|n| n * 100 + n % 7).collect();
+    for chunk in distances_mm.chunks(100) {
+        let query = "WITH written AS (INSERT INTO rides (distance_mm) SELECT unnest($1::bigint[]) RETURNING id, distance_mm)
+                     INSERT INTO staged_log_records (object, action, data)
+                     SELECT 'ride', 'create', format('{\"id\":%s,\"distance_mm\":%s}', id, distance_mm)::json FROM written";
+        world.client().execute(query, &[&chunk]).await.unwrap();
+    }
+    let metres = |distances_mm: &[i64]| distances_mm.iter().map(|mm| *mm as f64 / 1000.0).sum::<f64>();
+    let backwards: Vec<i64> = distances_mm.iter().rev().copied().collect();
+    assert_ne!(metres(&distances_mm), metres(&backwards), "floating-point sums would differ here");
+    world.drain_streamer(&mut world.streamer()).await;
+    for name in ["consumer0", "consumer1"] {
+        world.drain_consumer(&mut world.consumer(name)).await;
+    }
+    world.assert_converged(&["consumer0", "consumer1"]).await;
+    assert_eq!(world.committed("consumer0").await.1.total_distance_mm, distances_mm.iter().sum::<i64>());
+}
+
+/// Cause 8: ids made from a clock. A rebuilt Redis whose clock was behind gave ids that every consumer had passed, and
+/// all of them starved in silence. Here an id is an offset, whatever any clock says.
+#[tokio::test]
+async fn cause_8_a_rebuilt_redis_starves_nobody_whatever_its_clock_says() {
+    let redis = PrivateRedis::start(&[]).await;
+    let world = World::with_redis(&redis.url()).await;
+    let (mut streamer, mut consumer) = (world.streamer(), world.consumer("consumer0"));
+    world.write_rides(100).await;
+    world.drain_streamer(&mut streamer).await;
+    world.drain_consumer(&mut consumer).await;
+    let _: () = redis::cmd("FLUSHALL").query_async(&mut world.redis().await).await.unwrap();
+    world.write_rides(50).await;
+    world.drain_streamer(&mut streamer).await;
+    // The same process, with the position it had before.
+    let progress = world.drain_consumer(&mut consumer).await;
+    assert_eq!(progress.applied_count, 50);
+    let first: Vec<(String, Vec<String>)> = redis::cmd("XRANGE")
+        .arg(world.stream_name())
+        .arg("-")
+        .arg("+")
+        .arg("COUNT")
+        .arg(1)
+        .query_async(&mut world.redis().await)
+        .await
+        .unwrap();
+    assert_eq!(first[0].0, "101-0", "the id says which record it is, not when it was sent");
+    world.assert_converged(&["consumer0"]).await;
+}
+
+/// Cause 9, first part: a poison record crashed every consumer, again after each restart.
+#[tokio::test]
+async fn cause_9_a_poison_record_is_put_with_the_dead_letters_and_passed() {
+    let world = World::new().await;
+    world.stage_data(r#"{"id":1,"distance_mm":-5}"#).await;
+    world.write_rides(3).await;
+    world.stage_data(r#"{"distance":12}"#).await;
+    world.write_rides(3).await;
+    world.drain_streamer(&mut world.streamer()).await;
+    let progress = world.drain_consumer(&mut world.consumer("consumer0")).await;
+    assert_eq!((progress.applied_count, progress.dead_letter_count), (6, 2));
+    let reasons =
+        world.number("SELECT count(*) FROM dead_letters WHERE record_offset IN (1, 5) AND reason <> ''").await;
+    assert_eq!(reasons, 2);
+    world.assert_converged(&["consumer0"]).await;
+}
+
+/// Cause 9, second part: two processes with one name both added to one total (I5).
+#[tokio::test]
+async fn cause_9_two_processes_of_one_name_do_not_count_anything_twice() {
+    let world = World::new().await;
+    let mut streamer = world.streamer();
+    let (mut first, mut second) = (world.consumer("twin"), world.consumer("twin"));
+    world.write_rides(10).await;
+    world.drain_streamer(&mut streamer).await;
+    world.drain_consumer(&mut first).await;
+    world.drain_consumer(&mut second).await;
+    world.write_rides(10).await;
+    world.drain_streamer(&mut streamer).await;
+    world.drain_consumer(&mut first).await;
+    // The second read its checkpoint before the first moved it.
+    let error = second.run_once(ConsumerFault::None, None).await.unwrap_err();
+    assert!(matches!(error.downcast_ref(), Some(Interruption::Fenced)), "{error:#}");
+    world.drain_consumer(&mut second).await;
+    world.assert_converged(&["twin"]).await;
+}
+
+/// Cause 9, third part: a slow Redis kept a transaction open.
+#[tokio::test]
+async fn cause_9_no_transaction_is_open_while_a_consumer_waits_for_redis() {
+    let world = World::new().await;
+    let config = world.consumer_config("consumer0");
+    let shutdown = common::shutdown::CancellationToken::new();
+    let running = tokio::spawn(consumer::run(config, consumer::DistanceFold::default(), shutdown.clone()));
+    let mut redis = world.redis().await;
+    wait_until("the consumer waits in Redis", async || {
+        let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut redis).await.unwrap();
+        clients.lines().any(|line| line.contains("cmd=xread") && line.contains("flags=b"))
+    })
+    .await;
+    let open = "SELECT count(*) FROM pg_stat_activity
+                WHERE application_name = 'consumer consumer0' AND datname = current_database() AND state <> 'idle'";
+    assert_eq!(world.number(open).await, 0);
+    shutdown.cancel();
+    tokio::time::timeout(Duration::from_secs(5), running).await.expect("it stops at once").unwrap().unwrap();
+}

@@ -1,0 +1,174 @@
+//! The consumer's loop: other folds, other ways to start, other ways to stop.
+
+use anyhow::Result;
+use common::shutdown::CancellationToken;
+use consumer::{Consumer, Fault, Fold, Progress, Rejection};
+use pglog::Record;
+use tests::{PrivateRedis, Process, World, wait_until};
+use tokio_postgres::Transaction;
+
+/// A fold of somebody else's: how many records of each object there were.
+#[derive(Default)]
+struct ObjectCounts {
+    since_load: Vec<String>,
+}
+
+impl Fold for ObjectCounts {
+    fn takes(&self, object: &str, _action: &str) -> bool {
+        object != "secret"
+    }
+
+    async fn load(&mut self, tx: &Transaction<'_>, _consumer: &str, _partition: i32) -> Result<()> {
+        self.since_load.clear();
+        tx.batch_execute("CREATE TABLE IF NOT EXISTS object_counts (object TEXT PRIMARY KEY, count BIGINT)").await?;
+        Ok(())
+    }
+
+    fn apply(&mut self, record: &Record) -> Result<(), Rejection> {
+        self.since_load.push(record.object.clone());
+        Ok(())
+    }
+
+    async fn save(&mut self, tx: &Transaction<'_>, _consumer: &str, _partition: i32) -> Result<()> {
+        let upsert = "INSERT INTO object_counts SELECT object, count(*) FROM unnest($1::text[]) object GROUP BY object
+                      ON CONFLICT (object) DO UPDATE SET count = object_counts.count + excluded.count";
+        tx.execute(upsert, &[&self.since_load]).await?;
+        self.since_load.clear();
+        Ok(())
+    }
+
+    fn summary(&self) -> String {
+        "counted".to_owned()
+    }
+}
+
+#[tokio::test]
+async fn another_fold_runs_on_the_same_loop() {
+    let world = World::new().await;
+    let insert = "INSERT INTO staged_log_records (object, action, data)
+                  SELECT (ARRAY['ride', 'wallet', 'secret'])[1 + n % 3], 'create', '{}' FROM generate_series(0, 29) n";
+    world.client().batch_execute(insert).await.unwrap();
+    world.drain_streamer(&mut world.streamer()).await;
+    let mut consumer =
+        Consumer::new(&world.consumer_config("objects"), ObjectCounts::default(), CancellationToken::new());
+    consumer.run_once(Fault::CrashBeforeCommit, None).await.unwrap_err();
+    let progress = consumer.run_once(Fault::None, None).await.unwrap();
+    assert_eq!((progress.applied_count, progress.passed_count), (20, 10));
+    assert_eq!(world.number("SELECT sum(count)::bigint FROM object_counts").await, 20);
+    assert_eq!(world.number("SELECT count FROM object_counts WHERE object = 'wallet'").await, 10);
+    assert_eq!(world.number("SELECT last_offset FROM checkpoints WHERE name = 'objects'").await, 30);
+}
+
+#[tokio::test]
+async fn records_of_other_kinds_are_passed_over() {
+    let world = World::new().await;
+    world.write_rides(2).await;
+    let other = pglog::NewRecord { object: "invoice", action: "paid", data: "[1,2,3]" };
+    pglog::stage(world.client(), other).await.unwrap();
+    world.write_rides(2).await;
+    world.drain_streamer(&mut world.streamer()).await;
+    let progress = world.drain_consumer(&mut world.consumer("consumer0")).await;
+    assert_eq!((progress.applied_count, progress.passed_count, progress.dead_letter_count), (4, 1, 0));
+    world.assert_converged(&["consumer0"]).await;
+}
+
+#[tokio::test]
+async fn consumers_go_on_without_redis() {
+    let mut redis = PrivateRedis::start(&[]).await;
+    let world = World::with_redis(&redis.url()).await;
+    let mut consumer = Process::start(&world, "consumer", &["consumer0"]);
+    let mut streamer = Process::start(&world, "streamer", &[]);
+    streamer.wait_for("leading").await;
+    world.write_rides(10).await;
+    consumer.wait_for("batch committed").await;
+    redis.kill().await;
+    world.write_rides(3_000).await;
+    wait_until("all is folded, with Redis away", async || world.committed("consumer0").await.0 == 3_010).await;
+    redis.start_again().await;
+    world.write_rides(10).await;
+    wait_until("the streamer is back", async || streamer.output().contains("last_offset=3020")).await;
+    wait_until("all is folded", async || world.committed("consumer0").await.0 == 3_020).await;
+    world.assert_converged(&["consumer0"]).await;
+    consumer.stop().await;
+    streamer.stop().await;
+}
+
+#[tokio::test]
+async fn drain_reaches_the_head_and_exits_even_if_the_stream_is_lost() {
+    let redis = PrivateRedis::start(&[]).await;
+    let world = World::with_redis(&redis.url()).await;
+    world.write_rides(1_500).await;
+    world.drain_streamer(&mut world.streamer()).await;
+    let _: () = redis::cmd("FLUSHALL").query_async(&mut world.redis().await).await.unwrap();
+    Process::start(&world, "consumer", &["consumer0", "--drain"]).succeed().await;
+    world.assert_converged(&["consumer0"]).await;
+}
+
+#[tokio::test]
+async fn an_unregistered_consumer_is_forgotten_and_does_not_come_back_by_itself() {
+    let world = World::new().await;
+    let mut running = Process::start(&world, "consumer", &["gone"]);
+    world.write_rides(1).await;
+    world.drain_streamer(&mut world.streamer()).await;
+    running.wait_for("batch committed").await;
+    let output = Process::start(&world, "consumer", &["gone", "--unregister"]).succeed().await;
+    assert!(output.contains("consumer gone is unregistered"), "{output}");
+    world.write_rides(1).await;
+    world.drain_streamer(&mut world.streamer()).await;
+    let output = running.fail(1).await;
+    assert!(output.contains("this consumer was unregistered"), "{output}");
+    assert_eq!(world.number("SELECT count(*) FROM checkpoints").await, 0);
+    assert_eq!(world.number("SELECT count(*) FROM consumer_states").await, 0);
+    let output = Process::start(&world, "consumer", &["gone", "--unregister"]).fail(1).await;
+    assert!(output.contains("no consumer \"gone\" is registered"), "{output}");
+}
+
+#[tokio::test]
+async fn a_new_consumer_starts_with_the_state_of_another() {
+    let world = World::new().await;
+    let mut streamer = world.streamer();
+    world.write_rides(50).await;
+    world.drain_streamer(&mut streamer).await;
+    world.drain_consumer(&mut world.consumer("old")).await;
+    let output = Process::start(&world, "consumer", &["new", "--copy-from", "old"]).succeed().await;
+    assert!(output.contains("at offset 50"), "{output}");
+    world.write_rides(50).await;
+    world.drain_streamer(&mut streamer).await;
+    for name in ["old", "new"] {
+        assert_eq!(world.drain_consumer(&mut world.consumer(name)).await.applied_count, 50);
+    }
+    world.assert_converged(&["old", "new"]).await;
+    let output = Process::start(&world, "consumer", &["new", "--copy-from", "old"]).fail(1).await;
+    assert!(output.contains("registered already"), "{output}");
+    let output = Process::start(&world, "consumer", &["other", "--copy-from", "nobody"]).fail(1).await;
+    assert!(output.contains("no consumer \"nobody\""), "{output}");
+}
+
+#[tokio::test]
+async fn a_consumer_prints_its_total_as_it_goes() {
+    let world = World::new().await;
+    world.stage(1, 5_000).await;
+    let mut streamer = world.streamer();
+    streamer.run_once(streamer::Fault::SendTwice).await.unwrap();
+    let output = Process::start(&world, "consumer", &["consumer0", "--drain"]).succeed().await;
+    assert!(output.contains("total_distance=5.0m rides=1") && output.contains("duplicate_count=1"), "{output}");
+}
+
+#[tokio::test]
+async fn a_consumer_whose_connection_is_cut_goes_on_where_it_committed() {
+    let world = World::new().await;
+    let (mut streamer, mut consumer) = (world.streamer(), world.consumer("consumer0"));
+    world.write_rides(10).await;
+    world.drain_streamer(&mut streamer).await;
+    world.drain_consumer(&mut consumer).await;
+    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                WHERE application_name = 'consumer consumer0' AND datname = current_database()";
+    assert_eq!(world.number(kill).await, 1);
+    world.write_rides(10).await;
+    world.drain_streamer(&mut streamer).await;
+    wait_until("it has connected again", async || {
+        matches!(consumer.run_once(Fault::None, None).await, Ok(Progress { applied_count: 10, .. }))
+    })
+    .await;
+    world.assert_converged(&["consumer0"]).await;
+}

@@ -1,0 +1,150 @@
+//! Every process is killed, and stopped, in the middle of its work (I7).
+
+use nix::sys::signal::Signal;
+use tests::{PrivatePostgres, PrivateRedis, Process, World, wait_until, write_rides};
+
+#[tokio::test]
+async fn a_streamer_killed_again_and_again_publishes_everything_once() {
+    let world = World::new().await;
+    for round in 0..12 {
+        world.write_rides(700).await;
+        let mut streamer = Process::start(&world, "streamer", &["--fault-rate", "0.3"]);
+        if round % 3 == 0 {
+            streamer.wait_for("leading").await;
+        } else {
+            streamer.wait_for("batch published").await;
+        }
+        streamer.kill().await;
+    }
+    Process::start(&world, "streamer", &["--drain"]).succeed().await;
+    let progress = world.drain_consumer(&mut world.consumer("consumer0")).await;
+    assert_eq!((progress.applied_count, progress.healed_count), (8_400, 0), "the stream has all of it");
+    world.assert_converged(&["consumer0"]).await;
+}
+
+#[tokio::test]
+async fn a_consumer_killed_again_and_again_counts_everything_once() {
+    let world = World::new().await;
+    world.write_rides(20_000).await;
+    Process::start(&world, "streamer", &["--drain"]).succeed().await;
+    for _ in 0..10 {
+        let mut consumer = Process::start(&world, "consumer", &["consumer0", "--fault-rate", "0.3"]);
+        consumer.wait_for("consumer started").await;
+        let before = world.number("SELECT COALESCE(max(last_offset), 0) FROM checkpoints").await;
+        wait_until("it has committed something, or is done", async || {
+            let now = world.number("SELECT COALESCE(max(last_offset), 0) FROM checkpoints").await;
+            now > before || now == 20_000
+        })
+        .await;
+        consumer.kill().await;
+    }
+    Process::start(&world, "consumer", &["consumer0", "--drain"]).succeed().await;
+    world.assert_converged(&["consumer0"]).await;
+}
+
+#[tokio::test]
+async fn an_api_killed_under_load_keeps_every_ride_it_confirmed() {
+    let world = World::new().await;
+    let mut confirmed_count = 0;
+    for _ in 0..4 {
+        let mut api = Process::start(&world, "api", &["--api-port", "0"]);
+        api.wait_for("api started").await;
+        let output = api.output();
+        let address = output.split("address=").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+        let clients: Vec<_> =
+            (0..16).map(|_| tokio::spawn(post_until_refused(format!("http://{address}/rides")))).collect();
+        let before = world.sql_totals().await.0;
+        wait_until("rides were written", async || world.sql_totals().await.0 > before + 200).await;
+        api.kill().await;
+        for client in clients {
+            confirmed_count += client.await.unwrap();
+        }
+    }
+    let (ride_count, _) = world.sql_totals().await;
+    assert!(ride_count >= confirmed_count, "{confirmed_count} rides were confirmed, and only {ride_count} are there");
+    assert_eq!(
+        world.number("SELECT count(*) FROM staged_log_records").await,
+        ride_count,
+        "a ride and its record, or neither"
+    );
+    world.drain_streamer(&mut world.streamer()).await;
+    world.drain_consumer(&mut world.consumer("consumer0")).await;
+    world.assert_converged(&["consumer0"]).await;
+}
+
+/// Returns how many rides were confirmed before the api was gone.
+async fn post_until_refused(url: String) -> i64 {
+    let client = reqwest::Client::new();
+    let mut confirmed_count = 0;
+    loop {
+        let request = client.post(&url).header("content-type", "application/json").body(r#"{"distance":12.5}"#);
+        match request.send().await {
+            Ok(response) => confirmed_count += i64::from(response.status() == 201),
+            Err(_) => return confirmed_count,
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_process_stops_on_either_signal_with_status_0() {
+    let world = World::new().await;
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut processes = [
+            (Process::start(&world, "api", &["--api-port", "0"]), "api started"),
+            (Process::start(&world, "streamer", &[]), "leading"),
+            (Process::start(&world, "streamer", &[]), "streamer started"),
+            (Process::start(&world, "consumer", &["consumer0"]), "consumer started"),
+            (Process::start(&world, "reaper", &[]), "reaper started"),
+            (Process::start(&world, "simulator", &["--api-port", "1"]), "simulator started"),
+        ];
+        world.write_rides(100).await;
+        for (process, words) in &mut processes[..] {
+            process.wait_for(words).await;
+        }
+        for (mut process, _) in processes {
+            process.signal(signal);
+            let status = process.ended().await;
+            assert!(status.success(), "{status} after {signal}:\n{}", process.output());
+        }
+    }
+    world.drain_streamer(&mut world.streamer()).await;
+    world.drain_consumer(&mut world.consumer("consumer0")).await;
+    world.assert_converged(&["consumer0"]).await;
+}
+
+#[tokio::test]
+async fn a_postgres_killed_under_load_is_waited_for_and_nothing_is_lost() {
+    let mut postgres = PrivatePostgres::start().await;
+    let redis = PrivateRedis::start(&[]).await;
+    let mut world = World::on(&postgres.url(), &redis.url()).await;
+    world.forget_database();
+    let mut streamer = Process::start(&world, "streamer", &["--fault-rate", "0.1"]);
+    let mut consumers = ["c0", "c1"].map(|name| Process::start(&world, "consumer", &[name, "--fault-rate", "0.1"]));
+    streamer.wait_for("leading").await;
+    for _ in 0..3 {
+        let client = world.connect().await;
+        let writer = tokio::spawn(async move {
+            for _ in 0..30 {
+                write_rides(&client, 10).await;
+            }
+            // Until the server dies.
+            client.batch_execute("SELECT pg_sleep(60)").await.unwrap_err();
+        });
+        let reader = world.connect().await;
+        let last = "SELECT count(*) FROM rides";
+        let before: i64 = reader.query_one(last, &[]).await.unwrap().get(0);
+        wait_until("rides were written", async || {
+            reader.query_one(last, &[]).await.unwrap().get::<_, i64>(0) >= before + 200
+        })
+        .await;
+        postgres.kill().await;
+        // Whether it had written all of its rides or not: those that it was told of are there.
+        let _ = writer.await;
+        postgres.start_again().await;
+    }
+    let world = world.reconnected().await;
+    let lowest = "SELECT COALESCE(min(last_offset), 0) - (SELECT count(*) FROM rides) FROM checkpoints";
+    wait_until("both consumers have everything", async || world.number(lowest).await == 0).await;
+    world.assert_converged(&["c0", "c1"]).await;
+    assert!(streamer.is_running() && consumers.iter_mut().all(Process::is_running), "none gave up");
+}

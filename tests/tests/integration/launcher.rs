@@ -1,0 +1,139 @@
+//! `bin/up` on private servers: from nothing to convergence, and back after everything was killed.
+
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tests::{Process, binary, scratch_folder, wait_until};
+use tokio::process::Command;
+
+struct Place {
+    folder: PathBuf,
+    port: u16,
+}
+
+impl Place {
+    async fn new() -> Self {
+        let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let place = Self { folder: scratch_folder(), port };
+        let bin = |name| binary(name).display().to_string();
+        let faults = "--fault-rate 0.2";
+        let procfile = format!(
+            "api: {}\nstreamer: {} {faults}\nconsumer0: {} consumer0 {faults}\nconsumer1: {} consumer1 {faults}\n\
+             reaper: {}\nsimulator: {} --rate 50\n",
+            bin("api"),
+            bin("streamer"),
+            bin("consumer"),
+            bin("consumer"),
+            bin("reaper"),
+            bin("simulator"),
+        );
+        std::fs::write(place.folder.join("Procfile"), procfile).unwrap();
+        place
+    }
+
+    fn up(&self, environment: &[(&str, &str)]) -> Process {
+        let mut command = Command::new(binary("launcher"));
+        command
+            .args(["up", "--summary-every", "1", "--procfile"])
+            .arg(self.folder.join("Procfile"))
+            .arg("--data")
+            .arg(self.folder.join("data"))
+            .env_remove("DATABASE_URL")
+            .env_remove("REDIS_URL")
+            .env("API_PORT", self.port.to_string())
+            .envs(environment.iter().copied());
+        Process::spawn("launcher", command)
+    }
+
+    async fn totals(&self) -> Option<serde_json::Value> {
+        let response = reqwest::get(format!("http://127.0.0.1:{}/totals", self.port)).await.ok()?;
+        response.json().await.ok()
+    }
+
+    async fn ride_count(&self) -> i64 {
+        self.totals().await.and_then(|totals| totals["sql"]["ride_count"].as_i64()).unwrap_or(0)
+    }
+
+    /// The processes that the launcher has registered.
+    fn pids(&self) -> Vec<Pid> {
+        let text = std::fs::read_to_string(self.folder.join("data/processes")).unwrap();
+        text.lines().map(|line| Pid::from_raw(line.split(' ').next().unwrap().parse().unwrap())).collect()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn runs(pid: Pid) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+#[tokio::test]
+async fn up_runs_everything_shows_convergence_and_stops_cleanly() {
+    let place = Place::new().await;
+    let mut up = place.up(&[]);
+    up.wait_for("curl -d distance=123.0").await;
+    up.wait_for("CONVERGED").await;
+    assert_eq!(place.pids().len(), 8, "two servers and six processes");
+
+    let second = place.up(&[("API_PORT", "0")]).fail(1).await;
+    assert!(second.contains("another bin/up is running"), "{second}");
+
+    // A process that dies is started again.
+    let victim = *place.pids().last().unwrap();
+    kill(victim, Signal::SIGKILL).unwrap();
+    up.wait_for("starting it again").await;
+    wait_until("the new process is registered", async || place.pids().len() == 9).await;
+
+    let pids = place.pids();
+    up.signal(Signal::SIGINT);
+    assert!(up.ended().await.success(), "{}", up.output());
+    assert!(up.output().contains("everything has stopped"));
+    assert!(pids.into_iter().all(|pid| !runs(pid)), "something still runs");
+}
+
+#[tokio::test]
+async fn up_recovers_after_everything_was_killed() {
+    let place = Place::new().await;
+    let mut up = place.up(&[]);
+    up.wait_for("CONVERGED").await;
+    wait_until("rides were taken", async || place.ride_count().await > 30).await;
+    up.kill().await;
+    let ride_count = place.ride_count().await;
+    for pid in place.pids() {
+        let _ = kill(pid, Signal::SIGKILL);
+    }
+    let mut up = place.up(&[]);
+    up.wait_for("CONVERGED").await;
+    assert!(place.ride_count().await >= ride_count, "rides were lost");
+
+    // And after the launcher alone was killed: the next one stops what was left behind.
+    up.kill().await;
+    let orphans = place.pids();
+    assert!(orphans.iter().any(|pid| runs(*pid)));
+    let mut up = place.up(&[]);
+    up.wait_for("left behind by an earlier run").await;
+    up.wait_for("CONVERGED").await;
+    assert!(orphans.into_iter().all(|pid| !runs(pid)), "something is left of the run before");
+    up.signal(Signal::SIGTERM);
+    assert!(up.ended().await.success(), "{}", up.output());
+}
+
+#[tokio::test]
+async fn up_says_what_is_wrong_before_it_starts_anything() {
+    let place = Place::new().await;
+    let taken = tokio::net::TcpListener::bind(("127.0.0.1", place.port)).await.unwrap();
+    let output = place.up(&[]).fail(1).await;
+    assert!(output.contains(&format!("port {} cannot be used", place.port)) && output.contains("API_PORT"), "{output}");
+    drop(taken);
+    let output = place.up(&[("PG_BIN", "/nowhere")]).fail(1).await;
+    assert!(output.contains("PostgreSQL 14 or newer is needed"), "{output}");
+    let output = place.up(&[("REDIS_BIN", "/nowhere")]).fail(1).await;
+    assert!(output.contains("Redis 7.0 or newer"), "{output}");
+    let output = place.up(&[("DATABASE_URL", "nonsense")]).fail(1).await;
+    assert!(output.contains("bad DATABASE_URL"), "{output}");
+}

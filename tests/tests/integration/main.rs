@@ -1,0 +1,15 @@
+//! The integration tests: real PostgreSQL, real Redis, real processes, real kills. Run them with `bin/test`.
+
+mod api;
+mod batches;
+mod causes;
+mod consumer;
+mod convergence;
+mod kills;
+mod launcher;
+mod loss;
+mod poison;
+mod reaper;
+mod seed;
+mod settings;
+mod streamer;

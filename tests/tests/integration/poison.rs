@@ -1,0 +1,105 @@
+//! Poison in the stream: entries that somebody else put there. None of them stops a consumer, none changes a total.
+
+use redis::aio::MultiplexedConnection;
+use tests::{Process, World, wait_until};
+
+/// Appends any fields under any id. Redis may refuse the id; then there is nothing to be afraid of.
+async fn poison(world: &World, id: &str, fields: &[&str]) {
+    let mut redis: MultiplexedConnection = world.redis().await;
+    let _: Result<String, _> =
+        redis::cmd("XADD").arg(world.stream_name()).arg(id).arg(fields).query_async(&mut redis).await;
+}
+
+const WELL_FORMED: [&str; 10] =
+    ["object", "ride", "action", "create", "data", r#"{"id":1,"distance_mm":777}"#, "staged_at_us", "1", "token", "5"];
+
+#[tokio::test]
+async fn entries_under_the_next_offset_are_not_believed_whatever_they_say() {
+    let bad_json = ["object", "ride", "action", "create", "data", "{", "staged_at_us", "1", "token", "5"];
+    let negative = [
+        "object",
+        "ride",
+        "action",
+        "create",
+        "data",
+        r#"{"id":1,"distance_mm":-7}"#,
+        "staged_at_us",
+        "1",
+        "token",
+        "5",
+    ];
+    for fields in [&WELL_FORMED[..], &bad_json, &negative, &["data", "x"], &["object", "\u{0}"]] {
+        let world = World::new().await;
+        let (mut streamer, mut consumer) = (world.streamer(), world.consumer("consumer0"));
+        world.write_rides(3).await;
+        world.drain_streamer(&mut streamer).await;
+        world.drain_consumer(&mut consumer).await;
+        // Whoever writes 4-0 now makes Redis refuse the true record 4.
+        poison(&world, "4-0", fields).await;
+        let progress = world.drain_consumer(&mut consumer).await;
+        assert_eq!((progress.applied_count, progress.rejected_count), (0, 1), "{fields:?}");
+        world.write_rides(3).await;
+        world.drain_streamer(&mut streamer).await;
+        world.drain_consumer(&mut consumer).await;
+        world.drain_consumer(&mut world.consumer("fresh")).await;
+        world.assert_converged(&["consumer0", "fresh"]).await;
+        assert_eq!(world.number("SELECT count(*) FROM dead_letters").await, 0, "the true records are sound");
+    }
+}
+
+#[tokio::test]
+async fn entries_far_ahead_are_set_aside_and_the_stream_is_built_anew() {
+    let world = World::new().await;
+    let mut streamer = Process::start(&world, "streamer", &[]);
+    let mut consumers = [Process::start(&world, "consumer", &["c0"]), Process::start(&world, "consumer", &["c1"])];
+    streamer.wait_for("leading").await;
+    world.write_rides(5).await;
+    wait_until("5 are folded", async || {
+        world.number("SELECT COALESCE(min(last_offset), 0) FROM checkpoints").await == 5
+    })
+    .await;
+    // What everybody does who does not know the protocol: an id made from the clock.
+    for _ in 0..3 {
+        poison(&world, "*", &WELL_FORMED).await;
+    }
+    world.write_rides(5).await;
+    streamer.wait_for("set aside").await;
+    let all_folded = "SELECT count(*) FROM checkpoints WHERE last_offset = 10";
+    wait_until("10 are folded by both", async || world.number(all_folded).await == 2).await;
+    poison(&world, "18446744073709551615-18446744073709551615", &WELL_FORMED).await;
+    world.write_rides(5).await;
+    let all_folded = "SELECT count(*) FROM checkpoints WHERE last_offset = 15";
+    wait_until("15 are folded by both", async || world.number(all_folded).await == 2).await;
+    world.assert_converged(&["c0", "c1"]).await;
+    let mut redis = world.redis().await;
+    let kept: i64 =
+        redis::cmd("XLEN").arg(format!("{}:set-aside", world.stream_name())).query_async(&mut redis).await.unwrap();
+    assert!(kept >= 1, "the strange entries are kept for whoever wants to look");
+    assert!(consumers.iter_mut().all(Process::is_running), "none was stopped");
+    // The stream works again as before: new entries arrive through it.
+    wait_until("the stream ends at the head", async || {
+        let entries: Vec<(String, Vec<String>)> = redis::cmd("XREVRANGE")
+            .arg(world.stream_name())
+            .arg("+")
+            .arg("-")
+            .arg("COUNT")
+            .arg(1)
+            .query_async(&mut redis)
+            .await
+            .unwrap();
+        entries.first().is_none_or(|entry| entry.0.starts_with("15-"))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_key_of_another_type_does_not_stop_consumers() {
+    let world = World::new().await;
+    let mut redis = world.redis().await;
+    let _: () = redis::cmd("SET").arg(world.stream_name()).arg("x").query_async(&mut redis).await.unwrap();
+    world.write_rides(3).await;
+    pglog::assign(world.client(), 0, 1).await.unwrap();
+    let progress = world.consumer("consumer0").run_once(consumer::Fault::None, None).await.unwrap();
+    assert_eq!(progress.healed_count, 3, "read from Postgres");
+    world.assert_converged(&["consumer0"]).await;
+}

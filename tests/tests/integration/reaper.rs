@@ -1,0 +1,144 @@
+//! The reaper removes what everybody has passed, and nothing else (I8).
+
+use clap::Parser;
+use common::shutdown::CancellationToken;
+use reaper::Cleaned;
+use tests::{Process, World};
+
+async fn reap(world: &World, args: &[&str]) -> Cleaned {
+    let args = ["reaper"].into_iter().chain(args.iter().copied()).map(str::to_owned);
+    let config = reaper::Config::parse_from(args.chain(world.flags()));
+    reaper::run_once(&config, &CancellationToken::new()).await.unwrap()
+}
+
+async fn staged_count(world: &World) -> i64 {
+    world.number("SELECT count(*) FROM staged_log_records").await
+}
+
+#[tokio::test]
+async fn no_record_goes_before_every_registered_consumer_has_passed_it() {
+    let world = World::new().await;
+    let (mut streamer, mut fast, mut slow) = (world.streamer(), world.consumer("fast"), world.consumer("slow"));
+    for _ in 0..3 {
+        world.write_rides(10).await;
+        world.drain_streamer(&mut streamer).await;
+    }
+    assert_eq!(reap(&world, &["--keep", "0s"]).await.record_count, 0, "with nobody registered, nothing goes");
+    slow.run_once(consumer::Fault::None, None).await.unwrap();
+    world.client().execute("UPDATE checkpoints SET last_offset = 15", &[]).await.unwrap();
+    world.drain_consumer(&mut fast).await;
+    // One whole batch has been passed by both, and a half.
+    let cleaned = reap(&world, &["--keep", "0s"]).await;
+    assert_eq!((cleaned.batch_count, cleaned.record_count), (1, 10));
+    assert_eq!(staged_count(&world).await, 20);
+    world.client().execute("UPDATE checkpoints SET last_offset = 30", &[]).await.unwrap();
+    let cleaned = reap(&world, &["--keep", "0s"]).await;
+    assert_eq!((cleaned.batch_count, cleaned.record_count), (2, 20));
+    assert_eq!(reap(&world, &["--keep", "0s"]).await, Cleaned::default());
+    assert_eq!(world.number("SELECT count(*) FROM log_batches").await, 1, "the last one is where the next begins");
+}
+
+#[tokio::test]
+async fn what_comes_after_the_reaped_is_still_exact() {
+    let world = World::new().await;
+    let (mut streamer, mut consumer) = (world.streamer(), world.consumer("consumer0"));
+    let mut late = world.connect().await;
+    let late = late.transaction().await.unwrap();
+    tests::write_rides(late.client(), 5).await;
+    for _ in 0..20 {
+        world.write_rides(50).await;
+        world.drain_streamer(&mut streamer).await;
+        world.drain_consumer(&mut consumer).await;
+        reap(&world, &["--keep", "0s"]).await;
+    }
+    assert_eq!(staged_count(&world).await, 0, "all that can be seen is passed, and gone");
+    late.commit().await.unwrap();
+    world.drain_streamer(&mut streamer).await;
+    world.drain_consumer(&mut consumer).await;
+    world.assert_converged(&["consumer0"]).await;
+}
+
+#[tokio::test]
+async fn young_batches_are_kept_and_the_stream_with_them() {
+    let world = World::new().await;
+    world.write_rides(1_000).await;
+    world.drain_streamer(&mut world.streamer()).await;
+    world.drain_consumer(&mut world.consumer("consumer0")).await;
+    assert_eq!(reap(&world, &[]).await, Cleaned::default(), "an hour is kept unless told otherwise");
+    world.client().execute("UPDATE log_batches SET created_at = now() - interval '61 minutes'", &[]).await.unwrap();
+    let cleaned = reap(&world, &[]).await;
+    assert_eq!(cleaned.record_count, 1_000);
+    assert!(cleaned.trimmed_count >= 900, "{} entries trimmed", cleaned.trimmed_count);
+}
+
+#[tokio::test]
+async fn the_stream_is_cut_to_its_cap_and_who_falls_behind_reads_from_postgres() {
+    let world = World::new().await;
+    let mut consumer = world.consumer("slow");
+    world.drain_consumer(&mut consumer).await;
+    world.write_rides(5_000).await;
+    world.drain_streamer(&mut world.streamer()).await;
+    let cleaned = reap(&world, &["--stream-len-max", "500"]).await;
+    assert!(cleaned.trimmed_count >= 4_000, "{} entries trimmed", cleaned.trimmed_count);
+    let progress = world.drain_consumer(&mut consumer).await;
+    assert!(progress.healed_count >= 4_000, "{progress:?}");
+    world.assert_converged(&["slow"]).await;
+}
+
+#[tokio::test]
+async fn a_reaper_killed_between_marking_and_deleting_is_finished_by_the_next() {
+    let world = World::new().await;
+    world.write_rides(100).await;
+    world.drain_streamer(&mut world.streamer()).await;
+    world.drain_consumer(&mut world.consumer("consumer0")).await;
+    // The first transaction was committed, and nothing after it.
+    world.client().execute("UPDATE log_batches SET reaped_at = now()", &[]).await.unwrap();
+    let cleaned = reap(&world, &["--keep", "0s"]).await;
+    assert_eq!((cleaned.batch_count, cleaned.record_count), (0, 100));
+}
+
+#[tokio::test]
+async fn a_new_consumer_that_needs_reaped_records_says_how_to_start() {
+    let world = World::new().await;
+    let mut streamer = world.streamer();
+    world.write_rides(100).await;
+    world.drain_streamer(&mut streamer).await;
+    world.drain_consumer(&mut world.consumer("old")).await;
+    reap(&world, &["--keep", "0s"]).await;
+    world.write_rides(5).await;
+    world.drain_streamer(&mut streamer).await;
+    let _: i64 = redis::cmd("XTRIM")
+        .arg(world.stream_name())
+        .arg("MAXLEN")
+        .arg(0)
+        .query_async(&mut world.redis().await)
+        .await
+        .unwrap();
+    let output = Process::start(&world, "consumer", &["new"]).fail(1).await;
+    assert!(output.contains("consumer new --unregister"), "{output}");
+    assert!(output.contains("consumer new --copy-from OTHER") && output.contains("are reaped"), "{output}");
+    // What it says, done.
+    Process::start(&world, "consumer", &["new", "--unregister"]).succeed().await;
+    Process::start(&world, "consumer", &["new", "--copy-from", "old"]).succeed().await;
+    for name in ["old", "new"] {
+        Process::start(&world, "consumer", &[name, "--drain"]).succeed().await;
+    }
+    world.assert_converged(&["old", "new"]).await;
+}
+
+#[tokio::test]
+async fn a_dead_consumer_that_holds_everything_back_is_named_loudly() {
+    let world = World::new().await;
+    world.drain_consumer(&mut world.consumer("dead")).await;
+    world.write_rides(7).await;
+    world.drain_streamer(&mut world.streamer()).await;
+    world.client().execute("UPDATE checkpoints SET updated_at = now() - interval '1 hour'", &[]).await.unwrap();
+    let output = Process::start(&world, "reaper", &["--once", "--keep", "0s"]).succeed().await;
+    assert!(
+        output.contains("WARN") && output.contains("consumer dead --unregister") && output.contains("lag=7"),
+        "{output}"
+    );
+    Process::start(&world, "consumer", &["dead", "--unregister"]).succeed().await;
+    let laggards = reap(&world, &[]).await.laggards;
+    assert!(laggards.is_empty(), "{laggards:?}");
+}

@@ -1,0 +1,155 @@
+//! The streamer: leadership, double-sends, errors of Redis.
+
+use streamer::{Fault, Refused, Step};
+use tests::{PrivateRedis, Process, World, wait_until};
+
+#[tokio::test]
+async fn a_batch_that_is_sent_again_is_refused_by_redis() {
+    let world = World::new().await;
+    world.write_rides(5).await;
+    let Step::Published(published) = world.streamer().run_once(Fault::ResendBatch).await.unwrap() else {
+        panic!("nothing was published");
+    };
+    assert_eq!((published.record_count, published.added_count, published.refused_count), (5, 5, 5));
+    let length: i64 = redis::cmd("XLEN").arg(world.stream_name()).query_async(&mut world.redis().await).await.unwrap();
+    assert_eq!(length, 5);
+    world.drain_consumer(&mut world.consumer("consumer0")).await;
+    world.assert_converged(&["consumer0"]).await;
+}
+
+#[tokio::test]
+async fn one_streamer_leads_and_another_takes_over_when_it_dies() {
+    let world = World::new().await;
+    let mut leader = Process::start(&world, "streamer", &[]);
+    leader.wait_for("leading").await;
+    let mut standby = Process::start(&world, "streamer", &[]);
+    standby.wait_for("standing by").await;
+    world.write_rides(10).await;
+    leader.wait_for("batch published").await;
+    assert!(!standby.output().contains("batch published"));
+    leader.kill().await;
+    standby.wait_for("leading").await;
+    world.write_rides(10).await;
+    standby.wait_for("batch published").await;
+    world.drain_consumer(&mut world.consumer("consumer0")).await;
+    world.assert_converged(&["consumer0"]).await;
+    standby.stop().await;
+}
+
+#[tokio::test]
+async fn a_leader_that_lost_its_connection_leads_again_with_a_new_one() {
+    let world = World::new().await;
+    let mut streamer = world.streamer();
+    world.write_rides(3).await;
+    world.drain_streamer(&mut streamer).await;
+    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                WHERE application_name = 'streamer' AND datname = current_database()";
+    assert_eq!(world.number(kill).await, 1);
+    world.write_rides(3).await;
+    wait_until("it leads again", async || streamer.run_once(Fault::None).await.is_ok()).await;
+    world.drain_streamer(&mut streamer).await;
+    world.drain_consumer(&mut world.consumer("consumer0")).await;
+    world.assert_converged(&["consumer0"]).await;
+}
+
+#[tokio::test]
+async fn a_leader_that_slept_while_another_published_adds_nothing_twice() {
+    let world = World::new().await;
+    let mut asleep = world.streamer();
+    world.write_rides(3).await;
+    assert!(matches!(asleep.run_once(Fault::None).await.unwrap(), Step::Published(_)));
+    // It believes that the stream ends at 3. Meanwhile somebody else publishes 4 to 6 under its nose.
+    world.write_rides(3).await;
+    let client = world.connect().await;
+    let batch = pglog::assign(&client, 0, 42).await.unwrap().unwrap();
+    let mut redis = world.redis().await;
+    for record in pglog::Reader::at(&client, 0, batch.first_offset).await.unwrap().next_page(&client, 10).await.unwrap()
+    {
+        let fields = common::stream::FieldsRef {
+            object: &record.object,
+            action: &record.action,
+            data: &record.data,
+            staged_at_us: record.staged_at_us,
+            token: record.token,
+        };
+        let id = common::stream::EntryId { offset: record.offset, copy: 0 };
+        let _: String = common::stream::xadd(world.stream_name(), id, &fields).query_async(&mut redis).await.unwrap();
+    }
+    world.write_rides(1).await;
+    let (added_count, refused_count) = world.drain_streamer(&mut asleep).await;
+    assert_eq!((added_count, refused_count), (1, 3), "what the other sent is refused, what is new is added");
+    world.drain_consumer(&mut world.consumer("consumer0")).await;
+    world.assert_converged(&["consumer0"]).await;
+}
+
+#[tokio::test]
+async fn a_key_of_another_type_stops_the_streamer_with_a_clear_error() {
+    let world = World::new().await;
+    let _: () =
+        redis::cmd("SET").arg(world.stream_name()).arg("x").query_async(&mut world.redis().await).await.unwrap();
+    world.write_rides(1).await;
+    let error = world.streamer().run_once(Fault::None).await.err().unwrap();
+    assert!(error.downcast_ref::<Refused>().is_some(), "{error:#}");
+    let output = Process::start(&world, "streamer", &[]).fail(1).await;
+    assert!(output.contains("redis refuses") && output.contains("WRONGTYPE"), "{output}");
+}
+
+#[tokio::test]
+async fn while_redis_is_full_nothing_is_skipped() {
+    let redis = PrivateRedis::start(&[]).await;
+    let world = World::with_redis(&redis.url()).await;
+    let mut streamer = world.streamer();
+    let mut admin = world.redis().await;
+    world.write_rides(20).await;
+    world.drain_streamer(&mut streamer).await;
+    let limit = async |admin: &mut redis::aio::MultiplexedConnection, bytes: &str| {
+        let _: () = redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes).query_async(admin).await.unwrap();
+    };
+    limit(&mut admin, "1").await;
+    world.write_rides(20).await;
+    for _ in 0..3 {
+        let error = streamer.run_once(Fault::None).await.err().unwrap();
+        assert!(error.downcast_ref::<Refused>().is_none(), "worth trying again: {error:#}");
+    }
+    limit(&mut admin, "0").await;
+    let (added_count, _) = world.drain_streamer(&mut streamer).await;
+    assert_eq!(added_count, 20);
+    world.drain_consumer(&mut world.consumer("consumer0")).await;
+    world.assert_converged(&["consumer0"]).await;
+}
+
+#[tokio::test]
+async fn drain_publishes_everything_and_exits() {
+    let world = World::new().await;
+    world.write_rides(2_345).await;
+    let output = Process::start(&world, "streamer", &["--drain"]).succeed().await;
+    assert!(output.contains("batch published"), "{output}");
+    let length: i64 = redis::cmd("XLEN").arg(world.stream_name()).query_async(&mut world.redis().await).await.unwrap();
+    assert_eq!(length, 2_345);
+    // Beside a leader too: it waits until the leader has published.
+    let mut leader = Process::start(&world, "streamer", &[]);
+    leader.wait_for("leading").await;
+    world.write_rides(10).await;
+    Process::start(&world, "streamer", &["--drain"]).succeed().await;
+    let length: i64 = redis::cmd("XLEN").arg(world.stream_name()).query_async(&mut world.redis().await).await.unwrap();
+    assert_eq!(length, 2_355);
+}
+
+#[tokio::test]
+async fn partitions_have_offsets_streams_and_leaders_of_their_own() {
+    let world = World::new().await;
+    world.write_rides(2).await;
+    let insert = "INSERT INTO staged_log_records (partition, object, action, data)
+                  SELECT 7, 'ride', 'create', format('{\"id\":%s,\"distance_mm\":10}', n)::json FROM generate_series(1, 3) n";
+    world.client().batch_execute(insert).await.unwrap();
+    for partition in ["0", "7"] {
+        Process::start(&world, "streamer", &["--drain", "--partition", partition]).succeed().await;
+        Process::start(&world, "consumer", &["all", "--drain", "--partition", partition]).succeed().await;
+    }
+    let key = format!("{}:{{7}}", world.stream_name());
+    let length: i64 = redis::cmd("XLEN").arg(&key).query_async(&mut world.redis().await).await.unwrap();
+    assert_eq!(length, 3);
+    let total = "SELECT total_distance_mm FROM consumer_states WHERE name = 'all' AND partition = 7";
+    assert_eq!(world.number(total).await, 30);
+    world.assert_converged(&["all"]).await;
+}
