@@ -71,10 +71,11 @@ pub(crate) async fn send(
     Ok(sent)
 }
 
-/// The id is not greater than the stream's last one. The reply has no code of its own, only this text (Redis 5 to 8,
-/// Valkey 7 to 9).
+/// The id is not greater than the stream's last one, or than the last one there can be. The replies have no code of their
+/// own, only these texts (Redis 5 to 8, Valkey 7 to 9).
 fn is_already_there(error: &RedisError) -> bool {
-    error.detail().is_some_and(|detail| detail.contains("equal or smaller than the target stream top item"))
+    const TEXTS: [&str; 2] = ["equal or smaller than the target stream top item", "exhausted the last possible ID"];
+    error.detail().is_some_and(|detail| TEXTS.iter().any(|text| detail.contains(text)))
 }
 
 /// Tells errors that pass from errors that stay.
@@ -115,6 +116,8 @@ mod tests {
     fn a_refused_id_is_known_by_its_text() {
         let refused = "ERR The ID specified in XADD is equal or smaller than the target stream top item";
         assert!(is_already_there(&server_error(refused)));
+        let exhausted = "ERR The stream has exhausted the last possible ID, unable to add more items";
+        assert!(is_already_there(&server_error(exhausted)));
         assert!(!is_already_there(&server_error("ERR unknown command")));
     }
 

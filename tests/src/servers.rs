@@ -95,7 +95,7 @@ async fn kill_server(pid: Option<u32>) {
 }
 
 /// Whether a process runs; one that has ended and was not waited for does not.
-fn is_alive(pid: Pid) -> bool {
+pub fn is_alive(pid: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, after)| !after.starts_with('Z'))
 }

@@ -89,19 +89,21 @@ async fn post_until_refused(url: String) -> i64 {
 async fn every_process_stops_on_either_signal_with_status_0() {
     let world = World::new().await;
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let mut processes = [
-            (Process::start(&world, "api", &["--api-port", "0"]), "api started"),
-            (Process::start(&world, "streamer", &[]), "leading"),
-            (Process::start(&world, "streamer", &[]), "streamer started"),
-            (Process::start(&world, "consumer", &["consumer0"]), "consumer started"),
-            (Process::start(&world, "reaper", &[]), "reaper started"),
-            (Process::start(&world, "simulator", &["--api-port", "1"]), "simulator started"),
-        ];
-        world.write_rides(100).await;
-        for (process, words) in &mut processes[..] {
+        let mut processes = Vec::new();
+        for (name, args, words) in [
+            ("api", &["--api-port", "0"][..], "api started"),
+            ("streamer", &[], "leading"),
+            ("streamer", &[], "standing by"),
+            ("consumer", &["consumer0"], "consumer started"),
+            ("reaper", &[], "reaper started"),
+            ("simulator", &["--api-port", "1"], "simulator started"),
+        ] {
+            let mut process = Process::start(&world, name, args);
             process.wait_for(words).await;
+            processes.push(process);
         }
-        for (mut process, _) in processes {
+        world.write_rides(100).await;
+        for mut process in processes {
             process.signal(signal);
             let status = process.ended().await;
             assert!(status.success(), "{status} after {signal}:\n{}", process.output());

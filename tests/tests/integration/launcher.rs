@@ -1,10 +1,10 @@
 //! `bin/up` on private servers: from nothing to convergence, and back after everything was killed.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tests::{Process, binary, scratch_folder, wait_until};
+use tests::{Process, binary, is_alive, scratch_folder, wait_until};
 use tokio::process::Command;
 
 struct Place {
@@ -68,10 +68,6 @@ impl Drop for Place {
     }
 }
 
-fn runs(pid: Pid) -> bool {
-    Path::new(&format!("/proc/{pid}")).exists()
-}
-
 #[tokio::test]
 async fn up_runs_everything_shows_convergence_and_stops_cleanly() {
     let place = Place::new().await;
@@ -93,7 +89,7 @@ async fn up_runs_everything_shows_convergence_and_stops_cleanly() {
     up.signal(Signal::SIGINT);
     assert!(up.ended().await.success(), "{}", up.output());
     assert!(up.output().contains("everything has stopped"));
-    assert!(pids.into_iter().all(|pid| !runs(pid)), "something still runs");
+    assert!(pids.into_iter().all(|pid| !is_alive(pid)), "something still runs");
 }
 
 #[tokio::test]
@@ -114,11 +110,11 @@ async fn up_recovers_after_everything_was_killed() {
     // And after the launcher alone was killed: the next one stops what was left behind.
     up.kill().await;
     let orphans = place.pids();
-    assert!(orphans.iter().any(|pid| runs(*pid)));
+    assert!(orphans.iter().any(|pid| is_alive(*pid)));
     let mut up = place.up(&[]);
     up.wait_for("left behind by an earlier run").await;
     up.wait_for("CONVERGED").await;
-    assert!(orphans.into_iter().all(|pid| !runs(pid)), "something is left of the run before");
+    assert!(orphans.into_iter().all(|pid| !is_alive(pid)), "something is left of the run before");
     up.signal(Signal::SIGTERM);
     assert!(up.ended().await.success(), "{}", up.output());
 }

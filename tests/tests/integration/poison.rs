@@ -75,7 +75,7 @@ async fn entries_far_ahead_are_set_aside_and_the_stream_is_built_anew() {
     let kept: i64 =
         redis::cmd("XLEN").arg(format!("{}:set-aside", world.stream_name())).query_async(&mut redis).await.unwrap();
     assert!(kept >= 1, "the strange entries are kept for whoever wants to look");
-    assert!(consumers.iter_mut().all(Process::is_running), "none was stopped");
+    assert!(consumers.iter_mut().all(Process::is_running) && streamer.is_running(), "none was stopped");
     // The stream works again as before: new entries arrive through it.
     wait_until("the stream ends at the head", async || {
         let entries: Vec<(String, Vec<String>)> = redis::cmd("XREVRANGE")
