@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by bin/up and bin/test: settings, and a linker for Rust.
 
 # Settings of this machine, if there are any; see .env.example. What is set already wins.

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
 
 /// How long a client should wait before it tries again, in seconds.
 const RETRY_AFTER_S: u16 = 1;
@@ -98,7 +98,12 @@ impl Error {
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let body = Json(json!({ "error": self.to_string(), "code": self.code() }));
+        #[derive(Serialize)]
+        struct Body {
+            error: String,
+            code: &'static str,
+        }
+        let body = Json(Body { error: self.to_string(), code: self.code() });
         let mut response = (self.status(), body).into_response();
         if response.status() == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));

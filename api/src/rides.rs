@@ -6,7 +6,6 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderName, StatusCode, header};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 use crate::App;
 use crate::body::NewRide;
@@ -29,17 +28,24 @@ pub struct Ride {
     pub created_at: Timestamp,
 }
 
+/// What `POST /rides` answers with 201.
+#[derive(Serialize)]
+pub(crate) struct Created {
+    message: String,
+    ride: Ride,
+}
+
 pub(crate) async fn create(
     State(app): State<App>,
     new: NewRide,
-) -> Result<(StatusCode, [(HeaderName, String); 1], Json<Value>), Error> {
+) -> Result<(StatusCode, [(HeaderName, String); 1], Json<Created>), Error> {
     let ride = app.writer.write(new.distance_mm).await?;
     let message = format!(
         "Payment accepted. Your pilot is on their way! distance={}m",
         metres_with_one_decimal(ride.distance_mm)
     );
     let location = [(header::LOCATION, format!("/rides/{}", ride.id))];
-    Ok((StatusCode::CREATED, location, Json(json!({ "message": message, "ride": ride }))))
+    Ok((StatusCode::CREATED, location, Json(Created { message, ride })))
 }
 
 pub(crate) async fn show(State(app): State<App>, id: Result<Path<i64>, PathRejection>) -> Result<Json<Ride>, Error> {
@@ -65,10 +71,16 @@ pub(crate) struct Page {
 }
 
 /// A page of rides in id order: `{"rides":[…],"next_after":42}`. `next_after` is null on the last page.
+#[derive(Serialize)]
+pub(crate) struct RidePage {
+    rides: Vec<Ride>,
+    next_after: Option<i64>,
+}
+
 pub(crate) async fn list(
     State(app): State<App>,
     page: Result<Query<Page>, QueryRejection>,
-) -> Result<Json<Value>, Error> {
+) -> Result<Json<RidePage>, Error> {
     let Query(page) = page.map_err(|_| Error::Malformed("The query string is malformed.".to_owned()))?;
     let after =
         whole_number("after", page.after.as_deref(), 0, i64::MAX, "a ride's id, or 0 for the first page")?.unwrap_or(0);
@@ -88,7 +100,7 @@ pub(crate) async fn list(
     let has_more = rides.len() as i64 > limit;
     rides.truncate(limit as usize);
     let next_after = rides.last().filter(|_| has_more).map(|ride| ride.id);
-    Ok(Json(json!({ "rides": rides, "next_after": next_after })))
+    Ok(Json(RidePage { rides, next_after }))
 }
 
 fn whole_number(

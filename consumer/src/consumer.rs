@@ -13,7 +13,9 @@ use tracing::{debug, warn};
 
 use crate::Config;
 use crate::checkpoint::{self, Counts};
+use crate::dead_letter::bury;
 use crate::fold::{Fold, Rejection};
+use crate::outcome::{Fault, Interruption, Progress};
 use crate::vouch::{Verdict, Vouchers};
 
 /// Entries a read, and records a transaction.
@@ -21,55 +23,6 @@ const BATCH_LEN_MAX: i64 = 1000;
 
 /// Pages healed from Postgres in one step, so that a step stays short even when a million records are missing.
 const HEAL_PAGES_MAX: usize = 10;
-
-/// What to do wrong on purpose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// Nothing.
-    None,
-    /// Die after folding a batch, before COMMIT.
-    CrashBeforeCommit,
-}
-
-/// Reasons to start over from the last commit that are nobody's failure.
-#[derive(Debug, thiserror::Error)]
-pub enum Interruption {
-    /// [`Fault::CrashBeforeCommit`] struck.
-    #[error("crash simulated: records folded but transaction aborted")]
-    Crash,
-    /// The checkpoint is not where this process left it.
-    #[error("another process runs under this name: two of one name take turns, and only one is needed")]
-    Fenced,
-    /// Somebody unregistered this consumer while it ran.
-    #[error("this consumer was unregistered; start it again to register it anew")]
-    Unregistered,
-}
-
-/// What [`Consumer::run_once`] did. All counts are of committed work.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Records folded into the state.
-    pub applied_count: usize,
-    /// Records of other kinds, passed over.
-    pub passed_count: usize,
-    /// Records put with the dead letters.
-    pub dead_letter_count: usize,
-    /// How many of all these came from Postgres because the stream lacked them.
-    pub healed_count: usize,
-    /// Entries skipped because their offset had been passed.
-    pub duplicate_count: usize,
-    /// Entries that are not of this log, seen for the first time.
-    pub rejected_count: usize,
-    /// The stream held entries, and none of them could be used.
-    pub blocked: bool,
-}
-
-impl Progress {
-    /// Records by which the checkpoint moved.
-    pub fn record_count(&self) -> usize {
-        self.applied_count + self.passed_count + self.dead_letter_count
-    }
-}
 
 /// Folds the log into a state, one bounded step at a time.
 pub struct Consumer<F> {
@@ -375,24 +328,4 @@ fn into_record(entry: Entry) -> Option<Record> {
         data: fields.data,
         staged_at_us: fields.staged_at_us,
     })
-}
-
-/// Keeps a record that can never apply, for a human.
-async fn bury(
-    tx: &tokio_postgres::Transaction<'_>,
-    name: &str,
-    partition: i32,
-    record: &Record,
-    rejection: &Rejection,
-) -> Result<()> {
-    warn!(consumer = name, offset = record.offset, reason = rejection.0, "record put with the dead letters");
-    tx.execute(
-        "-- consumer::bury
-         INSERT INTO dead_letters (name, partition, record_offset, object, action, data, reason)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        &[&name, &partition, &record.offset, &record.object, &record.action, &record.data, &rejection.0],
-    )
-    .await
-    .context("keeping a dead letter")?;
-    Ok(())
 }

@@ -13,8 +13,10 @@
 
 mod checkpoint;
 mod consumer;
+mod dead_letter;
 mod distance;
 mod fold;
+mod outcome;
 mod vouch;
 
 use std::time::Duration;
@@ -28,9 +30,10 @@ use common::shutdown::{CancellationToken, sleep_or_stop};
 use tracing::{info, warn};
 
 pub use checkpoint::{Counts, copy, unregister};
-pub use consumer::{Consumer, Fault, Interruption, Progress};
+pub use consumer::Consumer;
 pub use distance::DistanceFold;
 pub use fold::{Fold, Rejection};
+pub use outcome::{Fault, Interruption, Progress};
 
 /// How long a read waits in Redis for the next entry. Then the consumer looks whether Postgres has more than the stream.
 const BLOCK: Duration = Duration::from_secs(1);

@@ -4,17 +4,13 @@ use std::fmt::Write;
 
 use api::Totals;
 
-/// `sql 1234 rides 612345.678 m | consumer0 same | consumer1 lag 3 | duplicates skipped 52, crashes survived 17`
+/// `sql 9 rides 45.006 m | consumer0 45.006 m, lag 0 | consumer1 40.001 m, lag 1 | duplicates skipped 4, …`
 pub(crate) fn line(totals: &Totals) -> String {
     let sql = totals.sql;
     let mut line = format!("sql {} rides {}", sql.ride_count, metres(sql.total_distance_mm));
     for consumer in &totals.consumers {
-        let is_same = (consumer.ride_count, consumer.total_distance_mm) == (sql.ride_count, sql.total_distance_mm);
         // Writing to a String cannot fail.
-        let _ = match (is_same, consumer.lag) {
-            (true, 0) => write!(line, " | {} same, lag 0", consumer.name),
-            (_, lag) => write!(line, " | {} {}, lag {lag}", consumer.name, metres(consumer.total_distance_mm)),
-        };
+        let _ = write!(line, " | {} {}, lag {}", consumer.name, metres(consumer.total_distance_mm), consumer.lag);
     }
     let sum = |count: fn(&api::ConsumerTotal) -> i64| totals.consumers.iter().map(count).sum::<i64>();
     let _ = write!(
@@ -69,7 +65,7 @@ mod tests {
         };
         assert_eq!(
             line(&totals),
-            "sql 9 rides 45.006 m | consumer0 same, lag 0 | consumer1 40.001 m, lag 1 | \
+            "sql 9 rides 45.006 m | consumer0 45.006 m, lag 0 | consumer1 40.001 m, lag 1 | \
              duplicates skipped 4, gaps healed 0, crashes survived 2"
         );
     }

@@ -1,0 +1,50 @@
+//! What one step of a consumer can be told to do wrong, and what can come of it.
+
+/// What to do wrong on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing.
+    None,
+    /// Die after folding a batch, before COMMIT.
+    CrashBeforeCommit,
+}
+
+/// Reasons to start over from the last commit that are nobody's failure.
+#[derive(Debug, thiserror::Error)]
+pub enum Interruption {
+    /// [`Fault::CrashBeforeCommit`] struck.
+    #[error("crash simulated: records folded but transaction aborted")]
+    Crash,
+    /// The checkpoint is not where this process left it.
+    #[error("another process runs under this name: two of one name take turns, and only one is needed")]
+    Fenced,
+    /// Somebody unregistered this consumer while it ran.
+    #[error("this consumer was unregistered; start it again to register it anew")]
+    Unregistered,
+}
+
+/// What [`Consumer::run_once`](crate::Consumer::run_once) did. All counts are of committed work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Records folded into the state.
+    pub applied_count: usize,
+    /// Records of other kinds, passed over.
+    pub passed_count: usize,
+    /// Records put with the dead letters.
+    pub dead_letter_count: usize,
+    /// How many of all these came from Postgres because the stream lacked them.
+    pub healed_count: usize,
+    /// Entries skipped because their offset had been passed.
+    pub duplicate_count: usize,
+    /// Entries that are not of this log, seen for the first time.
+    pub rejected_count: usize,
+    /// The stream held entries, and none of them could be used.
+    pub blocked: bool,
+}
+
+impl Progress {
+    /// Records by which the checkpoint moved.
+    pub fn record_count(&self) -> usize {
+        self.applied_count + self.passed_count + self.dead_letter_count
+    }
+}
