@@ -52,8 +52,8 @@ CREATE TABLE IF NOT EXISTS staged_log_records (
     CONSTRAINT staged_log_records_partition_not_negative CHECK (partition >= 0),
     CONSTRAINT staged_log_records_object_length CHECK (length(object) BETWEEN 1 AND 100),
     CONSTRAINT staged_log_records_action_length CHECK (length(action) BETWEEN 1 AND 100),
-    -- 1 MiB: a record says what happened; documents and pictures live elsewhere.
-    CONSTRAINT staged_log_records_data_size CHECK (octet_length(data::text) <= 1048576)
+    -- 64 KiB: a record says what happened; documents and pictures live elsewhere. It bounds what a page of records takes.
+    CONSTRAINT staged_log_records_data_size CHECK (octet_length(data::text) <= 65536)
 );
 
 -- The way into a batch: "every row of these transactions".

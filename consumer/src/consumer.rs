@@ -126,7 +126,7 @@ impl<F: Fold> Consumer<F> {
         if self.client.is_none() {
             self.place = None;
             let client = common::postgres::connect(&self.postgres, &format!("consumer {}", self.name), || {}).await?;
-            pglog::use_index_plans(&client).await.context("setting up the session")?;
+            pglog::prepare_session(&client).await.context("setting up the session")?;
             self.client = Some(client);
         }
         if self.place.is_some() {

@@ -170,6 +170,7 @@ fn way_out(error: &anyhow::Error, name: &str) -> Option<String> {
         pglog::Error::RowsMissing { .. } => {
             Some("staged_log_records were deleted by hand: restore them from a backup".to_owned())
         }
+        pglog::Error::SchemaMissing => Some("the database has no log".to_owned()),
         _ => None,
     }
 }

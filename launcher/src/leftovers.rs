@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::Child;
 
@@ -42,8 +42,8 @@ impl Register {
     pub async fn open(path: PathBuf) -> Result<Self> {
         if let Ok(text) = std::fs::read_to_string(&path) {
             // Processes first, servers last: the reverse of the order in which they were started.
-            for line in text.lines().rev() {
-                stop_leftover(line).await;
+            for leftover in text.lines().rev().filter_map(Leftover::parse) {
+                leftover.stop().await;
             }
         }
         let register = Self { path, lines: Vec::new() };
@@ -56,6 +56,7 @@ impl Register {
         if let Some(pid) = pid
             && let Some(started_at) = started_at(pid)
         {
+            self.lines.retain(|line| Leftover::parse(line).is_some_and(|leftover| leftover.is_there()));
             self.lines.push(format!("{pid} {started_at} {}", signal as i32));
             self.save()?;
         }
@@ -79,24 +80,40 @@ fn write_whole(path: &Path, text: &str) -> Result<()> {
     std::fs::rename(&beside, path).with_context(|| format!("writing {}", path.display()))
 }
 
-async fn stop_leftover(line: &str) {
-    let mut words = line.split(' ');
-    let (Some(pid), Some(start), Some(signal)) = (words.next(), words.next(), words.next()) else { return };
-    let (Ok(pid), Ok(signal)) = (pid.parse::<u32>(), signal.parse::<i32>()) else { return };
-    let is_there = || started_at(pid).is_some_and(|now| now == start);
-    let (id, signal) = (Pid::from_raw(pid as i32), Signal::try_from(signal).unwrap_or(Signal::SIGTERM));
-    if !is_there() {
-        return;
+/// A line of the register: `<process id> <start time> <signal that stops it>`.
+struct Leftover<'a> {
+    pid: u32,
+    started_at: &'a str,
+    signal: Signal,
+}
+
+impl<'a> Leftover<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut words = line.split(' ');
+        let (pid, started_at) = (words.next()?.parse().ok()?, words.next()?);
+        let signal = Signal::try_from(words.next()?.parse::<i32>().ok()?).ok()?;
+        Some(Self { pid, started_at, signal })
     }
-    eprintln!("stopping process {pid}, left behind by an earlier run");
-    let _ = kill(id, signal);
-    let deadline = tokio::time::Instant::now() + LEFTOVER_WAIT;
-    while is_there() && tokio::time::Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+
+    fn is_there(&self) -> bool {
+        started_at(self.pid).is_some_and(|now| now == self.started_at)
     }
-    if is_there() {
-        let _ = killpg(id, Signal::SIGKILL);
-        let _ = kill(id, Signal::SIGKILL);
+
+    async fn stop(&self) {
+        if !self.is_there() {
+            return;
+        }
+        eprintln!("stopping process {}, left behind by an earlier run", self.pid);
+        let id = Pid::from_raw(self.pid as i32);
+        // An error means that it has ended in this moment.
+        let _ = kill(id, self.signal);
+        let deadline = tokio::time::Instant::now() + LEFTOVER_WAIT;
+        while self.is_there() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        if self.is_there() {
+            let _ = kill(id, Signal::SIGKILL);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A private PostgreSQL: its own data folder, a unix socket and no port. `initdb` and `postgres` refuse to run as root;
 //! then they run in a user namespace, where they are nobody, or else as the user that the package made.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -84,8 +85,7 @@ impl PostgresServer {
 
     /// The URL of a database on this server.
     pub fn url(&self, database: &str) -> String {
-        let socket_folder = self.socket_folder.display().to_string().replace('%', "%25").replace('/', "%2F");
-        format!("postgres://{ROLE}@{socket_folder}/{database}")
+        format!("postgres://{ROLE}@{}/{database}", percent_encode(&self.socket_folder, ""))
     }
 
     /// Creates a database, unless it is there.
@@ -215,13 +215,21 @@ impl RunAs {
 /// socket's own name takes some twenty).
 pub(crate) fn short_folder(folder: &Path) -> Result<PathBuf> {
     let mut run = folder.join("run");
-    if run.as_os_str().len() > 80 {
+    // Postgres takes a list of folders, so a comma would be two.
+    if run.as_os_str().len() > 80 || run.as_os_str().as_bytes().contains(&b',') {
         run = std::env::temp_dir().join(folder_name(folder));
     }
     std::fs::create_dir_all(&run).with_context(|| format!("creating {}", run.display()))?;
     let only_ours = std::os::unix::fs::PermissionsExt::from_mode(0o700);
     std::fs::set_permissions(&run, only_ours).with_context(|| format!("closing {} to others", run.display()))?;
     Ok(run)
+}
+
+/// A path as part of a URL: letters, digits and `also` stay as they are.
+pub(crate) fn percent_encode(path: &Path, also: &str) -> String {
+    let stays = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte) || also.as_bytes().contains(&byte);
+    let encode = |byte: &u8| if stays(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") };
+    path.as_os_str().as_bytes().iter().map(encode).collect()
 }
 
 /// A name that is this folder's alone.

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use tokio::process::{Child, Command};
 
 use crate::leftovers::stop_child;
-use crate::postgres_server::short_folder;
+use crate::postgres_server::{percent_encode, short_folder};
 
 /// How long a start may take: a long append-only file is read first.
 const START_WAIT: Duration = Duration::from_secs(60);
@@ -55,7 +55,7 @@ impl RedisServer {
 
     /// The server's URL.
     pub fn url(&self) -> String {
-        format!("redis+unix://{}", self.socket.display())
+        format!("redis+unix://{}", percent_encode(&self.socket, "/"))
     }
 
     /// Where it listens.

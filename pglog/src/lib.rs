@@ -27,7 +27,7 @@ pub use batch::{Batch, BatchRange, assign, batch_ranges, first_retained, head, i
 pub use checkpoint::{hold_reaping, hold_registration, lowest_checkpoint};
 pub use reader::{Reader, Record};
 pub use reap::{Reaped, reap};
-pub use schema::{SCHEMA, apply_schema, use_index_plans};
+pub use schema::{SCHEMA, apply_schema, prepare_session};
 pub use stage::{DEFAULT_PARTITION, HINT_CHANNEL, NewRecord, hint, stage};
 
 /// Why the log cannot be read or extended.
@@ -79,6 +79,9 @@ pub enum Error {
         /// `pg_snapshot_xmax` of the current snapshot.
         cluster_xmax: String,
     },
+    /// The database has no log.
+    #[error("the tables are missing: apply schema.sql, for example with `psql \"$DATABASE_URL\" -f schema.sql`")]
+    SchemaMissing,
     /// The database refused or was away. Nothing was changed; try again.
     #[error("query failed")]
     Postgres(#[from] tokio_postgres::Error),

@@ -15,7 +15,7 @@ pub struct NewRecord<'a> {
     pub object: &'a str,
     /// What happened to it, at most 100 characters.
     pub action: &'a str,
-    /// The payload: a JSON text of at most 1 MiB.
+    /// The payload: a JSON text of at most 64 KiB.
     pub data: &'a str,
 }
 

@@ -106,7 +106,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
 /// A server is away. What was done stays done; the rest is done the next time.
 pub async fn run_once(config: &Config, shutdown: &CancellationToken) -> Result<Cleaned> {
     let mut client = common::postgres::connect(&config.postgres.database_url, "reaper", || {}).await?;
-    pglog::use_index_plans(&client).await.context("setting up the session")?;
+    pglog::prepare_session(&client).await.context("setting up the session")?;
     let mut cleaned =
         Cleaned { laggards: laggards(&client, config.partition, config.dead_after).await?, ..Cleaned::default() };
     while !shutdown.is_cancelled() {

@@ -25,7 +25,7 @@ impl Post {
     pub async fn connect(config: &tokio_postgres::Config, hint: Arc<Notify>) -> Result<Self> {
         let client = common::postgres::connect(config, "streamer", move || hint.notify_one()).await?;
         client.batch_execute(&format!("LISTEN {}", pglog::HINT_CHANNEL)).await.context("listening for hints")?;
-        pglog::use_index_plans(&client).await.context("setting up the session")?;
+        pglog::prepare_session(&client).await.context("setting up the session")?;
         Ok(Self { client, leads: false })
     }
 

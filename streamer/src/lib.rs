@@ -101,7 +101,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
                     info!(partition = config.partition, "standing by: another streamer leads");
                 }
                 stood_by = true;
-                if config.drain && streamer.nothing_left().await? {
+                // When a server is away that cannot be told yet: ask again.
+                if config.drain && streamer.nothing_left().await.unwrap_or(false) {
                     break;
                 }
                 sleep_or_stop(STANDBY_WAIT, &shutdown).await
@@ -156,6 +157,10 @@ fn is_final(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Refused>().is_some()
         || matches!(
             error.downcast_ref::<pglog::Error>(),
-            Some(pglog::Error::RowsMissing { .. } | pglog::Error::TransactionsStartedOver { .. })
+            Some(
+                pglog::Error::SchemaMissing
+                    | pglog::Error::RowsMissing { .. }
+                    | pglog::Error::TransactionsStartedOver { .. }
+            )
         )
 }

@@ -37,7 +37,7 @@ impl World {
         client.batch_execute(&format!("CREATE DATABASE {database} TEMPLATE {TEMPLATE}")).await.unwrap();
         let database_url = with_database(maintenance_url, &database);
         let client = connect(&database_url.parse().unwrap()).await;
-        pglog::use_index_plans(&client).await.unwrap();
+        pglog::prepare_session(&client).await.unwrap();
         Self {
             database_url,
             redis_url: redis_url.to_owned(),

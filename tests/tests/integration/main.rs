@@ -5,6 +5,7 @@ mod batches;
 mod causes;
 mod consumer;
 mod convergence;
+mod documentation;
 mod kills;
 mod launcher;
 mod loss;
