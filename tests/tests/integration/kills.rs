@@ -124,6 +124,9 @@ async fn a_postgres_killed_under_load_is_waited_for_and_nothing_is_lost() {
     let mut consumers = ["c0", "c1"].map(|name| Process::start(&world, "consumer", &[name, "--fault-rate", "0.1"]));
     streamer.wait_for("leading").await;
     for _ in 0..3 {
+        let reader = world.connect().await;
+        let last = "SELECT count(*) FROM rides";
+        let before: i64 = reader.query_one(last, &[]).await.unwrap().get(0);
         let client = world.connect().await;
         let writer = tokio::spawn(async move {
             for _ in 0..30 {
@@ -132,9 +135,6 @@ async fn a_postgres_killed_under_load_is_waited_for_and_nothing_is_lost() {
             // Until the server dies.
             client.batch_execute("SELECT pg_sleep(60)").await.unwrap_err();
         });
-        let reader = world.connect().await;
-        let last = "SELECT count(*) FROM rides";
-        let before: i64 = reader.query_one(last, &[]).await.unwrap().get(0);
         wait_until("rides were written", async || {
             reader.query_one(last, &[]).await.unwrap().get::<_, i64>(0) >= before + 200
         })
