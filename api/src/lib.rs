@@ -18,6 +18,7 @@ use axum::{Json, Router};
 use clap::Parser;
 use common::config::PostgresArgs;
 use common::shutdown::CancellationToken;
+use common::telemetry::LogArgs;
 use deadpool_postgres::Pool;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -50,6 +51,10 @@ pub struct Config {
     /// The address to listen on. 0.0.0.0 listens to the whole network.
     #[arg(long, env = "API_BIND", default_value = "127.0.0.1")]
     pub api_bind: IpAddr,
+
+    #[command(flatten)]
+    /// What is logged.
+    pub log: LogArgs,
 }
 
 /// What handlers use.

@@ -4,6 +4,8 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser};
 
+use crate::stream::stream_key;
+
 /// Where Postgres is.
 #[derive(Clone, Args)]
 pub struct PostgresArgs {
@@ -29,11 +31,22 @@ pub struct StreamArgs {
     /// Name of the stream's key.
     #[arg(long, env = "STREAM_NAME", default_value = "rocket-rides-log", value_parser = parse_stream_name)]
     pub stream_name: String,
+
+    /// The partition of the log to work on.
+    #[arg(long, env = "PARTITION", default_value_t = 0, value_parser = clap::value_parser!(i32).range(0..))]
+    pub partition: i32,
+}
+
+impl StreamArgs {
+    /// The key of the partition's stream.
+    pub fn key(&self) -> String {
+        stream_key(&self.stream_name, self.partition)
+    }
 }
 
 impl std::fmt::Debug for StreamArgs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} at {}", self.stream_name, self.redis_url.get_connection_info().addr())
+        write!(f, "{} at {}", self.key(), self.redis_url.get_connection_info().addr())
     }
 }
 

@@ -3,12 +3,12 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use clap::Args;
 
 use tracing_subscriber::EnvFilter;
 
 /// Ends a process: 0 after a stop that was asked for, 1 after an error, which is logged in one line with its causes.
-pub fn conclude(outcome: Result<()>) -> ExitCode {
+pub fn conclude(outcome: anyhow::Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -18,10 +18,25 @@ pub fn conclude(outcome: Result<()>) -> ExitCode {
     }
 }
 
-/// Starts logging to standard error, line by line, so that a process manager shows each at once. `RUST_LOG` chooses
-/// what is shown; the default is `info`. Colours only on a terminal, or where `FORCE_COLOR` is set.
-pub fn start() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+/// What is logged.
+#[derive(Debug, Clone, Args)]
+pub struct LogArgs {
+    /// What is logged: error, warn, info, debug or trace, or one of them for a part, for example info,consumer=debug
+    #[arg(long, env = "RUST_LOG", default_value = "info", value_parser = parse_filter)]
+    pub rust_log: String,
+}
+
+fn parse_filter(text: &str) -> Result<String, String> {
+    match EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("{error}; give a level such as info or debug")),
+    }
+}
+
+/// Starts logging to standard error, line by line, so that a process manager shows each at once. Colours only on a
+/// terminal, or where `FORCE_COLOR` is set.
+pub fn start(args: &LogArgs) {
+    let filter = EnvFilter::new(&args.rust_log);
     let colours = std::io::stderr().is_terminal() || std::env::var_os("FORCE_COLOR").is_some();
     tracing_subscriber::fmt()
         .with_env_filter(filter)

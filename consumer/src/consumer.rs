@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use common::shutdown::CancellationToken;
-use common::stream::{Entry, EntryId, decode_xread, stream_key};
+use common::stream::{Entry, EntryId, decode_xread};
 use pglog::{Reader, Record};
 use redis::aio::MultiplexedConnection;
 use tokio_postgres::Client;
@@ -59,8 +59,8 @@ impl<F: Fold> Consumer<F> {
         Self {
             fold,
             name: config.name.clone(),
-            partition: config.partition,
-            key: stream_key(&config.stream.stream_name, config.partition),
+            partition: config.stream.partition,
+            key: config.stream.key(),
             postgres: config.postgres.database_url.clone(),
             redis: config.stream.redis_url.clone(),
             shutdown,

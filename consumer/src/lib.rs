@@ -27,6 +27,7 @@ use common::backoff::Backoff;
 use common::config::{PostgresArgs, StreamArgs};
 use common::fault::{Dice, FaultArgs};
 use common::shutdown::{CancellationToken, sleep_or_stop};
+use common::telemetry::LogArgs;
 use tracing::{info, warn};
 
 pub use checkpoint::{Counts, copy, unregister};
@@ -60,10 +61,6 @@ pub struct Config {
     /// Where the stream is.
     pub stream: StreamArgs,
 
-    /// The partition to fold.
-    #[arg(long, env = "PARTITION", default_value_t = pglog::DEFAULT_PARTITION, value_parser = clap::value_parser!(i32).range(0..))]
-    pub partition: i32,
-
     #[command(flatten)]
     /// Injected crashes.
     pub fault: FaultArgs,
@@ -79,6 +76,10 @@ pub struct Config {
     /// Forget this consumer, its state and its dead letters, so that it holds back the reaper no longer; then exit.
     #[arg(long, conflicts_with = "drain")]
     pub unregister: bool,
+
+    #[command(flatten)]
+    /// What is logged.
+    pub log: LogArgs,
 }
 
 /// Folds until `shutdown`; with `--drain`, until the head of the log is reached.
@@ -94,7 +95,7 @@ pub async fn run<F: Fold>(config: Config, fold: F, shutdown: CancellationToken) 
     info!(
         consumer = config.name,
         stream = ?config.stream,
-        partition = config.partition,
+        partition = config.stream.partition,
         fault_rate = config.fault.fault_rate,
         fault_seed = dice.seed(),
         "consumer started"
@@ -179,10 +180,10 @@ async fn administer(config: &Config) -> Result<()> {
     let name = &config.name;
     let mut client = common::postgres::connect(&config.postgres.database_url, "consumer", || {}).await?;
     if let Some(source) = &config.copy_from {
-        let last_offset = copy(&mut client, source, name, config.partition).await?;
+        let last_offset = copy(&mut client, source, name, config.stream.partition).await?;
         println!("consumer {name} starts with the state of {source} at offset {last_offset}");
     } else {
-        unregister(&client, name, config.partition).await?;
+        unregister(&client, name, config.stream.partition).await?;
         println!("consumer {name} is unregistered");
     }
     Ok(())

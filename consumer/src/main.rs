@@ -7,7 +7,7 @@ use consumer::DistanceFold;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let config: consumer::Config = common::config::parse();
-    common::telemetry::start();
+    common::telemetry::start(&config.log);
     let outcome = async { consumer::run(config, DistanceFold::default(), common::shutdown::on_signal()?).await };
     common::telemetry::conclude(outcome.await)
 }

@@ -11,7 +11,7 @@ use clap::Parser;
 use common::backoff::Backoff;
 use common::config::{PostgresArgs, StreamArgs};
 use common::shutdown::{CancellationToken, sleep_or_stop};
-use common::stream::stream_key;
+use common::telemetry::LogArgs;
 use tokio_postgres::Client;
 use tracing::{info, warn};
 
@@ -32,10 +32,6 @@ pub struct Config {
     /// Where the stream is.
     pub stream: StreamArgs,
 
-    /// The partition to look after.
-    #[arg(long, env = "PARTITION", default_value_t = pglog::DEFAULT_PARTITION, value_parser = clap::value_parser!(i32).range(0..))]
-    pub partition: i32,
-
     /// How long records are kept after everybody has passed them, for example 1h or 0s.
     #[arg(long, env = "REAPER_KEEP", default_value = "1h", value_parser = humantime::parse_duration)]
     pub keep: Duration,
@@ -55,6 +51,10 @@ pub struct Config {
     /// Look once, and exit.
     #[arg(long)]
     pub once: bool,
+
+    #[command(flatten)]
+    /// What is logged.
+    pub log: LogArgs,
 }
 
 /// What one look took away.
@@ -107,10 +107,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
 pub async fn run_once(config: &Config, shutdown: &CancellationToken) -> Result<Cleaned> {
     let mut client = common::postgres::connect(&config.postgres.database_url, "reaper", || {}).await?;
     pglog::prepare_session(&client).await.context("setting up the session")?;
-    let mut cleaned =
-        Cleaned { laggards: laggards(&client, config.partition, config.dead_after).await?, ..Cleaned::default() };
+    let mut cleaned = Cleaned {
+        laggards: laggards(&client, config.stream.partition, config.dead_after).await?,
+        ..Cleaned::default()
+    };
     while !shutdown.is_cancelled() {
-        let reaped = pglog::reap(&mut client, config.partition, config.keep).await.context("reaping batches")?;
+        let reaped = pglog::reap(&mut client, config.stream.partition, config.keep).await.context("reaping batches")?;
         cleaned.batch_count += reaped.batch_count;
         cleaned.record_count += reaped.record_count;
         if reaped.batch_count == 0 {
@@ -122,10 +124,10 @@ pub async fn run_once(config: &Config, shutdown: &CancellationToken) -> Result<C
 }
 
 async fn trim_stream(config: &Config, client: &Client) -> Result<u64> {
-    let first_retained = pglog::first_retained(client, config.partition).await.context("asking what is retained")?;
+    let first_retained =
+        pglog::first_retained(client, config.stream.partition).await.context("asking what is retained")?;
     let mut stream = common::redis::connect(&config.stream.redis_url).await?;
-    let key = stream_key(&config.stream.stream_name, config.partition);
-    trim::trim(&mut stream, &key, first_retained, config.stream_len_max).await
+    trim::trim(&mut stream, &config.stream.key(), first_retained, config.stream_len_max).await
 }
 
 fn log(cleaned: &Cleaned) {

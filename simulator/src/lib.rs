@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use common::backoff::Backoff;
 use common::shutdown::{CancellationToken, sleep_or_stop};
+use common::telemetry::LogArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -54,6 +55,10 @@ pub struct Config {
     /// Seed of the distances; the same seed asks for the same rides. Without it one is drawn and printed.
     #[arg(long)]
     pub seed: Option<u64>,
+
+    #[command(flatten)]
+    /// What is logged.
+    pub log: LogArgs,
 }
 
 /// How fast.

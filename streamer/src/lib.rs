@@ -21,6 +21,7 @@ use common::backoff::Backoff;
 use common::config::{PostgresArgs, StreamArgs};
 use common::fault::{Dice, FaultArgs};
 use common::shutdown::{CancellationToken, sleep_or_stop};
+use common::telemetry::LogArgs;
 use tracing::{info, warn};
 
 pub use publish::{Fault, Refused};
@@ -48,10 +49,6 @@ pub struct Config {
     /// Where the stream is.
     pub stream: StreamArgs,
 
-    /// The partition to lead.
-    #[arg(long, env = "PARTITION", default_value_t = pglog::DEFAULT_PARTITION, value_parser = clap::value_parser!(i32).range(0..))]
-    pub partition: i32,
-
     #[command(flatten)]
     /// Injected double-sends.
     pub fault: FaultArgs,
@@ -59,6 +56,10 @@ pub struct Config {
     /// Exit with status 0 once nothing is left to publish.
     #[arg(long)]
     pub drain: bool,
+
+    #[command(flatten)]
+    /// What is logged.
+    pub log: LogArgs,
 }
 
 /// Leads the partition, or stands by, until `shutdown`; with `--drain`, until nothing is left to publish.
@@ -70,7 +71,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let mut dice = Dice::new(&config.fault);
     info!(
         stream = ?config.stream,
-        partition = config.partition,
+        partition = config.stream.partition,
         fault_rate = config.fault.fault_rate,
         fault_seed = dice.seed(),
         "streamer started"
@@ -98,7 +99,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
             }
             Ok(Step::StandingBy) => {
                 if !stood_by {
-                    info!(partition = config.partition, "standing by: another streamer leads");
+                    info!(partition = config.stream.partition, "standing by: another streamer leads");
                 }
                 stood_by = true;
                 // When a server is away that cannot be told yet: ask again.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use common::stream::stream_key;
 use pglog::{Reader, Record};
 use redis::aio::MultiplexedConnection;
 use tokio::sync::Notify;
@@ -81,8 +80,8 @@ impl Streamer {
         Self {
             postgres: config.postgres.database_url.clone(),
             redis: config.stream.redis_url.clone(),
-            key: stream_key(&config.stream.stream_name, config.partition),
-            partition: config.partition,
+            key: config.stream.key(),
+            partition: config.stream.partition,
             hint: Arc::new(Notify::new()),
             post: None,
             stream: None,

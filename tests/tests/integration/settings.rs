@@ -38,6 +38,7 @@ async fn a_bad_setting_is_named_with_what_is_wanted() {
         ("streamer", &[], &[POSTGRES, ("REDIS_URL", "http://localhost")], "bad REDIS_URL: give a URL such as redis://"),
         ("streamer", &[], &[("DATABASE_URL", "postgres://u:secret@h:x/"), REDIS], "bad DATABASE_URL: "),
         ("consumer", &[""], &[POSTGRES, REDIS], "bad NAME \"\": give a name"),
+        ("reaper", &[], &[POSTGRES, REDIS, ("RUST_LOG", "info,=x=")], "bad RUST_LOG \"info,=x=\": "),
         ("simulator", &["--rate", "fast"], &[], "bad RATE \"fast\": give rides per second"),
     ] {
         let output = start(name, args, environment).fail(2).await;
