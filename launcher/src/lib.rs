@@ -7,6 +7,7 @@
 mod find;
 mod install;
 mod leftovers;
+mod lock;
 mod postgres_server;
 mod procfile;
 mod redis_server;

@@ -7,12 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use common::shutdown::{CancellationToken, sleep_or_stop};
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 
 use crate::find::{find_postgres, find_redis};
 use crate::leftovers::Register;
+use crate::lock::lock;
 use crate::postgres_server::PostgresServer;
 use crate::procfile::parse_procfile;
 use crate::redis_server::RedisServer;
@@ -52,7 +52,13 @@ pub async fn up(config: UpConfig) -> Result<()> {
     std::fs::create_dir_all(&config.data).with_context(|| format!("creating {}", config.data.display()))?;
     let data = config.data.canonicalize().context("finding the data folder")?;
     // Gone with the process, however it ends. Nobody else may touch the data as long as it is held.
-    let _lock = lock(&data)?;
+    let _lock = lock(&data.join("lock"))?.with_context(|| {
+        format!(
+            "another bin/up is running on {}: stop it first (Ctrl-C there), or give this one other data and another \
+             port: DATA_DIR=… API_PORT=… bin/up",
+            data.display()
+        )
+    })?;
     let mut register = Register::open(data.join("processes")).await?;
     let text =
         std::fs::read_to_string(&config.procfile).with_context(|| format!("reading {}", config.procfile.display()))?;
@@ -132,19 +138,6 @@ fn greet(config: &UpConfig, servers: &Servers) {
     if let Some(redis) = &servers.redis {
         println!("  stream  redis-cli -s {} XRANGE rocket-rides-log - + COUNT 3", redis.socket().display());
     }
-}
-
-fn lock(data: &Path) -> Result<Flock<std::fs::File>> {
-    let path = data.join("lock");
-    let file = std::fs::File::create(&path).with_context(|| format!("creating {}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
-        nix::errno::Errno::EWOULDBLOCK => anyhow!(
-            "another bin/up is running on {}: stop it first (Ctrl-C there), or give this one other data and another \
-             port: DATA_DIR=… API_PORT=… bin/up",
-            data.display()
-        ),
-        error => anyhow!("locking {}: {error}", path.display()),
-    })
 }
 
 async fn check_port(api_port: u16) -> Result<()> {

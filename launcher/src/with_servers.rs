@@ -5,9 +5,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
+use nix::sys::signal::Signal;
 use tokio::process::Command;
 
 use crate::find::{find_postgres, find_redis};
+use crate::leftovers::Register;
+use crate::lock::lock;
 use crate::postgres_server::PostgresServer;
 use crate::redis_server::RedisServer;
 
@@ -32,11 +35,19 @@ pub async fn with_servers(config: WithServersConfig) -> Result<ExitCode> {
     // Tests kill servers, not machines: without fsync what was committed still survives that.
     const SETTINGS: [&str; 3] = ["fsync=off", "max_connections=300", "shared_buffers=256MB"];
     let stop = common::shutdown::on_signal()?;
+    let parent = config.data.parent().context("the data folder needs a parent")?;
+    std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
+    // Two runs at once would take each other's servers away.
+    let _lock = lock(&config.data.with_extension("lock"))?
+        .with_context(|| format!("another run uses {}: wait for it, or give --data", config.data.display()))?;
+    let mut register = Register::open(config.data.with_extension("processes")).await?;
     remove(&config.data)?;
     let postgres =
         PostgresServer::start(&find_postgres().map_err(anyhow::Error::msg)?, &config.data.join("pg"), &SETTINGS)
             .await?;
+    register.add(postgres.pid(), Signal::SIGINT)?;
     let redis = RedisServer::start(&find_redis().map_err(anyhow::Error::msg)?, &config.data.join("redis"), &[]).await?;
+    register.add(redis.pid(), Signal::SIGTERM)?;
     let outcome = async {
         let mut child = Command::new(&config.command[0])
             .args(&config.command[1..])
@@ -55,6 +66,7 @@ pub async fn with_servers(config: WithServersConfig) -> Result<ExitCode> {
     let outcome = outcome.await;
     redis.stop().await?;
     postgres.stop().await?;
+    register.clear()?;
     remove(&config.data)?;
     let code = outcome?.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
     Ok(ExitCode::from(code))

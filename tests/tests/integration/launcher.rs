@@ -127,6 +127,27 @@ async fn up_recovers_after_everything_was_killed() {
 }
 
 #[tokio::test]
+async fn a_command_runs_beside_servers_of_its_own_which_are_gone_after_it() {
+    let place = Place::new().await;
+    let with_servers = |script: &str| {
+        let mut command = Command::new(binary("launcher"));
+        command.args(["with-servers", "--data"]).arg(place.folder.join("test")).args(["--", "sh", "-c", script]);
+        Process::spawn("launcher", command)
+    };
+    // Its words are not its command's: those go to a file.
+    let started = place.folder.join("started");
+    let mut first = with_servers(&format!("echo $DATABASE_URL $REDIS_URL > '{}'; exec sleep 600", started.display()));
+    let urls = || std::fs::read_to_string(&started).unwrap_or_default();
+    wait_until("the command runs", async || urls().contains("postgres://") && urls().contains("redis+unix://")).await;
+    let second = with_servers("true").fail(1).await;
+    assert!(second.contains("another run uses"), "{second}");
+    first.signal(Signal::SIGTERM);
+    assert!(!first.ended().await.success());
+    with_servers("exit 7").fail(7).await;
+    assert!(!place.folder.join("test").exists());
+}
+
+#[tokio::test]
 async fn up_says_what_is_wrong_before_it_starts_anything() {
     let place = Place::new().await;
     let taken = tokio::net::TcpListener::bind(("127.0.0.1", place.port)).await.unwrap();
