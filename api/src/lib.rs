@@ -76,8 +76,7 @@ impl App {
 /// Serves until `shutdown`; then requests in flight are finished.
 ///
 /// # Errors
-/// The port is taken. Postgres being away is no error: requests are answered with
-/// 503 until it is back.
+/// The port is taken. Postgres being away is no error: requests are answered with 503 until it is back.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let address = (config.api_bind, config.api_port);
     let listener = TcpListener::bind(address).await.with_context(|| {

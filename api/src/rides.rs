@@ -6,6 +6,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderName, StatusCode, header};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio_postgres::Row;
 
 use crate::App;
 use crate::body::NewRide;
@@ -26,6 +27,13 @@ pub struct Ride {
     pub distance_mm: i64,
     /// When its transaction began, on Postgres's clock.
     pub created_at: Timestamp,
+}
+
+impl Ride {
+    /// Reads the columns `id, distance_mm, created_at`.
+    pub(crate) fn from_row(row: &Row) -> Self {
+        Self { id: row.get("id"), distance_mm: row.get("distance_mm"), created_at: row.get("created_at") }
+    }
 }
 
 /// What `POST /rides` answers with 201.
@@ -61,7 +69,7 @@ pub(crate) async fn show(State(app): State<App>, id: Result<Path<i64>, PathRejec
         .await
         .map_err(|error| crate::writer::sort_out(&error))?;
     let row = row.ok_or(Error::NoSuchRide)?;
-    Ok(Json(Ride { id: row.get(0), distance_mm: row.get(1), created_at: row.get(2) }))
+    Ok(Json(Ride::from_row(&row)))
 }
 
 #[derive(Deserialize)]
@@ -95,8 +103,7 @@ pub(crate) async fn list(
         )
         .await
         .map_err(|error| crate::writer::sort_out(&error))?;
-    let mut rides: Vec<Ride> =
-        rows.iter().map(|row| Ride { id: row.get(0), distance_mm: row.get(1), created_at: row.get(2) }).collect();
+    let mut rides: Vec<Ride> = rows.iter().map(Ride::from_row).collect();
     let has_more = rides.len() as i64 > limit;
     rides.truncate(limit as usize);
     let next_after = rides.last().filter(|_| has_more).map(|ride| ride.id);

@@ -115,8 +115,7 @@ async fn write_rides(client: &Client, distances_mm: &[i64]) -> Result<Vec<Ride>,
         SELECT id, distance_mm, created_at FROM written";
     let statement = client.prepare_cached(statement).await?;
     let rows = client.query(&statement, &[&distances_mm]).await?;
-    let rides: Vec<Ride> =
-        rows.iter().map(|row| Ride { id: row.get(0), distance_mm: row.get(1), created_at: row.get(2) }).collect();
+    let rides: Vec<Ride> = rows.iter().map(Ride::from_row).collect();
     // Rows come back in the order in which they were inserted. Were that ever to change, a client would be told of
     // another's ride.
     assert!(rides.iter().map(|ride| ride.distance_mm).eq(distances_mm.iter().copied()), "rides are answered in order");

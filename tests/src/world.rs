@@ -88,6 +88,11 @@ impl World {
         common::redis::connect(&common::redis::client(&self.redis_url).unwrap()).await.unwrap()
     }
 
+    /// How many entries the stream has.
+    pub async fn stream_len(&self) -> i64 {
+        redis::cmd("XLEN").arg(&self.stream_name).query_async(&mut self.redis().await).await.unwrap()
+    }
+
     /// Flags that every process of this world gets.
     pub fn flags(&self) -> Vec<String> {
         let pairs = [

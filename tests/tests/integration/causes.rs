@@ -120,7 +120,7 @@ async fn cause_6_entries_that_redis_lost_after_acknowledging_them_are_published_
     world.drain_streamer(&mut streamer).await;
     redis.kill().await;
     redis.start_again().await;
-    let length: i64 = redis::cmd("XLEN").arg(world.stream_name()).query_async(&mut world.redis().await).await.unwrap();
+    let length = world.stream_len().await;
     assert_eq!(length, 0, "all of it is gone");
     let mut added_count = 0;
     wait_until("the streamer has noticed", async || {

@@ -11,7 +11,7 @@ async fn a_batch_that_is_sent_again_is_refused_by_redis() {
         panic!("nothing was published");
     };
     assert_eq!((published.record_count, published.added_count, published.refused_count), (5, 5, 5));
-    let length: i64 = redis::cmd("XLEN").arg(world.stream_name()).query_async(&mut world.redis().await).await.unwrap();
+    let length = world.stream_len().await;
     assert_eq!(length, 5);
     world.drain_consumer(&mut world.consumer("consumer0")).await;
     world.assert_converged(&["consumer0"]).await;
@@ -124,14 +124,14 @@ async fn drain_publishes_everything_and_exits() {
     world.write_rides(2_345).await;
     let output = Process::start(&world, "streamer", &["--drain"]).succeed().await;
     assert!(output.contains("batch published"), "{output}");
-    let length: i64 = redis::cmd("XLEN").arg(world.stream_name()).query_async(&mut world.redis().await).await.unwrap();
+    let length = world.stream_len().await;
     assert_eq!(length, 2_345);
     // Beside a leader too: it waits until the leader has published.
     let mut leader = Process::start(&world, "streamer", &[]);
     leader.wait_for("leading").await;
     world.write_rides(10).await;
     Process::start(&world, "streamer", &["--drain"]).succeed().await;
-    let length: i64 = redis::cmd("XLEN").arg(world.stream_name()).query_async(&mut world.redis().await).await.unwrap();
+    let length = world.stream_len().await;
     assert_eq!(length, 2_355);
 }
 
