@@ -1,7 +1,10 @@
-//! Dice for injected faults. Users: streamer, consumer. The dice are thrown in `run`; what they decide is handed to
-//! `run_once` as an argument, so that tests choose and production never throws.
+//! Injected faults. Users: streamer, consumer. What strikes is drawn in `run` and handed to `run_once` as an argument, so
+//! that tests choose and production never throws the dice.
 
-use clap::Args;
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+use nix::sys::signal::{Signal, raise};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -17,7 +20,69 @@ pub struct FaultArgs {
     pub fault_seed: Option<u64>,
 }
 
-/// Decides, batch by batch, whether something goes wrong.
+/// `FAULT:N`, for example `die-after-publish:3`: inject this fault into every batch from the Nth on. `F` lists the faults
+/// of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Planned<F> {
+    /// What goes wrong.
+    pub fault: F,
+    /// The first batch in which it does, counted from 1 since the process started.
+    pub batch: u64,
+}
+
+impl<F: ValueEnum> FromStr for Planned<F> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let planned = text.split_once(':').and_then(|(fault, batch)| {
+            Some(Self { fault: F::from_str(fault, false).ok()?, batch: batch.parse().ok()? })
+        });
+        planned.ok_or_else(|| {
+            let names: Vec<String> = F::value_variants()
+                .iter()
+                .filter_map(|fault| Some(fault.to_possible_value()?.get_name().to_owned()))
+                .collect();
+            format!("give FAULT:N, with one of {}", names.join(", "))
+        })
+    }
+}
+
+/// Decides batch by batch what goes wrong: what was planned, or else what the dice say.
+#[derive(Debug)]
+pub struct Faults<F> {
+    dice: Dice,
+    planned: Option<Planned<F>>,
+    drawn_count: u64,
+}
+
+impl<F: Copy> Faults<F> {
+    /// Faults as the flags want them.
+    pub fn new(args: &FaultArgs, planned: Option<Planned<F>>) -> Self {
+        Self { dice: Dice::new(args), planned, drawn_count: 0 }
+    }
+
+    /// The seed of the dice, to be logged at start.
+    pub fn seed(&self) -> u64 {
+        self.dice.seed()
+    }
+
+    /// The fault of the next batch, `by_dice` unless one was planned.
+    pub fn draw(&mut self, by_dice: impl FnOnce(&mut Dice) -> F) -> F {
+        self.drawn_count += 1;
+        match self.planned {
+            Some(planned) if self.drawn_count >= planned.batch => planned.fault,
+            _ => by_dice(&mut self.dice),
+        }
+    }
+}
+
+/// Ends this process as `kill -9` would, here and now: nothing is flushed, closed or said.
+pub fn die() -> ! {
+    let _ = raise(Signal::SIGKILL);
+    unreachable!("nobody survives SIGKILL")
+}
+
+/// Decides whether something goes wrong.
 #[derive(Debug)]
 pub struct Dice {
     rate: f64,
@@ -74,6 +139,28 @@ mod tests {
     fn rate_zero_never_strikes_and_rate_one_always_does() {
         assert!(faults(0.0, None).iter().all(|strikes| !strikes));
         assert!(faults(1.0, None).iter().all(|strikes| *strikes));
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+    enum Trouble {
+        None,
+        DieAfterLunch,
+    }
+
+    #[test]
+    fn a_planned_fault_strikes_from_its_batch_on() {
+        let planned = "die-after-lunch:3".parse().unwrap();
+        let mut faults = Faults::new(&FaultArgs { fault_rate: 0.0, fault_seed: None }, Some(planned));
+        let drawn: Vec<Trouble> = (0..4).map(|_| faults.draw(|_| Trouble::None)).collect();
+        assert_eq!(drawn, [Trouble::None, Trouble::None, Trouble::DieAfterLunch, Trouble::DieAfterLunch]);
+    }
+
+    #[test]
+    fn a_plan_that_is_none_is_told_what_there_is() {
+        for bad in ["die-after-lunch", "die-after-lunch:x", "dine:3", ""] {
+            let complaint = bad.parse::<Planned<Trouble>>().unwrap_err();
+            assert_eq!(complaint, "give FAULT:N, with one of none, die-after-lunch", "{bad}");
+        }
     }
 
     #[test]

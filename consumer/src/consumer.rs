@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use common::fault::die;
 use common::shutdown::CancellationToken;
 use common::stream::{Entry, EntryId, decode_xread};
 use pglog::{Reader, Record};
@@ -23,6 +24,10 @@ const BATCH_LEN_MAX: i64 = 1000;
 
 /// Pages healed from Postgres in one step, so that a step stays short even when a million records are missing.
 const HEAL_PAGES_MAX: usize = 10;
+
+/// The longest step. Servers bound their own work (30 s a statement); this is for the connection on which no answer
+/// comes any more, not even a refusal.
+const STEP_WAIT: Duration = Duration::from_secs(45);
 
 /// Folds the log into a state, one bounded step at a time.
 pub struct Consumer<F> {
@@ -84,7 +89,13 @@ impl<F: Fold> Consumer<F> {
     /// # Errors
     /// A server is away, or an [`Interruption`]. Nothing is lost or counted twice: the next call loads the last commit.
     pub async fn run_once(&mut self, fault: Fault, block: Option<Duration>) -> Result<Progress> {
-        let result = self.step(fault, block).await;
+        let result = match tokio::time::timeout(STEP_WAIT + block.unwrap_or_default(), self.step(fault, block)).await {
+            Ok(result) => result,
+            Err(_) => {
+                (self.client, self.stream) = (None, None);
+                Err(anyhow!("no answer within {STEP_WAIT:?}"))
+            }
+        };
         if let Err(error) = &result {
             self.place = None;
             // What was not committed will be met, and counted, again.
@@ -278,11 +289,25 @@ impl<F: Fold> Consumer<F> {
         for (record, rejection) in &dead_letters {
             bury(&tx, &self.name, self.partition, record, rejection).await?;
         }
-        if std::mem::replace(fault, Fault::None) == Fault::CrashBeforeCommit {
-            return Err(Interruption::Crash.into());
-        }
         // Every statement before was checked: COMMIT of an aborted transaction would answer Ok.
-        tx.commit().await.context("committing")?;
+        let fault = std::mem::replace(fault, Fault::None);
+        match fault {
+            Fault::CrashBeforeCommit => return Err(Interruption::Crash.into()),
+            Fault::DieBeforeCommit => die(),
+            Fault::DieAtCommit => {
+                tokio::select! {
+                    biased;
+                    _ = tx.commit() => {}
+                    // Time enough for the task that owns the socket to send it.
+                    () = tokio::task::yield_now() => {}
+                }
+                die()
+            }
+            Fault::None | Fault::DieAfterCommit => tx.commit().await.context("committing")?,
+        }
+        if fault == Fault::DieAfterCommit {
+            die();
+        }
         self.counts = Counts::default();
         self.parts()?.1.checkpoint = new_offset;
         progress.applied_count += applied_count;

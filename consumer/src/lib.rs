@@ -25,7 +25,7 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use common::backoff::Backoff;
 use common::config::{PostgresArgs, StreamArgs};
-use common::fault::{Dice, FaultArgs};
+use common::fault::{Dice, FaultArgs, Faults, Planned};
 use common::shutdown::{CancellationToken, sleep_or_stop};
 use common::telemetry::LogArgs;
 use tracing::{info, warn};
@@ -65,6 +65,10 @@ pub struct Config {
     /// Injected crashes.
     pub fault: FaultArgs,
 
+    /// For chaos and tests: FAULT:N injects this fault into every batch from the Nth on.
+    #[arg(long, hide = true)]
+    pub inject: Option<Planned<Fault>>,
+
     /// Exit with status 0 once nothing is left to read.
     #[arg(long)]
     pub drain: bool,
@@ -91,18 +95,18 @@ pub async fn run<F: Fold>(config: Config, fold: F, shutdown: CancellationToken) 
     if config.unregister || config.copy_from.is_some() {
         return administer(&config).await;
     }
-    let mut dice = Dice::new(&config.fault);
+    let mut faults = Faults::new(&config.fault, config.inject);
     info!(
         consumer = config.name,
         stream = ?config.stream,
         partition = config.stream.partition,
         fault_rate = config.fault.fault_rate,
-        fault_seed = dice.seed(),
+        fault_seed = faults.seed(),
         "consumer started"
     );
     let mut consumer = Consumer::new(&config, fold, shutdown.clone());
     let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
-    let mut fault = draw(&mut dice);
+    let mut fault = faults.draw(by_dice);
     let block = (!config.drain).then_some(BLOCK);
     while !shutdown.is_cancelled() {
         match consumer.run_once(fault, block).await {
@@ -110,7 +114,7 @@ pub async fn run<F: Fold>(config: Config, fold: F, shutdown: CancellationToken) 
                 backoff.reset();
                 if progress.record_count() > 0 {
                     log(&config.name, &progress, &consumer);
-                    fault = draw(&mut dice);
+                    fault = faults.draw(by_dice);
                 } else if progress.blocked {
                     sleep_or_stop(BLOCKED_WAIT, &shutdown).await;
                 } else if config.drain && progress == Progress::default() {
@@ -120,7 +124,7 @@ pub async fn run<F: Fold>(config: Config, fold: F, shutdown: CancellationToken) 
             Err(error) => match error.downcast_ref() {
                 Some(interruption @ Interruption::Crash) => {
                     warn!(consumer = config.name, "{interruption}");
-                    fault = draw(&mut dice);
+                    fault = faults.draw(by_dice);
                 }
                 Some(Interruption::Unregistered) => return Err(error),
                 _ => {
@@ -143,7 +147,7 @@ pub async fn run<F: Fold>(config: Config, fold: F, shutdown: CancellationToken) 
     Ok(())
 }
 
-fn draw(dice: &mut Dice) -> Fault {
+fn by_dice(dice: &mut Dice) -> Fault {
     if dice.strikes() { Fault::CrashBeforeCommit } else { Fault::None }
 }
 

@@ -1,12 +1,18 @@
 //! What one step of a consumer can be told to do wrong, and what can come of it.
 
 /// What to do wrong on purpose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Fault {
     /// Nothing.
     None,
-    /// Die after folding a batch, before COMMIT.
+    /// Give up after folding a batch, before COMMIT, and start over.
     CrashBeforeCommit,
+    /// SIGKILL after folding a batch, before COMMIT.
+    DieBeforeCommit,
+    /// SIGKILL when COMMIT was sent and is not answered yet.
+    DieAtCommit,
+    /// SIGKILL when COMMIT was answered, before anything else.
+    DieAfterCommit,
 }
 
 /// Reasons to start over from the last commit that are nobody's failure.

@@ -20,13 +20,22 @@ pub(crate) struct Post {
     leads: bool,
 }
 
+/// Whether to ask for the lock before leading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// Lead when the lock is free.
+    ByLock,
+    /// Lead whatever others do: the wrong leader that the design must bear.
+    Anyway,
+}
+
 impl Post {
     /// Connects and listens for hints, which are passed on to `hint`.
-    pub async fn connect(config: &tokio_postgres::Config, hint: Arc<Notify>) -> Result<Self> {
+    pub async fn connect(config: &tokio_postgres::Config, hint: Arc<Notify>, claim: Claim) -> Result<Self> {
         let client = common::postgres::connect(config, "streamer", move || hint.notify_one()).await?;
         client.batch_execute(&format!("LISTEN {}", pglog::HINT_CHANNEL)).await.context("listening for hints")?;
         pglog::prepare_session(&client).await.context("setting up the session")?;
-        Ok(Self { client, leads: false })
+        Ok(Self { client, leads: claim == Claim::Anyway })
     }
 
     /// Whether this connection leads now; if it did not, whether it could take the lock.

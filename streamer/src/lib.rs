@@ -19,7 +19,7 @@ use anyhow::Result;
 use clap::Parser;
 use common::backoff::Backoff;
 use common::config::{PostgresArgs, StreamArgs};
-use common::fault::{Dice, FaultArgs};
+use common::fault::{Dice, FaultArgs, Faults, Planned};
 use common::shutdown::{CancellationToken, sleep_or_stop};
 use common::telemetry::LogArgs;
 use tracing::{info, warn};
@@ -53,6 +53,14 @@ pub struct Config {
     /// Injected double-sends.
     pub fault: FaultArgs,
 
+    /// For chaos and tests: FAULT:N injects this fault into every batch from the Nth on.
+    #[arg(long, hide = true)]
+    pub inject: Option<Planned<Fault>>,
+
+    /// For chaos and tests: publish without asking whether another streamer leads.
+    #[arg(long, hide = true)]
+    pub lead_without_lock: bool,
+
     /// Exit with status 0 once nothing is left to publish.
     #[arg(long)]
     pub drain: bool,
@@ -68,23 +76,23 @@ pub struct Config {
 /// Only what an operator must look at: Redis refuses for a reason that waiting does not mend, or the tables are damaged.
 /// A server that is away is waited for.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
-    let mut dice = Dice::new(&config.fault);
+    let mut faults = Faults::new(&config.fault, config.inject);
     info!(
         stream = ?config.stream,
         partition = config.stream.partition,
         fault_rate = config.fault.fault_rate,
-        fault_seed = dice.seed(),
+        fault_seed = faults.seed(),
         "streamer started"
     );
     let mut streamer = Streamer::new(&config);
     let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
     let mut stood_by = false;
-    let mut fault = draw(&mut dice);
+    let mut fault = faults.draw(by_dice);
     while !shutdown.is_cancelled() {
         let go_on = match streamer.run_once(fault).await {
             Ok(Step::Published(published)) => {
                 log(&published, fault);
-                (fault, stood_by) = (draw(&mut dice), false);
+                (fault, stood_by) = (faults.draw(by_dice), false);
                 backoff.reset();
                 true
             }
@@ -127,7 +135,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     Ok(())
 }
 
-fn draw(dice: &mut Dice) -> Fault {
+fn by_dice(dice: &mut Dice) -> Fault {
     match dice.strikes() {
         false => Fault::None,
         true if dice.coin() => Fault::SendTwice,
@@ -147,9 +155,10 @@ fn log(published: &Published, fault: Fault) {
         "batch published"
     );
     match fault {
-        Fault::None => {}
         Fault::SendTwice => info!(first_offset, "double-send injected: every record was added twice"),
         Fault::ResendBatch => info!(first_offset, "double-send injected: the whole batch was sent again"),
+        // A process that was told to die and lives on did not come by the place yet.
+        Fault::None | Fault::DieAfterAssign | Fault::DieMidPipeline | Fault::DieAfterPublish => {}
     }
 }
 

@@ -6,8 +6,8 @@ use pglog::Record;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Value};
 
-/// What to do wrong on purpose with a batch. Both are double-sends; consumers must not notice either.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What to do wrong on purpose with a batch. Consumers must not notice any of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Fault {
     /// Nothing.
     None,
@@ -15,6 +15,12 @@ pub enum Fault {
     SendTwice,
     /// "Fail" after the batch was sent, and send all of it again under the same ids. Redis refuses it.
     ResendBatch,
+    /// SIGKILL when a batch is cut and nothing of it is published.
+    DieAfterAssign,
+    /// SIGKILL when half of the pipeline is in the stream.
+    DieMidPipeline,
+    /// SIGKILL when all of it is in the stream, before anything else.
+    DieAfterPublish,
 }
 
 /// What became of the entries sent.

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use common::fault::die;
 use pglog::{Reader, Record};
 use redis::aio::MultiplexedConnection;
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
 use crate::Config;
-use crate::leadership::Post;
+use crate::leadership::{Claim, Post};
 use crate::publish::{Fault, send};
 use crate::stream_end::{StreamEnd, read_end, set_aside};
 
@@ -20,6 +21,10 @@ const BATCH_LEN_MAX: i64 = 1000;
 
 /// How often an idle leader compares the stream's end with the log: how long a wiped Redis goes unnoticed.
 const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The longest step. Servers bound their own work (30 s a statement); this is for the connection on which no answer
+/// comes any more, not even a refusal.
+const STEP_WAIT: Duration = Duration::from_secs(45);
 
 /// What [`Streamer::run_once`] did.
 #[derive(Debug)]
@@ -61,6 +66,7 @@ pub struct Streamer {
     key: String,
     partition: i32,
     hint: Arc<Notify>,
+    claim: Claim,
     post: Option<Post>,
     stream: Option<MultiplexedConnection>,
     /// Where publishing goes on; `None` after every doubt.
@@ -83,6 +89,7 @@ impl Streamer {
             key: config.stream.key(),
             partition: config.stream.partition,
             hint: Arc::new(Notify::new()),
+            claim: if config.lead_without_lock { Claim::Anyway } else { Claim::ByLock },
             post: None,
             stream: None,
             place: None,
@@ -99,21 +106,21 @@ impl Streamer {
     /// # Errors
     /// A server is away, or refuses. Nothing is lost or skipped: the next call finds out where the stream ends.
     pub async fn run_once(&mut self, fault: Fault) -> Result<Step> {
-        let step = self.step(fault).await;
-        if step.is_err() {
+        let step = tokio::time::timeout(STEP_WAIT, self.step(fault)).await;
+        if !matches!(step, Ok(Ok(_))) {
             // What was sent may or may not have arrived. Ask again; and a connection that failed once is not asked again.
             self.place = None;
             self.stream = None;
-            if self.post.as_ref().is_some_and(|post| post.client.is_closed()) {
+            if step.is_err() || self.post.as_ref().is_some_and(|post| post.client.is_closed()) {
                 self.post = None;
             }
         }
-        step
+        step.with_context(|| format!("no answer within {STEP_WAIT:?}"))?
     }
 
     async fn step(&mut self, fault: Fault) -> Result<Step> {
         if self.post.is_none() {
-            self.post = Some(Post::connect(&self.postgres, self.hint.clone()).await?);
+            self.post = Some(Post::connect(&self.postgres, self.hint.clone(), self.claim).await?);
         }
         let post = self.post.as_mut().context("no connection")?;
         if !post.leads(self.partition).await? {
@@ -124,7 +131,9 @@ impl Streamer {
         if page.is_empty() {
             // Before the stream is asked for anything: the order is fixed, and consumers may read on from Postgres,
             // even while Redis is away.
-            self.assign().await?;
+            if self.assign().await? && fault == Fault::DieAfterAssign {
+                die();
+            }
             self.check_place().await?;
             page = self.read_page().await?;
         }
@@ -143,14 +152,16 @@ impl Streamer {
         Ok(!anything_staged && last_offset >= head)
     }
 
-    async fn assign(&mut self) -> Result<()> {
+    /// Whether a batch was cut.
+    async fn assign(&mut self) -> Result<bool> {
         let post = self.post.as_mut().context("no connection")?;
         // Not negative, so that it reads the same in every language.
         let token = rand::random::<i64>() & i64::MAX;
-        if let Some(batch) = pglog::assign(&post.client, self.partition, token).await? {
+        let batch = pglog::assign(&post.client, self.partition, token).await?;
+        if let Some(batch) = &batch {
             debug!(first_offset = batch.first_offset, record_count = batch.record_count, "batch cut");
         }
-        Ok(())
+        Ok(batch.is_some())
     }
 
     async fn read_end(&mut self) -> Result<StreamEnd> {
@@ -226,7 +237,14 @@ impl Streamer {
         let started_at = Instant::now();
         let stream = self.stream.as_mut().context("no connection")?;
         let copies = if fault == Fault::SendTwice { 2 } else { 1 };
+        if fault == Fault::DieMidPipeline {
+            send(stream, &self.key, &page[..page.len() / 2], copies).await?;
+            die();
+        }
         let mut sent = send(stream, &self.key, page, copies).await?;
+        if fault == Fault::DieAfterPublish {
+            die();
+        }
         if sent.refused_count > 0 {
             // We began where the stream ended. So somebody else appends to it: another leader, or a stranger.
             warn!(

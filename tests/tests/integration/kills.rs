@@ -1,5 +1,7 @@
 //! Every process is killed, and stopped, in the middle of its work (I7).
 
+use std::os::unix::process::ExitStatusExt;
+
 use nix::sys::signal::Signal;
 use tests::{PrivatePostgres, PrivateRedis, Process, World, wait_until, write_rides};
 
@@ -39,6 +41,51 @@ async fn a_consumer_killed_again_and_again_counts_everything_once() {
         consumer.kill().await;
     }
     Process::start(&world, "consumer", &["consumer0", "--drain"]).succeed().await;
+    world.assert_converged(&["consumer0"]).await;
+}
+
+/// In production these moments are microseconds long. Here the process kills itself in each of them.
+#[tokio::test]
+async fn a_process_killed_at_any_named_point_goes_on_where_it_was() {
+    let world = World::new().await;
+    for (round, fault) in ["die-after-assign", "die-mid-pipeline", "die-after-publish"].into_iter().enumerate() {
+        world.write_rides(1500).await;
+        let killed = Process::start(&world, "streamer", &["--inject", &format!("{fault}:1")]).ended().await;
+        assert_eq!(killed.signal(), Some(9), "{fault}");
+        let head = world.number("SELECT max(first_offset + record_count - 1) FROM log_batches").await;
+        assert_eq!(head, 1500 * (round as i64 + 1), "the order was fixed before {fault}");
+        let entries = world.stream_len().await;
+        let published = [0, 1500 + 500, 3000 + 1000][round];
+        assert_eq!(entries, published, "{fault}");
+        Process::start(&world, "streamer", &["--drain"]).succeed().await;
+    }
+    for (fault, last_offset) in [("die-before-commit", 0), ("die-at-commit", 0), ("die-after-commit", 1000)] {
+        let name = fault;
+        let killed = Process::start(&world, "consumer", &[name, "--inject", &format!("{fault}:1")]).ended().await;
+        assert_eq!(killed.signal(), Some(9), "{fault}");
+        let checkpoint = world.number(&format!("SELECT last_offset FROM checkpoints WHERE name = '{name}'")).await;
+        // A COMMIT on its way arrives or does not.
+        assert!(checkpoint == last_offset || fault == "die-at-commit" && checkpoint == 1000, "{fault}: {checkpoint}");
+        Process::start(&world, "consumer", &[name, "--drain"]).succeed().await;
+    }
+    world.assert_converged(&["die-before-commit", "die-at-commit", "die-after-commit"]).await;
+}
+
+#[tokio::test]
+async fn two_streamers_that_both_believe_they_lead_harm_nothing() {
+    let world = World::new().await;
+    let mut streamers =
+        [0, 1].map(|_| Process::start(&world, "streamer", &["--lead-without-lock", "--fault-rate", "0.2"]));
+    for _ in 0..40 {
+        world.write_rides(50).await;
+    }
+    let mut consumer = world.consumer("consumer0");
+    wait_until("everything is folded", async || {
+        world.drain_consumer(&mut consumer).await;
+        world.committed("consumer0").await.0 == 2000
+    })
+    .await;
+    assert!(streamers.iter_mut().all(Process::is_running), "neither gave up");
     world.assert_converged(&["consumer0"]).await;
 }
 
