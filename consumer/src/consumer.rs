@@ -1,11 +1,12 @@
 //! The consumer's one step, and what it remembers between two steps. After any failure it forgets everything and loads
 //! what Postgres committed (I4, I5).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use common::backoff::Backoff;
 use common::fault::die;
-use common::shutdown::CancellationToken;
+use common::shutdown::{CancellationToken, sleep_or_stop};
 use common::stream::{Entry, EntryId, decode_xread};
 use pglog::{Reader, Record};
 use redis::aio::MultiplexedConnection;
@@ -25,6 +26,12 @@ const BATCH_LEN_MAX: i64 = 1000;
 /// Pages healed from Postgres in one step, so that a step stays short even when a million records are missing.
 const HEAL_PAGES_MAX: usize = 10;
 
+/// The longest wait between two attempts while Redis is away.
+const REDIS_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// How often Postgres is asked for more in the meantime.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
 /// The longest step. Servers bound their own work (30 s a statement); this is for the connection on which no answer
 /// comes any more, not even a refusal.
 const STEP_WAIT: Duration = Duration::from_secs(45);
@@ -40,6 +47,9 @@ pub struct Consumer<F> {
     shutdown: CancellationToken,
     client: Option<Client>,
     stream: Option<MultiplexedConnection>,
+    redis_backoff: Backoff,
+    /// Redis is away: when to try it again.
+    redis_again_at: Option<Instant>,
     /// `None` after every failure: the state in memory may be ahead of what was committed.
     place: Option<Place>,
     was_registered: bool,
@@ -71,6 +81,8 @@ impl<F: Fold> Consumer<F> {
             shutdown,
             client: None,
             stream: None,
+            redis_backoff: Backoff::up_to(REDIS_WAIT_MAX),
+            redis_again_at: None,
             place: None,
             was_registered: false,
             counts: Counts::default(),
@@ -123,10 +135,15 @@ impl<F: Fold> Consumer<F> {
             Err(error) => {
                 // A connection on which a reply is overdue is of no use any more.
                 self.stream = None;
+                let wait = self.redis_backoff.next_wait();
+                self.redis_again_at = Some(Instant::now() + wait);
+                warn!(
+                    consumer = self.name,
+                    error = format!("{error:#}"),
+                    wait_ms = wait.as_millis() as u64,
+                    "the stream cannot be read, reading on from Postgres"
+                );
                 self.catch_up(&mut fault, &mut progress).await?;
-                if progress == Progress::default() {
-                    return Err(error);
-                }
             }
         }
         Ok(progress)
@@ -162,6 +179,12 @@ impl<F: Fold> Consumer<F> {
     }
 
     async fn read_stream(&mut self, block: Option<Duration>) -> Result<Vec<Entry>> {
+        if self.redis_again_at.is_some_and(|again_at| Instant::now() < again_at) {
+            if block.is_some() {
+                sleep_or_stop(POLL_INTERVAL, &self.shutdown).await;
+            }
+            return Ok(Vec::new());
+        }
         if self.stream.is_none() {
             self.stream = Some(common::redis::connect_blocking(&self.redis, block.unwrap_or_default()).await?);
         }
@@ -176,12 +199,15 @@ impl<F: Fold> Consumer<F> {
             reply = read.query_async(stream) => Some(reply.context("reading the stream")?),
             () = self.shutdown.cancelled() => None,
         };
-        Ok(reply.map_or_else(|| Ok(Vec::new()), decode_xread)?)
+        let entries = reply.map_or_else(|| Ok(Vec::new()), decode_xread)?;
+        self.redis_backoff.reset();
+        Ok(entries)
     }
 
     async fn fold_entries(&mut self, entries: Vec<Entry>, fault: &mut Fault, progress: &mut Progress) -> Result<()> {
         let ids: Vec<EntryId> = entries.iter().map(|entry| entry.id).collect();
-        let mut strangers_to = 0;
+        // Where the stream cannot tell what comes next, and Postgres must be asked.
+        let mut unusable_to = 0;
         let mut ready = Vec::with_capacity(entries.len());
         let (partition, last_offset) = (self.partition, ids.last().map_or(0, |id| id.offset));
         let (client, place) = self.parts()?;
@@ -194,10 +220,15 @@ impl<F: Fold> Consumer<F> {
                 continue;
             }
             match self.parts()?.1.vouchers.judge(&entry, &known) {
-                Verdict::NotKnownYet => break,
+                // Very far ahead: the records in between are nearer than their tokens.
+                Verdict::NotKnownYet => {
+                    unusable_to = offset;
+                    break;
+                }
+                // It sits where a record of ours belongs, and Redis refuses ours because of it.
                 Verdict::Stranger => {
                     self.reject(&entry, progress);
-                    strangers_to = offset;
+                    unusable_to = offset;
                 }
                 Verdict::OfThisLog => {
                     if offset > next {
@@ -211,8 +242,7 @@ impl<F: Fold> Consumer<F> {
             }
         }
         self.commit(ready, fault, progress).await?;
-        if strangers_to > self.checkpoint()? {
-            // A stranger sits where a record of ours belongs, and Redis refuses ours because of it.
+        if unusable_to > self.checkpoint()? {
             self.catch_up(fault, progress).await?;
         }
         let place = self.parts()?.1;

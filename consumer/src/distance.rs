@@ -88,7 +88,7 @@ impl Fold for DistanceFold {
     }
 
     fn summary(&self) -> String {
-        let decimetres = (self.total_distance_mm + 50) / 100;
+        let decimetres = self.total_distance_mm.saturating_add(50) / 100;
         format!("total_distance={}.{}m rides={}", decimetres / 10, decimetres % 10, self.ride_count)
     }
 }

@@ -115,10 +115,10 @@ pub async fn run<F: Fold>(config: Config, fold: F, shutdown: CancellationToken) 
                 if progress.record_count() > 0 {
                     log(&config.name, &progress, &consumer);
                     fault = faults.draw(by_dice);
+                } else if config.drain && (progress.blocked || progress == Progress::default()) {
+                    break;
                 } else if progress.blocked {
                     sleep_or_stop(BLOCKED_WAIT, &shutdown).await;
-                } else if config.drain && progress == Progress::default() {
-                    break;
                 }
             }
             Err(error) => match error.downcast_ref() {

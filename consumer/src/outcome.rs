@@ -44,7 +44,7 @@ pub struct Progress {
     pub duplicate_count: usize,
     /// Entries that are not of this log, seen for the first time.
     pub rejected_count: usize,
-    /// The stream held entries, and none of them could be used.
+    /// The stream held entries, none of them could be used, and Postgres had nothing more either.
     pub blocked: bool,
 }
 

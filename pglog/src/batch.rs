@@ -76,6 +76,9 @@ pub async fn assign(client: &impl GenericClient, partition: i32, token: i64) -> 
                  FROM fresh, late
                  WHERE fresh.count + late.count > 0
                    AND pg_snapshot_xmax(pg_current_snapshot()) >= pg_snapshot_xmax($3::text::pg_snapshot)
+                   -- The key alone would not tell when the batch that has it was cut and reaped in the meantime.
+                   AND $2 = COALESCE((SELECT first_offset + record_count FROM log_batches WHERE partition = $1
+                                      ORDER BY first_offset DESC LIMIT 1), 1)
                  ON CONFLICT (partition, first_offset) DO NOTHING
                  RETURNING first_offset, record_count, token, snapshot::text, fresh_first_id, fresh_last_id
              )

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use tokio_postgres::{GenericClient, Row};
 
 use crate::Error;
-use crate::batch::{Batch, head};
+use crate::batch::{Batch, first_retained};
 
 /// A record at its offset.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,12 +27,19 @@ pub struct Record {
 }
 
 /// A place in the log from which pages of records are read, in offset order, with bounded memory.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Reader {
     batch: Batch,
     next_offset: i64,
     /// Id of the record before `next_offset` within the batch; `i64::MIN` at the batch's start.
     after_id: i64,
+}
+
+/// Whether the data of a page's rows is wanted. Up to 64 KiB each are not fetched only to be skipped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Payload {
+    Fetched,
+    LeftOut,
 }
 
 impl Reader {
@@ -49,6 +56,20 @@ impl Reader {
             reader.next_offset = offset;
         }
         Ok(reader)
+    }
+
+    /// Moves on to `offset`, if it lies in the same batch and not before the reader's place: cheaper than [`at`](Self::at),
+    /// which counts from the batch's beginning. Returns whether it did.
+    ///
+    /// # Errors
+    /// As [`next_page`](Self::next_page).
+    pub async fn move_to(&mut self, client: &impl GenericClient, offset: i64) -> Result<bool, Error> {
+        if offset < self.next_offset || offset > self.batch.last_offset() {
+            return Ok(false);
+        }
+        self.after_id = self.id_at(client, offset - self.next_offset).await?;
+        self.next_offset = offset;
+        Ok(true)
     }
 
     /// The offset of the record that the next page begins with.
@@ -70,7 +91,7 @@ impl Reader {
             }
         }
         let expected_len = len_max.min(self.batch.last_offset() - self.next_offset + 1);
-        let rows = self.page_rows(client, expected_len).await?;
+        let rows = self.page_rows(client, expected_len, Payload::Fetched).await?;
         if (rows.len() as i64) < expected_len {
             return Err(self.why_short(client, rows.len() as i64).await);
         }
@@ -97,7 +118,9 @@ impl Reader {
     /// Rows of the batch after `after_id`, in id order. Two sources, each read along an index and each stopping after
     /// `len_max` rows, so that a page costs the same however large the batch is:
     /// the batch's id range, and the few transactions that were in flight at the previous snapshot and wrote elsewhere.
-    async fn page_rows(&self, client: &impl GenericClient, len_max: i64) -> Result<Vec<Row>, Error> {
+    /// No rows if the batch was given up: the reaper marks it before it deletes anything, and a page that is read while
+    /// the first rows go must not begin with a later one.
+    async fn page_rows(&self, client: &impl GenericClient, len_max: i64, payload: Payload) -> Result<Vec<Row>, Error> {
         // An empty range when the batch has late rows only.
         let (first_id, last_id) = self.batch.fresh_ids.unwrap_or((0, -1));
         let rows = client
@@ -105,11 +128,14 @@ impl Reader {
                 "-- pglog::page_rows
                  WITH snapshots AS MATERIALIZED (
                      SELECT $4::text::pg_snapshot AS previous, $5::text::pg_snapshot AS current
+                     FROM log_batches
+                     WHERE partition = $1 AND first_offset = $8 AND token = $9 AND reaped_at IS NULL
                  )
-                 SELECT id, object, action, data::text, staged_at
+                 SELECT id, object, action, CASE WHEN $10 THEN data::text END AS data, staged_at
                  FROM (
                      (SELECT r.id, r.object, r.action, r.data, r.staged_at FROM staged_log_records r
-                      WHERE r.partition = $1 AND r.id > $2 AND r.id >= $6 AND r.id <= $7
+                      WHERE EXISTS (SELECT FROM snapshots)
+                        AND r.partition = $1 AND r.id > $2 AND r.id >= $6 AND r.id <= $7
                         AND NOT pg_visible_in_snapshot(r.transaction_id, (SELECT previous FROM snapshots))
                         AND pg_visible_in_snapshot(r.transaction_id, (SELECT current FROM snapshots))
                       ORDER BY r.partition, r.id LIMIT $3)
@@ -130,19 +156,22 @@ impl Reader {
                     &self.batch.snapshot,
                     &first_id,
                     &last_id,
+                    &self.batch.first_offset,
+                    &self.batch.token,
+                    &(payload == Payload::Fetched),
                 ],
             )
             .await?;
         Ok(rows)
     }
 
-    /// The id of the batch's `position`th record, counted from 1. Walks the batch; needed only to resume inside one.
+    /// The id of the `position`th record after the reader's place. Walks the batch; needed only to resume inside one.
     async fn id_at(&mut self, client: &impl GenericClient, position: i64) -> Result<i64, Error> {
         const SKIP_LEN_MAX: i64 = 10_000;
         let mut skipped_count = 0;
         while skipped_count < position {
             let wanted = SKIP_LEN_MAX.min(position - skipped_count);
-            let rows = self.page_rows(client, wanted).await?;
+            let rows = self.page_rows(client, wanted, Payload::LeftOut).await?;
             skipped_count += rows.len() as i64;
             if (rows.len() as i64) < wanted {
                 return Err(self.why_short(client, skipped_count).await);
@@ -188,20 +217,32 @@ async fn find_batch(client: &impl GenericClient, partition: i32, offset: i64) ->
             &[&partition, &offset],
         )
         .await?;
-    let reaped_or_unassigned = async || {
-        let (first_retained, head) =
-            (crate::batch::first_retained(client, partition).await?, head(client, partition).await?);
-        Err(if offset < 1 || offset > head {
-            Error::Unassigned { partition, offset, head }
-        } else {
-            Error::Reaped { partition, offset, first_retained }
-        })
+    let Some(row) = row else {
+        // Batches follow each other without a gap, from 1 on. So either the first of them begins beyond this offset,
+        // because those before are gone; or there was none, and nothing is assigned.
+        let first = client
+            .query_one(
+                "-- pglog::find_batch
+                 SELECT min(first_offset) FROM log_batches WHERE partition = $1",
+                &[&partition],
+            )
+            .await?;
+        return Err(match first.get::<_, Option<i64>>(0) {
+            Some(first_offset) if (1..first_offset).contains(&offset) => {
+                Error::Reaped { partition, offset, first_retained: first_retained(client, partition).await? }
+            }
+            _ => Error::Unassigned { partition, offset, head: 0 },
+        });
     };
-    let Some(row) = row else { return reaped_or_unassigned().await };
+    // Decided by what this one statement saw: asked again, the head may have passed the offset.
     let batch = Batch::from_row(partition, &row);
+    if offset > batch.last_offset() {
+        return Err(Error::Unassigned { partition, offset, head: batch.last_offset() });
+    }
     // Without its predecessor a batch cannot be derived; the reaper keeps one, so this batch was half reaped.
-    if offset > batch.last_offset() || row.get("reaped") || row.get("orphaned") {
-        return reaped_or_unassigned().await;
+    if row.get("reaped") || row.get("orphaned") {
+        let first_retained = first_retained(client, partition).await?;
+        return Err(Error::Reaped { partition, offset, first_retained });
     }
     Ok(batch)
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, IsolationLevel};
 
 use crate::Error;
 use crate::checkpoint::{hold_registration, lowest_checkpoint};
@@ -35,7 +35,9 @@ pub struct Reaped {
 /// # Errors
 /// Postgres is away; call again.
 pub async fn reap(client: &mut Client, partition: i32, keep: Duration) -> Result<Reaped, Error> {
-    let tx = client.transaction().await?;
+    // Said, because the session's default may be another: under repeatable read the snapshot would be older than the
+    // lock, and a consumer that registered while we waited for it would not be seen.
+    let tx = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?;
     hold_registration(&tx).await?;
     let passed = lowest_checkpoint(&tx, partition).await?.unwrap_or(0);
     let batch_count = tx

@@ -6,7 +6,8 @@ use redis::aio::MultiplexedConnection;
 
 /// Removes the entries before `first_retained`, and the oldest beyond `len_max`. Returns how many went.
 ///
-/// Both cuts are approximate (`~`): Redis frees whole nodes of some hundred entries, which costs it almost nothing.
+/// Both cuts are approximate (`~`): Redis frees whole nodes of some hundred entries, which costs it almost nothing. It
+/// frees a hundred nodes at a time, so that nobody waits for long; hence again and again, until nothing goes any more.
 ///
 /// # Errors
 /// Redis is away, or refuses.
@@ -16,20 +17,18 @@ pub(crate) async fn trim(
     first_retained: i64,
     len_max: u64,
 ) -> Result<u64> {
-    let oldest = EntryId { offset: first_retained, copy: 0 };
-    let (by_offset, by_len): (u64, u64) = redis::pipe()
-        .cmd("XTRIM")
-        .arg(key)
-        .arg("MINID")
-        .arg("~")
-        .arg(oldest.to_string())
-        .cmd("XTRIM")
-        .arg(key)
-        .arg("MAXLEN")
-        .arg("~")
-        .arg(len_max)
-        .query_async(stream)
-        .await
-        .context("trimming the stream")?;
-    Ok(by_offset + by_len)
+    let oldest = EntryId { offset: first_retained, copy: 0 }.to_string();
+    let mut trimmed_count = 0;
+    for (strategy, threshold) in [("MINID", oldest), ("MAXLEN", len_max.to_string())] {
+        loop {
+            let mut trim = redis::cmd("XTRIM");
+            trim.arg(key).arg(strategy).arg("~").arg(&threshold);
+            let count: u64 = trim.query_async(stream).await.context("trimming the stream")?;
+            if count == 0 {
+                break;
+            }
+            trimmed_count += count;
+        }
+    }
+    Ok(trimmed_count)
 }

@@ -10,6 +10,13 @@ use anyhow::{Context, Result};
 use tokio::sync::Notify;
 use tokio_postgres::Client;
 
+/// What a session that may hold the lock asks of the server. A leader whose machine has gone, or whose process is stopped,
+/// must lose the lock although its connection is not closed: the server ends sessions that ask nothing for a while (a leader
+/// asks ten times a second) and finds out about dead peers. And counting a huge backlog may take longer than a
+/// statement of other processes, though not longer than a step.
+const SESSION: &str = "SET idle_session_timeout = '15s'; SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5;
+    SET tcp_keepalives_count = 3; SET tcp_user_timeout = '20s'; SET statement_timeout = '40s'";
+
 /// First half of the lock's key; the second is the partition.
 const LEADER_LOCK: i32 = 0x524f_434b;
 
@@ -33,6 +40,7 @@ impl Post {
     /// Connects and listens for hints, which are passed on to `hint`.
     pub async fn connect(config: &tokio_postgres::Config, hint: Arc<Notify>, claim: Claim) -> Result<Self> {
         let client = common::postgres::connect(config, "streamer", move || hint.notify_one()).await?;
+        client.batch_execute(SESSION).await.context("setting up the session")?;
         client.batch_execute(&format!("LISTEN {}", pglog::HINT_CHANNEL)).await.context("listening for hints")?;
         pglog::prepare_session(&client).await.context("setting up the session")?;
         Ok(Self { client, leads: claim == Claim::Anyway })

@@ -110,8 +110,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
                     info!(partition = config.stream.partition, "standing by: another streamer leads");
                 }
                 stood_by = true;
-                // When a server is away that cannot be told yet: ask again.
-                if config.drain && streamer.nothing_left().await.unwrap_or(false) {
+                if config.drain && streamer.nothing_left().await {
                     break;
                 }
                 sleep_or_stop(STANDBY_WAIT, &shutdown).await

@@ -86,9 +86,12 @@ fn is_already_there(error: &RedisError) -> bool {
 
 /// Tells errors that pass from errors that stay.
 pub(crate) fn sort_out(error: RedisError) -> anyhow::Error {
-    /// Failing over, loading, out of memory, out of disk, not enough replicas, running a long script.
-    const PASSING: [&str; 10] = [
+    /// Failing over, moved to another node, loading, out of memory, out of disk, not enough replicas, running a long
+    /// script.
+    const PASSING: [&str; 12] = [
         "READONLY",
+        "MOVED",
+        "ASK",
         "LOADING",
         "OOM",
         "MISCONF",
@@ -129,7 +132,9 @@ mod tests {
 
     #[test]
     fn errors_that_pass_are_retried_and_others_stop() {
-        for line in ["READONLY replica", "LOADING dataset", "OOM memory", "MISCONF disk", "CLUSTERDOWN slot"] {
+        for line in
+            ["READONLY replica", "MOVED 1 host:1", "LOADING dataset", "OOM memory", "MISCONF disk", "CLUSTERDOWN slot"]
+        {
             assert!(sort_out(server_error(line)).downcast_ref::<Refused>().is_none(), "{line}");
         }
         for line in ["WRONGTYPE no stream", "NOAUTH please", "NOPERM never", "ERR unknown command"] {

@@ -45,7 +45,8 @@ pub(crate) async fn read_end(stream: &mut MultiplexedConnection, key: &str) -> R
 pub(crate) async fn set_aside(stream: &mut MultiplexedConnection, key: &str, end: &StreamEnd) -> Result<()> {
     // Check and rename are one step: another streamer may have mended the stream in the meantime.
     let script = redis::Script::new(
-        "local info = redis.call('XINFO', 'STREAM', KEYS[1])
+        "if redis.call('EXISTS', KEYS[1]) == 0 then return end
+         local info = redis.call('XINFO', 'STREAM', KEYS[1])
          for i = 1, #info, 2 do
              if info[i] == 'last-generated-id' and info[i + 1] == ARGV[1] then
                  redis.call('RENAME', KEYS[1], KEYS[2])

@@ -71,6 +71,9 @@ pub struct Streamer {
     stream: Option<MultiplexedConnection>,
     /// Where publishing goes on; `None` after every doubt.
     place: Option<Place>,
+    /// Where the last page began. After a doubt publishing mostly goes on there or a little later, and in a batch of
+    /// millions it takes long to find the place from the batch's beginning.
+    page_start: Option<Reader>,
 }
 
 struct Place {
@@ -93,6 +96,7 @@ impl Streamer {
             post: None,
             stream: None,
             place: None,
+            page_start: None,
         }
     }
 
@@ -111,7 +115,11 @@ impl Streamer {
             // What was sent may or may not have arrived. Ask again; and a connection that failed once is not asked again.
             self.place = None;
             self.stream = None;
-            if step.is_err() || self.post.as_ref().is_some_and(|post| post.client.is_closed()) {
+            // An error of Postgres that comes with a sound connection may come with every statement on it: the server
+            // was made read-only, say, and another one leads now. A new connection finds out.
+            let by_postgres =
+                matches!(&step, Ok(Err(error)) if error.chain().any(|cause| cause.is::<tokio_postgres::Error>()));
+            if step.is_err() || by_postgres {
                 self.post = None;
             }
         }
@@ -143,13 +151,22 @@ impl Streamer {
         self.publish(&page, fault).await.map(Step::Published)
     }
 
-    /// Whether everything staged is published, seen from beside the leader.
-    pub(crate) async fn nothing_left(&mut self) -> Result<bool> {
+    /// Whether everything staged is published, seen from beside the leader. When a server is away that cannot be told yet.
+    pub(crate) async fn nothing_left(&mut self) -> bool {
+        let looked = tokio::time::timeout(STEP_WAIT, self.look_for_more()).await;
+        if !matches!(looked, Ok(Ok(_))) {
+            (self.post, self.stream) = (None, None);
+        }
+        matches!(looked, Ok(Ok(false)))
+    }
+
+    async fn look_for_more(&mut self) -> Result<bool> {
         let last_offset = self.read_end().await?.offset;
-        let post = self.post.as_mut().context("no connection")?;
-        let head = pglog::head(&post.client, self.partition).await?;
-        let anything_staged = pglog::is_anything_staged(&post.client, self.partition).await?;
-        Ok(!anything_staged && last_offset >= head)
+        let client = &self.post.as_ref().context("no connection")?.client;
+        let head = pglog::head(client, self.partition).await?;
+        // What every consumer has passed is not published again when the stream loses it.
+        let passed = pglog::lowest_checkpoint(client, self.partition).await?.unwrap_or(0);
+        Ok(last_offset.max(passed) < head || pglog::is_anything_staged(client, self.partition).await?)
     }
 
     /// Whether a batch was cut.
@@ -223,13 +240,22 @@ impl Streamer {
         let Some(place) = &mut self.place else { return Ok(Vec::new()) };
         let client = &self.post.as_ref().context("no connection")?.client;
         if place.reader.is_none() {
-            match Reader::at(client, self.partition, place.next_offset).await {
-                Ok(reader) => place.reader = Some(reader),
-                Err(pglog::Error::Unassigned { .. }) => return Ok(Vec::new()),
-                Err(error) => return Err(error.into()),
-            }
+            let mut start = self.page_start.take();
+            let near = match &mut start {
+                Some(reader) => reader.move_to(client, place.next_offset).await?,
+                None => false,
+            };
+            place.reader = match start {
+                Some(reader) if near => Some(reader),
+                _ => match Reader::at(client, self.partition, place.next_offset).await {
+                    Ok(reader) => Some(reader),
+                    Err(pglog::Error::Unassigned { .. }) => return Ok(Vec::new()),
+                    Err(error) => return Err(error.into()),
+                },
+            };
         }
         let reader = place.reader.as_mut().context("no reader")?;
+        self.page_start = Some(reader.clone());
         reader.next_page(client, BATCH_LEN_MAX).await.context("reading records to publish")
     }
 

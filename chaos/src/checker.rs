@@ -1,0 +1,338 @@
+//! Watches Postgres all the time, past every proxy, and folds the log by itself. Whatever is not as it must be is a
+//! violation, at once and not only at the end.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use common::shutdown::{CancellationToken, sleep_or_stop};
+use pglog::{Reader, Record};
+use serde::Deserialize;
+use tokio_postgres::{Client, Row};
+
+use crate::history::History;
+use crate::world::World;
+
+/// Between two looks.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Looks between two counts of all rides, which cost more the more there are.
+const LOOKS_A_COUNT: u64 = 20;
+
+/// Its name among the consumers: nothing is reaped before it was seen.
+const NAME: &str = "checker";
+
+/// What the log amounts to, up to an offset.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Sum {
+    pub ride_count: i64,
+    pub total_distance_mm: i64,
+}
+
+#[derive(Deserialize)]
+struct Ride {
+    id: i64,
+    distance_mm: i64,
+}
+
+pub(crate) struct Checker {
+    world: Arc<World>,
+    history: Arc<History>,
+    /// `sums[o]`: what the records 1 … o amount to.
+    sums: Vec<Sum>,
+    /// `contents[o - 1]`: a hash of the record at offset o. It never changes (I2).
+    contents: Vec<u64>,
+    /// Rides that have a record.
+    rides: HashSet<i64>,
+    /// The highest checkpoint seen of each consumer.
+    checkpoints: HashMap<String, i64>,
+    /// The digest at an offset, and who had it first.
+    digests: BTreeMap<i64, (i64, String)>,
+    look_count: u64,
+}
+
+impl Checker {
+    /// Registers the checker as a consumer.
+    pub async fn start(world: &Arc<World>) -> Result<Self> {
+        let query = "-- chaos::checker::start
+                     INSERT INTO checkpoints (name) VALUES ($1)";
+        world.connect().await?.execute(query, &[&NAME]).await.context("registering the checker")?;
+        Ok(Self {
+            world: Arc::clone(world),
+            history: Arc::clone(&world.history),
+            sums: vec![Sum::default()],
+            contents: Vec::new(),
+            rides: HashSet::new(),
+            checkpoints: HashMap::new(),
+            digests: BTreeMap::new(),
+            look_count: 0,
+        })
+    }
+
+    /// Looks until `stop`. Returns itself, with all it has learned.
+    pub async fn watch(mut self, stop: CancellationToken) -> Self {
+        let mut client = None;
+        while sleep_or_stop(INTERVAL, &stop).await {
+            // Postgres may be killed under it. What it read is right, or it is not read.
+            if self.look_with(&mut client).await.is_err() {
+                client = None;
+            }
+        }
+        self
+    }
+
+    async fn look_with(&mut self, client: &mut Option<Client>) -> Result<()> {
+        if client.is_none() {
+            let fresh = self.world.connect().await?;
+            pglog::prepare_session(&fresh).await?;
+            *client = Some(fresh);
+        }
+        self.look(client.as_ref().context("no connection")?).await?;
+        Ok(())
+    }
+
+    /// One look. Returns the consumers' rows.
+    async fn look(&mut self, client: &Client) -> Result<Vec<Row>> {
+        // Consumers first: what they have folded was committed before, so the log has it.
+        let consumers = client
+            .query(
+                "-- chaos::checker::look
+                 SELECT name, last_offset, ride_count, total_distance_mm, digest
+                 FROM checkpoints JOIN consumer_states USING (name, partition)",
+                &[],
+            )
+            .await
+            .context("reading the consumers")?;
+        self.read_log(client).await?;
+        for row in &consumers {
+            self.check_consumer(row);
+        }
+        self.look_count += 1;
+        if self.look_count.is_multiple_of(LOOKS_A_COUNT) {
+            self.check_batches(client).await?;
+            self.check_rides(client).await?;
+        }
+        Ok(consumers)
+    }
+
+    /// Reads what was assigned since. Offsets are contiguous, and no ride has two (I2).
+    async fn read_log(&mut self, client: &Client) -> Result<()> {
+        let first_offset = self.sums.len() as i64;
+        let mut reader = match Reader::at(client, 0, first_offset).await {
+            Ok(reader) => reader,
+            Err(pglog::Error::Unassigned { .. }) => return Ok(()),
+            Err(error) => return self.complain(error),
+        };
+        loop {
+            let page = match reader.next_page(client, 1000).await {
+                Ok(page) if page.is_empty() => break,
+                Ok(page) => page,
+                Err(error) => return self.complain(error),
+            };
+            for record in page {
+                self.take(&record);
+            }
+        }
+        let last_offset = self.sums.len() as i64 - 1;
+        let query = "-- chaos::checker::read_log
+                     UPDATE checkpoints SET last_offset = $2, updated_at = now() WHERE name = $1";
+        client.execute(query, &[&NAME, &last_offset]).await.context("moving the checker's checkpoint")?;
+        Ok(())
+    }
+
+    /// An error that is not Postgres being away says that the log is damaged.
+    fn complain(&self, error: pglog::Error) -> Result<()> {
+        if !matches!(error, pglog::Error::Postgres(_)) {
+            self.history.violation(&format!("I2: the log cannot be read: {error}"));
+        }
+        Err(error.into())
+    }
+
+    fn take(&mut self, record: &Record) {
+        if record.offset != self.sums.len() as i64 {
+            self.history.violation(&format!("I2: offset {} follows {}", record.offset, self.sums.len() - 1));
+        }
+        let mut sum = self.sums.last().copied().unwrap_or_default();
+        match serde_json::from_str::<Ride>(&record.data) {
+            Ok(ride) => {
+                sum.ride_count += 1;
+                sum.total_distance_mm += ride.distance_mm;
+                if !self.rides.insert(ride.id) {
+                    self.history.violation(&format!("I2: ride {} has a second offset, {}", ride.id, record.offset));
+                }
+            }
+            Err(error) => self.history.violation(&format!("record {} is no ride: {error}", record.offset)),
+        }
+        self.sums.push(sum);
+        self.contents.push(content(record));
+    }
+
+    /// A consumer has exactly what the log amounts to at its checkpoint (I4), which never goes back (I5), and the digest
+    /// that everybody has there (I9).
+    fn check_consumer(&mut self, row: &Row) {
+        let (name, last_offset): (String, i64) = (row.get(0), row.get(1));
+        let state = Sum { ride_count: row.get(2), total_distance_mm: row.get(3) };
+        match self.sums.get(last_offset as usize) {
+            None => self.history.violation(&format!(
+                "I4: {name} is at offset {last_offset}, and the log ends at {}",
+                self.sums.len() - 1
+            )),
+            Some(expected) if *expected != state => self
+                .history
+                .violation(&format!("I4: {name} has {state:?} at offset {last_offset}, and the log has {expected:?}")),
+            Some(_) => {}
+        }
+        let before = self.checkpoints.insert(name.clone(), last_offset).unwrap_or(0);
+        if last_offset < before {
+            self.history.violation(&format!("I5: {name} went back from offset {before} to {last_offset}"));
+        }
+        let digest: i64 = row.get(4);
+        let (known, whose) = self.digests.entry(last_offset).or_insert_with(|| (digest, name.clone()));
+        if *known != digest {
+            self.history.violation(&format!("I9: at offset {last_offset} {name} has digest {digest}, {whose} {known}"));
+        }
+    }
+
+    /// Each batch begins where the last one ended (I2).
+    async fn check_batches(&self, client: &Client) -> Result<()> {
+        let row = client
+            .query_opt(
+                "-- chaos::checker::check_batches
+                 SELECT first_offset, expected FROM (
+                     SELECT first_offset, lag(first_offset + record_count) OVER (ORDER BY first_offset) AS expected
+                     FROM log_batches WHERE partition = 0) AS batches
+                 WHERE first_offset <> expected LIMIT 1",
+                &[],
+            )
+            .await
+            .context("reading the batches")?;
+        if let Some(row) = row {
+            let (first_offset, expected): (i64, i64) = (row.get(0), row.get(1));
+            self.history.violation(&format!("I2: a batch begins at {first_offset} instead of {expected}"));
+        }
+        Ok(())
+    }
+
+    /// The log never amounts to more than SQL has.
+    async fn check_rides(&self, client: &Client) -> Result<()> {
+        let logged = self.sums.last().copied().unwrap_or_default();
+        let sql = sql_sum(client).await?;
+        if logged.ride_count > sql.ride_count || logged.total_distance_mm > sql.total_distance_mm {
+            self.history.violation(&format!("I1: the log has {logged:?}, and SQL has {sql:?}"));
+        }
+        Ok(())
+    }
+
+    /// After the faults: waits until every consumer has all that SQL has, at most `patience`. Then everything is compared
+    /// once more, from the beginning. Returns what all agree on.
+    pub async fn settle(&mut self, patience: Duration) -> Result<Sum> {
+        let deadline = tokio::time::Instant::now() + patience;
+        let client = self.world.connect().await?;
+        pglog::prepare_session(&client).await?;
+        loop {
+            let sql = sql_sum(&client).await?;
+            let consumers = self.look(&client).await?;
+            let logged = self.sums.last().copied().unwrap_or_default();
+            let head = self.sums.len() as i64 - 1;
+            let behind: Vec<String> = consumers
+                .iter()
+                .filter(|row| row.get::<_, i64>(1) < head)
+                .map(|row| format!("{} is at {}", row.get::<_, String>(0), row.get::<_, i64>(1)))
+                .collect();
+            if logged == sql && behind.is_empty() && consumers.len() == self.world.consumers.len() {
+                break;
+            }
+            if tokio::time::Instant::now() > deadline {
+                self.history.violation(&format!(
+                    "no convergence within {patience:?}: SQL has {sql:?}, the log {logged:?} at head {head}; {}",
+                    behind.join(", ")
+                ));
+                break;
+            }
+            tokio::time::sleep(INTERVAL).await;
+        }
+        self.check_batches(&client).await?;
+        self.check_promises(&client).await?;
+        self.read_again(&client).await?;
+        sql_sum(&client).await
+    }
+
+    /// Every ride that somebody was told of is there, and every ride that is there has its record (I1).
+    async fn check_promises(&self, client: &Client) -> Result<()> {
+        let mut promised = self.world.promises.confirmed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut last_id = i64::MIN;
+        loop {
+            let rows = client
+                .query(
+                    "-- chaos::checker::check_promises
+                     SELECT id, distance_mm FROM rides WHERE id > $1 ORDER BY id LIMIT 10000",
+                    &[&last_id],
+                )
+                .await
+                .context("reading rides")?;
+            for row in &rows {
+                let (id, distance_mm): (i64, i64) = (row.get(0), row.get(1));
+                if !self.rides.contains(&id) {
+                    self.history.violation(&format!("I1: ride {id} has no record"));
+                }
+                if promised.remove(&id).is_some_and(|promised_mm| promised_mm != distance_mm) {
+                    self.history.violation(&format!("ride {id} was confirmed with another distance"));
+                }
+            }
+            match rows.last() {
+                Some(row) => last_id = row.get(0),
+                None => break,
+            }
+        }
+        if !promised.is_empty() {
+            self.history.violation(&format!("{} confirmed rides are gone: {promised:?}", promised.len()));
+        }
+        Ok(())
+    }
+
+    /// Whatever is still in the log is what it was when it was first read (I2).
+    async fn read_again(&self, client: &Client) -> Result<()> {
+        let first_retained = pglog::first_retained(client, 0).await?;
+        let mut reader = match Reader::at(client, 0, first_retained).await {
+            Ok(reader) => reader,
+            Err(pglog::Error::Unassigned { .. }) => return Ok(()),
+            Err(error) => return self.complain(error),
+        };
+        loop {
+            let page = reader.next_page(client, 1000).await?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            for record in page {
+                if self.contents.get(record.offset as usize - 1) != Some(&content(&record)) {
+                    self.history.violation(&format!("I2: the record at offset {} has changed", record.offset));
+                }
+            }
+        }
+    }
+
+    /// How many records the log has.
+    pub fn head(&self) -> i64 {
+        self.sums.len() as i64 - 1
+    }
+}
+
+async fn sql_sum(client: &Client) -> Result<Sum> {
+    let row = client
+        .query_one(
+            "-- chaos::checker::sql_sum
+             SELECT count(*), COALESCE(sum(distance_mm), 0)::bigint FROM rides",
+            &[],
+        )
+        .await
+        .context("counting rides")?;
+    Ok(Sum { ride_count: row.get(0), total_distance_mm: row.get(1) })
+}
+
+fn content(record: &Record) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (record.token, &record.object, &record.action, &record.data, record.staged_at_us).hash(&mut hasher);
+    hasher.finish()
+}

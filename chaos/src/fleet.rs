@@ -1,0 +1,167 @@
+//! The processes under test: started, started again when they die, and never expected to end by themselves.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+use crate::history::History;
+use crate::proxy::Proxy;
+
+/// The pause before a process that died is started again.
+const RESTART_WAIT: Duration = Duration::from_millis(200);
+
+/// How to start a process.
+#[derive(Clone)]
+pub(crate) struct Spec {
+    /// Its name in the history; also the name of its Postgres role, by which its connections are found.
+    pub name: String,
+    /// The binary, beside this one.
+    pub program: &'static str,
+    /// Its arguments.
+    pub args: Vec<String>,
+}
+
+/// A place that always has a process, but for a moment after a death.
+pub(crate) struct Slot {
+    pub spec: Spec,
+    /// Its network.
+    pub to_postgres: Proxy,
+    pub to_redis: Proxy,
+    environment: Vec<(&'static str, String)>,
+    folder: PathBuf,
+    history: Arc<History>,
+    pid: watch::Sender<Option<Pid>>,
+    next_args: Mutex<Vec<String>>,
+    stopping: watch::Sender<bool>,
+    /// Faults on one process take turns.
+    pub turn: tokio::sync::Mutex<()>,
+}
+
+impl Slot {
+    /// A slot whose process reaches both servers through proxies of its own.
+    pub async fn new(
+        spec: Spec,
+        (postgres_socket, redis_socket): (&Path, &Path),
+        folder: &Path,
+        history: &Arc<History>,
+    ) -> Result<Arc<Self>> {
+        let to_postgres = Proxy::start(postgres_socket).await?;
+        let to_redis = Proxy::start(redis_socket).await?;
+        let database_url = format!("postgres://{}@127.0.0.1:{}/chaos", spec.name, to_postgres.port);
+        let redis_url = format!("redis://127.0.0.1:{}", to_redis.port);
+        Ok(Arc::new(Self {
+            spec,
+            to_postgres,
+            to_redis,
+            environment: vec![("DATABASE_URL", database_url), ("REDIS_URL", redis_url)],
+            folder: folder.to_owned(),
+            history: Arc::clone(history),
+            pid: watch::channel(None).0,
+            next_args: Mutex::default(),
+            stopping: watch::channel(false).0,
+            turn: tokio::sync::Mutex::default(),
+        }))
+    }
+
+    /// Keeps a process running until [`stop`](Self::stop).
+    pub async fn keep_running(self: Arc<Self>) {
+        while !*self.stopping.borrow() {
+            let extra = std::mem::take(&mut *self.next_args.lock().unwrap_or_else(PoisonError::into_inner));
+            let mut child = match self.spawn(&extra) {
+                Ok(child) => child,
+                Err(error) => return self.history.violation(&format!("{}: {error:#}", self.spec.name)),
+            };
+            self.pid.send_replace(child.id().map(|pid| Pid::from_raw(pid as i32)));
+            self.history.note(&format!("{} started as {:?} {}", self.spec.name, child.id(), extra.join(" ")));
+            let ended = child.wait().await;
+            self.pid.send_replace(None);
+            self.history.note(&format!("{} ended: {ended:?}", self.spec.name));
+            // Killed is what they are here for; but none may give up.
+            if let Some(code) = ended.ok().and_then(|status| status.code())
+                && !*self.stopping.borrow()
+            {
+                let log = self.folder.join(format!("{}.log", self.spec.name));
+                self.history.violation(&format!(
+                    "{} gave up with status {code}; its last words are in {}",
+                    self.spec.name,
+                    log.display()
+                ));
+            }
+            tokio::time::sleep(RESTART_WAIT).await;
+        }
+    }
+
+    /// One more process like this one, with further arguments, beside it.
+    pub fn spawn(&self, extra: &[String]) -> Result<Child> {
+        let path = self.folder.join(format!("{}.log", self.spec.name));
+        let log = std::fs::File::options().create(true).append(true).open(&path);
+        let log = log.with_context(|| format!("opening {}", path.display()))?;
+        Command::new(binary(self.spec.program)?)
+            .args(&self.spec.args)
+            .args(extra)
+            .envs(self.environment.iter().map(|(name, value)| (*name, value.as_str())))
+            .env("NO_COLOR", "1")
+            .env_remove("FAULT_RATE")
+            .env_remove("FAULT_SEED")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("starting {}", self.spec.program))
+    }
+
+    /// Sends a signal to the process, if there is one at the moment.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(pid) = *self.pid.borrow() {
+            // An error means that it has just ended.
+            let _ = kill(pid, signal);
+        }
+    }
+
+    /// SIGKILL; the next process gets these arguments besides. Returns when the new one was started.
+    pub async fn restart_with(&self, extra: Vec<String>) {
+        *self.next_args.lock().unwrap_or_else(PoisonError::into_inner) = extra;
+        let mut pid = self.pid.subscribe();
+        let old = *pid.borrow_and_update();
+        self.signal(Signal::SIGKILL);
+        let _ = pid.wait_for(|new| new.is_some() && *new != old).await;
+    }
+
+    /// Waits until the process that runs now has died; `false` if it lives on.
+    pub async fn dies_within(&self, wait: Duration) -> bool {
+        let mut pid = self.pid.subscribe();
+        let old = *pid.borrow_and_update();
+        tokio::time::timeout(wait, pid.wait_for(|new| *new != old)).await.is_ok()
+    }
+
+    /// SIGTERM, and SIGKILL after `wait`. Returns whether the first sufficed.
+    pub async fn stop(&self, wait: Duration) -> bool {
+        self.stopping.send_replace(true);
+        self.signal(Signal::SIGCONT);
+        self.signal(Signal::SIGTERM);
+        let mut pid = self.pid.subscribe();
+        let stopped = tokio::time::timeout(wait, pid.wait_for(Option::is_none)).await.is_ok();
+        self.signal(Signal::SIGKILL);
+        stopped
+    }
+}
+
+/// A binary of this workspace.
+fn binary(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("finding this program")?;
+    let path = own.with_file_name(name);
+    anyhow::ensure!(
+        path.is_file(),
+        "{} is not built: run `cargo build --release --workspace --bins` first",
+        path.display()
+    );
+    Ok(path)
+}

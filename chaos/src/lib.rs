@@ -1,0 +1,247 @@
+//! Tries to break the pipeline. The real binaries run on private servers, under load; faults strike from a seed, several at
+//! once; a checker reads along all the time and knows at each offset what everybody must have.
+//!
+//! ```text
+//! clients ──▶ api ─┐                                         ┌─ checker: folds the log by itself,
+//!                  ├── proxies ──▶ PostgreSQL, Redis ◀───────┤  compares every consumer at its offset
+//! streamers × 2 ───┤                                         └─ late transactions, by SQL
+//! consumers × 3, reaper
+//! ```
+//!
+//! The seed decides which faults strike whom, in which order and for how long. What the processes do meanwhile is up to
+//! the machine: the same seed is the same plan, not the same run.
+
+mod checker;
+mod fault;
+mod fleet;
+mod history;
+mod proxy;
+mod servers;
+mod strike_network;
+mod strike_postgres;
+mod strike_process;
+mod strike_redis;
+mod traffic;
+mod world;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use common::shutdown::CancellationToken;
+use indicatif::{ProgressBar, ProgressStyle};
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use tokio::task::JoinSet;
+
+use checker::{Checker, Sum};
+pub use fault::Fault;
+use history::History;
+use world::World;
+
+/// Faults at once. More, and nothing runs any more that could be broken.
+const FAULTS_AT_ONCE: usize = 3;
+
+/// Clients of the api.
+const CLIENTS: u32 = 8;
+
+/// Breaks a running pipeline from a seed, and checks all the time that nothing is lost.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "chaos", version)]
+pub struct Config {
+    /// How many faults strike.
+    #[arg(long, default_value_t = 100)]
+    pub faults: usize,
+
+    /// The seed of the plan. Without it one is drawn and printed.
+    #[arg(long)]
+    pub seed: Option<u64>,
+
+    /// Only these faults, separated by commas.
+    #[arg(long, value_delimiter = ',', conflicts_with = "without")]
+    pub only: Vec<Fault>,
+
+    /// All faults but these, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    pub without: Vec<Fault>,
+
+    /// Rides per second.
+    #[arg(long, default_value_t = 300)]
+    pub rate: u32,
+
+    /// Consumers.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
+    pub consumers: u8,
+
+    /// The longest pause between two faults; the mean is half of it.
+    #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
+    pub pause: Duration,
+
+    /// How long convergence may take after the last fault.
+    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+    pub settle: Duration,
+
+    /// Where servers and logs are; removed at the end unless an invariant was violated.
+    #[arg(long, default_value = ".data/chaos")]
+    pub data: PathBuf,
+
+    /// Keep the data in any case.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// Runs it. `false`: an invariant was violated, and everything that is known of it was printed.
+///
+/// # Errors
+/// Something is missing: a server, a binary; or the plan is empty.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<bool> {
+    let seed = config.seed.unwrap_or_else(|| rand::random_range(0..1_000_000));
+    let plan = plan(&config, seed)?;
+    let folder = config.data.join(seed.to_string());
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).with_context(|| format!("emptying {}", folder.display()))?;
+    }
+    std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    let style = ProgressStyle::with_template("{elapsed} {wide_bar} {pos}/{len} faults {msg}").context("the bar")?;
+    let bar = ProgressBar::new(plan.len() as u64).with_style(style);
+    let history = Arc::new(History::create(&folder.join("history.log"), bar.clone())?);
+    history.tell(&format!("seed {seed}, {} faults, data in {}", plan.len(), folder.display()));
+    if let (_, Some(left_out)) = Fault::available() {
+        history.tell(left_out);
+    }
+    let world = World::start(&folder, config.consumers.into(), plan.contains(&Fault::RedisClock), &history).await?;
+    let started_at = Instant::now();
+    let stop = CancellationToken::new();
+    let mut clients = JoinSet::new();
+    let pause = Duration::from_secs(1) * CLIENTS / config.rate.max(1);
+    for client in 0..CLIENTS {
+        clients.spawn(traffic::post_rides(Arc::clone(&world), pause, seed + u64::from(client), stop.clone()));
+    }
+    let stop_checking = CancellationToken::new();
+    let checker = tokio::spawn(Checker::start(&world).await?.watch(stop_checking.clone()));
+    let counts = tokio::select! {
+        counts = strike_all(&world, &config, &plan, seed, &bar) => counts?,
+        () = history.violated() => BTreeMap::new(),
+        () = shutdown.cancelled() => bail!("interrupted; the data is in {}", folder.display()),
+    };
+    stop.cancel();
+    while clients.join_next().await.is_some() {}
+    stop_checking.cancel();
+    let mut checker = checker.await.context("the checker died")?;
+    let settling_at = Instant::now();
+    let agreed = if history.verdict().0.is_empty() { checker.settle(config.settle).await? } else { Sum::default() };
+    let settled = settling_at.elapsed();
+    world.stop().await?;
+    bar.finish_and_clear();
+    let (violations, tail) = history.verdict();
+    if !violations.is_empty() {
+        tail.iter().for_each(|line| println!("{line}"));
+        violations.iter().for_each(|violation| println!("VIOLATION {violation}"));
+        println!("seed {seed}; servers' data and logs of all processes are kept in {}", folder.display());
+        return Ok(false);
+    }
+    print_summary(&world, &counts);
+    println!(
+        "no violation: seed {seed}, {} faults in {:.0} s; {} rides, {} mm, head {}, all consumers equal {:.1} s after the last",
+        counts.values().sum::<usize>(),
+        started_at.elapsed().as_secs_f64(),
+        agreed.ride_count,
+        agreed.total_distance_mm,
+        checker.head(),
+        settled.as_secs_f64()
+    );
+    if !config.keep {
+        remove(&folder)?;
+    }
+    Ok(true)
+}
+
+/// Every fault equally often, in an order of the seed's own.
+fn plan(config: &Config, seed: u64) -> Result<Vec<Fault>> {
+    let (mut kinds, _) = Fault::available();
+    kinds.retain(|fault| !config.without.contains(fault) && (config.only.is_empty() || config.only.contains(fault)));
+    if kinds.is_empty() {
+        bail!("no fault is left to strike: look at --only and --without");
+    }
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut plan = Vec::with_capacity(config.faults + kinds.len());
+    while plan.len() < config.faults {
+        kinds.shuffle(&mut rng);
+        plan.extend(&kinds);
+    }
+    plan.truncate(config.faults);
+    Ok(plan)
+}
+
+/// Strikes the whole plan. Returns how often each fault struck.
+async fn strike_all(
+    world: &Arc<World>,
+    config: &Config,
+    plan: &[Fault],
+    seed: u64,
+    bar: &ProgressBar,
+) -> Result<BTreeMap<Fault, usize>> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut counts = BTreeMap::new();
+    let mut striking = JoinSet::new();
+    for (number, fault) in plan.iter().copied().enumerate() {
+        while striking.len() >= FAULTS_AT_ONCE {
+            collect(&mut striking, &mut counts, bar).await?;
+        }
+        tokio::time::sleep(config.pause.mul_f64(rng.random_range(0.0..1.0))).await;
+        let (world, mut rng) = (Arc::clone(world), StdRng::seed_from_u64(rng.random()));
+        striking.spawn(async move {
+            world.history.note(&format!("#{} {} begins", number + 1, fault.name()));
+            // Another fault may be in the way, a moment later it is not.
+            for _ in 0..50 {
+                match fault.strike(&world, &mut rng).await {
+                    Ok(detail) => {
+                        world.history.tell(&format!("#{} {} {detail}", number + 1, fault.name()));
+                        return Ok(fault);
+                    }
+                    Err(error) => world.history.note(&format!("#{} {}: {error:#}", number + 1, fault.name())),
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            bail!("{} could not be struck; see history.log", fault.name())
+        });
+    }
+    while !striking.is_empty() {
+        collect(&mut striking, &mut counts, bar).await?;
+    }
+    Ok(counts)
+}
+
+async fn collect(
+    striking: &mut JoinSet<Result<Fault>>,
+    counts: &mut BTreeMap<Fault, usize>,
+    bar: &ProgressBar,
+) -> Result<()> {
+    if let Some(struck) = striking.join_next().await {
+        *counts.entry(struck.context("a fault died")??).or_default() += 1;
+        bar.inc(1);
+    }
+    Ok(())
+}
+
+fn print_summary(world: &World, counts: &BTreeMap<Fault, usize>) {
+    for (fault, count) in counts {
+        println!("{count:6} {}", fault.name());
+    }
+    let promises = &world.promises;
+    println!(
+        "{} rides confirmed, {} of unknown fate, {} refused",
+        promises.confirmed.lock().map_or(0, |confirmed| confirmed.len()),
+        promises.unknown_count.load(Ordering::Relaxed),
+        promises.refused_count.load(Ordering::Relaxed)
+    );
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    std::fs::remove_dir_all(folder).with_context(|| format!("removing {}", folder.display()))
+}

@@ -1,0 +1,164 @@
+//! A bad network: a TCP port of this machine in front of a server's unix socket, one for each process and server.
+//!
+//! What is wrong with it can be changed while connections are open. The bytes that do arrive are the right ones.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::watch;
+
+/// What is wrong with the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// Nothing.
+    None,
+    /// Connections are closed; new ones are let through.
+    Cut,
+    /// Connections are refused, and those that are open are closed.
+    Away,
+    /// Every piece arrives this much later.
+    Slow(Duration),
+    /// Nothing arrives, in neither direction, and nobody is told.
+    Silent,
+    /// The server sees its connections closed, and the process does not: it waits for answers.
+    HalfOpen,
+    /// After this many more bytes in either direction, in all, connections are closed in the middle of whatever it is.
+    CutAfter(u64),
+    /// The next COMMIT does not arrive.
+    CutBeforeCommit,
+    /// The next COMMIT arrives, and its answer does not.
+    CutAfterCommit,
+}
+
+/// The address of a server as one process sees it.
+pub(crate) struct Proxy {
+    /// The port on 127.0.0.1.
+    pub port: u16,
+    trouble: watch::Sender<Trouble>,
+    bytes_left: Arc<AtomicU64>,
+}
+
+impl Proxy {
+    /// Listens, and forwards to `socket`, which need not exist yet.
+    pub async fn start(socket: &Path) -> Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("listening for the proxy")?;
+        let port = listener.local_addr().context("reading the proxy's port")?.port();
+        let (trouble, seen) = watch::channel(Trouble::None);
+        let bytes_left = Arc::new(AtomicU64::new(0));
+        tokio::spawn(accept(listener, socket.to_owned(), seen, Arc::clone(&bytes_left)));
+        Ok(Self { port, trouble, bytes_left })
+    }
+
+    /// From now on, this is wrong.
+    pub fn set(&self, trouble: Trouble) {
+        if let Trouble::CutAfter(byte_count) = trouble {
+            self.bytes_left.store(byte_count, Ordering::SeqCst);
+        }
+        self.trouble.send_replace(trouble);
+    }
+}
+
+async fn accept(listener: TcpListener, socket: PathBuf, trouble: watch::Receiver<Trouble>, bytes_left: Arc<AtomicU64>) {
+    // An error of accept concerns one connection.
+    loop {
+        let Ok((client, _)) = listener.accept().await else { continue };
+        let mut trouble = trouble.clone();
+        if *trouble.borrow_and_update() == Trouble::Away {
+            continue;
+        }
+        let (socket, bytes_left) = (socket.clone(), Arc::clone(&bytes_left));
+        tokio::spawn(async move {
+            let Ok(server) = UnixStream::connect(&socket).await else { return };
+            carry(client, server, trouble, bytes_left).await;
+        });
+    }
+}
+
+async fn carry(client: TcpStream, server: UnixStream, trouble: watch::Receiver<Trouble>, bytes_left: Arc<AtomicU64>) {
+    let _ = client.set_nodelay(true);
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let end = {
+        let there = pump(&mut from_client, &mut to_server, trouble.clone(), &bytes_left, true);
+        let back = pump(&mut from_server, &mut to_client, trouble.clone(), &bytes_left, false);
+        tokio::select! { end = there => end, end = back => end }
+    };
+    if end == End::HalfOpen {
+        drop((from_server, to_server));
+        // The process keeps its side until the network is sound again, and then learns of it.
+        let mut trouble = trouble;
+        let _ = trouble.wait_for(|trouble| *trouble != Trouble::HalfOpen).await;
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Closed,
+    HalfOpen,
+}
+
+async fn pump(
+    from: &mut (impl AsyncReadExt + Unpin),
+    to: &mut (impl AsyncWriteExt + Unpin),
+    mut trouble: watch::Receiver<Trouble>,
+    bytes_left: &AtomicU64,
+    from_client: bool,
+) -> End {
+    let mut buffer = vec![0; 16 * 1024];
+    // A connection that was made while connections are being cut is let through.
+    let mut changed = false;
+    loop {
+        let now = *trouble.borrow_and_update();
+        match now {
+            Trouble::Away => return End::Closed,
+            Trouble::Cut if changed => return End::Closed,
+            Trouble::HalfOpen => return End::HalfOpen,
+            Trouble::Silent => {
+                if trouble.changed().await.is_err() {
+                    return End::Closed;
+                }
+                changed = true;
+                continue;
+            }
+            _ => {}
+        }
+        let read = tokio::select! {
+            read = from.read(&mut buffer) => read,
+            alive = trouble.changed() => {
+                changed = true;
+                if alive.is_err() { return End::Closed }
+                continue;
+            }
+        };
+        let Ok(len @ 1..) = read else { return End::Closed };
+        let bytes = &buffer[..len];
+        let has_commit = from_client && bytes.windows(7).any(|window| window == b"COMMIT\0");
+        // What was read meets the trouble of this moment.
+        let now = *trouble.borrow();
+        let len = match now {
+            Trouble::Slow(delay) => {
+                tokio::time::sleep(delay).await;
+                len
+            }
+            Trouble::CutBeforeCommit if has_commit => return End::Closed,
+            Trouble::CutAfter(_) => {
+                let before = bytes_left
+                    .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| Some(left.saturating_sub(len as u64)));
+                len.min(before.unwrap_or(0) as usize)
+            }
+            _ => len,
+        };
+        if to.write_all(&bytes[..len]).await.is_err() {
+            return End::Closed;
+        }
+        let cut_short = len < bytes.len();
+        if cut_short || has_commit && *trouble.borrow() == Trouble::CutAfterCommit {
+            return End::Closed;
+        }
+    }
+}

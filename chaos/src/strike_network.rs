@@ -1,0 +1,44 @@
+//! Faults of the network between one process and one server.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use crate::Fault;
+use crate::proxy::Trouble;
+use crate::world::World;
+
+/// Longer than any process waits for an answer.
+const VERY_LONG: Duration = Duration::from_secs(55);
+
+pub(crate) async fn strike(world: &World, fault: Fault, rng: &mut StdRng) -> Result<String> {
+    use Fault as F;
+    let at_commit = matches!(fault, F::NetCutBeforeCommit | F::NetCutAfterCommit);
+    // Those that send COMMIT are the consumers and the reaper.
+    let victims: Vec<_> = world.slots().filter(|slot| !at_commit || slot.spec.program == "consumer").collect();
+    let slot = victims[rng.random_range(0..victims.len())];
+    let to_postgres = at_commit || slot.spec.program == "api" || rng.random_bool(0.5);
+    let proxy = if to_postgres { &slot.to_postgres } else { &slot.to_redis };
+    let mut wait = Duration::from_millis(rng.random_range(300..4000));
+    let trouble = match fault {
+        F::NetCut => Trouble::Cut,
+        F::NetAway => Trouble::Away,
+        F::NetSlow => Trouble::Slow(Duration::from_millis(rng.random_range(5..300))),
+        F::NetSilent => Trouble::Silent,
+        F::NetHalfOpen => Trouble::HalfOpen,
+        F::NetCutAfterBytes => Trouble::CutAfter(rng.random_range(0..20_000)),
+        F::NetCutBeforeCommit => Trouble::CutBeforeCommit,
+        _ => Trouble::CutAfterCommit,
+    };
+    if matches!(trouble, Trouble::Silent | Trouble::HalfOpen) && rng.random_bool(0.1) {
+        wait = VERY_LONG;
+    }
+    let _turn = slot.turn.lock().await;
+    proxy.set(trouble);
+    tokio::time::sleep(wait).await;
+    proxy.set(Trouble::None);
+    let server = if to_postgres { "postgres" } else { "redis" };
+    Ok(format!("{} to {server} for {} ms {trouble:?}", slot.spec.name, wait.as_millis()))
+}

@@ -1,0 +1,78 @@
+//! Faults of processes: killed, stopped, dying at a named point, and running twice.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use crate::Fault;
+use crate::fleet::Slot;
+use crate::world::World;
+
+/// How long a process may take to come by the point at which it is to die. Not long: traffic never ends.
+const DEATH_WAIT: Duration = Duration::from_secs(15);
+
+async fn victim(world: &World, fault: Fault, rng: &mut StdRng) -> Result<Arc<Slot>> {
+    use Fault as F;
+    Ok(match fault {
+        F::KillApi | F::StopApi => Arc::clone(&world.api),
+        F::KillReaper => Arc::clone(&world.reaper),
+        F::KillLeader | F::StopLeader | F::DieAfterAssign | F::DieMidPipeline | F::DieAfterPublish | F::TwinLeader => {
+            Arc::clone(&world.streamers[world.leader().await?])
+        }
+        F::KillStandby | F::StopStandby => Arc::clone(&world.streamers[1 - world.leader().await?]),
+        _ => Arc::clone(&world.consumers[rng.random_range(0..world.consumers.len())]),
+    })
+}
+
+pub(crate) async fn kill(world: &World, fault: Fault, rng: &mut StdRng) -> Result<String> {
+    let slot = victim(world, fault, rng).await?;
+    let _turn = slot.turn.lock().await;
+    slot.signal(Signal::SIGKILL);
+    Ok(slot.spec.name.clone())
+}
+
+pub(crate) async fn stop(world: &World, fault: Fault, rng: &mut StdRng) -> Result<String> {
+    let slot = victim(world, fault, rng).await?;
+    let _turn = slot.turn.lock().await;
+    let pause = Duration::from_millis(rng.random_range(300..5000));
+    slot.signal(Signal::SIGSTOP);
+    tokio::time::sleep(pause).await;
+    slot.signal(Signal::SIGCONT);
+    Ok(format!("{} for {} ms", slot.spec.name, pause.as_millis()))
+}
+
+pub(crate) async fn die_at(world: &World, fault: Fault, rng: &mut StdRng) -> Result<String> {
+    let slot = victim(world, fault, rng).await?;
+    let _turn = slot.turn.lock().await;
+    let batch = rng.random_range(1..=5);
+    slot.restart_with(vec!["--inject".to_owned(), format!("{}:{batch}", fault.name())]).await;
+    if slot.spec.program == "streamer" {
+        // The other one has taken over by now, and would lead for ever.
+        world.streamers.iter().filter(|other| other.spec.name != slot.spec.name).for_each(|other| {
+            other.signal(Signal::SIGKILL);
+        });
+    }
+    let died = slot.dies_within(DEATH_WAIT).await;
+    if !died {
+        slot.signal(Signal::SIGKILL);
+    }
+    ensure!(died, "{} did not come by {} within {DEATH_WAIT:?}", slot.spec.name, fault.name());
+    Ok(format!("{} in batch {batch}", slot.spec.name))
+}
+
+pub(crate) async fn twin(world: &World, fault: Fault, rng: &mut StdRng) -> Result<String> {
+    let slot = victim(world, fault, rng).await?;
+    let extra = if fault == Fault::TwinLeader { vec!["--lead-without-lock".to_owned()] } else { Vec::new() };
+    let mut twin = slot.spawn(&extra)?;
+    let life = Duration::from_millis(rng.random_range(1000..5000));
+    tokio::time::sleep(life).await;
+    if let Some(status) = twin.try_wait().context("watching the twin")? {
+        world.history.violation(&format!("the twin of {} gave up with {status}", slot.spec.name));
+    }
+    twin.kill().await.context("ending the twin")?;
+    Ok(format!("{} for {} ms", slot.spec.name, life.as_millis()))
+}

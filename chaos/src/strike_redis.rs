@@ -1,0 +1,117 @@
+//! Faults of Redis: it loses, goes back, goes away, refuses to write, and does not know the time.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use rand::RngExt;
+use rand::rngs::StdRng;
+use redis::aio::MultiplexedConnection;
+
+use crate::Fault;
+use crate::servers::Redis;
+use crate::world::World;
+
+/// The stream's key.
+const STREAM: &str = "rocket-rides-log";
+
+/// How far the clock is stepped, either way.
+const CLOCK_STEP_S: i64 = 3600;
+
+async fn connect(redis: &Redis) -> Result<MultiplexedConnection> {
+    common::redis::connect(&common::redis::client(redis.url())?).await
+}
+
+async fn command(connection: &mut MultiplexedConnection, words: &[&str]) -> Result<()> {
+    let mut command = redis::Cmd::new();
+    words.iter().for_each(|word| {
+        command.arg(*word);
+    });
+    command.exec_async(connection).await.with_context(|| words.join(" "))
+}
+
+pub(crate) async fn lose(world: &World, fault: Fault) -> Result<String> {
+    let redis = world.redis.lock().await;
+    let words: &[&str] = match fault {
+        Fault::DelStream => &["DEL", STREAM],
+        Fault::TrimStream => &["XTRIM", STREAM, "MAXLEN", "0"],
+        _ => &["FLUSHALL"],
+    };
+    command(&mut connect(&redis).await?, words).await?;
+    Ok(words.join(" "))
+}
+
+pub(crate) async fn restart(world: &World, fault: Fault, rng: &mut StdRng) -> Result<String> {
+    let mut redis = world.redis.lock().await;
+    let pause = Duration::from_millis(rng.random_range(300..4000));
+    match fault {
+        Fault::RedisLosesASecond => {
+            let lost_len = redis.kill_losing_a_second().await?;
+            return Ok(format!("{lost_len} bytes lost"));
+        }
+        Fault::RedisPutBack => {
+            redis.photograph()?;
+            tokio::time::sleep(pause).await;
+            redis.put_back().await?;
+        }
+        Fault::RedisAway => redis.kill_and_restart(pause).await?,
+        _ => {
+            let pid = redis.pid()?;
+            kill(pid, Signal::SIGSTOP).context("stopping redis")?;
+            tokio::time::sleep(pause).await;
+            kill(pid, Signal::SIGCONT).context("continuing redis")?;
+        }
+    }
+    Ok(format!("{} ms", pause.as_millis()))
+}
+
+/// Writes are refused for a while. Whatever happens in between, they are allowed again.
+pub(crate) async fn refuse(world: &World, fault: Fault, rng: &mut StdRng) -> Result<String> {
+    let redis = world.redis.lock().await;
+    let mut connection = connect(&redis).await?;
+    let (refuse, allow): (&[&[&str]], &[&str]) = match fault {
+        Fault::RedisOom => (&[&["CONFIG", "SET", "maxmemory", "1"]], &["CONFIG", "SET", "maxmemory", "0"]),
+        // Nobody answers at this port; the replica keeps its data, and serves what it has.
+        Fault::RedisReadonly => (&[&["REPLICAOF", "127.0.0.1", "1"]], &["REPLICAOF", "NO", "ONE"]),
+        _ => {
+            redis.obstruct_saves(true)?;
+            (&[&["CONFIG", "SET", "save", "3600 1"], &["BGSAVE"]], &["CONFIG", "SET", "save", ""])
+        }
+    };
+    let outcome = async {
+        for words in refuse {
+            command(&mut connection, words).await?;
+        }
+        let refusal = wait_for_refusal(&mut connection).await?;
+        tokio::time::sleep(Duration::from_millis(rng.random_range(300..3000))).await;
+        Ok(refusal)
+    };
+    let outcome: Result<String> = outcome.await;
+    command(&mut connection, allow).await?;
+    if fault == Fault::RedisMisconf {
+        redis.obstruct_saves(false)?;
+    }
+    outcome
+}
+
+/// Asks for a harmless write until Redis refuses it. Returns the refusal's code.
+async fn wait_for_refusal(connection: &mut MultiplexedConnection) -> Result<String> {
+    for _ in 0..200 {
+        if let Err(error) = redis::cmd("SET").arg("chaos").arg(1).exec_async(connection).await {
+            return error.code().map(str::to_owned).context("redis went away");
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    bail!("redis refuses nothing")
+}
+
+/// The clock jumps, stays wrong for a while, and jumps back.
+pub(crate) async fn step_clock(world: &World, rng: &mut StdRng) -> Result<String> {
+    let redis = world.redis.lock().await;
+    let step_s = if rng.random_bool(0.5) { CLOCK_STEP_S } else { -CLOCK_STEP_S };
+    ensure!(redis.step_clock(step_s)?, "there is no libfaketime");
+    // The library looks once a second.
+    tokio::time::sleep(Duration::from_millis(rng.random_range(2000..4000))).await;
+    redis.step_clock(0)?;
+    Ok(format!("by {step_s} s"))
+}

@@ -1,0 +1,135 @@
+//! What faults strike at: servers, processes and traffic.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::sync::Mutex;
+
+use crate::fleet::{Slot, Spec};
+use crate::history::History;
+use crate::servers::{Postgres, Redis, fake_clock};
+use crate::traffic::Promises;
+
+/// First half of the key of the streamers' lock.
+const LEADER_LOCK: i32 = 0x524f_434b;
+
+pub(crate) struct World {
+    pub history: Arc<History>,
+    pub promises: Arc<Promises>,
+    pub postgres: Mutex<Postgres>,
+    pub redis: Mutex<Redis>,
+    /// Straight to the server, by no proxy.
+    pub postgres_url: String,
+    pub api_url: String,
+    pub api: Arc<Slot>,
+    pub streamers: [Arc<Slot>; 2],
+    pub consumers: Vec<Arc<Slot>>,
+    pub reaper: Arc<Slot>,
+}
+
+impl World {
+    /// Starts the servers, the schema and every process.
+    pub async fn start(
+        folder: &Path,
+        consumer_count: usize,
+        with_clock: bool,
+        history: &Arc<History>,
+    ) -> Result<Arc<Self>> {
+        let postgres = Postgres::start(folder.join("pg")).await?;
+        let redis = Redis::start(folder.join("redis"), fake_clock().filter(|_| with_clock)).await?;
+        let logs = folder.join("logs");
+        std::fs::create_dir_all(&logs).with_context(|| format!("creating {}", logs.display()))?;
+        let api_port = free_port()?;
+        let sockets = (postgres.socket()?, redis.socket().to_owned());
+        let slot = async |name: &str, program, args: &str| {
+            let args = args.split_whitespace().map(str::to_owned).collect();
+            let spec = Spec { name: name.to_owned(), program, args };
+            Slot::new(spec, (&sockets.0, &sockets.1), &logs, history).await
+        };
+        let streamer = async |name| slot(name, "streamer", "--fault-rate 0.1").await;
+        let mut consumers = Vec::new();
+        for number in 0..consumer_count {
+            let name = format!("consumer{number}");
+            consumers.push(slot(&name, "consumer", &format!("{name} --fault-rate 0.05")).await?);
+        }
+        let world = Arc::new(Self {
+            history: Arc::clone(history),
+            promises: Arc::default(),
+            postgres_url: postgres.url().to_owned(),
+            api_url: format!("http://127.0.0.1:{api_port}"),
+            api: slot("api", "api", &format!("--api-port {api_port}")).await?,
+            streamers: [streamer("streamer_a").await?, streamer("streamer_b").await?],
+            consumers,
+            reaper: slot("reaper", "reaper", "--keep 5s --interval 2s --stream-len-max 20000").await?,
+            postgres: Mutex::new(postgres),
+            redis: Mutex::new(redis),
+        });
+        let client = world.connect().await?;
+        pglog::apply_schema(&client).await.context("applying the schema")?;
+        for slot in world.slots() {
+            let name = &slot.spec.name;
+            client.batch_execute(&format!("CREATE ROLE {name} LOGIN SUPERUSER")).await.context("creating a role")?;
+            tokio::spawn(Arc::clone(slot).keep_running());
+        }
+        Ok(world)
+    }
+
+    /// Every process.
+    pub fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
+        [&self.api].into_iter().chain(&self.streamers).chain(&self.consumers).chain([&self.reaper])
+    }
+
+    /// A connection straight to Postgres.
+    pub async fn connect(&self) -> Result<tokio_postgres::Client> {
+        let config: tokio_postgres::Config = self.postgres_url.parse().context("parsing the server's URL")?;
+        common::postgres::connect(&config, "chaos", || {}).await
+    }
+
+    /// Which of the two streamers leads.
+    pub async fn leader(&self) -> Result<usize> {
+        let row = self
+            .connect()
+            .await?
+            .query_opt(
+                "-- chaos::leader
+                 SELECT usename::text FROM pg_locks JOIN pg_stat_activity USING (pid)
+                 WHERE locktype = 'advisory' AND classid = $1::int::oid AND objid = 0 AND granted LIMIT 1",
+                &[&LEADER_LOCK],
+            )
+            .await
+            .context("asking who leads")?;
+        let name: String = row.context("nobody leads at the moment")?.get(0);
+        self.streamers.iter().position(|slot| slot.spec.name == name).context("somebody else leads")
+    }
+
+    /// Lets `work` go on beside everything else. Its failures are what chaos is about.
+    pub fn background(self: &Arc<Self>, work: impl Future<Output = Result<()>> + Send + 'static) {
+        let history = Arc::clone(&self.history);
+        tokio::spawn(async move {
+            if let Err(error) = work.await {
+                history.note(&format!("a late transaction failed: {error:#}"));
+            }
+        });
+    }
+
+    /// Stops every process and both servers.
+    pub async fn stop(&self) -> Result<()> {
+        for slot in self.slots() {
+            if !slot.stop(Duration::from_secs(20)).await {
+                self.history.violation(&format!("{} did not stop within 20 s of SIGTERM", slot.spec.name));
+            }
+        }
+        self.redis.lock().await.stop().await?;
+        self.postgres.lock().await.stop().await
+    }
+}
+
+/// A port that nobody listens on, and that no outgoing connection takes while the api is down.
+fn free_port() -> Result<u16> {
+    let first: u16 = rand::random_range(20_000..31_000);
+    (first..first + 1000)
+        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .context("no free port for the api")
+}
