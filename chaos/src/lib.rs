@@ -115,6 +115,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<bool> {
         history.tell(left_out);
     }
     let world = World::start(&folder, config.consumers.into(), plan.contains(&Fault::RedisClock), &history).await?;
+    history.tell(&format!("to look on: psql '{}'", world.postgres_url));
     let started_at = Instant::now();
     let stop = CancellationToken::new();
     let mut clients = JoinSet::new();

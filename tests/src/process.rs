@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -92,7 +93,11 @@ impl Process {
 
     /// Waits for its end.
     pub async fn ended(&mut self) -> ExitStatus {
-        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        self.ended_within(PATIENCE).await
+    }
+
+    async fn ended_within(&mut self, patience: Duration) -> ExitStatus {
+        let ended = tokio::time::timeout(patience, self.child.wait()).await;
         ended.unwrap_or_else(|_| panic!("{} does not end:\n{}", self.name, self.output())).unwrap()
     }
 
@@ -109,8 +114,13 @@ impl Process {
     }
 
     /// Waits for its end, which must be a success. Returns what it printed.
-    pub async fn succeed(mut self) -> String {
-        let status = self.ended().await;
+    pub async fn succeed(self) -> String {
+        self.succeed_within(PATIENCE).await
+    }
+
+    /// As [`succeed`](Self::succeed), for what takes longer.
+    pub async fn succeed_within(mut self, patience: Duration) -> String {
+        let status = self.ended_within(patience).await;
         // The pipes are read by tasks of their own, which may be a moment behind.
         wait_until("its output is read", async || Arc::strong_count(&self.output) == 1).await;
         assert!(status.success(), "{} ended with {status}:\n{}", self.name, self.output());

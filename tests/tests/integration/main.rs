@@ -3,6 +3,7 @@
 mod api;
 mod batches;
 mod causes;
+mod chaos;
 mod consumer;
 mod convergence;
 mod documentation;

@@ -1,0 +1,75 @@
+//! The chaos program itself: a bounded run of every fault there is, and proof that its checker is not blind.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+use tests::{Process, binary, scratch_folder, wait_until};
+use tokio::process::Command;
+
+/// Faults in three minutes or so: each kind three times.
+const FAULTS: &str = "120";
+
+fn chaos(args: &[&str], data: &std::path::Path) -> Process {
+    let mut command = Command::new(binary("chaos"));
+    command.args(args).arg("--data").arg(data);
+    Process::spawn("chaos", command)
+}
+
+#[tokio::test]
+async fn every_fault_strikes_and_nothing_is_lost() {
+    let data = scratch_folder();
+    let output = chaos(&["--faults", FAULTS], &data).succeed_within(Duration::from_secs(900)).await;
+    println!("{output}");
+    assert!(output.contains("no violation: seed "), "{output}");
+    for fault in chaos::Fault::available().0 {
+        let name = fault.to_possible_value().unwrap().get_name().to_owned();
+        assert!(output.lines().any(|line| line.trim() == format!("3 {name}")), "{name} struck three times:\n{output}");
+    }
+    std::fs::remove_dir_all(data).unwrap();
+}
+
+/// Falsifies something behind everybody's back, and returns what chaos says of it.
+async fn chaos_while(falsify: &str) -> String {
+    let data = scratch_folder();
+    let mut chaos = chaos(&["--faults", "1000", "--only", "kill-api", "--seed", "1"], &data);
+    chaos.wait_for("#3 kill-api").await;
+    let output = chaos.output();
+    let url = output.split("psql '").nth(1).unwrap().split('\'').next().unwrap();
+    let client = common::postgres::connect(&url.parse().unwrap(), "falsifier", || {}).await.unwrap();
+    let enough = "SELECT min(last_offset) > 20 AND count(*) > 2 FROM checkpoints WHERE name <> 'checker'";
+    wait_until("the consumers have rides", async || client.query_one(enough, &[]).await.unwrap().get(0)).await;
+    client.batch_execute(falsify).await.unwrap();
+    let output = chaos.fail(1).await;
+    assert!(output.contains("seed 1; servers' data and logs of all processes are kept in"), "{output}");
+    assert!(data.join("1/history.log").is_file() && data.join("1/logs/api.log").is_file(), "the data is kept");
+    std::fs::remove_dir_all(data).unwrap();
+    output
+}
+
+#[tokio::test]
+async fn a_total_that_is_a_millimetre_too_long_is_seen() {
+    // The lock makes the consumer wait, so that it cannot write its own total over the false one at once.
+    let output = chaos_while(
+        "BEGIN; SELECT FROM checkpoints WHERE name = 'consumer1' FOR UPDATE;
+         UPDATE consumer_states SET total_distance_mm = total_distance_mm + 1 WHERE name = 'consumer1'; COMMIT;
+         BEGIN; SELECT FROM checkpoints WHERE name = 'consumer1' FOR UPDATE; SELECT pg_sleep(2); COMMIT",
+    )
+    .await;
+    assert!(output.contains("VIOLATION I4: consumer1 has"), "{output}");
+}
+
+#[tokio::test]
+async fn a_ride_that_was_confirmed_and_is_gone_is_seen() {
+    let output = chaos_while("DELETE FROM rides WHERE id <= (SELECT max(id) - 10 FROM rides)").await;
+    assert!(output.contains("VIOLATION I1: the log has"), "{output}");
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_goes_back_is_seen() {
+    let output = chaos_while(
+        "UPDATE checkpoints SET last_offset = 1 WHERE name = 'consumer2';
+         UPDATE consumer_states SET total_distance_mm = 0 WHERE name = 'consumer2'",
+    )
+    .await;
+    assert!(output.contains("VIOLATION I5: consumer2 went back"), "{output}");
+}
