@@ -125,8 +125,9 @@ CREATE TABLE IF NOT EXISTS consumer_states (
     partition         INT    NOT NULL DEFAULT 0,
     total_distance_mm BIGINT NOT NULL DEFAULT 0,
     ride_count        BIGINT NOT NULL DEFAULT 0,
-    -- Chained over offset, ride id and distance of every ride folded: two consumers at one offset can be compared
-    -- bit for bit (I9). 0: nothing folded.
+    -- Wrapping sum, over the rides folded, of a 64-bit mix of (offset, ride id, distance_mm): two consumers at one
+    -- offset can be compared bit for bit (I9). The offset is inside, so any ride missing, doubled or different shows;
+    -- a sum and not a chain, so a dead letter replayed later counts as if it had been folded in its place. 0: nothing.
     digest            BIGINT NOT NULL DEFAULT 0,
 
     CONSTRAINT consumer_states_pkey PRIMARY KEY (name, partition),

@@ -18,7 +18,9 @@ pub struct DistanceFold {
     pub total_distance_mm: i64,
     /// How many rides.
     pub ride_count: i64,
-    /// Chained over offset, id and distance of each ride: equal digests mean the same rides in the same order.
+    /// Wrapping sum, over the rides, of a 64-bit mix of offset, id and distance. Equal digests mean the same rides at the
+    /// same offsets, in whatever order they were folded: the offset is inside, so one ride missing, doubled or different
+    /// shows; and a dead letter that is replayed later leads to the same digest as a record folded in its place.
     pub digest: i64,
 }
 
@@ -69,7 +71,7 @@ impl Fold for DistanceFold {
             .checked_add(ride.distance_mm)
             .ok_or_else(|| Rejection("the total would not fit into 64 bits".to_owned()))?;
         self.ride_count += 1;
-        self.digest = chain(self.digest, [record.offset, ride.id, ride.distance_mm]);
+        self.digest = self.digest.wrapping_add(mix([record.offset, ride.id, ride.distance_mm]));
         Ok(())
     }
 
@@ -93,11 +95,12 @@ impl Fold for DistanceFold {
     }
 }
 
-/// Mixes three numbers into the digest. Order matters, and every bit of the input reaches every bit of the result.
+/// Mixes three numbers into one: every bit of each reaches every bit of the result, and their order matters.
 ///
-/// Source: the finaliser of MurmurHash3 (Austin Appleby), applied after each number.
-fn chain(digest: i64, numbers: [i64; 3]) -> i64 {
-    let mut mixed = digest as u64;
+/// Source: the finaliser of MurmurHash3 (Austin Appleby), one round after each number.
+fn mix(numbers: [i64; 3]) -> i64 {
+    // Any odd constant will do; this one is the golden ratio's, as in SplitMix64.
+    let mut mixed: u64 = 0x9e37_79b9_7f4a_7c15;
     for number in numbers {
         mixed = mixed.rotate_left(23) ^ number as u64;
         mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
@@ -152,15 +155,33 @@ mod tests {
     }
 
     #[test]
-    fn digest_tells_order_and_content_apart() {
+    fn digest_tells_offset_and_content_apart_and_no_order_of_folding() {
         let digest = |data: &[(i64, &str)]| {
             let mut fold = DistanceFold::default();
             data.iter().for_each(|(offset, data)| fold.apply(&record(*offset, data)).unwrap());
             fold.digest
         };
         let (a, b) = (r#"{"id":1,"distance_mm":5}"#, r#"{"id":2,"distance_mm":6}"#);
-        assert_ne!(digest(&[(1, a), (2, b)]), digest(&[(1, b), (2, a)]));
-        assert_ne!(digest(&[(1, a)]), digest(&[(2, a)]));
-        assert_eq!(digest(&[(1, a), (2, b)]), digest(&[(1, a), (2, b)]));
+        assert_ne!(digest(&[(1, a), (2, b)]), digest(&[(1, b), (2, a)]), "exchanged");
+        assert_ne!(digest(&[(1, a)]), digest(&[(2, a)]), "moved");
+        assert_ne!(digest(&[(1, a), (1, a)]), digest(&[(1, a)]), "doubled");
+        assert_ne!(digest(&[(1, a), (2, b)]), digest(&[(1, a)]), "missing");
+        assert_ne!(digest(&[(1, r#"{"id":2,"distance_mm":1}"#)]), digest(&[(1, r#"{"id":1,"distance_mm":2}"#)]));
+        assert_eq!(digest(&[(1, a), (2, b)]), digest(&[(2, b), (1, a)]), "a record that was folded later");
+    }
+
+    #[test]
+    fn digest_spreads_small_differences_over_all_bits() {
+        let mut flipped_count = 0;
+        for bit in 0..32 {
+            for number in 0..3 {
+                let (a, mut b) = ([5, 6, 7], [5, 6, 7]);
+                b[number] ^= 1 << bit;
+                let differing = (mix(a) ^ mix(b)).count_ones();
+                assert!((12..=52).contains(&differing), "{differing} bits differ between {a:?} and {b:?}");
+                flipped_count += differing;
+            }
+        }
+        assert!((29..=35).contains(&(flipped_count / 96)), "half of the bits on average: {}", flipped_count / 96);
     }
 }

@@ -196,10 +196,10 @@ impl World {
     }
 
     /// Conservation: every record has an offset, and each of these consumers has folded them all, to the millimetre and
-    /// in the same order.
+    /// at the same offsets.
     ///
     /// # Panics
-    /// Something was lost, doubled or reordered.
+    /// Something was lost, doubled or moved.
     pub async fn assert_converged(&self, names: &[&str]) {
         let head = pglog::head(&self.client, 0).await.unwrap();
         let (ride_count, total_distance_mm) = self.sql_totals().await;
@@ -213,7 +213,7 @@ impl World {
                 (ride_count, total_distance_mm),
                 "{name} equals SQL"
             );
-            assert_eq!(state.digest, first.digest, "{name} folded the same rides in the same order");
+            assert_eq!(state.digest, first.digest, "{name} folded the same rides at the same offsets");
         }
     }
 
