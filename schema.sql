@@ -100,6 +100,8 @@ CREATE TABLE IF NOT EXISTS log_batches (
 -- How far each consumer is. State and checkpoint move in one transaction (I5).
 -- Written by consumer under its name, read by streamer, reaper and api. A row here registers the consumer: no record
 -- is deleted before it has passed (I8). Deleted by `consumer NAME --unregister`.
+-- One row a partition is the baseline. It is the reaper's: a consumer that folds what is about to be reaped, and
+-- nothing beyond the slowest consumer. New consumers start with its state; audits count from it.
 -- ---------------------------------------------------------------------------------------------------------------------
 CREATE TABLE IF NOT EXISTS checkpoints (
     name            TEXT        NOT NULL,
@@ -111,12 +113,21 @@ CREATE TABLE IF NOT EXISTS checkpoints (
     healed_count    BIGINT      NOT NULL DEFAULT 0,  -- records read from Postgres because the stream lacked them
     rejected_count  BIGINT      NOT NULL DEFAULT 0,  -- stream entries that are not of this log
     crash_count     BIGINT      NOT NULL DEFAULT 0,  -- injected crashes survived
+    -- Whether this is the baseline. It holds nothing back, and nobody counts it among the consumers.
+    is_baseline     BOOLEAN     NOT NULL DEFAULT false,
+    -- Counts changes of the state that do not move the checkpoint (a dead letter replayed). A consumer that holds its
+    -- state in memory commits only on the generation it has loaded.
+    generation      BIGINT      NOT NULL DEFAULT 0,
     updated_at      TIMESTAMPTZ NOT NULL DEFAULT now(),
 
     CONSTRAINT checkpoints_pkey PRIMARY KEY (name, partition),
     CONSTRAINT checkpoints_name_length CHECK (length(name) BETWEEN 1 AND 100),
     CONSTRAINT checkpoints_last_offset_not_negative CHECK (last_offset >= 0)
 ) WITH (fillfactor = 50);  -- a few rows, updated all day: room for updates in place
+
+-- For databases of version 0.1 from before there was a baseline.
+ALTER TABLE checkpoints ADD COLUMN IF NOT EXISTS is_baseline BOOLEAN NOT NULL DEFAULT false;
+ALTER TABLE checkpoints ADD COLUMN IF NOT EXISTS generation  BIGINT  NOT NULL DEFAULT 0;
 
 -- The total distance, the first thing derived from the log.
 -- Written and read by consumer, read by api.
@@ -134,8 +145,10 @@ CREATE TABLE IF NOT EXISTS consumer_states (
     CONSTRAINT consumer_states_checkpoint_fkey FOREIGN KEY (name, partition) REFERENCES checkpoints ON DELETE CASCADE
 ) WITH (fillfactor = 50);
 
--- Records that a consumer takes and that can never apply (a negative distance, say), kept for a human.
--- Written by consumer in the transaction that passes the record.
+-- Records that a consumer takes and that can never apply (a negative distance, say), kept for a human. They are what
+-- the consumer's state lacks of the records 1 … last_offset.
+-- Written by consumer in the transaction that passes the record. Deleted by `dead-letters replay`, in the transaction
+-- that folds the record after all.
 CREATE TABLE IF NOT EXISTS dead_letters (
     name          TEXT        NOT NULL,
     partition     INT         NOT NULL,
@@ -145,9 +158,14 @@ CREATE TABLE IF NOT EXISTS dead_letters (
     data          TEXT        NOT NULL,
     reason        TEXT        NOT NULL,
     created_at    TIMESTAMPTZ NOT NULL DEFAULT now(),
+    -- Set by `dead-letters drop`: a human has seen it, and it is not to be folded. NULL: still to be looked at. The row
+    -- stays, because audits must know what the state lacks.
+    dropped_at    TIMESTAMPTZ,
 
     CONSTRAINT dead_letters_pkey PRIMARY KEY (name, partition, record_offset),
     CONSTRAINT dead_letters_checkpoint_fkey FOREIGN KEY (name, partition) REFERENCES checkpoints ON DELETE CASCADE
 );
+
+ALTER TABLE dead_letters ADD COLUMN IF NOT EXISTS dropped_at TIMESTAMPTZ;
 
 COMMIT;

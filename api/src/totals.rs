@@ -15,7 +15,7 @@ pub struct Totals {
     pub sql: Sum,
     /// The highest offset of partition 0.
     pub head: i64,
-    /// Every registered consumer, by name and partition.
+    /// Every registered consumer, by name and partition. The reaper's baseline is none of them.
     pub consumers: Vec<ConsumerTotal>,
     /// Whether every consumer of partition 0 is at the head, and has SQL's count and sum. There is at least one.
     pub converged: bool,
@@ -55,7 +55,7 @@ pub struct ConsumerTotal {
     pub rejected_count: i64,
     /// Injected crashes survived.
     pub crash_count: i64,
-    /// Records that can never apply.
+    /// Records that can never apply, and that nobody has dropped.
     pub dead_letter_count: i64,
 }
 
@@ -78,9 +78,10 @@ pub(crate) async fn show(State(app): State<App>) -> Result<Json<Totals>, Error> 
                     COALESCE(digest, 0) AS digest,
                     (SELECT count(*) FROM dead_letters
                      WHERE dead_letters.name = checkpoints.name AND dead_letters.partition = checkpoints.partition
+                       AND dropped_at IS NULL
                     ) AS dead_letter_count
              FROM sql LEFT JOIN (checkpoints LEFT JOIN consumer_states USING (name, partition)
-                                 LEFT JOIN heads USING (partition)) ON true
+                                 LEFT JOIN heads USING (partition)) ON NOT is_baseline
              ORDER BY name, partition",
             &[],
         )

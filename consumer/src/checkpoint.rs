@@ -1,7 +1,7 @@
-//! The consumer's row in `checkpoints`: registering, loading, and the compare-and-set that fences a second process
-//! under the same name (I5).
+//! The consumer's row in `checkpoints`: loading, and the compare-and-set that fences whoever else changes the state:
+//! a second process under the same name, or the replay of a dead letter (I5).
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use tokio_postgres::{Client, Transaction};
 
 /// What happened since the last commit that is worth counting for people.
@@ -17,55 +17,51 @@ pub struct Counts {
     pub crash_count: i64,
 }
 
-/// The offset up to which the consumer's state is valid, `None` if no such consumer is registered.
-pub(crate) async fn find(tx: &Transaction<'_>, name: &str, partition: i32) -> Result<Option<i64>> {
+/// What the state in memory rests on. It may be committed only while the row still says the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// The state reflects the records 1 … last_offset.
+    pub last_offset: i64,
+    /// Goes up when the state is changed without the checkpoint: a dead letter was replayed.
+    pub generation: i64,
+}
+
+/// Where the consumer's committed state stands, `None` if no such consumer is registered.
+pub(crate) async fn find(tx: &Transaction<'_>, name: &str, partition: i32) -> Result<Option<Mark>> {
     let row = tx
         .query_opt(
             "-- consumer::checkpoint::find
-             SELECT last_offset FROM checkpoints WHERE name = $1 AND partition = $2",
+             SELECT last_offset, generation FROM checkpoints WHERE name = $1 AND partition = $2",
             &[&name, &partition],
         )
         .await
         .context("loading the checkpoint")?;
-    Ok(row.map(|row| row.get(0)))
+    Ok(row.map(|row| Mark { last_offset: row.get(0), generation: row.get(1) }))
 }
 
-/// Registers a consumer that starts at the beginning of the log. From the commit on, no record is deleted before the
-/// consumer has passed it (I8).
-pub(crate) async fn register(tx: &Transaction<'_>, name: &str, partition: i32) -> Result<()> {
-    pglog::hold_reaping(tx).await.context("registering")?;
-    tx.execute(
-        "-- consumer::checkpoint::register
-         INSERT INTO checkpoints (name, partition) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-        &[&name, &partition],
-    )
-    .await
-    .context("registering")?;
-    Ok(())
-}
-
-/// Moves the checkpoint from `old_offset` to `new_offset`, if it is still there. `false` means that another process runs
-/// under this name: nothing of this transaction may be committed.
+/// Moves the checkpoint from `old` to `new_offset`, if it is still there. `false` means that somebody else has changed
+/// checkpoint or state: nothing of this transaction may be committed.
 pub(crate) async fn advance(
     tx: &Transaction<'_>,
     name: &str,
     partition: i32,
-    old_offset: i64,
+    old: Mark,
     new_offset: i64,
     counts: Counts,
 ) -> Result<bool> {
-    assert!(new_offset >= old_offset, "a checkpoint never goes back: {old_offset} to {new_offset}");
+    assert!(new_offset >= old.last_offset, "a checkpoint never goes back: {old:?} to {new_offset}");
     let moved_count = tx
         .execute(
             "-- consumer::checkpoint::advance
              UPDATE checkpoints
-             SET last_offset = $4, duplicate_count = duplicate_count + $5, healed_count = healed_count + $6,
-                 rejected_count = rejected_count + $7, crash_count = crash_count + $8, updated_at = now()
-             WHERE name = $1 AND partition = $2 AND last_offset = $3",
+             SET last_offset = $5, duplicate_count = duplicate_count + $6, healed_count = healed_count + $7,
+                 rejected_count = rejected_count + $8, crash_count = crash_count + $9, updated_at = now()
+             WHERE name = $1 AND partition = $2 AND last_offset = $3 AND generation = $4",
             &[
                 &name,
                 &partition,
-                &old_offset,
+                &old.last_offset,
+                &old.generation,
                 &new_offset,
                 &counts.duplicate_count,
                 &counts.healed_count,
@@ -93,41 +89,4 @@ pub async fn unregister(client: &Client, name: &str, partition: i32) -> Result<(
         .context("unregistering")?;
     ensure!(removed_count == 1, "no consumer {name:?} is registered in partition {partition}");
     Ok(())
-}
-
-/// Registers `name` with state and checkpoint of `source`, as one snapshot has them: the way to start a consumer when
-/// the records before are reaped.
-///
-/// # Errors
-/// There is no `source`, or `name` is registered already, or Postgres is away.
-pub async fn copy(client: &mut Client, source: &str, name: &str, partition: i32) -> Result<i64> {
-    let tx = client.transaction().await.context("beginning")?;
-    pglog::hold_reaping(&tx).await.context("registering")?;
-    let row = tx
-        .query_opt(
-            "-- consumer::checkpoint::copy
-             WITH source AS (
-                 SELECT last_offset, total_distance_mm, ride_count, digest
-                 FROM checkpoints JOIN consumer_states USING (name, partition) WHERE name = $1 AND partition = $3
-             ), checkpoint AS (
-                 INSERT INTO checkpoints (name, partition, last_offset) SELECT $2, $3, last_offset FROM source
-                 ON CONFLICT DO NOTHING RETURNING last_offset
-             ), state AS (
-                 INSERT INTO consumer_states (name, partition, total_distance_mm, ride_count, digest)
-                 SELECT $2, $3, total_distance_mm, ride_count, digest FROM source
-                 WHERE EXISTS (SELECT FROM checkpoint)
-             )
-             SELECT source.last_offset, checkpoint.last_offset FROM source LEFT JOIN checkpoint ON true",
-            &[&source, &name, &partition],
-        )
-        .await
-        .context("copying the state")?;
-    match row.map(|row| (row.get::<_, i64>(0), row.get::<_, Option<i64>>(1))) {
-        None => bail!("no consumer {source:?} with a state is registered in partition {partition}"),
-        Some((_, None)) => bail!("consumer {name:?} is registered already: --unregister it first"),
-        Some((_, Some(last_offset))) => {
-            tx.commit().await.context("committing the copy")?;
-            Ok(last_offset)
-        }
-    }
 }

@@ -5,16 +5,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use common::backoff::Backoff;
+use common::config::{PostgresArgs, StreamArgs};
 use common::fault::die;
 use common::shutdown::{CancellationToken, sleep_or_stop};
 use common::stream::{Entry, EntryId, decode_xread};
 use pglog::{Reader, Record};
 use redis::aio::MultiplexedConnection;
+use tokio::time::error::Elapsed;
 use tokio_postgres::Client;
 use tracing::{debug, warn};
 
 use crate::Config;
-use crate::checkpoint::{self, Counts};
+use crate::bootstrap::{self, BASELINE};
+use crate::checkpoint::{self, Counts, Mark};
 use crate::dead_letter::bury;
 use crate::fold::{Fold, Rejection};
 use crate::outcome::{Fault, Interruption, Progress};
@@ -59,8 +62,8 @@ pub struct Consumer<F> {
 }
 
 struct Place {
-    /// The state reflects the records 1 … checkpoint.
-    checkpoint: i64,
+    /// The state reflects the records 1 … last_offset.
+    mark: Mark,
     /// Reading goes on after this entry. Its offset is never beyond the checkpoint.
     position: EntryId,
     vouchers: Vouchers,
@@ -71,13 +74,22 @@ struct Place {
 impl<F: Fold> Consumer<F> {
     /// Connects when first used. `shutdown` cuts short the wait for entries, and nothing else.
     pub fn new(config: &Config, fold: F, shutdown: CancellationToken) -> Self {
+        Self::named(&config.name, &config.postgres, &config.stream, fold, shutdown)
+    }
+
+    /// The reaper's own consumer, to be driven with [`fold_up_to`](Self::fold_up_to). It does not connect to Redis.
+    pub fn baseline(postgres: &PostgresArgs, stream: &StreamArgs, fold: F, shutdown: CancellationToken) -> Self {
+        Self::named(BASELINE, postgres, stream, fold, shutdown)
+    }
+
+    fn named(name: &str, postgres: &PostgresArgs, stream: &StreamArgs, fold: F, shutdown: CancellationToken) -> Self {
         Self {
             fold,
-            name: config.name.clone(),
-            partition: config.stream.partition,
-            key: config.stream.key(),
-            postgres: config.postgres.database_url.clone(),
-            redis: config.stream.redis_url.clone(),
+            name: name.to_owned(),
+            partition: stream.partition,
+            key: stream.key(),
+            postgres: postgres.database_url.clone(),
+            redis: stream.redis_url.clone(),
             shutdown,
             client: None,
             stream: None,
@@ -92,7 +104,7 @@ impl<F: Fold> Consumer<F> {
 
     /// The last committed offset that this process knows of, and the state at that offset.
     pub fn state(&self) -> Option<(i64, &F)> {
-        self.place.as_ref().map(|place| (place.checkpoint, &self.fold))
+        self.place.as_ref().map(|place| (place.mark.last_offset, &self.fold))
     }
 
     /// Waits up to `block` for entries (not at all if `None`), folds at most 1000 of them, and commits. When the stream
@@ -101,13 +113,28 @@ impl<F: Fold> Consumer<F> {
     /// # Errors
     /// A server is away, or an [`Interruption`]. Nothing is lost or counted twice: the next call loads the last commit.
     pub async fn run_once(&mut self, fault: Fault, block: Option<Duration>) -> Result<Progress> {
-        let result = match tokio::time::timeout(STEP_WAIT + block.unwrap_or_default(), self.step(fault, block)).await {
-            Ok(result) => result,
-            Err(_) => {
-                (self.client, self.stream) = (None, None);
-                Err(anyhow!("no answer within {STEP_WAIT:?}"))
-            }
-        };
+        let step = tokio::time::timeout(STEP_WAIT + block.unwrap_or_default(), self.step(fault, block)).await;
+        self.believe(step)
+    }
+
+    /// Folds from Postgres alone, up to `last_offset` and at most ten pages of 1000 records. Returns whether it is there.
+    ///
+    /// # Errors
+    /// As [`run_once`](Self::run_once).
+    pub async fn fold_up_to(&mut self, last_offset: i64) -> Result<bool> {
+        let step = tokio::time::timeout(STEP_WAIT, self.step_up_to(last_offset)).await;
+        self.believe(step)
+    }
+
+    async fn step_up_to(&mut self, last_offset: i64) -> Result<bool> {
+        self.load().await?;
+        self.heal(last_offset, &mut Fault::None, &mut Progress::default()).await
+    }
+
+    /// After a failure nothing in memory is believed, and after a silence no connection either.
+    fn believe<T>(&mut self, step: Result<Result<T>, Elapsed>) -> Result<T> {
+        let was_silent = step.is_err();
+        let result = step.unwrap_or_else(|_| Err(anyhow!("no answer within {STEP_WAIT:?}")));
         if let Err(error) = &result {
             self.place = None;
             // What was not committed will be met, and counted, again.
@@ -115,8 +142,8 @@ impl<F: Fold> Consumer<F> {
             if matches!(error.downcast_ref(), Some(Interruption::Crash)) {
                 self.counts.crash_count += 1;
             }
-            if self.client.as_ref().is_some_and(Client::is_closed) {
-                self.client = None;
+            if was_silent || self.client.as_ref().is_some_and(Client::is_closed) {
+                (self.client, self.stream) = (None, None);
             }
         }
         result
@@ -162,19 +189,16 @@ impl<F: Fold> Consumer<F> {
         }
         let client = self.client.as_mut().context("no connection")?;
         let tx = client.transaction().await.context("beginning to load")?;
-        let checkpoint = match checkpoint::find(&tx, &self.name, self.partition).await? {
-            Some(checkpoint) => checkpoint,
+        let mark = match checkpoint::find(&tx, &self.name, self.partition).await? {
+            Some(mark) => mark,
             None if self.was_registered => return Err(Interruption::Unregistered.into()),
-            None => {
-                checkpoint::register(&tx, &self.name, self.partition).await?;
-                0
-            }
+            None => bootstrap::register(&tx, &self.fold, &self.name, self.partition).await?,
         };
         self.fold.load(&tx, &self.name, self.partition).await?;
         tx.commit().await.context("committing the registration")?;
         self.was_registered = true;
-        let position = EntryId { offset: checkpoint, copy: 0 };
-        self.place = Some(Place { checkpoint, position, vouchers: Vouchers::default(), healer: None });
+        let position = EntryId { offset: mark.last_offset, copy: 0 };
+        self.place = Some(Place { mark, position, vouchers: Vouchers::default(), healer: None });
         Ok(())
     }
 
@@ -211,7 +235,7 @@ impl<F: Fold> Consumer<F> {
         let mut ready = Vec::with_capacity(entries.len());
         let (partition, last_offset) = (self.partition, ids.last().map_or(0, |id| id.offset));
         let (client, place) = self.parts()?;
-        let known = place.vouchers.prepare(client, partition, place.checkpoint + 1, last_offset).await?;
+        let known = place.vouchers.prepare(client, partition, place.mark.last_offset + 1, last_offset).await?;
         for entry in entries {
             let next = self.checkpoint()? + ready.len() as i64 + 1;
             let offset = entry.id.offset;
@@ -246,7 +270,7 @@ impl<F: Fold> Consumer<F> {
             self.catch_up(fault, progress).await?;
         }
         let place = self.parts()?.1;
-        match ids.iter().rev().find(|id| id.offset <= place.checkpoint) {
+        match ids.iter().rev().find(|id| id.offset <= place.mark.last_offset) {
             Some(id) => place.position = *id,
             None => progress.blocked = progress.record_count() == 0,
         }
@@ -267,13 +291,13 @@ impl<F: Fold> Consumer<F> {
         for _ in 0..HEAL_PAGES_MAX {
             let partition = self.partition;
             let (client, place) = self.parts()?;
-            let missing_count = last_offset - place.checkpoint;
+            let missing_count = last_offset - place.mark.last_offset;
             if missing_count <= 0 {
                 return Ok(true);
             }
             let mut reader = match place.healer.take() {
-                Some(reader) if reader.next_offset() == place.checkpoint + 1 => reader,
-                _ => Reader::at(client, partition, place.checkpoint + 1).await.context("healing a gap")?,
+                Some(reader) if reader.next_offset() == place.mark.last_offset + 1 => reader,
+                _ => Reader::at(client, partition, place.mark.last_offset + 1).await.context("healing a gap")?,
             };
             let page = reader.next_page(client, missing_count.min(BATCH_LEN_MAX)).await.context("healing a gap")?;
             place.healer = Some(reader);
@@ -287,9 +311,9 @@ impl<F: Fold> Consumer<F> {
     /// Folds records that follow the checkpoint without a gap, and commits the new state with the new checkpoint.
     async fn commit(&mut self, records: Vec<Record>, fault: &mut Fault, progress: &mut Progress) -> Result<()> {
         let Some(last) = records.last() else { return Ok(()) };
-        let (old_offset, new_offset) = (self.checkpoint()?, last.offset);
-        assert_eq!(records[0].offset, old_offset + 1, "records are folded without a gap");
-        assert_eq!(new_offset - old_offset, records.len() as i64, "records are folded without a gap");
+        let (old, new_offset) = (self.parts()?.1.mark, last.offset);
+        assert_eq!(records[0].offset, old.last_offset + 1, "records are folded without a gap");
+        assert_eq!(new_offset - old.last_offset, records.len() as i64, "records are folded without a gap");
         let mut dead_letters: Vec<(&Record, Rejection)> = Vec::new();
         let mut applied_count = 0;
         for record in &records {
@@ -310,7 +334,15 @@ impl<F: Fold> Consumer<F> {
         }
         let client = self.client.as_mut().context("no connection")?;
         let tx = client.transaction().await.context("beginning")?;
-        if !checkpoint::advance(&tx, &self.name, self.partition, old_offset, new_offset, self.counts).await? {
+        if self.name == BASELINE {
+            // It never passes a consumer, not even one that registers in this moment: who starts with its state, and
+            // whoever audits, counts on that.
+            pglog::hold_registration(&tx).await?;
+            if pglog::lowest_checkpoint(&tx, self.partition).await?.is_none_or(|lowest| lowest < new_offset) {
+                return Err(Interruption::HeldBack.into());
+            }
+        }
+        if !checkpoint::advance(&tx, &self.name, self.partition, old, new_offset, self.counts).await? {
             return Err(Interruption::Fenced.into());
         }
         if applied_count > 0 {
@@ -339,7 +371,7 @@ impl<F: Fold> Consumer<F> {
             die();
         }
         self.counts = Counts::default();
-        self.parts()?.1.checkpoint = new_offset;
+        self.parts()?.1.mark.last_offset = new_offset;
         progress.applied_count += applied_count;
         progress.dead_letter_count += dead_letters.len();
         progress.passed_count += records.len() - applied_count - dead_letters.len();
@@ -364,7 +396,7 @@ impl<F: Fold> Consumer<F> {
     }
 
     fn checkpoint(&self) -> Result<i64> {
-        Ok(self.place.as_ref().context("nothing is loaded")?.checkpoint)
+        Ok(self.place.as_ref().context("nothing is loaded")?.mark.last_offset)
     }
 
     fn parts(&mut self) -> Result<(&Client, &mut Place)> {

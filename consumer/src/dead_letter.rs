@@ -26,3 +26,17 @@ pub(crate) async fn bury(
     .context("keeping a dead letter")?;
     Ok(())
 }
+
+/// Copies the dead letters of one consumer to another that has none.
+pub(crate) async fn copy(tx: &Transaction<'_>, source: &str, name: &str, partition: i32) -> Result<()> {
+    tx.execute(
+        "-- consumer::dead_letter::copy
+         INSERT INTO dead_letters (name, partition, record_offset, object, action, data, reason, created_at, dropped_at)
+         SELECT $2, partition, record_offset, object, action, data, reason, created_at, dropped_at
+         FROM dead_letters WHERE name = $1 AND partition = $3",
+        &[&source, &name, &partition],
+    )
+    .await
+    .context("copying the dead letters")?;
+    Ok(())
+}

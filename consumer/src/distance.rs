@@ -89,6 +89,20 @@ impl Fold for DistanceFold {
         Ok(())
     }
 
+    async fn copy(&self, tx: &Transaction<'_>, source: &str, consumer: &str, partition: i32) -> Result<bool> {
+        let copied_count = tx
+            .execute(
+                "-- consumer::distance::copy
+                 INSERT INTO consumer_states (name, partition, total_distance_mm, ride_count, digest)
+                 SELECT $2, partition, total_distance_mm, ride_count, digest FROM consumer_states
+                 WHERE name = $1 AND partition = $3",
+                &[&source, &consumer, &partition],
+            )
+            .await
+            .context("copying the state")?;
+        Ok(copied_count == 1)
+    }
+
     fn summary(&self) -> String {
         let decimetres = self.total_distance_mm.saturating_add(50) / 100;
         format!("total_distance={}.{}m rides={}", decimetres / 10, decimetres % 10, self.ride_count)

@@ -37,6 +37,22 @@ pub trait Fold: Send {
     fn save(&mut self, tx: &Transaction<'_>, consumer: &str, partition: i32)
     -> impl Future<Output = Result<()>> + Send;
 
+    /// Copies the state that is kept under one name to another, where nothing is yet, so that a consumer can start with
+    /// what somebody else has derived. `Ok(false)`, and nothing done, if there is no state under `source`; also what a
+    /// fold answers that keeps no states by name: its consumers start at offset 0. Never commits.
+    ///
+    /// # Errors
+    /// Postgres is away.
+    fn copy(
+        &self,
+        _tx: &Transaction<'_>,
+        _source: &str,
+        _consumer: &str,
+        _partition: i32,
+    ) -> impl Future<Output = Result<bool>> + Send {
+        async { Ok(false) }
+    }
+
     /// The state in a few words, for the log line of a batch, for example `total_distance=5.0m`.
     fn summary(&self) -> String;
 }

@@ -11,6 +11,7 @@
 //!
 //! What is done with the records is a [`Fold`]. To write your own, implement it and hand it to [`run`].
 
+mod bootstrap;
 mod checkpoint;
 mod consumer;
 mod dead_letter;
@@ -30,7 +31,8 @@ use common::shutdown::{CancellationToken, sleep_or_stop};
 use common::telemetry::LogArgs;
 use tracing::{info, warn};
 
-pub use checkpoint::{Counts, copy, unregister};
+pub use bootstrap::{BASELINE, copy};
+pub use checkpoint::{Counts, unregister};
 pub use consumer::Consumer;
 pub use distance::DistanceFold;
 pub use fold::{Fold, Rejection};
@@ -73,7 +75,7 @@ pub struct Config {
     #[arg(long)]
     pub drain: bool,
 
-    /// Start with state and checkpoint of another consumer, when the records before are reaped; then exit.
+    /// Register with state, dead letters and checkpoint of another consumer, or of the reaper's "baseline"; then exit.
     #[arg(long, value_name = "OTHER", conflicts_with_all = ["drain", "unregister"])]
     pub copy_from: Option<String>,
 
@@ -93,7 +95,7 @@ pub struct Config {
 /// server that is away is waited for.
 pub async fn run<F: Fold>(config: Config, fold: F, shutdown: CancellationToken) -> Result<()> {
     if config.unregister || config.copy_from.is_some() {
-        return administer(&config).await;
+        return administer(&config, &fold).await;
     }
     let mut faults = Faults::new(&config.fault, config.inject);
     info!(
@@ -170,7 +172,7 @@ fn way_out(error: &anyhow::Error, name: &str) -> Option<String> {
     match error.downcast_ref()? {
         pglog::Error::Reaped { .. } => Some(format!(
             "consumer {name} needs records that are gone: run `consumer {name} --unregister`, then \
-             `consumer {name} --copy-from OTHER` with a consumer that is further on"
+             `consumer {name} --copy-from OTHER` with a consumer of the same fold that is further on, or with baseline"
         )),
         pglog::Error::RowsMissing { .. } => {
             Some("staged_log_records were deleted by hand: restore them from a backup".to_owned())
@@ -180,11 +182,11 @@ fn way_out(error: &anyhow::Error, name: &str) -> Option<String> {
     }
 }
 
-async fn administer(config: &Config) -> Result<()> {
+async fn administer<F: Fold>(config: &Config, fold: &F) -> Result<()> {
     let name = &config.name;
     let mut client = common::postgres::connect(&config.postgres.database_url, "consumer", || {}).await?;
     if let Some(source) = &config.copy_from {
-        let last_offset = copy(&mut client, source, name, config.stream.partition).await?;
+        let last_offset = copy(&mut client, fold, source, name, config.stream.partition).await?;
         println!("consumer {name} starts with the state of {source} at offset {last_offset}");
     } else {
         unregister(&client, name, config.stream.partition).await?;
@@ -196,6 +198,9 @@ async fn administer(config: &Config) -> Result<()> {
 fn parse_name(text: &str) -> Result<String> {
     if !(1..=100).contains(&text.chars().count()) {
         bail!("give a name of 1 to 100 characters, for example consumer0");
+    }
+    if text == BASELINE {
+        bail!("the reaper keeps its own state under this name: choose another, for example consumer0");
     }
     Ok(text.to_owned())
 }

@@ -21,9 +21,15 @@ pub enum Interruption {
     /// [`Fault::CrashBeforeCommit`] struck.
     #[error("crash simulated: records folded but transaction aborted")]
     Crash,
-    /// The checkpoint is not where this process left it.
-    #[error("another process runs under this name: two of one name take turns, and only one is needed")]
+    /// The checkpoint is not where this process left it, or the state is not as it was.
+    #[error(
+        "the state was changed by somebody else: a dead letter was replayed, or another process runs under this name \
+         (two of one name take turns, and only one is needed)"
+    )]
     Fenced,
+    /// The baseline was about to pass a consumer that has just registered.
+    #[error("a consumer has registered that is not this far")]
+    HeldBack,
     /// Somebody unregistered this consumer while it ran.
     #[error("this consumer was unregistered; start it again to register it anew")]
     Unregistered,

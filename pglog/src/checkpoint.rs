@@ -8,7 +8,8 @@ use crate::Error;
 /// in which a consumer that needs it appears.
 const REGISTRATION_LOCK: i64 = 7_306_930_022;
 
-/// The lowest checkpoint of all consumers registered in `partition`, `None` if there is no consumer.
+/// The lowest checkpoint of all consumers registered in `partition`, `None` if there is no consumer. The baseline, which
+/// only follows the others, does not count.
 ///
 /// # Errors
 /// Postgres is away.
@@ -16,7 +17,7 @@ pub async fn lowest_checkpoint(client: &impl GenericClient, partition: i32) -> R
     let row = client
         .query_one(
             "-- pglog::lowest_checkpoint
-             SELECT min(last_offset) FROM checkpoints WHERE partition = $1",
+             SELECT min(last_offset) FROM checkpoints WHERE partition = $1 AND NOT is_baseline",
             &[&partition],
         )
         .await?;

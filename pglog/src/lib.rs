@@ -26,7 +26,7 @@ mod stage;
 pub use batch::{Batch, BatchRange, assign, batch_ranges, first_retained, head, is_anything_staged};
 pub use checkpoint::{hold_reaping, hold_registration, lowest_checkpoint};
 pub use reader::{Reader, Record};
-pub use reap::{Reaped, reap};
+pub use reap::{Reaped, reap, reapable};
 pub use schema::{SCHEMA, apply_schema, prepare_session};
 pub use stage::{DEFAULT_PARTITION, HINT_CHANNEL, NewRecord, hint, stage};
 

@@ -2,10 +2,13 @@
 //!
 //! Batches are given up oldest first, whole. So the rows to delete are simply those visible in the snapshot of the newest
 //! batch given up; and that batch keeps its own row, because its snapshot is where the oldest readable batch begins.
+//!
+//! Before a record goes, the baseline must have it: [`reapable`] says how far, the caller moves the baseline there, and
+//! [`reap`] gives up what the baseline has passed as well. Killed in between, nothing is gone that is not in the baseline.
 
 use std::time::Duration;
 
-use tokio_postgres::{Client, IsolationLevel};
+use tokio_postgres::{Client, GenericClient, IsolationLevel, Transaction};
 
 use crate::Error;
 use crate::checkpoint::{hold_registration, lowest_checkpoint};
@@ -25,8 +28,32 @@ pub struct Reaped {
     pub record_count: u64,
 }
 
-/// Removes the oldest batches that every registered consumer has passed and that are older than `keep`. With no consumer
-/// registered nothing is removed.
+/// The last offset of the oldest batches (at most 1000 of them) that every registered consumer has passed and that are
+/// older than `keep`: how far the baseline may go. `None` if there is nothing to give up, or no consumer.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn reapable(client: &impl GenericClient, partition: i32, keep: Duration) -> Result<Option<i64>, Error> {
+    let passed = lowest_checkpoint(client, partition).await?.unwrap_or(0);
+    let row = client
+        .query_one(
+            "-- pglog::reapable
+             WITH oldest AS (
+                 SELECT first_offset, first_offset + record_count - 1 AS last_offset,
+                        first_offset + record_count - 1 <= $2
+                        AND created_at <= now() - $3::float8 * interval '1 second' AS is_done
+                 FROM log_batches WHERE partition = $1 AND reaped_at IS NULL ORDER BY first_offset LIMIT $4
+             )
+             SELECT max(last_offset) FROM oldest
+             WHERE first_offset < COALESCE((SELECT min(first_offset) FROM oldest WHERE NOT is_done), first_offset + 1)",
+            &[&partition, &passed, &keep.as_secs_f64(), &BATCHES_LEN_MAX],
+        )
+        .await?;
+    Ok(row.get(0))
+}
+
+/// Removes the oldest batches that every registered consumer has passed, and the baseline too, and that are older than
+/// `keep`. With no consumer registered nothing is removed.
 ///
 /// The batches are marked first, in a transaction during which no consumer can register: from then on readers get
 /// [`Error::Reaped`] and never half a batch. The rows go after that, in bounded pieces. Killed in between, the next call
@@ -39,7 +66,7 @@ pub async fn reap(client: &mut Client, partition: i32, keep: Duration) -> Result
     // lock, and a consumer that registered while we waited for it would not be seen.
     let tx = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?;
     hold_registration(&tx).await?;
-    let passed = lowest_checkpoint(&tx, partition).await?.unwrap_or(0);
+    let passed = passed_by_all(&tx, partition).await?;
     let batch_count = tx
         .execute(
             "-- pglog::reap
@@ -57,6 +84,21 @@ pub async fn reap(client: &mut Client, partition: i32, keep: Duration) -> Result
         .await?;
     tx.commit().await?;
     Ok(Reaped { batch_count, record_count: delete_marked(client, partition).await? })
+}
+
+/// The least of all checkpoints and of the baseline; 0 if there is no consumer or no baseline.
+async fn passed_by_all(tx: &Transaction<'_>, partition: i32) -> Result<i64, Error> {
+    // Not one min over all rows: a baseline that is missing must hold everything back, and so must a missing consumer.
+    let row = tx
+        .query_one(
+            "-- pglog::passed_by_all
+             SELECT least(COALESCE(min(last_offset) FILTER (WHERE NOT is_baseline), 0),
+                          COALESCE(min(last_offset) FILTER (WHERE is_baseline), 0))
+             FROM checkpoints WHERE partition = $1",
+            &[&partition],
+        )
+        .await?;
+    Ok(row.get(0))
 }
 
 /// Deletes the rows of marked batches, and all marked batches but the newest.

@@ -26,7 +26,8 @@ pub async fn laggards(client: &Client, partition: i32, dead_after: Duration) -> 
         .query(
             "-- reaper::laggards
              SELECT name, $2 - last_offset, extract(epoch FROM now() - updated_at)::bigint FROM checkpoints
-             WHERE partition = $1 AND last_offset < $2 AND updated_at < now() - $3::float8 * interval '1 second'
+             WHERE partition = $1 AND NOT is_baseline AND last_offset < $2
+               AND updated_at < now() - $3::float8 * interval '1 second'
              ORDER BY name",
             &[&partition, &head, &dead_after.as_secs_f64()],
         )

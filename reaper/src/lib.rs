@@ -1,6 +1,10 @@
 //! Takes away what nobody needs any more: from Postgres whole batches that every registered consumer has passed (I8), from
 //! the stream what is gone from Postgres and what exceeds a cap. A consumer that falls behind the cap reads from Postgres.
+//!
+//! What goes is folded into the baseline first, a consumer of the reaper's own: so the sum of what is gone stays, new
+//! consumers start with it, and audits count from it.
 
+mod baseline;
 mod laggards;
 mod trim;
 
@@ -15,6 +19,7 @@ use common::telemetry::LogArgs;
 use tokio_postgres::Client;
 use tracing::{info, warn};
 
+use baseline::Baseline;
 pub use laggards::{Laggard, laggards};
 
 /// The longest wait between two attempts while a server is away.
@@ -111,7 +116,12 @@ pub async fn run_once(config: &Config, shutdown: &CancellationToken) -> Result<C
         laggards: laggards(&client, config.stream.partition, config.dead_after).await?,
         ..Cleaned::default()
     };
+    let mut baseline = Baseline::new(config, shutdown);
     while !shutdown.is_cancelled() {
+        let reapable = pglog::reapable(&client, config.stream.partition, config.keep).await;
+        if let Some(last_offset) = reapable.context("asking what can be reaped")? {
+            baseline.move_to(last_offset, shutdown).await.context("moving the baseline")?;
+        }
         let reaped = pglog::reap(&mut client, config.stream.partition, config.keep).await.context("reaping batches")?;
         cleaned.batch_count += reaped.batch_count;
         cleaned.record_count += reaped.record_count;

@@ -25,13 +25,13 @@ async fn no_record_goes_before_every_registered_consumer_has_passed_it() {
     }
     assert_eq!(reap(&world, &["--keep", "0s"]).await.record_count, 0, "with nobody registered, nothing goes");
     slow.run_once(consumer::Fault::None, None).await.unwrap();
-    world.client().execute("UPDATE checkpoints SET last_offset = 15", &[]).await.unwrap();
+    world.client().execute("UPDATE checkpoints SET last_offset = 15 WHERE name = 'slow'", &[]).await.unwrap();
     world.drain_consumer(&mut fast).await;
     // One whole batch has been passed by both, and a half.
     let cleaned = reap(&world, &["--keep", "0s"]).await;
     assert_eq!((cleaned.batch_count, cleaned.record_count), (1, 10));
     assert_eq!(staged_count(&world).await, 20);
-    world.client().execute("UPDATE checkpoints SET last_offset = 30", &[]).await.unwrap();
+    world.client().execute("UPDATE checkpoints SET last_offset = 30 WHERE name = 'slow'", &[]).await.unwrap();
     let cleaned = reap(&world, &["--keep", "0s"]).await;
     assert_eq!((cleaned.batch_count, cleaned.record_count), (2, 20));
     assert_eq!(reap(&world, &["--keep", "0s"]).await, Cleaned::default());
@@ -95,35 +95,6 @@ async fn a_reaper_killed_between_marking_and_deleting_is_finished_by_the_next() 
     world.client().execute("UPDATE log_batches SET reaped_at = now()", &[]).await.unwrap();
     let cleaned = reap(&world, &["--keep", "0s"]).await;
     assert_eq!((cleaned.batch_count, cleaned.record_count), (0, 100));
-}
-
-#[tokio::test]
-async fn a_new_consumer_that_needs_reaped_records_says_how_to_start() {
-    let world = World::new().await;
-    let mut streamer = world.streamer();
-    world.write_rides(100).await;
-    world.drain_streamer(&mut streamer).await;
-    world.drain_consumer(&mut world.consumer("old")).await;
-    reap(&world, &["--keep", "0s"]).await;
-    world.write_rides(5).await;
-    world.drain_streamer(&mut streamer).await;
-    let _: i64 = redis::cmd("XTRIM")
-        .arg(world.stream_name())
-        .arg("MAXLEN")
-        .arg(0)
-        .query_async(&mut world.redis().await)
-        .await
-        .unwrap();
-    let output = Process::start(&world, "consumer", &["new"]).fail(1).await;
-    assert!(output.contains("consumer new --unregister"), "{output}");
-    assert!(output.contains("consumer new --copy-from OTHER") && output.contains("are reaped"), "{output}");
-    // What it says, done.
-    Process::start(&world, "consumer", &["new", "--unregister"]).succeed().await;
-    Process::start(&world, "consumer", &["new", "--copy-from", "old"]).succeed().await;
-    for name in ["old", "new"] {
-        Process::start(&world, "consumer", &[name, "--drain"]).succeed().await;
-    }
-    world.assert_converged(&["old", "new"]).await;
 }
 
 #[tokio::test]

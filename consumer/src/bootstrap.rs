@@ -1,0 +1,116 @@
+//! How a consumer begins: at offset 0, or with a state that somebody else has derived already. Whoever copies a state
+//! copies the dead letters with it, because they are what the state lacks.
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio_postgres::{Client, Transaction};
+
+use crate::checkpoint::{self, Mark};
+use crate::dead_letter;
+use crate::fold::Fold;
+
+/// The name under which the reaper keeps the state of what it gives up. No consumer may have it.
+pub const BASELINE: &str = "baseline";
+
+/// Registers a consumer, in the transaction that loads it. It starts with the baseline's state if records are in it, and
+/// at offset 0 if not, or if the fold has no state of that name. From the commit on, no record is deleted before the
+/// consumer has passed it (I8).
+pub(crate) async fn register<F: Fold>(tx: &Transaction<'_>, fold: &F, name: &str, partition: i32) -> Result<Mark> {
+    pglog::hold_reaping(tx).await.context("registering")?;
+    // If the row is there, another process of this name was faster: it is found below.
+    if insert(tx, name, partition).await? {
+        if name == BASELINE {
+            begin_baseline(tx, fold, partition).await?;
+        } else if checkpoint::find(tx, BASELINE, partition).await?.is_some_and(|mark| mark.last_offset > 0) {
+            inherit(tx, fold, BASELINE, name, partition).await?;
+        }
+    }
+    checkpoint::find(tx, name, partition).await?.context("the registration is gone")
+}
+
+/// Registers `name` with state, dead letters and checkpoint of `source`, at one offset. Returns the offset.
+///
+/// # Errors
+/// There is no `source` with a state of this fold, or `name` is registered already, or Postgres is away.
+pub async fn copy<F: Fold>(client: &mut Client, fold: &F, source: &str, name: &str, partition: i32) -> Result<i64> {
+    let tx = client.transaction().await.context("beginning")?;
+    pglog::hold_reaping(&tx).await.context("registering")?;
+    if !insert(&tx, name, partition).await? {
+        bail!("consumer {name:?} is registered already: --unregister it first");
+    }
+    let Some(last_offset) = inherit(&tx, fold, source, name, partition).await? else {
+        bail!("no consumer {source:?} with a state is registered in partition {partition}");
+    };
+    tx.commit().await.context("committing the copy")?;
+    Ok(last_offset)
+}
+
+/// A log whose first records are gone, and no baseline: it was reaped before there were baselines. The slowest consumer
+/// that has a state of this fold becomes the baseline.
+async fn begin_baseline<F: Fold>(tx: &Transaction<'_>, fold: &F, partition: i32) -> Result<()> {
+    if pglog::first_retained(tx, partition).await.context("asking what is retained")? == 1 {
+        return Ok(());
+    }
+    let rows = tx
+        .query(
+            "-- consumer::bootstrap::begin_baseline
+             SELECT name FROM checkpoints WHERE partition = $1 AND NOT is_baseline ORDER BY last_offset, name",
+            &[&partition],
+        )
+        .await
+        .context("looking for the slowest consumer")?;
+    for row in rows {
+        if inherit(tx, fold, row.get(0), BASELINE, partition).await?.is_some() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the row was not there before.
+async fn insert(tx: &Transaction<'_>, name: &str, partition: i32) -> Result<bool> {
+    let inserted_count = tx
+        .execute(
+            "-- consumer::bootstrap::insert
+             INSERT INTO checkpoints (name, partition, is_baseline) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            &[&name, &partition, &(name == BASELINE)],
+        )
+        .await
+        .context("registering")?;
+    Ok(inserted_count == 1)
+}
+
+/// Gives `name`, which is registered at offset 0, what `source` has. `None`, and nothing done, if that is no state.
+async fn inherit<F: Fold>(
+    tx: &Transaction<'_>,
+    fold: &F,
+    source: &str,
+    name: &str,
+    partition: i32,
+) -> Result<Option<i64>> {
+    // The lock keeps the source from committing between the statements that follow, each of which has a snapshot of its
+    // own: checkpoint, state and dead letters are of one offset.
+    let row = tx
+        .query_opt(
+            "-- consumer::bootstrap::inherit
+             SELECT last_offset FROM checkpoints WHERE name = $1 AND partition = $2 AND name <> $3 FOR SHARE",
+            &[&source, &partition, &name],
+        )
+        .await
+        .context("looking for the consumer to copy")?;
+    let Some(row) = row else { return Ok(None) };
+    let last_offset: i64 = row.get(0);
+    if !fold.copy(tx, source, name, partition).await? {
+        return Ok(None);
+    }
+    dead_letter::copy(tx, source, name, partition).await?;
+    let moved_count = tx
+        .execute(
+            "-- consumer::bootstrap::inherit
+             UPDATE checkpoints SET last_offset = $3 WHERE name = $1 AND partition = $2 AND last_offset = 0",
+            &[&name, &partition, &last_offset],
+        )
+        .await
+        .context("copying the checkpoint")?;
+    ensure!(moved_count == 1, "consumer {name:?} has begun already");
+    Ok(Some(last_offset))
+}
