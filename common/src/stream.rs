@@ -1,4 +1,4 @@
-//! The stream entry: what the streamer writes and every consumer reads. Users: streamer, consumer, reaper, tests.
+//! The stream entry: what the streamer writes and every consumer reads. Users: streamer, consumer, reaper, operator, tests.
 //!
 //! A change here is a change of protocol. Entries look like this:
 //!
@@ -149,6 +149,15 @@ pub fn decode_xread(reply: Value) -> Result<Vec<Entry>, DecodeError> {
         }
     }
     Ok(entries)
+}
+
+/// Takes the reply of `XRANGE key …` apart, as [`decode_xread`] does.
+///
+/// # Errors
+/// As [`decode_xread`].
+pub fn decode_xrange(reply: Value) -> Result<Vec<Entry>, DecodeError> {
+    let Value::Array(list) = reply else { return Err(DecodeError::Shape) };
+    list.into_iter().map(decode_entry).collect()
 }
 
 fn decode_entry(entry: Value) -> Result<Entry, DecodeError> {

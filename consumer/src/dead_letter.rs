@@ -1,11 +1,22 @@
-//! Dead letters: records that a fold takes and that can never apply.
+//! Dead letters: records that a fold takes and that can never apply, and what a later fold makes of them.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use pglog::Record;
-use tokio_postgres::Transaction;
+use tokio_postgres::{Client, Transaction};
 use tracing::warn;
 
-use crate::fold::Rejection;
+use crate::fold::{Fold, Rejection};
+
+/// What came of [`replay`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replay {
+    /// The record is folded, and its dead letter gone.
+    Applied,
+    /// The fold still rejects it, for the reason that is now on the dead letter.
+    Rejected(Rejection),
+    /// There is no such dead letter: perhaps it was replayed before.
+    NotThere,
+}
 
 /// Keeps the record for a human, in the transaction that passes it.
 pub(crate) async fn bury(
@@ -38,5 +49,100 @@ pub(crate) async fn copy(tx: &Transaction<'_>, source: &str, name: &str, partiti
     )
     .await
     .context("copying the dead letters")?;
+    Ok(())
+}
+
+/// Folds a dead letter after all, as a fold that has learned to take it would have done in its place.
+///
+/// One transaction: the checkpoint's row is locked, so that nobody commits a state in between; the state is loaded, the
+/// record applied, the state saved, the dead letter deleted, and the generation raised. A consumer that runs meanwhile
+/// holds a state without the record: the generation keeps it from saving that, and it loads again. Whoever replays the
+/// same dead letter at the same time waits for the lock, and finds none.
+///
+/// The record's token and `staged_at_us` are 0: dead letters do not have them.
+///
+/// # Errors
+/// There is no such consumer, or Postgres is away. Nothing is changed.
+pub async fn replay<F: Fold>(
+    client: &mut Client,
+    fold: &mut F,
+    name: &str,
+    partition: i32,
+    offset: i64,
+) -> Result<Replay> {
+    let tx = client.transaction().await.context("beginning")?;
+    let locked = tx
+        .query_opt(
+            "-- consumer::dead_letter::replay
+             SELECT last_offset FROM checkpoints WHERE name = $1 AND partition = $2 FOR UPDATE",
+            &[&name, &partition],
+        )
+        .await
+        .context("locking the checkpoint")?;
+    ensure!(locked.is_some(), "no consumer {name:?} is registered in partition {partition}");
+    let Some(record) = find(&tx, name, partition, offset).await? else { return Ok(Replay::NotThere) };
+    fold.load(&tx, name, partition).await?;
+    let applied = if fold.takes(&record.object, &record.action) {
+        fold.apply(&record)
+    } else {
+        Err(Rejection(format!("the fold takes no {} {}", record.object, record.action)))
+    };
+    let changed_count = match &applied {
+        Ok(()) => {
+            fold.save(&tx, name, partition).await?;
+            raise_generation(&tx, name, partition).await?;
+            tx.execute(
+                "-- consumer::dead_letter::replay
+                 DELETE FROM dead_letters WHERE name = $1 AND partition = $2 AND record_offset = $3",
+                &[&name, &partition, &offset],
+            )
+            .await
+        }
+        Err(rejection) => {
+            tx.execute(
+                "-- consumer::dead_letter::replay
+                 UPDATE dead_letters SET reason = $4 WHERE name = $1 AND partition = $2 AND record_offset = $3",
+                &[&name, &partition, &offset, &rejection.0],
+            )
+            .await
+        }
+    }
+    .context("changing the dead letter")?;
+    ensure!(changed_count == 1, "the dead letter at offset {offset} has gone meanwhile");
+    tx.commit().await.context("committing the replay")?;
+    Ok(applied.map_or_else(Replay::Rejected, |()| Replay::Applied))
+}
+
+async fn find(tx: &Transaction<'_>, name: &str, partition: i32, offset: i64) -> Result<Option<Record>> {
+    let row = tx
+        .query_opt(
+            "-- consumer::dead_letter::find
+             SELECT object, action, data FROM dead_letters
+             WHERE name = $1 AND partition = $2 AND record_offset = $3",
+            &[&name, &partition, &offset],
+        )
+        .await
+        .context("reading the dead letter")?;
+    Ok(row.map(|row| Record {
+        offset,
+        token: 0,
+        object: row.get(0),
+        action: row.get(1),
+        data: row.get(2),
+        staged_at_us: 0,
+    }))
+}
+
+/// Tells a consumer that runs: the state you have loaded is not the one that is committed.
+async fn raise_generation(tx: &Transaction<'_>, name: &str, partition: i32) -> Result<()> {
+    let raised_count = tx
+        .execute(
+            "-- consumer::dead_letter::raise_generation
+             UPDATE checkpoints SET generation = generation + 1 WHERE name = $1 AND partition = $2",
+            &[&name, &partition],
+        )
+        .await
+        .context("raising the generation")?;
+    ensure!(raised_count == 1, "the checkpoint of {name:?} is gone");
     Ok(())
 }

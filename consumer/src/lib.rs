@@ -34,6 +34,7 @@ use tracing::{info, warn};
 pub use bootstrap::{BASELINE, copy};
 pub use checkpoint::{Counts, unregister};
 pub use consumer::Consumer;
+pub use dead_letter::{Replay, replay};
 pub use distance::DistanceFold;
 pub use fold::{Fold, Rejection};
 pub use outcome::{Fault, Interruption, Progress};

@@ -9,7 +9,7 @@ use tokio_postgres::Transaction;
 
 /// A fold of somebody else's: how many records of each object there were.
 #[derive(Default)]
-struct ObjectCounts {
+pub struct ObjectCounts {
     since_load: Vec<String>,
 }
 

@@ -1,11 +1,14 @@
 //! The integration tests: real PostgreSQL, real Redis, real processes, real kills. Run them with `bin/test`.
 
 mod api;
+mod audit;
 mod batches;
+mod bootstrap;
 mod causes;
 mod chaos;
 mod consumer;
 mod convergence;
+mod dead_letters;
 mod documentation;
 mod kills;
 mod launcher;

@@ -5,7 +5,7 @@ use common::shutdown::CancellationToken;
 use reaper::Cleaned;
 use tests::{Process, World};
 
-async fn reap(world: &World, args: &[&str]) -> Cleaned {
+pub async fn reap(world: &World, args: &[&str]) -> Cleaned {
     let args = ["reaper"].into_iter().chain(args.iter().copied()).map(str::to_owned);
     let config = reaper::Config::parse_from(args.chain(world.flags()));
     reaper::run_once(&config, &CancellationToken::new()).await.unwrap()

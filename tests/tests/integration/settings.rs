@@ -21,6 +21,8 @@ async fn a_missing_setting_is_named_with_the_fix() {
         ("consumer", &["consumer0"], &[POSTGRES], "need REDIS_URL: "),
         ("consumer", &[], &[POSTGRES, REDIS], "need NAME: pass it as the first argument"),
         ("reaper", &[], &[POSTGRES], "need REDIS_URL: "),
+        ("audit", &[], &[REDIS], "need DATABASE_URL: "),
+        ("dead-letters", &["list"], &[], "need DATABASE_URL: "),
     ] {
         let output = start(name, args, environment).fail(2).await;
         assert!(output.starts_with(line), "{name}: {output}");
@@ -38,6 +40,7 @@ async fn a_bad_setting_is_named_with_what_is_wanted() {
         ("streamer", &[], &[POSTGRES, ("REDIS_URL", "http://localhost")], "bad REDIS_URL: give a URL such as redis://"),
         ("streamer", &[], &[("DATABASE_URL", "postgres://u:secret@h:x/"), REDIS], "bad DATABASE_URL: "),
         ("consumer", &[""], &[POSTGRES, REDIS], "bad NAME \"\": give a name"),
+        ("consumer", &["baseline"], &[POSTGRES, REDIS], "bad NAME \"baseline\": the reaper keeps its own state"),
         ("reaper", &[], &[POSTGRES, REDIS, ("RUST_LOG", "info,=x=")], "bad RUST_LOG \"info,=x=\": "),
         ("simulator", &["--rate", "fast"], &[], "bad RATE \"fast\": give rides per second"),
     ] {
@@ -56,6 +59,8 @@ async fn help_lists_every_setting() {
         ("simulator", &["--rate", "--concurrency", "--count", "--duration", "--seed", "API_PORT"]),
         ("reaper", &["--keep", "--stream-len-max", "DATABASE_URL"]),
         ("launcher", &["up", "with-servers"]),
+        ("audit", &["--all-partitions", "--no-stream", "--json", "DATABASE_URL", "REDIS_URL"]),
+        ("dead-letters", &["list", "show", "replay", "drop", "DATABASE_URL"]),
     ] {
         let output = start(name, &["--help"], &[]).succeed().await;
         for setting in settings {
@@ -69,7 +74,7 @@ async fn help_lists_every_setting() {
 async fn every_setting_is_in_the_example_file() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let example = std::fs::read_to_string(root.join(".env.example")).unwrap();
-    for name in ["api", "streamer", "consumer", "simulator", "reaper"] {
+    for name in ["api", "streamer", "consumer", "simulator", "reaper", "audit", "dead-letters"] {
         let help = start(name, &["--help"], &[]).succeed().await;
         for setting in help.split("[env: ").skip(1).map(|rest| rest.split(['=', ']']).next().unwrap()) {
             assert!(example.contains(&format!("{setting}=")), ".env.example does not tell of {setting} ({name})");

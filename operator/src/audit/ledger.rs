@@ -1,0 +1,274 @@
+//! The sum of the log at each offset, and beside it what each consumer says. Knows no database: it is fed.
+//!
+//! All figures are sums, so a record can be added at any time, and taken off again: the log's sum is that of all records
+//! that the fold accepts today, and a consumer is expected to have it less its own dead letters.
+
+use consumer::{DistanceFold, Fold};
+use pglog::Record;
+
+use super::letters::Letter;
+use super::report::{ConsumerLine, Report};
+
+/// Dead letters of one consumer that are remembered one by one. Beyond that they are only summed up.
+const LETTERS_LEN_MAX: usize = 1000;
+
+/// A consumer, and what was found out about it.
+pub(super) struct Audited {
+    pub name: String,
+    pub is_baseline: bool,
+    pub last_offset: i64,
+    /// `None`: it has no state of this fold.
+    pub state: Option<DistanceFold>,
+    /// The log's sum at its checkpoint, once the ledger is there.
+    expected: Option<DistanceFold>,
+    /// The sum of its dead letters that the fold accepts today.
+    lacks: DistanceFold,
+    /// The same one by one: offset, weight, and whether it is dropped.
+    acceptable: Vec<(i64, DistanceFold, bool)>,
+}
+
+impl Audited {
+    pub fn new(name: String, is_baseline: bool, last_offset: i64, state: Option<DistanceFold>) -> Self {
+        let (expected, lacks, acceptable) = (None, DistanceFold::default(), Vec::new());
+        Self { name, is_baseline, last_offset, state, expected, lacks, acceptable }
+    }
+
+    fn lack(&mut self, letter: &Letter, weight: DistanceFold) {
+        self.lacks = plus(self.lacks, weight);
+        if self.acceptable.len() < LETTERS_LEN_MAX {
+            self.acceptable.push((letter.record.offset, weight, letter.is_dropped));
+        }
+    }
+
+    /// Whether its state must have dealt with the record at `offset`.
+    fn has_passed(&self, offset: i64) -> bool {
+        self.state.is_some() && self.last_offset >= offset
+    }
+}
+
+/// What the fold makes of one record.
+enum Weight {
+    Passed,
+    Accepted(DistanceFold),
+    Rejected(String),
+}
+
+/// The log's sum, growing, and the consumers in the order of their checkpoints.
+pub(super) struct Ledger {
+    offset: i64,
+    log: DistanceFold,
+    consumers: Vec<Audited>,
+    reached_count: usize,
+}
+
+impl Ledger {
+    /// Starts with the baseline's state. `consumers` are in the order of their checkpoints.
+    pub fn new(base_offset: i64, base: DistanceFold, consumers: Vec<Audited>) -> Self {
+        Self { offset: base_offset, log: base, consumers, reached_count: 0 }
+    }
+
+    /// The log's sum up to the last record that was fed.
+    pub fn log(&self) -> DistanceFold {
+        self.log
+    }
+
+    /// All dead letters at one offset that is in the baseline. The record is gone; the dead letters tell what it was.
+    pub fn letters_in_baseline(&mut self, letters: &[Letter], report: &mut Report) {
+        let of_baseline =
+            letters.iter().find(|letter| self.consumers.iter().any(|c| c.is_baseline && c.name == letter.name));
+        if let Some(letter) = of_baseline {
+            match weigh(&letter.record) {
+                Weight::Accepted(weight) => self.log = plus(self.log, weight),
+                Weight::Rejected(reason) => self.miss(&letter.record, &reason, letters, report),
+                Weight::Passed => {}
+            }
+        }
+        for letter in letters {
+            let offset = letter.record.offset;
+            let Some(consumer) = self.consumers.iter_mut().find(|c| c.name == letter.name && c.state.is_some()) else {
+                continue;
+            };
+            match (of_baseline, weigh(&letter.record)) {
+                (Some(other), _) if !is_same(&other.record, &letter.record) => report.differ(format!(
+                    "{}: its dead letter at offset {offset} is not the record that the baseline has there",
+                    consumer.name
+                )),
+                (_, Weight::Accepted(weight)) => consumer.lack(letter, weight),
+                (None, Weight::Rejected(_)) => report.differ(format!(
+                    "{}: its dead letter at offset {offset} is not among the baseline's: no such record was rejected",
+                    consumer.name
+                )),
+                (Some(_), Weight::Rejected(_)) => {}
+                (_, Weight::Passed) => report.differ(not_taken(&consumer.name, offset)),
+            }
+        }
+    }
+
+    /// All dead letters in the baseline were fed: the consumers that stand at the baseline can be compared.
+    pub fn begin(&mut self) {
+        self.reach();
+    }
+
+    /// The next record, and all dead letters at its offset.
+    pub fn record(&mut self, record: &Record, letters: &[Letter], report: &mut Report) {
+        assert_eq!(record.offset, self.offset + 1, "records are audited without a gap");
+        self.offset = record.offset;
+        let weight = weigh(record);
+        match &weight {
+            Weight::Passed => {}
+            Weight::Accepted(weight) => self.log = plus(self.log, *weight),
+            Weight::Rejected(reason) => self.miss(record, reason, letters, report),
+        }
+        for letter in letters {
+            let Some(consumer) = self.consumers.iter_mut().find(|c| c.name == letter.name && c.state.is_some()) else {
+                continue;
+            };
+            let (name, offset) = (&consumer.name, record.offset);
+            if offset > consumer.last_offset {
+                report.differ(beyond_checkpoint(name, offset, consumer.last_offset));
+                continue;
+            }
+            if !is_same(record, &letter.record) {
+                report.differ(format!("{name}: its dead letter at offset {offset} is not the record at that offset"));
+            }
+            match weight {
+                Weight::Passed => report.differ(not_taken(name, offset)),
+                Weight::Accepted(weight) => consumer.lack(letter, weight),
+                Weight::Rejected(_) => {}
+            }
+        }
+        self.reach();
+    }
+
+    /// Dead letters beyond the head.
+    pub fn letters_beyond_head(&mut self, letters: &[Letter], report: &mut Report) {
+        for letter in letters {
+            if let Some(consumer) = self.consumers.iter().find(|c| c.name == letter.name && c.state.is_some()) {
+                report.differ(beyond_checkpoint(&consumer.name, letter.record.offset, consumer.last_offset));
+            }
+        }
+    }
+
+    /// A record that the fold rejects: who has passed it must have it as a dead letter.
+    fn miss(&self, record: &Record, reason: &str, letters: &[Letter], report: &mut Report) {
+        for consumer in self.consumers.iter().filter(|consumer| consumer.has_passed(record.offset)) {
+            if !letters.iter().any(|letter| letter.name == consumer.name) {
+                report.differ(format!(
+                    "{}: the fold rejects the record at offset {} ({reason}), and it is not among its dead letters",
+                    consumer.name, record.offset
+                ));
+            }
+        }
+    }
+
+    fn reach(&mut self) {
+        while let Some(consumer) = self.consumers.get_mut(self.reached_count) {
+            if consumer.last_offset > self.offset {
+                break;
+            }
+            consumer.expected = (consumer.last_offset == self.offset).then_some(self.log);
+            self.reached_count += 1;
+        }
+    }
+
+    /// Compares every consumer with the log's sum at its checkpoint.
+    pub fn compare(self, partition: i32, report: &mut Report) {
+        for consumer in self.consumers {
+            let is_equal = consumer.state.zip(consumer.expected).map(|(state, log)| {
+                let expected = minus(log, consumer.lacks);
+                if state != expected {
+                    report.differ(explain(&consumer, state, expected));
+                }
+                state == expected
+            });
+            let replayable: Vec<String> =
+                consumer.acceptable.iter().filter(|letter| !letter.2).take(10).map(|l| l.0.to_string()).collect();
+            if !replayable.is_empty() && is_equal == Some(true) {
+                report.note(format!(
+                    "{0}: the fold accepts today what it rejected at offset {1}: replay it with \
+                     `dead-letters replay {0} --all`",
+                    consumer.name,
+                    replayable.join(", ")
+                ));
+            }
+            let state = consumer.state.unwrap_or_default();
+            report.consumers.push(ConsumerLine {
+                name: consumer.name,
+                partition,
+                last_offset: consumer.last_offset,
+                ride_count: state.ride_count,
+                total_distance_mm: state.total_distance_mm,
+                digest: format!("{:016x}", state.digest),
+                is_equal,
+            });
+        }
+    }
+}
+
+/// How a state differs, and why, if it can be told.
+fn explain(consumer: &Audited, state: DistanceFold, expected: DistanceFold) -> String {
+    let Audited { name, last_offset, .. } = consumer;
+    let more = minus(state, expected);
+    let mut text = if (more.ride_count, more.total_distance_mm) == (0, 0) {
+        format!(
+            "{name}: at offset {last_offset} count and sum are right, but the digest is {:016x} and should be {:016x}: \
+             other rides of the same sum",
+            state.digest, expected.digest
+        )
+    } else {
+        format!(
+            "{name}: at offset {last_offset} its state is {} rides and {} mm, and its records make {} rides and {} mm: \
+             {:+} rides, {:+} mm",
+            state.ride_count,
+            state.total_distance_mm,
+            expected.ride_count,
+            expected.total_distance_mm,
+            more.ride_count,
+            more.total_distance_mm
+        )
+    };
+    if let Some((offset, ..)) = consumer.acceptable.iter().find(|(_, weight, _)| *weight == more) {
+        text += &format!("; the record at offset {offset} is in the state, and among its dead letters all the same");
+    }
+    text
+}
+
+fn beyond_checkpoint(name: &str, offset: i64, last_offset: i64) -> String {
+    format!("{name}: its dead letter at offset {offset} lies beyond its checkpoint, {last_offset}")
+}
+
+fn not_taken(name: &str, offset: i64) -> String {
+    format!("{name}: the record at offset {offset} is none that the fold takes, and yet among its dead letters")
+}
+
+fn weigh(record: &Record) -> Weight {
+    let mut fold = DistanceFold::default();
+    if !fold.takes(&record.object, &record.action) {
+        return Weight::Passed;
+    }
+    match fold.apply(record) {
+        Ok(()) => Weight::Accepted(fold),
+        Err(rejection) => Weight::Rejected(rejection.0),
+    }
+}
+
+/// A dead letter has neither token nor time.
+fn is_same(a: &Record, b: &Record) -> bool {
+    (&a.object, &a.action, &a.data) == (&b.object, &b.action, &b.data)
+}
+
+fn plus(a: DistanceFold, b: DistanceFold) -> DistanceFold {
+    DistanceFold {
+        total_distance_mm: a.total_distance_mm.wrapping_add(b.total_distance_mm),
+        ride_count: a.ride_count.wrapping_add(b.ride_count),
+        digest: a.digest.wrapping_add(b.digest),
+    }
+}
+
+fn minus(a: DistanceFold, b: DistanceFold) -> DistanceFold {
+    DistanceFold {
+        total_distance_mm: a.total_distance_mm.wrapping_sub(b.total_distance_mm),
+        ride_count: a.ride_count.wrapping_sub(b.ride_count),
+        digest: a.digest.wrapping_sub(b.digest),
+    }
+}

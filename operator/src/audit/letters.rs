@@ -1,0 +1,75 @@
+//! The dead letters of a partition, in offset order, beside the records.
+
+use std::collections::VecDeque;
+
+use anyhow::{Context, Result};
+use pglog::Record;
+use tokio_postgres::{Portal, Transaction};
+
+/// Dead letters read at once. Each may hold 64 KiB.
+const PAGE_LEN_MAX: i32 = 100;
+
+/// A consumer's dead letter.
+pub(super) struct Letter {
+    /// Whose.
+    pub name: String,
+    /// The record, as the dead letter has it: without token and time.
+    pub record: Record,
+    /// A human has given it up.
+    pub is_dropped: bool,
+}
+
+/// Reads the dead letters once, from first to last. The server sorts them; a page of them is in memory.
+pub(super) struct Letters {
+    portal: Portal,
+    page: VecDeque<Letter>,
+    is_done: bool,
+}
+
+impl Letters {
+    pub async fn open(tx: &Transaction<'_>, partition: i32) -> Result<Self> {
+        let portal = tx
+            .bind(
+                "-- operator::audit::letters
+                 SELECT name, record_offset, object, action, data, dropped_at IS NOT NULL AS is_dropped
+                 FROM dead_letters WHERE partition = $1 ORDER BY record_offset, name",
+                &[&partition],
+            )
+            .await
+            .context("reading dead letters")?;
+        Ok(Self { portal, page: VecDeque::new(), is_done: false })
+    }
+
+    /// The dead letters at the next offset that has any and is not beyond `last_offset`.
+    pub async fn next_up_to(&mut self, tx: &Transaction<'_>, last_offset: i64) -> Result<Option<Vec<Letter>>> {
+        let mut found: Vec<Letter> = Vec::new();
+        while let Some(letter) = self.peek(tx).await? {
+            let offset = letter.record.offset;
+            if offset > last_offset || found.first().is_some_and(|first| first.record.offset != offset) {
+                break;
+            }
+            found.extend(self.page.pop_front());
+        }
+        Ok((!found.is_empty()).then_some(found))
+    }
+
+    async fn peek(&mut self, tx: &Transaction<'_>) -> Result<Option<&Letter>> {
+        if self.page.is_empty() && !self.is_done {
+            let rows = tx.query_portal(&self.portal, PAGE_LEN_MAX).await.context("reading dead letters")?;
+            self.is_done = (rows.len() as i32) < PAGE_LEN_MAX;
+            self.page.extend(rows.iter().map(|row| Letter {
+                name: row.get("name"),
+                record: Record {
+                    offset: row.get("record_offset"),
+                    token: 0,
+                    object: row.get("object"),
+                    action: row.get("action"),
+                    data: row.get("data"),
+                    staged_at_us: 0,
+                },
+                is_dropped: row.get("is_dropped"),
+            }));
+        }
+        Ok(self.page.front())
+    }
+}

@@ -1,0 +1,152 @@
+//! What the audit found: a line for each thing that was looked at, and the differences in words.
+
+use serde::Serialize;
+
+/// Differences and notes that are kept in words. Beyond that they are counted.
+const LINES_LEN_MAX: usize = 100;
+
+/// What the audit found.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// Every registered consumer of the audited partitions.
+    pub consumers: Vec<ConsumerLine>,
+    /// Every audited partition.
+    pub partitions: Vec<PartitionLine>,
+    /// The rides, if they could be compared.
+    pub rides: Option<RidesLine>,
+    /// The streams that were compared.
+    pub streams: Vec<StreamLine>,
+    /// What does not agree, in words, at most 100.
+    pub differences: Vec<String>,
+    /// How many things do not agree.
+    pub difference_count: u64,
+    /// What is worth knowing and no difference.
+    pub notes: Vec<String>,
+}
+
+/// A consumer at its checkpoint.
+#[derive(Debug, Clone, Serialize)]
+pub struct ConsumerLine {
+    /// Its name; the reaper's baseline is among them.
+    pub name: String,
+    /// The partition it folds.
+    pub partition: i32,
+    /// Its checkpoint.
+    pub last_offset: i64,
+    /// Rides in its state.
+    pub ride_count: i64,
+    /// Whole millimetres.
+    pub total_distance_mm: i64,
+    /// 16 hexadecimal digits.
+    pub digest: String,
+    /// `None` if there was nothing to compare: another fold's consumer, or a log that cannot be read so far.
+    pub is_equal: Option<bool>,
+}
+
+/// A partition's log.
+#[derive(Debug, Clone, Serialize)]
+pub struct PartitionLine {
+    /// Which.
+    pub partition: i32,
+    /// The first offset that can be read.
+    pub first_retained: i64,
+    /// The highest offset.
+    pub head: i64,
+    /// Records read.
+    pub record_count: u64,
+    /// Records that have no offset yet.
+    pub staged_count: i64,
+}
+
+/// All rides beside all records of rides.
+#[derive(Debug, Clone, Serialize)]
+pub struct RidesLine {
+    /// `count(*)` of the table.
+    pub ride_count: i64,
+    /// `sum(distance_mm)` of the table.
+    pub total_distance_mm: i64,
+    /// Whether the log, with what is staged, makes the same.
+    pub is_equal: bool,
+}
+
+/// A stream beside its log.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct StreamLine {
+    /// Its key.
+    pub key: String,
+    /// Entries equal to their records, copies included.
+    pub equal_count: u64,
+    /// Entries with the right token and another content.
+    pub different_count: u64,
+    /// Entries that are not of this log. Consumers ignore them.
+    pub stranger_count: u64,
+    /// Records that the stream does not have. Consumers read them from Postgres.
+    pub hole_count: u64,
+    /// Entries before the first retained record. The reaper trims them.
+    pub reaped_count: u64,
+}
+
+impl Report {
+    /// Whether everything that was to be compared was compared, and agrees.
+    pub fn is_equal(&self) -> bool {
+        self.difference_count == 0
+    }
+
+    /// Something does not agree.
+    pub(super) fn differ(&mut self, what: String) {
+        self.difference_count += 1;
+        if self.differences.len() < LINES_LEN_MAX {
+            self.differences.push(what);
+        }
+    }
+
+    /// Something is worth knowing.
+    pub(super) fn note(&mut self, what: String) {
+        if self.notes.len() < LINES_LEN_MAX {
+            self.notes.push(what);
+        }
+    }
+
+    /// Prints it for people, or for programs.
+    pub fn print(&self, json: bool) {
+        if json {
+            println!("{}", serde_json::to_string_pretty(self).expect("numbers and texts are always JSON"));
+            return;
+        }
+        for line in &self.consumers {
+            let ConsumerLine { name, partition, last_offset, ride_count, total_distance_mm, digest, is_equal } = line;
+            let verdict = match is_equal {
+                Some(true) => "equal",
+                Some(false) => "DIFFERENT",
+                None => "not compared",
+            };
+            println!(
+                "consumer {name}, partition {partition}: offset {last_offset}, {ride_count} rides, \
+                 {total_distance_mm} mm, digest {digest}: {verdict}"
+            );
+        }
+        for PartitionLine { partition, first_retained, head, record_count, staged_count } in &self.partitions {
+            println!(
+                "log, partition {partition}: head {head}, {record_count} records from offset {first_retained} on, \
+                 {staged_count} staged without an offset"
+            );
+        }
+        for line in &self.streams {
+            let StreamLine { key, equal_count, different_count, stranger_count, hole_count, reaped_count } = line;
+            println!(
+                "stream {key}: {equal_count} entries equal, {different_count} different, {stranger_count} strangers, \
+                 {hole_count} records not in it, {reaped_count} entries of reaped records"
+            );
+        }
+        if let Some(RidesLine { ride_count, total_distance_mm, is_equal }) = &self.rides {
+            let verdict = if *is_equal { "equal" } else { "DIFFERENT" };
+            println!("rides: {ride_count}, {total_distance_mm} mm: {verdict}");
+        }
+        self.notes.iter().for_each(|note| println!("note: {note}"));
+        self.differences.iter().for_each(|difference| println!("DIFFERENCE: {difference}"));
+        match self.difference_count {
+            0 => println!("all is equal"),
+            count => println!("{count} differences"),
+        }
+    }
+}

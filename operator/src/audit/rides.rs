@@ -1,0 +1,105 @@
+//! The rides beside the records that tell of them: as many, and as far.
+
+use anyhow::{Context, Result};
+use tokio_postgres::Transaction;
+
+use super::report::{Report, RidesLine};
+
+/// How long to look for the rides that make the difference, in ms.
+const SEARCH_WAIT_MS: u32 = 60_000;
+
+/// What the log makes of rides, staged records included.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Logged {
+    pub ride_count: i64,
+    pub total_distance_mm: i64,
+    /// Nothing is reaped yet.
+    pub is_whole: bool,
+}
+
+impl Default for Logged {
+    fn default() -> Self {
+        Self { ride_count: 0, total_distance_mm: 0, is_whole: true }
+    }
+}
+
+impl Logged {
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            ride_count: self.ride_count + other.ride_count,
+            total_distance_mm: self.total_distance_mm + other.total_distance_mm,
+            is_whole: self.is_whole && other.is_whole,
+        }
+    }
+}
+
+/// Compares count and sum; when they differ, looks for the rides. The last thing that is done in the transaction: the
+/// search may fail.
+pub(super) async fn audit(tx: &Transaction<'_>, logged: Logged, report: &mut Report) -> Result<()> {
+    // A count of all rides is a scan, whatever the session prefers.
+    tx.batch_execute("SET LOCAL enable_seqscan = on").await.context("setting up the count")?;
+    let row = tx
+        .query_one(
+            "-- operator::audit::rides
+             SELECT count(*), COALESCE(sum(distance_mm), 0)::bigint FROM rides",
+            &[],
+        )
+        .await
+        .context("counting rides")?;
+    let (ride_count, total_distance_mm): (i64, i64) = (row.get(0), row.get(1));
+    let is_equal = (ride_count, total_distance_mm) == (logged.ride_count, logged.total_distance_mm);
+    report.rides = Some(RidesLine { ride_count, total_distance_mm, is_equal });
+    if !is_equal {
+        report.differ(format!(
+            "rides: the table has {ride_count} and {total_distance_mm} mm, the records make {} and {} mm: {:+} rides, \
+             {:+} mm in the table",
+            logged.ride_count,
+            logged.total_distance_mm,
+            ride_count - logged.ride_count,
+            total_distance_mm - logged.total_distance_mm
+        ));
+        match search(tx, logged.is_whole).await {
+            Ok(found) => found.into_iter().for_each(|line| report.note(line)),
+            Err(error) => report.note(format!("the rides that differ were not found: {error:#}")),
+        }
+        if !logged.is_whole {
+            report.note("rides whose records are reaped were not searched".to_owned());
+        }
+    }
+    Ok(())
+}
+
+/// Up to 10 rides of each kind that have no equal among the records that are there. Where the log is reaped, only rides
+/// from the first id of a record on: earlier ones may well be sound.
+async fn search(tx: &Transaction<'_>, is_whole: bool) -> Result<Vec<String>> {
+    tx.batch_execute(&format!("SET LOCAL statement_timeout = {SEARCH_WAIT_MS}"))
+        .await
+        .context("setting up the search")?;
+    let rows = tx
+        .query(
+            "-- operator::audit::search
+             WITH logged AS MATERIALIZED (
+                 SELECT data->>'id' AS id, data->>'distance_mm' AS distance_mm FROM staged_log_records
+                 WHERE object = 'ride' AND action = 'create'
+             )
+             (SELECT format('ride %s of %s mm has no equal record', id, distance_mm) FROM rides
+              WHERE ($1 OR id >= (SELECT min(logged.id::bigint) FROM logged WHERE logged.id ~ '^[0-9]{1,18}$'))
+                AND NOT EXISTS (SELECT FROM logged WHERE logged.id = rides.id::text
+                                                     AND logged.distance_mm = rides.distance_mm::text)
+              ORDER BY id LIMIT 10)
+             UNION ALL
+             (SELECT format('a record tells of ride %s of %s mm, and there is no equal ride', id, distance_mm)
+              FROM logged
+              WHERE distance_mm ~ '^[1-9][0-9]{0,12}$'
+                AND NOT EXISTS (SELECT FROM rides WHERE logged.id = rides.id::text
+                                                    AND logged.distance_mm = rides.distance_mm::text)
+              LIMIT 10)
+             UNION ALL
+             (SELECT format('%s records tell of ride %s', count(*), id) FROM logged
+              WHERE id IS NOT NULL GROUP BY id HAVING count(*) > 1 LIMIT 10)",
+            &[&is_whole],
+        )
+        .await
+        .context("searching")?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}

@@ -1,0 +1,16 @@
+//! Dead letters: configuration, and then [`operator::dead_letters::run`]. Ends with 1 if something could not be done.
+
+use std::process::ExitCode;
+
+use operator::dead_letters::{Config, run};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let config: Config = common::config::parse();
+    common::telemetry::start(&config.log);
+    match run(&config).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => common::telemetry::conclude(Err(error)),
+    }
+}

@@ -1,0 +1,203 @@
+//! `dead-letters`: look at the records that a consumer could not fold, and fold them after all, or not.
+//!
+//! The fold is the distance fold, as it is compiled into this binary: whether a record is accepted today is its word.
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use common::config::PostgresArgs;
+use common::telemetry::LogArgs;
+use consumer::{DistanceFold, Replay};
+use tokio_postgres::Client;
+
+/// Dead letters read at once. Each may hold 64 KiB.
+const PAGE_LEN_MAX: i64 = 100;
+
+/// Looks at records that consumers could not fold, and folds them after all.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "dead-letters", version)]
+pub struct Config {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: Action,
+
+    #[command(flatten)]
+    /// Where Postgres is.
+    pub postgres: PostgresArgs,
+
+    /// The partition of the log to work on.
+    #[arg(long, env = "PARTITION", default_value_t = 0, value_parser = clap::value_parser!(i32).range(0..), global = true)]
+    pub partition: i32,
+
+    #[command(flatten)]
+    /// What is logged.
+    pub log: LogArgs,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Action {
+    /// List dead letters, a line each.
+    List {
+        /// Only those of this consumer.
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Show one dead letter, payload and reason.
+    Show {
+        /// Whose.
+        name: String,
+        /// At which offset.
+        offset: i64,
+    },
+    /// Fold dead letters with the fold of today. What it still rejects stays, with the new reason.
+    Replay {
+        /// Whose.
+        name: String,
+        /// At which offset.
+        #[arg(required_unless_present = "all")]
+        offset: Option<i64>,
+        /// All of them that are not dropped.
+        #[arg(long, conflicts_with = "offset")]
+        all: bool,
+    },
+    /// Mark a dead letter as seen and given up. It is listed as dropped, and counted no longer.
+    Drop {
+        /// Whose.
+        name: String,
+        /// At which offset.
+        offset: i64,
+    },
+}
+
+/// Does what was asked for, and prints it. `false` if it could not be done to the end.
+///
+/// # Errors
+/// There is no such consumer, or Postgres is away.
+pub async fn run(config: &Config) -> Result<bool> {
+    let mut client = common::postgres::connect(&config.postgres.database_url, "dead-letters", || {}).await?;
+    let partition = config.partition;
+    match &config.action {
+        Action::List { name } => list(&client, name.as_deref(), partition).await,
+        Action::Show { name, offset } => show(&client, name, partition, *offset).await,
+        Action::Replay { name, offset: Some(offset), .. } => replay(&mut client, name, partition, *offset).await,
+        Action::Replay { name, offset: None, .. } => replay_all(&mut client, name, partition).await,
+        Action::Drop { name, offset } => drop_one(&client, name, partition, *offset).await,
+    }
+}
+
+async fn list(client: &Client, name: Option<&str>, partition: i32) -> Result<bool> {
+    let (mut after_name, mut after_offset) = (String::new(), 0_i64);
+    loop {
+        let rows = client
+            .query(
+                "-- operator::dead_letters::list
+                 SELECT name, record_offset, object, action, reason, dropped_at IS NOT NULL AS is_dropped
+                 FROM dead_letters
+                 WHERE partition = $1 AND ($2::text IS NULL OR name = $2) AND (name, record_offset) > ($3, $4)
+                 ORDER BY name, record_offset LIMIT $5",
+                &[&partition, &name, &after_name, &after_offset, &PAGE_LEN_MAX],
+            )
+            .await
+            .context("listing dead letters")?;
+        for row in &rows {
+            (after_name, after_offset) = (row.get("name"), row.get("record_offset"));
+            let (object, action): (&str, &str) = (row.get("object"), row.get("action"));
+            let dropped = if row.get("is_dropped") { " (dropped)" } else { "" };
+            let reason: &str = row.get("reason");
+            println!("{after_name} {after_offset} {object} {action}: {reason}{dropped}");
+        }
+        if (rows.len() as i64) < PAGE_LEN_MAX {
+            return Ok(true);
+        }
+    }
+}
+
+async fn show(client: &Client, name: &str, partition: i32, offset: i64) -> Result<bool> {
+    let row = client
+        .query_opt(
+            "-- operator::dead_letters::show
+             SELECT object, action, data, reason, created_at::text, dropped_at::text FROM dead_letters
+             WHERE name = $1 AND partition = $2 AND record_offset = $3",
+            &[&name, &partition, &offset],
+        )
+        .await
+        .context("reading the dead letter")?;
+    let Some(row) = row else { return not_there(name, offset) };
+    println!("consumer {name}, partition {partition}, offset {offset}");
+    println!("record   {} {}", row.get::<_, &str>("object"), row.get::<_, &str>("action"));
+    println!("since    {}", row.get::<_, &str>("created_at"));
+    if let Some(dropped_at) = row.get::<_, Option<&str>>("dropped_at") {
+        println!("dropped  {dropped_at}");
+    }
+    println!("reason   {}", row.get::<_, &str>("reason"));
+    println!("{}", row.get::<_, &str>("data"));
+    Ok(true)
+}
+
+async fn replay(client: &mut Client, name: &str, partition: i32, offset: i64) -> Result<bool> {
+    match fold(client, name, partition, offset).await? {
+        Some(is_folded) => Ok(is_folded),
+        None => not_there(name, offset),
+    }
+}
+
+/// Whether the record is folded now; `None` if there is no such dead letter.
+async fn fold(client: &mut Client, name: &str, partition: i32, offset: i64) -> Result<Option<bool>> {
+    match consumer::replay(client, &mut DistanceFold::default(), name, partition, offset).await? {
+        Replay::Applied => {
+            println!("{name} {offset}: folded");
+            Ok(Some(true))
+        }
+        Replay::Rejected(rejection) => {
+            println!("{name} {offset}: still rejected, and kept: {rejection}");
+            Ok(Some(false))
+        }
+        Replay::NotThere => Ok(None),
+    }
+}
+
+async fn replay_all(client: &mut Client, name: &str, partition: i32) -> Result<bool> {
+    let (mut after_offset, mut all_folded) = (0_i64, true);
+    loop {
+        let rows = client
+            .query(
+                "-- operator::dead_letters::replay_all
+                 SELECT record_offset FROM dead_letters
+                 WHERE name = $1 AND partition = $2 AND record_offset > $3 AND dropped_at IS NULL
+                 ORDER BY record_offset LIMIT $4",
+                &[&name, &partition, &after_offset, &PAGE_LEN_MAX],
+            )
+            .await
+            .context("listing dead letters")?;
+        for row in &rows {
+            after_offset = row.get(0);
+            // None: somebody else was faster.
+            all_folded &= fold(client, name, partition, after_offset).await?.unwrap_or(true);
+        }
+        if (rows.len() as i64) < PAGE_LEN_MAX {
+            return Ok(all_folded);
+        }
+    }
+}
+
+async fn drop_one(client: &Client, name: &str, partition: i32, offset: i64) -> Result<bool> {
+    // Marked and not deleted: an audit must know which records the consumer's state lacks on purpose.
+    let dropped_count = client
+        .execute(
+            "-- operator::dead_letters::drop_one
+             UPDATE dead_letters SET dropped_at = COALESCE(dropped_at, now())
+             WHERE name = $1 AND partition = $2 AND record_offset = $3",
+            &[&name, &partition, &offset],
+        )
+        .await
+        .context("dropping the dead letter")?;
+    if dropped_count == 0 {
+        return not_there(name, offset);
+    }
+    println!("{name} {offset}: dropped");
+    Ok(true)
+}
+
+fn not_there(name: &str, offset: i64) -> Result<bool> {
+    bail!("consumer {name:?} has no dead letter at offset {offset}");
+}
