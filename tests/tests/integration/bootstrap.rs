@@ -174,6 +174,9 @@ async fn a_new_consumer_of_a_fold_without_a_baseline_says_how_to_start() {
     reap(&world, &["--keep", "0s"]).await;
     world.write_rides(5).await;
     world.drain_streamer(&mut streamer).await;
+    let mut redis = world.redis().await;
+    let _: i64 =
+        redis::cmd("XTRIM").arg(world.stream_name()).arg("MAXLEN").arg(0).query_async(&mut redis).await.unwrap();
     let config = world.consumer_config("objects");
     let error = consumer::run(config, ObjectCounts::default(), CancellationToken::new()).await.unwrap_err();
     let text = format!("{error:#}");
