@@ -15,6 +15,29 @@ DO $$ BEGIN PERFORM pg_advisory_xact_lock(7306930021); END $$;
 SET LOCAL client_min_messages = warning;
 
 -- ---------------------------------------------------------------------------------------------------------------------
+-- Whose log this is. The log orders its records by transaction ids, and these mean something in one cluster only: after
+-- pg_dump, restore and pg_upgrade they start over. So the log remembers the cluster that it belongs to.
+-- Written by this file and by adopt, read by streamer, consumer and reaper whenever they connect. They refuse to work on
+-- a log of another cluster. One row; a second one appears when a dump is restored into tables that were there before,
+-- and is just as telling. Whoever reads it needs EXECUTE on pg_control_system(), which PUBLIC has unless it was revoked.
+-- ---------------------------------------------------------------------------------------------------------------------
+CREATE TABLE IF NOT EXISTS log_identity (
+    -- From pg_control_system() of the cluster in which the transaction ids were given. Changed by adopt alone.
+    system_identifier BIGINT NOT NULL,
+    -- Which version of this file was applied last. Programs refuse another one than their own.
+    schema_version    INT    NOT NULL,
+
+    CONSTRAINT log_identity_pkey PRIMARY KEY (system_identifier)
+);
+
+-- Not where a row is: it came with a dump, and writing our own would hide that.
+INSERT INTO log_identity (system_identifier, schema_version)
+SELECT system_identifier, 2 FROM pg_control_system() WHERE NOT EXISTS (SELECT FROM log_identity);
+
+-- Never downwards: an old copy of this file drops nothing that a newer one made.
+UPDATE log_identity SET schema_version = 2 WHERE schema_version < 2;
+
+-- ---------------------------------------------------------------------------------------------------------------------
 -- What happened: the rides.
 -- Written by api, read by api and by people, deleted by nobody.
 -- ---------------------------------------------------------------------------------------------------------------------

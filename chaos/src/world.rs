@@ -12,9 +12,6 @@ use crate::history::History;
 use crate::servers::{Postgres, Redis, fake_clock};
 use crate::traffic::Promises;
 
-/// First half of the key of the streamers' lock.
-const LEADER_LOCK: i32 = 0x524f_434b;
-
 pub(crate) struct World {
     pub history: Arc<History>,
     pub promises: Arc<Promises>,
@@ -96,7 +93,7 @@ impl World {
                 "-- chaos::leader
                  SELECT usename::text FROM pg_locks JOIN pg_stat_activity USING (pid)
                  WHERE locktype = 'advisory' AND classid = $1::int::oid AND objid = 0 AND granted LIMIT 1",
-                &[&LEADER_LOCK],
+                &[&pglog::LEADER_LOCK],
             )
             .await
             .context("asking who leads")?;

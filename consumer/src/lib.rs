@@ -178,7 +178,7 @@ fn way_out(error: &anyhow::Error, name: &str) -> Option<String> {
         pglog::Error::RowsMissing { .. } => {
             Some("staged_log_records were deleted by hand: restore them from a backup".to_owned())
         }
-        pglog::Error::SchemaMissing => Some("the database has no log".to_owned()),
+        error if error.is_final() => Some("the log cannot be read".to_owned()),
         _ => None,
     }
 }

@@ -4,6 +4,10 @@ use tokio_postgres::{GenericClient, Row};
 
 use crate::Error;
 
+/// First half of the key of the advisory lock that makes a session the leader of a partition; the second is the partition.
+/// Only who holds it may [`assign`].
+pub const LEADER_LOCK: i32 = 0x524f_434b;
+
 /// One row of `log_batches` together with the snapshot it starts from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {

@@ -23,11 +23,11 @@ mod reap;
 mod schema;
 mod stage;
 
-pub use batch::{Batch, BatchRange, assign, batch_ranges, first_retained, head, is_anything_staged};
+pub use batch::{Batch, BatchRange, LEADER_LOCK, assign, batch_ranges, first_retained, head, is_anything_staged};
 pub use checkpoint::{hold_reaping, hold_registration, lowest_checkpoint};
 pub use reader::{Reader, Record};
 pub use reap::{Reaped, reap, reapable};
-pub use schema::{SCHEMA, apply_schema, prepare_session};
+pub use schema::{Identity, SCHEMA, SCHEMA_VERSION, apply_schema, identity, prepare_session};
 pub use stage::{DEFAULT_PARTITION, HINT_CHANNEL, NewRecord, hint, stage};
 
 /// Why the log cannot be read or extended.
@@ -67,9 +67,21 @@ pub enum Error {
         /// How many were found.
         found_count: i64,
     },
-    /// Postgres's transaction counter is behind the log: the log was copied into another cluster.
+    /// The log was restored here from another cluster's dump, or the cluster was made anew by pg_upgrade. Its batches
+    /// speak of transaction ids that mean something else here.
     #[error(
-        "the newest batch of partition {partition} was written at transaction {batch_xmax}, but this cluster is only at {cluster_xmax}: the tables were copied here from another cluster"
+        "the log belongs to the cluster {log_cluster}, and this is the cluster {this_cluster}: it was restored from a dump, or upgraded. Run `target/release/adopt` once, then start this again"
+    )]
+    OtherCluster {
+        /// `system_identifier` of the cluster that the log belongs to.
+        log_cluster: i64,
+        /// That of the cluster it is in.
+        this_cluster: i64,
+    },
+    /// The transaction counter is behind the log though the log says that it belongs here: a dump was restored into a
+    /// physical copy of its own cluster, or the log is older than the table that says where it belongs.
+    #[error(
+        "the newest batch of partition {partition} was written at transaction {batch_xmax}, but this cluster is only at {cluster_xmax}: the tables were restored here from a dump. Stop streamers and consumers, run `target/release/adopt --force` once, then start them again"
     )]
     TransactionsStartedOver {
         /// The partition.
@@ -79,10 +91,41 @@ pub enum Error {
         /// `pg_snapshot_xmax` of the current snapshot.
         cluster_xmax: String,
     },
+    /// Tables and program are of different versions.
+    #[error("the tables are of version {found}, and this program needs version {wanted}: {}", version_hint(*found, *wanted))]
+    SchemaVersion {
+        /// The version of the tables.
+        found: i32,
+        /// The version of the program.
+        wanted: i32,
+    },
     /// The database has no log.
     #[error("the tables are missing: apply schema.sql, for example with `psql \"$DATABASE_URL\" -f schema.sql`")]
     SchemaMissing,
     /// The database refused or was away. Nothing was changed; try again.
     #[error("query failed")]
     Postgres(#[from] tokio_postgres::Error),
+}
+
+impl Error {
+    /// Whether waiting cannot help whoever asked: somebody must do what the text says. [`Error::Reaped`] is not among
+    /// them: a streamer passes over what is reaped, a consumer cannot.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::RowsMissing { .. }
+            | Self::OtherCluster { .. }
+            | Self::TransactionsStartedOver { .. }
+            | Self::SchemaVersion { .. }
+            | Self::SchemaMissing => true,
+            Self::Reaped { .. } | Self::Unassigned { .. } | Self::Postgres(_) => false,
+        }
+    }
+}
+
+fn version_hint(found: i32, wanted: i32) -> &'static str {
+    if found < wanted {
+        "apply schema.sql, for example with `psql \"$DATABASE_URL\" -f schema.sql`"
+    } else {
+        "upgrade the program"
+    }
 }

@@ -15,22 +15,76 @@ pub async fn apply_schema(client: &impl GenericClient) -> Result<(), tokio_postg
     client.batch_execute(SCHEMA).await
 }
 
-/// Prepares a session that reads or extends the log: the tables must be there, and the planner is told to walk indexes.
+/// The version of `schema.sql` that this crate goes with. Raise both together.
+pub const SCHEMA_VERSION: i32 = 2;
+
+/// Prepares a session that reads or extends the log: the tables must be there, of this version and of this cluster, and
+/// the planner is told to walk indexes.
 ///
 /// Every query of this crate wants a few rows at one end of an index, but
 /// the tables grow by orders of magnitude between two ANALYZE runs, and a plan made from stale statistics would scan
 /// them whole. Call it once on every such connection.
 ///
 /// # Errors
-/// [`Error::SchemaMissing`] if `schema.sql` was not applied; otherwise Postgres is away.
+/// [`Error::SchemaMissing`], [`Error::SchemaVersion`] or [`Error::OtherCluster`]: an operator must act, see
+/// [`Error::is_final`]. Otherwise Postgres is away.
 pub async fn prepare_session(client: &impl GenericClient) -> Result<(), Error> {
     client.batch_execute("SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off").await?;
-    let row = client
+    let identity = identity(client).await?;
+    match identity.schema_version {
+        SCHEMA_VERSION if identity.is_of_this_cluster() => Ok(()),
+        SCHEMA_VERSION => {
+            Err(Error::OtherCluster { log_cluster: identity.log_cluster, this_cluster: identity.this_cluster })
+        }
+        found => Err(Error::SchemaVersion { found, wanted: SCHEMA_VERSION }),
+    }
+}
+
+/// What the log says of itself, and where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// The version of `schema.sql` that was applied: 1 before there was a number, 0 if there is none though there should be.
+    pub schema_version: i32,
+    /// The cluster whose transaction ids the log speaks of.
+    pub log_cluster: i64,
+    /// The cluster we are connected to.
+    pub this_cluster: i64,
+}
+
+impl Identity {
+    /// Whether the log's transaction ids mean something here.
+    pub fn is_of_this_cluster(&self) -> bool {
+        self.log_cluster == self.this_cluster
+    }
+}
+
+/// Reads what the log says of itself.
+///
+/// # Errors
+/// [`Error::SchemaMissing`] if `schema.sql` was not applied; otherwise Postgres is away, or the role may not read it.
+pub async fn identity(client: &impl GenericClient) -> Result<Identity, Error> {
+    let tables = client
         .query_one(
-            "-- pglog::prepare_session
-             SELECT to_regclass('log_batches') IS NOT NULL",
+            "-- pglog::identity
+             SELECT to_regclass('log_batches') IS NOT NULL, to_regclass('log_identity') IS NOT NULL,
+                    (SELECT system_identifier FROM pg_control_system())",
             &[],
         )
         .await?;
-    if row.get(0) { Ok(()) } else { Err(Error::SchemaMissing) }
+    let this_cluster = tables.get(2);
+    match (tables.get(0), tables.get(1)) {
+        (false, _) => return Err(Error::SchemaMissing),
+        (true, false) => return Ok(Identity { schema_version: 1, log_cluster: this_cluster, this_cluster }),
+        (true, true) => {}
+    }
+    // Two rows, if a dump was restored into tables that were there before: then the other cluster's is the one to see.
+    let row = client
+        .query_one(
+            "-- pglog::identity
+             SELECT COALESCE(max(schema_version), 0),
+                    COALESCE(min(system_identifier) FILTER (WHERE system_identifier <> $1), $1) FROM log_identity",
+            &[&this_cluster],
+        )
+        .await?;
+    Ok(Identity { schema_version: row.get(0), log_cluster: row.get(1), this_cluster })
 }

@@ -78,7 +78,8 @@ pub struct Cleaned {
 /// Looks every `interval` until `shutdown`; with `--once`, once.
 ///
 /// # Errors
-/// With `--once` whatever went wrong; otherwise nothing: a server that is away is waited for.
+/// With `--once` whatever went wrong; otherwise only what an operator must look at: the tables are damaged, or of another
+/// cluster or version. A server that is away is waited for.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     info!(keep = ?config.keep, stream_len_max = config.stream_len_max, "reaper started");
     let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
@@ -89,7 +90,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
                 backoff.reset();
                 config.interval
             }
-            Err(error) if config.once => return Err(error),
+            Err(error) if config.once || error.downcast_ref().is_some_and(pglog::Error::is_final) => return Err(error),
             Err(error) => {
                 let wait = backoff.next_wait();
                 warn!(error = format!("{error:#}"), wait_ms = wait.as_millis() as u64, "reaping failed, trying again");

@@ -17,9 +17,6 @@ use tokio_postgres::Client;
 const SESSION: &str = "SET idle_session_timeout = '15s'; SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5;
     SET tcp_keepalives_count = 3; SET tcp_user_timeout = '20s'; SET statement_timeout = '40s'";
 
-/// First half of the lock's key; the second is the partition.
-const LEADER_LOCK: i32 = 0x524f_434b;
-
 /// A connection that leads, or asks to.
 pub(crate) struct Post {
     /// The connection.
@@ -54,7 +51,7 @@ impl Post {
                 .query_one(
                     "-- streamer::leads
                      SELECT pg_try_advisory_lock($1, $2)",
-                    &[&LEADER_LOCK, &partition],
+                    &[&pglog::LEADER_LOCK, &partition],
                 )
                 .await
                 .context("asking for the leadership")?;

@@ -163,13 +163,5 @@ fn log(published: &Published, fault: Fault) {
 
 /// Whether waiting cannot help.
 fn is_final(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<Refused>().is_some()
-        || matches!(
-            error.downcast_ref::<pglog::Error>(),
-            Some(
-                pglog::Error::SchemaMissing
-                    | pglog::Error::RowsMissing { .. }
-                    | pglog::Error::TransactionsStartedOver { .. }
-            )
-        )
+    error.downcast_ref::<Refused>().is_some() || error.downcast_ref().is_some_and(pglog::Error::is_final)
 }

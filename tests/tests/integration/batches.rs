@@ -226,7 +226,8 @@ async fn tables_copied_from_a_younger_cluster_are_refused() {
     let world = World::new().await;
     world.write_rides(1).await;
     pglog::assign(world.client(), 0, 1).await.unwrap();
-    // What a logical copy of the tables into a new cluster looks like: snapshots of a future that has not been here.
+    // What a dump restored into a physical copy of its own cluster looks like: the identity is right, but the snapshots
+    // are of a future that has not been here.
     world.client().execute("UPDATE log_batches SET snapshot = '9000000000:9000000000:'", &[]).await.unwrap();
     world.write_rides(1).await;
     let error = pglog::assign(world.client(), 0, 1).await.unwrap_err();

@@ -1,0 +1,168 @@
+//! Who is in which batch: read from the old snapshots for the last time, and checked before anything is written.
+//!
+//! Rows that were staged here after the restore have ids above every restored one, because the sequence was restored too;
+//! but their transaction ids are of this cluster, and a small one looks long done in an old snapshot. So visibility
+//! alone never decides: the id ranges that each batch stores, and its record count, go with it.
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio_postgres::Transaction;
+
+/// Batches follow each other without a hole: given up ones first, and one of them before the first that can be read.
+pub(super) async fn check_chain(tx: &Transaction<'_>, partition: i32) -> Result<()> {
+    let broken = tx
+        .query_opt(
+            "-- operator::adopt::check_chain
+             SELECT first_offset FROM (
+                 SELECT first_offset, reaped_at IS NULL AS retained,
+                        lag(first_offset + record_count) OVER following AS expected_offset,
+                        lag(reaped_at IS NULL) OVER following AS previous_retained
+                 FROM log_batches WHERE partition = $1 WINDOW following AS (ORDER BY first_offset)) AS chain
+             WHERE CASE WHEN expected_offset IS NULL THEN retained AND first_offset > 1
+                        ELSE first_offset <> expected_offset OR previous_retained AND NOT retained END
+             ORDER BY first_offset LIMIT 1",
+            &[&partition],
+        )
+        .await
+        .context("looking at the batches")?;
+    match broken {
+        None => Ok(()),
+        Some(row) => bail!(
+            "log_batches of partition {partition} are damaged: the batch before offset {} is missing. Restore another \
+             dump (nothing was changed)",
+            row.get::<_, i64>(0)
+        ),
+    }
+}
+
+/// Fills `adopted_records` with the row of each offset, as `pglog::Reader` would find it in the old cluster.
+pub(super) async fn derive(tx: &Transaction<'_>, partition: i32) -> Result<()> {
+    // A table that was just restored has no statistics. Every statement here is meant to walk indexes.
+    tx.batch_execute(
+        "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_hashjoin = off;
+         SET LOCAL enable_mergejoin = off; SET LOCAL jit = off;
+         CREATE TEMPORARY TABLE IF NOT EXISTS adopted_records (
+             id BIGINT PRIMARY KEY, record_offset BIGINT UNIQUE) ON COMMIT DROP;
+         TRUNCATE adopted_records",
+    )
+    .await
+    .context("preparing a temporary table")?;
+    tx.execute(
+        "-- operator::adopt::derive
+         INSERT INTO adopted_records (id, record_offset)
+         WITH batches AS MATERIALIZED (
+             SELECT first_offset, record_count, snapshot, reaped_at IS NULL AS retained,
+                    COALESCE(lag(snapshot) OVER (ORDER BY first_offset), '1:1:') AS previous,
+                    COALESCE(fresh_first_id, 0) AS first_id, COALESCE(fresh_last_id, -1) AS last_id
+             FROM log_batches WHERE partition = $1
+         ), candidates AS (
+             SELECT batch.first_offset, batch.record_count, fresh.id
+             FROM batches AS batch, LATERAL (
+                 SELECT id FROM staged_log_records
+                 WHERE partition = $1 AND id >= batch.first_id AND id <= batch.last_id
+                   AND NOT pg_visible_in_snapshot(transaction_id, batch.previous)
+                   AND pg_visible_in_snapshot(transaction_id, batch.snapshot) OFFSET 0) AS fresh
+             WHERE batch.retained
+             UNION ALL
+             SELECT batch.first_offset, batch.record_count, late.id
+             FROM batches AS batch, pg_snapshot_xip(batch.previous) AS in_flight, LATERAL (
+                 SELECT id FROM staged_log_records
+                 WHERE partition = $1 AND transaction_id = in_flight
+                   AND (id < batch.first_id OR id > batch.last_id) OFFSET 0) AS late
+             WHERE batch.retained AND pg_visible_in_snapshot(in_flight, batch.snapshot)
+         ), numbered AS (
+             SELECT id, first_offset, record_count,
+                    row_number() OVER (PARTITION BY first_offset ORDER BY id) AS position FROM candidates
+         )
+         -- Rows that were staged after the restore and look late have the highest ids: they come after all of the batch.
+         SELECT id, first_offset + position - 1 FROM numbered WHERE position <= record_count",
+        &[&partition],
+    )
+    .await
+    .context("deriving the records of each batch")?;
+    Ok(())
+}
+
+pub(super) async fn check_batches(tx: &Transaction<'_>, partition: i32) -> Result<()> {
+    let short = tx
+        .query_opt(
+            "-- operator::adopt::check_batches
+             SELECT first_offset, record_count, found.count
+             FROM log_batches AS batch, LATERAL (
+                 SELECT count(*) FROM adopted_records
+                 WHERE record_offset >= batch.first_offset
+                   AND record_offset < batch.first_offset + batch.record_count) AS found
+             WHERE partition = $1 AND reaped_at IS NULL AND found.count <> record_count
+             ORDER BY first_offset LIMIT 1",
+            &[&partition],
+        )
+        .await
+        .context("counting the records of each batch")?;
+    match short {
+        None => Ok(()),
+        Some(row) => Err(anyhow::Error::new(pglog::Error::RowsMissing {
+            partition,
+            first_offset: row.get(0),
+            record_count: row.get(1),
+            found_count: row.get(2),
+        })
+        .context("the restored log is damaged, and nothing was changed: restore another dump")),
+    }
+}
+
+/// A row that looks reaped and has an id above all that we know to be restored: either staged after the restore, or left
+/// over from a removal that the dump caught half way. The first must be kept and the second must not.
+pub(super) async fn check_doubtful(tx: &Transaction<'_>, partition: i32) -> Result<()> {
+    let row = tx
+        .query_one(
+            &format!(
+                "-- operator::adopt::check_doubtful
+                 {REAPED}
+                 SELECT count(*), min(staged.id) FROM reaped, staged_log_records AS staged
+                 WHERE staged.partition = $1 AND staged.id > reaped.last_id
+                   AND pg_visible_in_snapshot(staged.transaction_id, reaped.snapshot)
+                   -- Not written here by the very transaction that it names, and older than the removal.
+                   AND staged.xmin <> staged.transaction_id::xid AND staged.staged_at <= reaped.reaped_at
+                   AND NOT EXISTS (SELECT FROM adopted_records WHERE id = staged.id)"
+            ),
+            &[&partition],
+        )
+        .await
+        .context("looking for remains of reaped records")?;
+    let doubtful_count: i64 = row.get(0);
+    ensure!(
+        doubtful_count == 0,
+        "partition {partition} has {doubtful_count} staged rows, from id {} on, that may be remains of records which \
+         everybody has passed. Look at them: if they are, delete them and run adopt again (nothing was changed)",
+        row.get::<_, Option<i64>>(1).unwrap_or_default()
+    );
+    Ok(())
+}
+
+/// Adds the rows that are in no batch to `adopted_records`, with no offset.
+pub(super) async fn add_waiting(tx: &Transaction<'_>, partition: i32) -> Result<i64> {
+    let waiting_count = tx
+        .execute(
+            &format!(
+                "-- operator::adopt::add_waiting
+                 INSERT INTO adopted_records (id)
+                 {REAPED}
+                 SELECT staged.id FROM staged_log_records AS staged LEFT JOIN reaped ON true
+                 WHERE staged.partition = $1
+                   AND NOT COALESCE(staged.id <= reaped.last_id
+                                    AND pg_visible_in_snapshot(staged.transaction_id, reaped.snapshot), false)
+                   AND NOT EXISTS (SELECT FROM adopted_records WHERE id = staged.id)"
+            ),
+            &[&partition],
+        )
+        .await
+        .context("looking for records in no batch")?;
+    Ok(waiting_count as i64)
+}
+
+/// The newest batch given up, and the highest id that is known to have come with the dump.
+const REAPED: &str = "WITH reaped AS MATERIALIZED (
+                     SELECT snapshot, reaped_at,
+                            greatest((SELECT max(fresh_last_id) FROM log_batches WHERE partition = $1),
+                                     (SELECT max(id) FROM adopted_records WHERE record_offset IS NOT NULL), 0) AS last_id
+                     FROM log_batches WHERE partition = $1 AND reaped_at IS NOT NULL
+                     ORDER BY first_offset DESC LIMIT 1)";
