@@ -160,7 +160,11 @@ pub fn decode_xrange(reply: Value) -> Result<Vec<Entry>, DecodeError> {
     list.into_iter().map(decode_entry).collect()
 }
 
-fn decode_entry(entry: Value) -> Result<Entry, DecodeError> {
+/// Takes one entry apart, as XRANGE and XINFO STREAM give it: `[id, [name, value, …]]`.
+///
+/// # Errors
+/// This is no entry; bad fields are not an error.
+pub fn decode_entry(entry: Value) -> Result<Entry, DecodeError> {
     let Value::Array(id_and_fields) = entry else { return Err(DecodeError::Shape) };
     let mut parts = id_and_fields.into_iter();
     let id = match parts.next() {

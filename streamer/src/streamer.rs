@@ -74,6 +74,8 @@ pub struct Streamer {
     /// Where the last page began. After a doubt publishing mostly goes on there or a little later, and in a batch of
     /// millions it takes long to find the place from the batch's beginning.
     page_start: Option<Reader>,
+    /// The id of the stream's end whose entry was last seen to be ours, so that an idle stream is compared once.
+    vouched_id: Option<String>,
 }
 
 struct Place {
@@ -97,6 +99,7 @@ impl Streamer {
             stream: None,
             place: None,
             page_start: None,
+            vouched_id: None,
         }
     }
 
@@ -114,6 +117,7 @@ impl Streamer {
         if !matches!(step, Ok(Ok(_))) {
             // What was sent may or may not have arrived. Ask again; and a connection that failed once is not asked again.
             self.place = None;
+            self.vouched_id = None;
             self.stream = None;
             // An error of Postgres that comes with a sound connection may come with every statement on it: the server
             // was made read-only, say, and another one leads now. A new connection finds out.
@@ -201,12 +205,20 @@ impl Streamer {
         // of this head holds entries of no log we know.
         let client = &self.post.as_ref().context("no connection")?.client;
         let head = pglog::head(client, self.partition).await?;
-        if end.offset > head {
+        let found = if end.offset > head {
+            Some("it ends beyond the head: its last entries are of no record")
+        } else if self.is_strange(&end).await? {
+            Some("its last entry does not carry the token of the record at its offset")
+        } else {
+            None
+        };
+        if let Some(found) = found {
             warn!(
-                last_offset = end.offset,
+                found,
+                last_id = end.id,
                 head,
                 key = self.key,
-                "the stream is ahead of the database: set aside and built anew"
+                "the stream is not of this log (was the database restored?): set aside and built anew"
             );
             set_aside(self.stream.as_mut().context("no connection")?, &self.key, &end).await?;
             end = self.read_end().await?;
@@ -233,6 +245,21 @@ impl Streamer {
         }
         self.place = Some(Place { next_offset, reader: None, checked_at: Instant::now() });
         Ok(())
+    }
+
+    /// Whether the stream's last entry is of another log: Postgres was put back, and has grown past the stream's end since.
+    async fn is_strange(&mut self, end: &StreamEnd) -> Result<bool> {
+        let Some(entry) = &end.entry else { return Ok(false) };
+        if self.vouched_id.as_ref() == Some(&end.id) {
+            return Ok(false);
+        }
+        let client = &self.post.as_ref().context("no connection")?.client;
+        let ranges = pglog::batch_ranges(client, self.partition, entry.id.offset, 1)
+            .await
+            .context("looking up the token of the stream's last entry")?;
+        let is_strange = end.is_strange(ranges.first());
+        self.vouched_id = (!is_strange).then(|| end.id.clone());
+        Ok(is_strange)
     }
 
     /// The next records to publish; none at the head, or while it is not known where the stream ends.

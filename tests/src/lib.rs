@@ -10,7 +10,7 @@ mod world;
 use std::time::{Duration, Instant};
 
 pub use process::{Process, binary};
-pub use servers::{PrivatePostgres, PrivateRedis, is_alive, scratch_folder};
+pub use servers::{Backup, PrivatePostgres, PrivateRedis, is_alive, scratch_folder};
 pub use world::{World, write_rides};
 
 /// How long anything may take before a test gives up on it. Generous: tests are never timed, only stopped.

@@ -74,6 +74,24 @@ impl PrivatePostgres {
         kill_server(self.server.take().unwrap().pid()).await;
     }
 
+    /// Stops it as an operator would, and copies its data: a backup for [`put_back`](Self::put_back). It stays away.
+    pub async fn stop_and_copy(&mut self) -> Backup {
+        let client = common::postgres::connect(&self.url().parse().unwrap(), "test", || {}).await.unwrap();
+        let data: String = client.query_one("SHOW data_directory", &[]).await.unwrap().get(0);
+        drop(client);
+        self.server.take().unwrap().stop().await.unwrap();
+        let backup = Backup { data: data.into(), copy: scratch_folder().join("data") };
+        copy_folder(&backup.data, &backup.copy).await;
+        backup
+    }
+
+    /// Stops it and puts its data back to what they were. It stays away.
+    pub async fn put_back(&mut self, backup: &Backup) {
+        self.server.take().unwrap().stop().await.unwrap();
+        std::fs::remove_dir_all(&backup.data).unwrap();
+        copy_folder(&backup.copy, &backup.data).await;
+    }
+
     /// Starts it again on the same data.
     pub async fn start_again(&mut self) {
         // Committed means on disk: what was answered must be there after the kill.
@@ -86,6 +104,24 @@ impl Drop for PrivatePostgres {
     fn drop(&mut self) {
         end(self.server.as_ref().and_then(PostgresServer::pid), &self.folder);
     }
+}
+
+/// The data of a Postgres as they were once.
+pub struct Backup {
+    data: PathBuf,
+    copy: PathBuf,
+}
+
+impl Drop for Backup {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(self.copy.parent().unwrap());
+    }
+}
+
+async fn copy_folder(from: &Path, to: &Path) {
+    let mut command = tokio::process::Command::new("cp");
+    command.arg("-a").arg(from).arg(to);
+    crate::Process::spawn("cp", command).succeed().await;
 }
 
 async fn kill_server(pid: Option<u32>) {

@@ -1,5 +1,6 @@
 //! The integration tests: real PostgreSQL, real Redis, real processes, real kills. Run them with `bin/test`.
 
+mod adopt;
 mod api;
 mod audit;
 mod batches;
@@ -15,6 +16,7 @@ mod launcher;
 mod loss;
 mod poison;
 mod reaper;
+mod restore;
 mod seed;
 mod settings;
 mod streamer;

@@ -1,0 +1,238 @@
+//! Adopting a log in another cluster: the same records at the same offsets, to the byte, whatever state the log was in
+//! when it was dumped (I2).
+
+use pglog::{Reader, Record};
+use tests::{PrivatePostgres, Process, World, write_rides};
+
+/// All records from `offset` on. The token is left out: it changes with the batch.
+async fn read_from(world: &World, offset: i64) -> Vec<(i64, String, String, String, i64)> {
+    let mut reader = Reader::at(world.client(), 0, offset).await.unwrap();
+    let mut records = Vec::new();
+    loop {
+        let page = reader.next_page(world.client(), 7).await.unwrap();
+        if page.is_empty() {
+            return records;
+        }
+        records.extend(page.into_iter().map(|Record { offset, object, action, data, staged_at_us, .. }| {
+            (offset, object, action, data, staged_at_us)
+        }));
+    }
+}
+
+/// A fingerprint of everything that adopting writes.
+async fn fingerprint(world: &World) -> String {
+    let query =
+        "SELECT concat_ws(' ', (SELECT md5(string_agg(r::text, ',' ORDER BY r::text)) FROM staged_log_records r),
+                                       (SELECT md5(string_agg(b::text, ',' ORDER BY b::text)) FROM log_batches b),
+                                       (SELECT string_agg(i::text, ',') FROM log_identity i))";
+    world.client().query_one(query, &[]).await.unwrap().get(0)
+}
+
+/// Rounds of rides with transactions that stay open across one or two batches. The last one commits after the last batch:
+/// its records wait for their offsets, and have lower ids than records that do not.
+async fn write_with_stragglers(world: &World) {
+    let (mut one, mut two) = (world.connect().await, world.connect().await);
+    for _ in 0..6 {
+        let (late, later) = (one.transaction().await.unwrap(), two.transaction().await.unwrap());
+        write_rides(late.client(), 2).await;
+        world.write_rides(3).await;
+        write_rides(later.client(), 1).await;
+        pglog::assign(world.client(), 0, 1).await.unwrap();
+        world.write_rides(1).await;
+        late.commit().await.unwrap();
+        pglog::assign(world.client(), 0, 2).await.unwrap();
+        later.commit().await.unwrap();
+    }
+    // What the api writes: bytes that json leaves alone, and a partition that no streamer ever saw.
+    let odd = "INSERT INTO staged_log_records (partition, object, action, data)
+               VALUES (0, 'wallet', 'credit', '{\"a\" : 1.0,\"a\":1e3,  \"ü\":\"\\u00fc\"}'), (5, 'ride', 'create', '[ ]')";
+    world.client().batch_execute(odd).await.unwrap();
+}
+
+/// The data of the records in no batch, in the order in which the next batch will have them.
+async fn waiting(world: &World) -> Vec<String> {
+    let rows = world
+        .client()
+        .query(
+            "SELECT data::text FROM staged_log_records
+             WHERE partition = 0 AND NOT pg_visible_in_snapshot(transaction_id, (
+                 SELECT snapshot FROM log_batches WHERE partition = 0 ORDER BY first_offset DESC LIMIT 1))
+             ORDER BY id",
+            &[],
+        )
+        .await
+        .unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+#[tokio::test]
+async fn an_adopted_log_has_every_record_at_its_offset() {
+    let world = World::new().await;
+    write_with_stragglers(&world).await;
+    let (before, waiting_before) = (read_from(&world, 1).await, waiting(&world).await);
+    assert!(waiting_before.len() == 2, "{waiting_before:?}");
+    let cluster = PrivatePostgres::start().await;
+    let restored = world.restored(&world.dump().await, &cluster).await;
+    // Staged after the restore; the last two name transactions that were in flight in old snapshots, as it may happen.
+    restored.write_rides(2).await;
+    let coincidence = "INSERT INTO staged_log_records (transaction_id, object, action, data)
+                       SELECT in_flight, 'test', 'new', '{}'
+                       FROM (SELECT DISTINCT pg_snapshot_xip(snapshot) AS in_flight FROM log_batches) AS flights";
+    assert!(restored.client().execute(coincidence, &[]).await.unwrap() > 1);
+    let staged_after = "SELECT count(*) FROM staged_log_records WHERE partition = 0";
+    let staged_count = restored.number(staged_after).await;
+    let output = Process::start(&restored, "adopt", &[]).succeed().await;
+    assert!(output.contains("partition 0: ") && output.contains("partition 5: no record with an offset"), "{output}");
+    assert_eq!(read_from(&restored, 1).await, before);
+    for offset in 1..=before.len() as i64 {
+        assert_eq!(read_from(&restored, offset).await, before[offset as usize - 1..], "from {offset} on");
+    }
+    assert_eq!(restored.number(staged_after).await, staged_count, "nothing was removed");
+    let waiting_after = waiting(&restored).await;
+    assert_eq!(waiting_after[..2], waiting_before, "they come first, in their order");
+    assert_eq!(waiting_after.len() as i64, staged_count - before.len() as i64);
+    let output = Process::start(&restored, "adopt", &[]).succeed().await;
+    assert!(output.contains("nothing to adopt"), "{output}");
+    // From here on it is a log like any other.
+    pglog::prepare_session(restored.client()).await.unwrap();
+    restored.write_rides(3).await;
+    pglog::assign(restored.client(), 0, 3).await.unwrap().unwrap();
+    let after = read_from(&restored, 1).await;
+    assert_eq!(after[..before.len()], before);
+    assert_eq!(after.len() as i64, staged_count + 3);
+    let next: Vec<String> = after[before.len()..].iter().map(|record| record.3.clone()).collect();
+    assert_eq!(next[..waiting_after.len()], waiting_after);
+    // Adopting what is at home changes no offset either.
+    let output = Process::start(&restored, "adopt", &["--force"]).succeed().await;
+    assert!(output.contains("are one batch now"), "{output}");
+    assert_eq!(read_from(&restored, 1).await, after);
+}
+
+#[tokio::test]
+async fn a_reaped_log_is_adopted_with_what_is_left_and_goes_on_being_reaped() {
+    let world = World::new().await;
+    write_with_stragglers(&world).await;
+    let mut consumer = world.consumer("c0");
+    pglog::assign(world.client(), 0, 3).await.unwrap();
+    world.drain_consumer(&mut consumer).await;
+    // Everything but the last two batches is given up, and the reaper was killed before it had removed all rows.
+    let mark = "UPDATE log_batches SET reaped_at = now()
+                WHERE first_offset < (SELECT first_offset FROM log_batches ORDER BY 1 DESC OFFSET 1 LIMIT 1)";
+    world.client().execute(mark, &[]).await.unwrap();
+    world.client().execute("DELETE FROM staged_log_records WHERE partition = 0 AND id IN (1, 4)", &[]).await.unwrap();
+    world.write_rides(4).await;
+    let first_retained = pglog::first_retained(world.client(), 0).await.unwrap();
+    let before = read_from(&world, first_retained).await;
+    assert!(first_retained > 1 && !before.is_empty());
+    let cluster = PrivatePostgres::start().await;
+    let restored = world.restored(&world.dump().await, &cluster).await;
+    restored.write_rides(2).await;
+    let output = Process::start(&restored, "adopt", &[]).succeed().await;
+    let leftover = format!("{} remains of reaped records were removed", first_retained - 3);
+    assert!(output.contains(&leftover) && output.contains("; 6 staged records wait"), "{output}");
+    assert_eq!(pglog::first_retained(restored.client(), 0).await.unwrap(), first_retained);
+    assert_eq!(read_from(&restored, first_retained).await, before);
+    let error = Reader::at(restored.client(), 0, first_retained - 1).await.unwrap_err();
+    assert!(matches!(error, pglog::Error::Reaped { .. }), "{error}");
+    // The reaper takes what is passed and leaves what waits, and the next batch, alone.
+    for expected_count in [before.len() as u64, 6] {
+        let output = Process::start(&restored, "reaper", &["--once", "--keep", "0s"]).succeed().await;
+        assert!(output.contains(&format!("record_count={expected_count}")), "{output}");
+        pglog::assign(restored.client(), 0, 4).await.unwrap();
+        restored.drain_consumer(&mut restored.consumer("c0")).await;
+    }
+    restored.assert_converged(&["c0"]).await;
+    assert_eq!(restored.number("SELECT count(*) FROM staged_log_records WHERE partition = 0").await, 0);
+    // A log of which nothing is left but the place where it goes on.
+    Process::start(&restored, "adopt", &["--force"]).succeed().await;
+    restored.write_rides(5).await;
+    pglog::assign(restored.client(), 0, 5).await.unwrap();
+    restored.drain_consumer(&mut restored.consumer("c0")).await;
+    restored.assert_converged(&["c0"]).await;
+}
+
+#[tokio::test]
+async fn a_log_in_which_nothing_was_ever_assigned_is_adopted() {
+    let world = World::new().await;
+    let cluster = PrivatePostgres::start().await;
+    world.write_rides(5).await;
+    let restored = world.restored(&world.dump().await, &cluster).await;
+    let output = Process::start(&restored, "adopt", &[]).succeed().await;
+    assert!(output.contains("5 staged records wait for their offsets"), "{output}");
+    restored.write_rides(5).await;
+    restored.drain_streamer(&mut restored.streamer()).await;
+    restored.drain_consumer(&mut restored.consumer("c0")).await;
+    restored.assert_converged(&["c0"]).await;
+    // And one that holds nothing at all.
+    let empty = World::new().await;
+    let restored = empty.restored(&empty.dump().await, &cluster).await;
+    Process::start(&restored, "adopt", &[]).succeed().await;
+    pglog::prepare_session(restored.client()).await.unwrap();
+}
+
+#[tokio::test]
+async fn adopting_a_damaged_log_changes_nothing() {
+    let world = World::new().await;
+    write_with_stragglers(&world).await;
+    let dump = world.dump().await;
+    let cluster = PrivatePostgres::start().await;
+    for (damage, complaint) in [
+        ("DELETE FROM staged_log_records WHERE id = 10", "only"),
+        ("DELETE FROM staged_log_records WHERE id = 1", "only"),
+        ("DELETE FROM log_batches WHERE first_offset = 1", "the batch before offset"),
+        ("UPDATE log_batches SET record_count = record_count + 1", "the batch before offset"),
+        ("UPDATE log_batches SET reaped_at = now() WHERE first_offset > 1", "the batch before offset"),
+    ] {
+        let restored = world.restored(&dump, &cluster).await;
+        restored.write_rides(3).await;
+        restored.client().execute(damage, &[]).await.unwrap();
+        let before = fingerprint(&restored).await;
+        let output = Process::start(&restored, "adopt", &[]).fail(1).await;
+        assert!(output.contains(complaint) && output.contains("nothing was changed"), "{damage}: {output}");
+        assert_eq!(fingerprint(&restored).await, before, "{damage}");
+    }
+}
+
+#[tokio::test]
+async fn a_log_in_use_is_not_adopted() {
+    let world = World::new().await;
+    let mut streamer = world.streamer();
+    world.write_rides(3).await;
+    world.drain_streamer(&mut streamer).await;
+    let output = Process::start(&world, "adopt", &["--force"]).fail(1).await;
+    assert!(output.contains("a streamer leads partition 0"), "{output}");
+    drop(streamer);
+    let mut client = world.connect().await;
+    let tx = client.transaction().await.unwrap();
+    write_rides(tx.client(), 1).await;
+    let output = Process::start(&world, "adopt", &["--force"]).fail(1).await;
+    assert!(output.contains("the log is in use"), "{output}");
+}
+
+#[tokio::test]
+async fn the_schema_applied_again_does_not_hide_that_the_log_came_from_elsewhere() {
+    let world = World::new().await;
+    world.client().execute("UPDATE log_identity SET system_identifier = 1", &[]).await.unwrap();
+    pglog::apply_schema(world.client()).await.unwrap();
+    let refused = async || pglog::prepare_session(world.client()).await.unwrap_err();
+    assert!(matches!(refused().await, pglog::Error::OtherCluster { log_cluster: 1, .. }));
+    Process::start(&world, "adopt", &[]).succeed().await;
+    pglog::prepare_session(world.client()).await.unwrap();
+    // What a dump of the data alone leaves in tables that were there before.
+    let restore = "INSERT INTO log_identity (system_identifier, schema_version) VALUES (2, 2)";
+    world.client().execute(restore, &[]).await.unwrap();
+    assert!(matches!(refused().await, pglog::Error::OtherCluster { log_cluster: 2, .. }));
+    for (found, hint) in [(1, "apply schema.sql"), (3, "upgrade the program")] {
+        world.client().execute("UPDATE log_identity SET schema_version = $1", &[&found]).await.unwrap();
+        let error = refused().await;
+        assert!(matches!(error, pglog::Error::SchemaVersion { wanted: 2, .. }), "{error}");
+        assert!(error.to_string().contains(hint), "{error}");
+        let output = Process::start(&world, "streamer", &[]).fail(1).await;
+        assert!(output.contains(hint), "{output}");
+    }
+    // Before there was a number.
+    world.client().batch_execute("DROP TABLE log_identity").await.unwrap();
+    assert!(matches!(refused().await, pglog::Error::SchemaVersion { found: 1, .. }));
+    pglog::apply_schema(world.client()).await.unwrap();
+    pglog::prepare_session(world.client()).await.unwrap();
+}
