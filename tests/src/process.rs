@@ -113,6 +113,13 @@ impl Process {
         self.child.kill().await.unwrap();
     }
 
+    /// All that it printed until its end, once it has ended.
+    pub async fn read_to_end(&self) -> String {
+        // The pipes are read by tasks of their own, which may be a moment behind.
+        wait_until("its output is read", async || Arc::strong_count(&self.output) == 1).await;
+        self.output()
+    }
+
     /// Waits for its end, which must be a success. Returns what it printed.
     pub async fn succeed(self) -> String {
         self.succeed_within(PATIENCE).await
@@ -121,18 +128,17 @@ impl Process {
     /// As [`succeed`](Self::succeed), for what takes longer.
     pub async fn succeed_within(mut self, patience: Duration) -> String {
         let status = self.ended_within(patience).await;
-        // The pipes are read by tasks of their own, which may be a moment behind.
-        wait_until("its output is read", async || Arc::strong_count(&self.output) == 1).await;
-        assert!(status.success(), "{} ended with {status}:\n{}", self.name, self.output());
-        self.output()
+        let output = self.read_to_end().await;
+        assert!(status.success(), "{} ended with {status}:\n{output}", self.name);
+        output
     }
 
     /// Waits for its end, which must be a failure with this status. Returns what it printed.
     pub async fn fail(mut self, code: i32) -> String {
         let status = self.ended().await;
-        wait_until("its output is read", async || Arc::strong_count(&self.output) == 1).await;
-        assert_eq!(status.code(), Some(code), "{}:\n{}", self.name, self.output());
-        self.output()
+        let output = self.read_to_end().await;
+        assert_eq!(status.code(), Some(code), "{}:\n{output}", self.name);
+        output
     }
 }
 

@@ -10,6 +10,7 @@ mod chaos;
 mod consumer;
 mod convergence;
 mod dead_letters;
+mod doctor;
 mod documentation;
 mod kills;
 mod launcher;

@@ -1,0 +1,81 @@
+//! Clocks. Nothing is decided by them but what is old enough to be removed; people read lags from them.
+
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+use redis::aio::MultiplexedConnection;
+use tokio_postgres::Client;
+
+use super::ask;
+use super::finding::Finding;
+
+/// How far two clocks may be apart.
+const SKEW_MAX: Duration = Duration::from_secs(1);
+
+/// The check of the clocks.
+pub(super) async fn check(postgres: &Client, redis: Option<&mut MultiplexedConnection>, findings: &mut Vec<Finding>) {
+    findings.push(judge("clock.postgres", postgres_ahead_s(postgres).await));
+    if let Some(redis) = redis {
+        findings.push(judge("clock.redis", redis_ahead_s(redis).await));
+    }
+}
+
+fn judge(check: &'static str, ahead_s: Result<f64>) -> Finding {
+    match ahead_s {
+        Err(error) => Finding::unseen(check, &error),
+        Ok(ahead_s) if ahead_s.abs() <= SKEW_MAX.as_secs_f64() => {
+            Finding::ok(check, format!("it differs from this machine's by {:.3} s", ahead_s.abs()))
+        }
+        Ok(ahead_s) => Finding::warn(
+            check,
+            format!(
+                "it is {:.1} s {} this machine's",
+                ahead_s.abs(),
+                if ahead_s > 0.0 { "ahead of" } else { "behind" }
+            ),
+            "lags in ms are wrong by as much, and so is what the logs of two machines seem to say; no total is",
+            "synchronize the machines' clocks, for example with chrony",
+        ),
+    }
+}
+
+async fn postgres_ahead_s(postgres: &Client) -> Result<f64> {
+    let asked_at = SystemTime::now();
+    let row = ask(
+        postgres,
+        "-- operator::doctor::postgres_ahead_s
+         SELECT extract(epoch FROM clock_timestamp())::float8",
+    )
+    .await?;
+    Ok(row.get::<_, f64>(0) - middle_s(asked_at)?)
+}
+
+async fn redis_ahead_s(redis: &mut MultiplexedConnection) -> Result<f64> {
+    let asked_at = SystemTime::now();
+    let (seconds, micros): (String, String) =
+        redis::cmd("TIME").query_async(redis).await.context("asking for Redis's time")?;
+    Ok(seconds.parse::<f64>()? + micros.parse::<f64>()? / 1e6 - middle_s(asked_at)?)
+}
+
+/// The time half way between a question and its answer.
+fn middle_s(asked_at: SystemTime) -> Result<f64> {
+    let half = asked_at.elapsed().unwrap_or_default() / 2;
+    Ok((asked_at + half)
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .context("this machine's clock is before 1970")?
+        .as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Verdict;
+
+    #[test]
+    fn a_clock_that_is_a_second_off_is_worth_a_warning() {
+        assert_eq!(judge("clock.redis", Ok(0.9)).verdict, Verdict::Ok);
+        let finding = judge("clock.redis", Ok(-3.25));
+        assert_eq!(finding.verdict, Verdict::Warn);
+        assert!(finding.what.contains("3.2 s behind this machine's"), "{}", finding.what);
+    }
+}

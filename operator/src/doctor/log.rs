@@ -1,0 +1,101 @@
+//! The log itself: whose it is, and whether consumers keep up.
+
+use anyhow::Result;
+use tokio_postgres::Client;
+
+use super::Config;
+use super::finding::Finding;
+
+/// All checks of the log. Without tables there is only one.
+pub(super) async fn check(client: &Client, config: &Config, findings: &mut Vec<Finding>) {
+    let (finding, has_tables) = identity(client).await;
+    findings.push(finding);
+    if has_tables {
+        findings.push(consumers(client, config).await.unwrap_or_else(|e| Finding::unseen("log.consumers", &e)));
+        findings.push(dead_letters(client, config).await.unwrap_or_else(|e| Finding::unseen("log.dead_letters", &e)));
+    }
+}
+
+/// The finding, and whether there are tables to look at.
+async fn identity(client: &Client) -> (Finding, bool) {
+    const CHECK: &str = "log.identity";
+    const REFUSED: &str = "streamer, consumer and reaper refuse to work";
+    let wanted = pglog::SCHEMA_VERSION;
+    let apply = "psql \"$DATABASE_URL\" -f schema.sql";
+    match pglog::identity(client).await {
+        Err(pglog::Error::SchemaMissing) => {
+            (Finding::fail(CHECK, "the tables are missing", "no process can work", apply), false)
+        }
+        Err(error) => (Finding::unseen(CHECK, &anyhow::Error::new(error)), true),
+        Ok(pglog::Identity { schema_version: found, .. }) if found != wanted => {
+            let fix = if found < wanted { apply } else { "upgrade the programs" };
+            let what = format!("the tables are of version {found}, these programs of version {wanted}");
+            (Finding::fail(CHECK, what, REFUSED, fix), true)
+        }
+        Ok(identity) if !identity.is_of_this_cluster() => {
+            let (log_cluster, this_cluster) = (identity.log_cluster, identity.this_cluster);
+            let what = format!("the log belongs to the cluster {log_cluster}, and this is {this_cluster}");
+            (Finding::fail(CHECK, what, REFUSED, "target/release/adopt, see docs/RESTORE.md"), true)
+        }
+        Ok(identity) => {
+            let what = format!("version {wanted}, of this cluster ({})", identity.this_cluster);
+            (Finding::ok(CHECK, what), true)
+        }
+    }
+}
+
+async fn consumers(client: &Client, config: &Config) -> Result<Finding> {
+    const CHECK: &str = "log.consumers";
+    let partition = config.stream.partition;
+    let row = client
+        .query_one(
+            "-- operator::doctor::consumers
+             SELECT count(*) FROM checkpoints WHERE partition = $1",
+            &[&partition],
+        )
+        .await?;
+    let registered_count: i64 = row.get(0);
+    if registered_count == 0 {
+        return Ok(Finding::warn(
+            CHECK,
+            "no consumer is registered",
+            "the log is never reaped and grows without end",
+            "start one: target/release/consumer consumer0",
+        ));
+    }
+    let laggards = reaper::laggards(client, partition, config.patience).await?;
+    let Some(first) = laggards.first() else {
+        return Ok(Finding::ok(CHECK, format!("{registered_count} registered, each moves or is at the head")));
+    };
+    let named: Vec<String> = laggards
+        .iter()
+        .map(|laggard| format!("{} ({} records behind, still for {} s)", laggard.name, laggard.lag, laggard.still_s))
+        .collect();
+    Ok(Finding::warn(
+        CHECK,
+        format!("does not move: {}", named.join(", ")),
+        "nothing that it has not passed can be removed",
+        format!("start it, or forget it: target/release/consumer {} --unregister", first.name),
+    ))
+}
+
+async fn dead_letters(client: &Client, config: &Config) -> Result<Finding> {
+    const CHECK: &str = "log.dead_letters";
+    let row = client
+        .query_one(
+            "-- operator::doctor::dead_letters
+             SELECT count(*), string_agg(DISTINCT name, ', ') FROM dead_letters WHERE partition = $1",
+            &[&config.stream.partition],
+        )
+        .await?;
+    let dead_letter_count: i64 = row.get(0);
+    Ok(match row.get::<_, Option<String>>(1) {
+        None => Finding::ok(CHECK, "none"),
+        Some(names) => Finding::warn(
+            CHECK,
+            format!("{dead_letter_count} of {names}"),
+            "these records were passed without effect",
+            "look at them: SELECT * FROM dead_letters; mend what stages such records",
+        ),
+    })
+}

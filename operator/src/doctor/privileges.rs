@@ -1,0 +1,89 @@
+//! Whether the role that connects may do what a process does.
+
+use anyhow::Result;
+use clap::ValueEnum;
+use tokio_postgres::Client;
+
+use super::finding::Finding;
+
+/// A process that connects to Postgres.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// Writes rides and stages their records.
+    Api,
+    /// Fixes the order.
+    Streamer,
+    /// Folds.
+    Consumer,
+    /// Removes what is passed.
+    Reaper,
+}
+
+/// What each process does to each table.
+const NEEDS: [(Role, &str, &[&str]); 20] = [
+    (Role::Api, "rides", &["SELECT", "INSERT"]),
+    (Role::Api, "staged_log_records", &["INSERT"]),
+    (Role::Api, "log_batches", &["SELECT"]),
+    (Role::Api, "checkpoints", &["SELECT"]),
+    (Role::Api, "consumer_states", &["SELECT"]),
+    (Role::Api, "dead_letters", &["SELECT"]),
+    (Role::Streamer, "staged_log_records", &["SELECT"]),
+    (Role::Streamer, "log_batches", &["SELECT", "INSERT"]),
+    (Role::Streamer, "checkpoints", &["SELECT"]),
+    (Role::Streamer, "log_identity", &["SELECT"]),
+    (Role::Consumer, "staged_log_records", &["SELECT"]),
+    (Role::Consumer, "log_batches", &["SELECT"]),
+    (Role::Consumer, "checkpoints", &["SELECT", "INSERT", "UPDATE"]),
+    (Role::Consumer, "consumer_states", &["SELECT", "INSERT", "UPDATE"]),
+    (Role::Consumer, "dead_letters", &["INSERT"]),
+    (Role::Consumer, "log_identity", &["SELECT"]),
+    (Role::Reaper, "staged_log_records", &["SELECT", "DELETE"]),
+    (Role::Reaper, "log_batches", &["SELECT", "UPDATE", "DELETE"]),
+    (Role::Reaper, "checkpoints", &["SELECT"]),
+    (Role::Reaper, "log_identity", &["SELECT"]),
+];
+
+/// The check of privileges. `role` is the process to look at; without one, all of them.
+pub(super) async fn check(client: &Client, role: Option<Role>, findings: &mut Vec<Finding>) {
+    const CHECK: &str = "postgres.privileges";
+    findings.push(match missing(client, role).await {
+        Err(error) => Finding::unseen(CHECK, &error),
+        Ok((user, grants)) if grants.is_empty() => Finding::ok(CHECK, format!("role {user} may do all that it must")),
+        Ok((user, grants)) => Finding::fail(
+            CHECK,
+            format!("role {user} lacks {} privileges", grants.len()),
+            "the process fails as soon as it needs one of them",
+            grants.join("; "),
+        ),
+    });
+}
+
+/// The role's name, and the GRANTs it lacks.
+async fn missing(client: &Client, role: Option<Role>) -> Result<(String, Vec<String>)> {
+    let (mut tables, mut privileges) = (Vec::new(), Vec::new());
+    for (needed_by, table, needs) in NEEDS {
+        for privilege in needs {
+            if role.is_none_or(|role| role == needed_by) {
+                tables.push(table);
+                privileges.push(*privilege);
+            }
+        }
+    }
+    let needs_identity = role != Some(Role::Api);
+    let rows = client
+        .query(
+            "-- operator::doctor::missing
+             SELECT DISTINCT format('GRANT %s ON %s TO %I', privilege, name, current_user)
+             FROM unnest($1::text[], $2::text[]) AS needed (name, privilege)
+             -- A table that is not there is another check's business.
+             WHERE NOT has_table_privilege(to_regclass(name), privilege)
+             UNION ALL
+             SELECT format('GRANT EXECUTE ON FUNCTION pg_control_system() TO %I', current_user)
+             WHERE $3 AND NOT has_function_privilege('pg_control_system()', 'EXECUTE')
+             ORDER BY 1",
+            &[&tables, &privileges, &needs_identity],
+        )
+        .await?;
+    let user = client.query_one("SELECT current_user::text", &[]).await?.get(0);
+    Ok((user, rows.iter().map(|row| row.get(0)).collect()))
+}

@@ -1,0 +1,62 @@
+//! Transactions that do not end. Their records have no offset yet, and nothing that was deleted since can be cleaned up.
+
+use anyhow::Result;
+use tokio_postgres::Client;
+
+use super::Config;
+use super::finding::Finding;
+
+/// At most this many are named.
+const NAMED_LEN_MAX: i64 = 5;
+
+/// The checks of transactions.
+pub(super) async fn check(client: &Client, config: &Config, findings: &mut Vec<Finding>) {
+    findings.push(open(client, config).await.unwrap_or_else(|error| Finding::unseen("postgres.open", &error)));
+    findings.push(prepared(client, config).await.unwrap_or_else(|error| Finding::unseen("postgres.prepared", &error)));
+}
+
+async fn open(client: &Client, config: &Config) -> Result<Finding> {
+    const CHECK: &str = "postgres.open";
+    let rows = client
+        .query(
+            "-- operator::doctor::open
+             SELECT format('pid %s (%s, %s s, %s)', pid, COALESCE(NULLIF(application_name, ''), 'no name'),
+                           extract(epoch FROM now() - xact_start)::bigint, state), pid
+             FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+               AND xact_start < now() - $1::float8 * interval '1 second'
+             ORDER BY xact_start LIMIT $2",
+            &[&config.patience.as_secs_f64(), &NAMED_LEN_MAX],
+        )
+        .await?;
+    let Some(oldest) = rows.first() else { return Ok(Finding::ok(CHECK, "no transaction is open for long")) };
+    let named: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    Ok(Finding::warn(
+        CHECK,
+        format!("open for long: {}", named.join(", ")),
+        "records that it staged wait for their offsets, and dead rows of all tables stay",
+        format!("let it commit, or SELECT pg_terminate_backend({})", oldest.get::<_, i32>(1)),
+    ))
+}
+
+async fn prepared(client: &Client, config: &Config) -> Result<Finding> {
+    const CHECK: &str = "postgres.prepared";
+    let rows = client
+        .query(
+            "-- operator::doctor::prepared
+             SELECT format('%s (%s, %s s)', gid, owner, extract(epoch FROM now() - prepared)::bigint), gid
+             FROM pg_prepared_xacts
+             WHERE database = current_database() AND prepared < now() - $1::float8 * interval '1 second'
+             ORDER BY prepared LIMIT $2",
+            &[&config.patience.as_secs_f64(), &NAMED_LEN_MAX],
+        )
+        .await?;
+    let Some(oldest) = rows.first() else { return Ok(Finding::ok(CHECK, "no prepared transaction is left over")) };
+    let named: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    Ok(Finding::warn(
+        CHECK,
+        format!("prepared and never ended: {}", named.join(", ")),
+        "it survives restarts: its records wait for their offsets for ever, and dead rows of all tables stay",
+        format!("decide: COMMIT PREPARED '{0}' or ROLLBACK PREPARED '{0}'", oldest.get::<_, String>(1)),
+    ))
+}
