@@ -3,6 +3,7 @@
 //!
 //! A test that finds no server fails and says what to do. It is never skipped.
 
+mod dump;
 mod process;
 mod servers;
 mod world;

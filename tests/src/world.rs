@@ -1,17 +1,11 @@
 //! A world of its own for each test: a database cloned from a template, and a stream under a name of its own.
 
-use std::path::{Path, PathBuf};
-
 use clap::Parser;
 use common::shutdown::CancellationToken;
 use consumer::{Consumer, DistanceFold, Progress};
-use launcher::find_postgres;
 use redis::aio::MultiplexedConnection;
 use streamer::{Fault, Step, Streamer};
-use tokio::process::Command;
 use tokio_postgres::{Client, Config};
-
-use crate::{PrivatePostgres, Process};
 
 /// A database and a stream.
 pub struct World {
@@ -42,15 +36,10 @@ impl World {
         let database = format!("t_{:016x}", rand::random::<u64>());
         client.batch_execute(&format!("CREATE DATABASE {database} TEMPLATE {TEMPLATE}")).await.unwrap();
         let database_url = with_database(maintenance_url, &database);
-        let client = connect(&database_url.parse().unwrap()).await;
-        pglog::prepare_session(&client).await.unwrap();
-        Self {
-            database_url,
-            redis_url: redis_url.to_owned(),
-            stream_name: database.clone(),
-            client,
-            maintenance: Some((maintenance, database)),
-        }
+        let mut world = Self::at(&database_url, redis_url, &database).await;
+        pglog::prepare_session(&world.client).await.unwrap();
+        world.maintenance = Some((maintenance, database));
+        world
     }
 
     /// A world in a database that is there already, whatever is in it. It is not dropped.
@@ -62,28 +51,6 @@ impl World {
             client: connect(&database_url.parse().unwrap()).await,
             maintenance: None,
         }
-    }
-
-    /// This world as a dump: a file for [`restored`](Self::restored).
-    pub async fn dump(&self) -> PathBuf {
-        let file = crate::scratch_folder().join("dump.sql");
-        let mut command = Command::new(find_postgres().unwrap().folder.join("pg_dump"));
-        command.arg("--dbname").arg(&self.database_url).arg("--file").arg(&file);
-        Process::spawn("pg_dump", command).succeed().await;
-        file
-    }
-
-    /// The world that a dump of this one becomes in another cluster. It has the same stream.
-    pub async fn restored(&self, dump: &Path, cluster: &PrivatePostgres) -> Self {
-        let database = format!("restored_{:016x}", rand::random::<u64>());
-        let client = connect(&cluster.url().parse().unwrap()).await;
-        client.batch_execute(&format!("CREATE DATABASE {database}")).await.unwrap();
-        let database_url = with_database(&cluster.url(), &database);
-        let mut command = Command::new(find_postgres().unwrap().folder.join("psql"));
-        command.args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--dbname", &database_url, "--file"]);
-        command.arg(dump);
-        Process::spawn("psql", command).succeed().await;
-        Self::at(&database_url, &self.redis_url, &self.stream_name).await
     }
 
     /// For tests that stop their server before they end.
@@ -317,12 +284,12 @@ async fn create_template(client: &Client, maintenance_url: &str) {
     client.execute("SELECT pg_advisory_unlock(7306930023)", &[]).await.unwrap();
 }
 
-async fn connect(config: &Config) -> Client {
+pub(crate) async fn connect(config: &Config) -> Client {
     common::postgres::connect(config, "test", || {}).await.expect("the servers of bin/test answer")
 }
 
 /// The same server, another database.
-fn with_database(url: &str, database: &str) -> String {
+pub(crate) fn with_database(url: &str, database: &str) -> String {
     let (server, _) = url.rsplit_once('/').expect("a URL ends with /database");
     format!("{server}/{database}")
 }
