@@ -295,17 +295,25 @@ impl<F: Fold> Consumer<F> {
             if missing_count <= 0 {
                 return Ok(true);
             }
-            let mut reader = match place.healer.take() {
-                Some(reader) if reader.next_offset() == place.mark.last_offset + 1 => reader,
-                _ => Reader::at(client, partition, place.mark.last_offset + 1).await.context("healing a gap")?,
+            let page = match read_missing(client, partition, place, missing_count.min(BATCH_LEN_MAX)).await {
+                Err(pglog::Error::Reaped { .. }) if self.was_overtaken().await? => {
+                    return Err(Interruption::Fenced.into());
+                }
+                page => page.context("healing a gap")?,
             };
-            let page = reader.next_page(client, missing_count.min(BATCH_LEN_MAX)).await.context("healing a gap")?;
-            place.healer = Some(reader);
             self.counts.healed_count += page.len() as i64;
             progress.healed_count += page.len();
             self.commit(page, fault, progress).await?;
         }
         Ok(self.checkpoint()? >= last_offset)
+    }
+
+    /// Whether another process of this name has moved the checkpoint. Records that it has passed may be reaped: then they
+    /// are gone for this process, and not missing.
+    async fn was_overtaken(&mut self) -> Result<bool> {
+        let mark = self.parts()?.1.mark;
+        let tx = self.client.as_mut().context("no connection")?.transaction().await.context("beginning to look")?;
+        Ok(checkpoint::find(&tx, &self.name, self.partition).await? != Some(mark))
     }
 
     /// Folds records that follow the checkpoint without a gap, and commits the new state with the new checkpoint.
@@ -403,6 +411,23 @@ impl<F: Fold> Consumer<F> {
         let client = self.client.as_ref().context("no connection")?;
         Ok((client, self.place.as_mut().context("nothing is loaded")?))
     }
+}
+
+/// The records after the checkpoint, at most `len_max`, from Postgres.
+async fn read_missing(
+    client: &Client,
+    partition: i32,
+    place: &mut Place,
+    len_max: i64,
+) -> Result<Vec<Record>, pglog::Error> {
+    let next_offset = place.mark.last_offset + 1;
+    let mut reader = match place.healer.take() {
+        Some(reader) if reader.next_offset() == next_offset => reader,
+        _ => Reader::at(client, partition, next_offset).await?,
+    };
+    let page = reader.next_page(client, len_max).await?;
+    place.healer = Some(reader);
+    Ok(page)
 }
 
 fn into_record(entry: Entry) -> Option<Record> {
