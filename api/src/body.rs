@@ -5,7 +5,9 @@ use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::time::timeout;
 
+use crate::App;
 use crate::distance::parse_distance;
 use crate::error::Error;
 
@@ -30,12 +32,13 @@ struct Document<'a> {
     distance: Option<&'a RawValue>,
 }
 
-impl<S: Send + Sync> FromRequest<S> for NewRide {
+impl FromRequest<App> for NewRide {
     type Rejection = Error;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Error> {
+    async fn from_request(request: Request, app: &App) -> Result<Self, Error> {
         let kind = Kind::of(request.headers());
-        let body = Bytes::from_request(request, state).await.map_err(|rejection| match rejection.status() {
+        let body = timeout(app.body_wait, Bytes::from_request(request, app)).await.map_err(|_| Error::TooSlow)?;
+        let body = body.map_err(|rejection| match rejection.status() {
             axum::http::StatusCode::PAYLOAD_TOO_LARGE => Error::TooLarge { max: BODY_LEN_MAX },
             _ => Error::Malformed("The body broke off.".to_owned()),
         })?;

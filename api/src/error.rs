@@ -37,6 +37,9 @@ pub enum Error {
         /// The bound, in bytes.
         max: usize,
     },
+    /// The body did not come in time.
+    #[error("The body did not arrive in time. Send it at once.")]
+    TooSlow,
     /// Neither a form nor JSON.
     #[error("Send the body as application/x-www-form-urlencoded or as application/json.")]
     UnsupportedType,
@@ -52,7 +55,8 @@ pub enum Error {
     /// More requests are waiting than can be served soon. This one was not begun.
     #[error("Too many requests are waiting. This one was not accepted; please retry.")]
     Overloaded,
-    /// The database is away. The ride may have been written: the connection may have been lost after COMMIT.
+    /// The database is away, or does not answer in time. The ride may have been written: the connection may have been
+    /// lost after COMMIT.
     #[error("The service is temporarily unavailable. Please retry.")]
     Unavailable,
     /// Our fault.
@@ -70,6 +74,7 @@ impl Error {
             Self::Parameter { .. } => "parameter_invalid",
             Self::Malformed(_) => "body_malformed",
             Self::TooLarge { .. } => "body_too_large",
+            Self::TooSlow => "body_too_slow",
             Self::UnsupportedType => "content_type_unsupported",
             Self::NoSuchPath => "path_unknown",
             Self::NoSuchRide => "ride_unknown",
@@ -87,6 +92,7 @@ impl Error {
             }
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::UnsupportedType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::NoSuchPath | Self::NoSuchRide => StatusCode::NOT_FOUND,
             Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
@@ -107,6 +113,10 @@ impl IntoResponse for Error {
         let mut response = (self.status(), body).into_response();
         if response.status() == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
+        }
+        if response.status() == StatusCode::REQUEST_TIMEOUT {
+            // What comes late would be taken for the next request.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }

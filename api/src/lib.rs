@@ -2,9 +2,13 @@
 //! there, or neither (I1). Requests that arrive together are committed together.
 
 mod body;
+mod connection;
+mod database;
 mod distance;
 mod error;
+mod limits;
 mod rides;
+mod serve;
 mod totals;
 mod writer;
 
@@ -19,19 +23,17 @@ use clap::Parser;
 use common::config::PostgresArgs;
 use common::shutdown::CancellationToken;
 use common::telemetry::LogArgs;
-use deadpool_postgres::Pool;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
+use database::Database;
 pub use distance::parse_distance;
 pub use error::Error;
+pub use limits::Limits;
 pub use rides::Ride;
 pub use totals::{ConsumerTotal, Sum, Totals};
 use writer::Writer;
-
-/// Connections: one writes, one hints, the others read.
-const POOL_LEN: usize = 8;
 
 /// How long requests in flight may take to finish once the process is told to stop.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(10);
@@ -60,17 +62,9 @@ pub struct Config {
 /// What handlers use.
 #[derive(Clone)]
 struct App {
-    pool: Pool,
+    database: Database,
     writer: Writer,
-}
-
-impl App {
-    async fn client(&self) -> Result<deadpool_postgres::Client, Error> {
-        self.pool.get().await.map_err(|error| {
-            warn!(error = %error, "no connection to read");
-            Error::Unavailable
-        })
-    }
+    body_wait: Duration,
 }
 
 /// Serves until `shutdown`; then requests in flight are finished.
@@ -82,26 +76,25 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("listening on {}:{}: set API_PORT or API_BIND to another", config.api_bind, config.api_port)
     })?;
-    serve(&config.postgres.database_url, listener, shutdown).await
+    serve(&config.postgres.database_url, listener, Limits::default().within_open_files(), shutdown).await
 }
 
-/// As [`run`], on a socket that is open already.
+/// As [`run`], on a socket that is open already, and within the given limits.
 ///
 /// # Errors
 /// As [`run`].
 pub async fn serve(
     postgres: &tokio_postgres::Config,
     listener: TcpListener,
+    limits: Limits,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    let pool = common::postgres::pool(postgres, "api", POOL_LEN)?;
-    let (writer, mut writing) = Writer::start(pool.clone());
-    info!(address = %listener.local_addr().context("reading the socket's address")?, "api started");
-    let mut serving = tokio::spawn(
-        axum::serve(listener, router(App { pool, writer }))
-            .with_graceful_shutdown(shutdown.clone().cancelled_owned())
-            .into_future(),
-    );
+    let database = Database::new(postgres, limits.answer_wait)?;
+    let (writer, mut writing) = Writer::start(database.clone(), limits.queue_len_max);
+    let address = listener.local_addr().context("reading the socket's address")?;
+    info!(address = %address, connection_count_max = limits.connection_count_max, "api started");
+    let router = router(App { database, writer, body_wait: limits.body_wait });
+    let mut serving = tokio::spawn(serve::serve_until(listener, router, limits, shutdown.clone()));
     let served = tokio::select! {
         served = &mut serving => served,
         // Without it every request would be refused: better to die, and be started again.
@@ -117,7 +110,7 @@ pub async fn serve(
             return Ok(());
         }
     };
-    served.context("the server died")?.context("serving")?;
+    served.context("the server died")?;
     if !writing.is_finished() {
         writing.await.context("the writing task died")?;
     }
@@ -144,7 +137,6 @@ fn router(app: App) -> Router {
 
 /// 200 when rides can be taken, 503 when they cannot.
 async fn health(State(app): State<App>) -> Result<Json<Value>, Error> {
-    let client = app.client().await?;
-    client.simple_query("-- api::health\nSELECT").await.map_err(|error| writer::sort_out(&error))?;
+    app.database.read("-- api::health\nSELECT", vec![]).await?;
     Ok(Json(json!({ "status": "ok" })))
 }

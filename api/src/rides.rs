@@ -59,17 +59,16 @@ pub(crate) async fn create(
 pub(crate) async fn show(State(app): State<App>, id: Result<Path<i64>, PathRejection>) -> Result<Json<Ride>, Error> {
     // What is no number is no ride's id either.
     let Path(id) = id.map_err(|_| Error::NoSuchRide)?;
-    let client = app.client().await?;
-    let row = client
-        .query_opt(
+    let rows = app
+        .database
+        .read(
             "-- api::rides::show
              SELECT id, distance_mm, created_at FROM rides WHERE id = $1",
-            &[&id],
+            vec![id],
         )
-        .await
-        .map_err(|error| crate::writer::sort_out(&error))?;
-    let row = row.ok_or(Error::NoSuchRide)?;
-    Ok(Json(Ride::from_row(&row)))
+        .await?;
+    let row = rows.first().ok_or(Error::NoSuchRide)?;
+    Ok(Json(Ride::from_row(row)))
 }
 
 #[derive(Deserialize)]
@@ -94,15 +93,14 @@ pub(crate) async fn list(
         whole_number("after", page.after.as_deref(), 0, i64::MAX, "a ride's id, or 0 for the first page")?.unwrap_or(0);
     let limit = whole_number("limit", page.limit.as_deref(), 1, PAGE_LEN_MAX, "a whole number between 1 and 1000")?
         .unwrap_or(PAGE_LEN_DEFAULT);
-    let client = app.client().await?;
-    let rows = client
-        .query(
+    let rows = app
+        .database
+        .read(
             "-- api::rides::list
              SELECT id, distance_mm, created_at FROM rides WHERE id > $1 ORDER BY id LIMIT $2",
-            &[&after, &(limit + 1)],
+            vec![after, limit + 1],
         )
-        .await
-        .map_err(|error| crate::writer::sort_out(&error))?;
+        .await?;
     let mut rides: Vec<Ride> = rows.iter().map(Ride::from_row).collect();
     let has_more = rides.len() as i64 > limit;
     rides.truncate(limit as usize);

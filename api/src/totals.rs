@@ -60,10 +60,10 @@ pub struct ConsumerTotal {
 }
 
 pub(crate) async fn show(State(app): State<App>) -> Result<Json<Totals>, Error> {
-    let client = app.client().await?;
     // One statement, one snapshot. SUM of bigint is numeric; it fits as long as every consumer's own total does.
-    let rows = client
-        .query(
+    let rows = app
+        .database
+        .read(
             "-- api::totals::show
              WITH sql AS (
                  SELECT count(*) AS sql_ride_count, COALESCE(sum(distance_mm), 0)::bigint AS sql_total_distance_mm
@@ -83,10 +83,9 @@ pub(crate) async fn show(State(app): State<App>) -> Result<Json<Totals>, Error> 
              FROM sql LEFT JOIN (checkpoints LEFT JOIN consumer_states USING (name, partition)
                                  LEFT JOIN heads USING (partition)) ON NOT is_baseline
              ORDER BY name, partition",
-            &[],
+            vec![],
         )
-        .await
-        .map_err(|error| crate::writer::sort_out(&error))?;
+        .await?;
     let first = rows.first().ok_or(Error::Internal)?;
     let sql = Sum { ride_count: first.get("sql_ride_count"), total_distance_mm: first.get("sql_total_distance_mm") };
     let consumers: Vec<ConsumerTotal> = rows

@@ -7,22 +7,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Client, Pool};
+use deadpool_postgres::Client;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio_postgres::error::SqlState;
-use tracing::{error, warn};
+use tokio::time::Instant;
+use tracing::warn;
 
+use crate::database::{Database, Failure, sort_out, until};
 use crate::error::Error;
 use crate::rides::Ride;
 
 /// Rides a statement.
 const GROUP_LEN_MAX: usize = 1000;
 
-/// Requests that may wait. At the slowest commit seen (10 ms) they are served within half a second; more are shed.
-const QUEUE_LEN_MAX: usize = 20_000;
-
 /// The least time between two hints to the streamer: a busy api must not spend itself on telling that it is busy.
 const HINT_INTERVAL: Duration = Duration::from_millis(2);
+
+/// How long a hint may take. The streamer looks by itself every second; a later hint is of no use.
+const HINT_WAIT: Duration = Duration::from_secs(2);
 
 struct Request {
     distance_mm: i64,
@@ -38,11 +39,11 @@ pub(crate) struct Writer {
 impl Writer {
     /// Starts the writing task and the task that sends hints. The handle ends when every [`Writer`] is gone and
     /// everything accepted has been answered.
-    pub fn start(pool: Pool) -> (Self, tokio::task::JoinHandle<()>) {
-        let (queue, requests) = mpsc::channel(QUEUE_LEN_MAX);
+    pub fn start(database: Database, queue_len_max: usize) -> (Self, tokio::task::JoinHandle<()>) {
+        let (queue, requests) = mpsc::channel(queue_len_max);
         let written = Arc::new(Notify::new());
-        tokio::spawn(send_hints(pool.clone(), Arc::downgrade(&written)));
-        (Self { queue }, tokio::spawn(write_groups(pool, requests, written)))
+        tokio::spawn(send_hints(database.clone(), Arc::downgrade(&written)));
+        (Self { queue }, tokio::spawn(write_groups(database, requests, written)))
     }
 
     /// Writes a ride and its log record; returns when both are durable.
@@ -56,42 +57,71 @@ impl Writer {
     }
 }
 
-async fn write_groups(pool: Pool, mut requests: mpsc::Receiver<Request>, written: Arc<Notify>) {
+async fn write_groups(database: Database, mut requests: mpsc::Receiver<Request>, written: Arc<Notify>) {
     let mut group = Vec::with_capacity(GROUP_LEN_MAX);
     while requests.recv_many(&mut group, GROUP_LEN_MAX).await > 0 {
-        write_group(&pool, &mut group).await;
-        written.notify_one();
+        // Nobody waits for these any more: the client left, or was answered with 503 after too long in the queue, and
+        // will ask again. To write them now would write them twice.
+        group.retain(|request| !request.reply.is_closed());
+        if !group.is_empty() && write_group(&database, &mut group).await {
+            written.notify_one();
+        }
     }
 }
 
-async fn write_group(pool: &Pool, group: &mut Vec<Request>) {
-    let client = match pool.get().await {
+/// Answers every request of `group`; returns whether anything was written.
+///
+/// All others wait meanwhile, so it has one deadline for everything it does. A second writing task beside a stuck one
+/// would not help: what stops a statement (a lock, the disk, the network) stops the next one too, and each would hold
+/// another group whose fate is unknown.
+async fn write_group(database: &Database, group: &mut Vec<Request>) -> bool {
+    let client = match database.client().await {
         Ok(client) => client,
         Err(error) => {
-            warn!(error = %error, request_count = group.len(), "no connection to write rides");
-            return answer_all(group, &Error::Unavailable);
+            answer_all(group, &error);
+            return false;
         }
     };
+    match write_and_answer(&client, database.deadline(), group).await {
+        Ok(()) => true,
+        Err(failure) => {
+            answer_all(group, &sort_out(&failure));
+            if matches!(failure, Failure::Late) {
+                database.discard(client);
+            }
+            false
+        }
+    }
+}
+
+/// Writes and answers what can be. After an error nothing more can, and the requests left in `group` have no answer yet.
+async fn write_and_answer(client: &Client, deadline: Instant, group: &mut Vec<Request>) -> Result<(), Failure> {
     let distances_mm: Vec<i64> = group.iter().map(|request| request.distance_mm).collect();
-    match write_rides(&client, &distances_mm).await {
+    match until(deadline, write_rides(client, &distances_mm)).await {
         Ok(rides) => {
             for (request, ride) in group.drain(..).zip(rides) {
                 // The client may have left; its ride stands all the same.
                 let _ = request.reply.send(Ok(ride));
             }
+            return Ok(());
         }
         // The statement failed as a whole, and nothing was written. One row may be to blame: each alone, then.
-        Err(error) if is_about_a_row(&error) && group.len() > 1 => {
-            warn!(error = format!("{error:#?}"), request_count = group.len(), "writing rides one by one");
-            for request in group.drain(..) {
-                let ride = write_rides(&client, &[request.distance_mm]).await;
-                let _ = request.reply.send(
-                    ride.map_err(|error| sort_out(&error)).and_then(|mut rides| rides.pop().ok_or(Error::Internal)),
-                );
-            }
+        Err(failure) if is_about_a_row(&failure) && group.len() > 1 => {
+            warn!(error = format!("{failure:#?}"), request_count = group.len(), "writing rides one by one");
         }
-        Err(error) => answer_all(group, &sort_out(&error)),
+        Err(failure) => return Err(failure),
     }
+    while let Some(request) = group.last() {
+        let answer = match until(deadline, write_rides(client, &[request.distance_mm])).await {
+            Ok(mut rides) => rides.pop().ok_or(Error::Internal),
+            Err(failure) if is_about_a_row(&failure) => Err(sort_out(&failure)),
+            Err(failure) => return Err(failure),
+        };
+        if let Some(request) = group.pop() {
+            let _ = request.reply.send(answer);
+        }
+    }
+    Ok(())
 }
 
 fn answer_all(group: &mut Vec<Request>, error: &Error) {
@@ -123,43 +153,25 @@ async fn write_rides(client: &Client, distances_mm: &[i64]) -> Result<Vec<Ride>,
 }
 
 /// Data that the tables do not take (class 22) and constraints (class 23) concern one row; the rest concerns all.
-fn is_about_a_row(error: &tokio_postgres::Error) -> bool {
+fn is_about_a_row(failure: &Failure) -> bool {
+    let Failure::Postgres(error) = failure else { return false };
     error.code().is_some_and(|state| state.code().starts_with("22") || state.code().starts_with("23"))
-}
-
-/// What the client is told, and what the log is told.
-pub(crate) fn sort_out(error: &tokio_postgres::Error) -> Error {
-    let passes = match error.code() {
-        // The connection broke.
-        None => true,
-        Some(state) => {
-            let class = &state.code()[..2];
-            // Connection, transaction rollback, resources, operator (shutdown, cancel), system.
-            ["08", "40", "53", "57", "58"].contains(&class)
-                || [SqlState::LOCK_NOT_AVAILABLE, SqlState::READ_ONLY_SQL_TRANSACTION].contains(state)
-        }
-    };
-    let chain = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));
-    if passes {
-        warn!(error = format!("{error}{chain}"), "postgres is away");
-        Error::Unavailable
-    } else {
-        error!(error = format!("{error}{chain}"), "postgres refuses a statement");
-        Error::Internal
-    }
 }
 
 /// Wakes the streamer after commits: outside of every transaction, and at most once in a while. A lost hint costs a
 /// moment, nothing else.
-async fn send_hints(pool: Pool, written: std::sync::Weak<Notify>) {
+async fn send_hints(database: Database, written: std::sync::Weak<Notify>) {
     loop {
         let Some(notify) = written.upgrade() else { return };
         // Wake up now and then, to see whether the writer is gone.
         let waited = tokio::time::timeout(Duration::from_secs(1), notify.notified()).await;
         drop(notify);
         if waited.is_ok() {
-            if let Ok(client) = pool.get().await {
-                let _ = pglog::hint(&**client).await;
+            if let Ok(client) = database.client().await {
+                let hinted = until(Instant::now() + HINT_WAIT, pglog::hint(&**client)).await;
+                if let Err(Failure::Late) = hinted {
+                    database.discard(client);
+                }
             }
             tokio::time::sleep(HINT_INTERVAL).await;
         }

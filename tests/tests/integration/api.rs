@@ -19,11 +19,15 @@ pub struct Api {
 
 impl Api {
     pub async fn start(world: &World) -> Self {
+        Self::start_within(&world.database_url().parse().unwrap(), api::Limits::default()).await
+    }
+
+    pub async fn start_within(postgres: &tokio_postgres::Config, limits: api::Limits) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (postgres, shutdown) = (world.database_url().parse().unwrap(), CancellationToken::new());
+        let (postgres, shutdown) = (postgres.clone(), CancellationToken::new());
         let stop = shutdown.clone();
-        tokio::spawn(async move { api::serve(&postgres, listener, stop).await.unwrap() });
+        tokio::spawn(async move { api::serve(&postgres, listener, limits, stop).await.unwrap() });
         Self { port, client: reqwest::Client::new(), shutdown }
     }
 

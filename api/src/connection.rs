@@ -1,0 +1,150 @@
+//! A client's socket that does not wait for ever. hyper knows one time-out for a header and for the pause before it;
+//! here they are told apart, and a client that does not read its answer is left, too.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+use crate::limits::Limits;
+
+/// Counts beginnings and ends of requests: even while the next request is awaited, odd while one is being answered.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Turns(Arc<AtomicU32>);
+
+impl Turns {
+    /// A request has begun; it ends when the guard is dropped.
+    pub fn begin(&self) -> impl Drop + use<> {
+        self.0.fetch_add(1, Ordering::AcqRel);
+        Turn(self.clone())
+    }
+
+    fn now(&self) -> u32 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+struct Turn(Turns);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.0.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// A socket whose reads and writes fail when the client is too slow.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    stream: TcpStream,
+    turns: Turns,
+    header: Stopwatch,
+    response: Stopwatch,
+}
+
+impl Watched {
+    /// Watches `stream`; whoever answers its requests tells `turns`.
+    pub fn new(stream: TcpStream, turns: Turns, limits: &Limits) -> Self {
+        let mut header = Stopwatch::new(limits.header_wait);
+        // A new connection has something to say, or why was it made?
+        header.start(turns.now());
+        Self { stream, turns, header, response: Stopwatch::new(limits.response_wait) }
+    }
+
+    fn watch_write(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            return written;
+        }
+        let turn = self.turns.now();
+        self.response.start(turn);
+        self.response.check(turn, cx).map(Err)
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let turn = this.turns.now();
+        let filled_before = buf.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
+        if read.is_pending() {
+            return this.header.check(turn, cx).map(Err);
+        }
+        // Bytes of a header, unless they belong to a request that is being answered: that one has bounds of its own.
+        if turn.is_multiple_of(2) && buf.filled().len() > filled_before {
+            this.header.start(turn);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.watch_write(cx, written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.watch_write(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+/// Measures one thing a turn, from its first sign on. More signs in the same turn do not prolong it: a byte now and
+/// then is what a slow attacker sends.
+#[derive(Debug)]
+struct Stopwatch {
+    wait: Duration,
+    started_in: Option<u32>,
+    until: Instant,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Stopwatch {
+    fn new(wait: Duration) -> Self {
+        let until = Instant::now();
+        Self { wait, started_in: None, until, sleep: Box::pin(tokio::time::sleep_until(until)) }
+    }
+
+    fn start(&mut self, turn: u32) {
+        if self.started_in != Some(turn) {
+            self.started_in = Some(turn);
+            self.until = Instant::now() + self.wait;
+        }
+    }
+
+    /// Ready with an error when what was started in this turn takes too long. Otherwise the task is woken when it does.
+    fn check(&mut self, turn: u32, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if self.started_in != Some(turn) {
+            return Poll::Pending;
+        }
+        // Most headers come in one piece and never get here, so the timer is set only now.
+        if self.sleep.deadline() != self.until {
+            self.sleep.as_mut().reset(self.until);
+        }
+        self.sleep.as_mut().poll(cx).map(|()| io::Error::from(io::ErrorKind::TimedOut))
+    }
+}
