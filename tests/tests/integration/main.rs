@@ -12,6 +12,7 @@ mod convergence;
 mod dead_letters;
 mod doctor;
 mod documentation;
+mod fuzz;
 mod kills;
 mod launcher;
 mod loss;

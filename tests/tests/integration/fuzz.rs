@@ -1,0 +1,233 @@
+//! A hundred thousand odd requests at the real api: none brings it down, hangs, or makes it lose count.
+
+mod broken;
+mod generate;
+
+use std::time::{Duration, Instant};
+
+use generate::{Expected, Request};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::Value;
+use tests::{Process, World};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+const CLIENT_COUNT: u64 = 25;
+const REQUEST_COUNT_PER_CLIENT: usize = 4_100;
+/// Requests that are sent before the first of them is answered.
+const PIPELINE_LEN_MAX: usize = 20;
+/// Far below the api's own bound on a request (15 s): that must not be what ends it.
+const ANSWER_WAIT: Duration = Duration::from_secs(12);
+
+/// What a client did, and what came of it.
+#[derive(Debug, Default, Clone, Copy)]
+struct Tally {
+    request_count: usize,
+    ride_count: i64,
+    distance_mm: i64,
+    refused_count: usize,
+    left_count: i64,
+    cut_count: usize,
+}
+
+struct Answer {
+    status: u16,
+    closes: bool,
+    body: Vec<u8>,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_odd_requests_break_nothing() {
+    let seed: u64 = std::env::var("FUZZ_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
+    println!("FUZZ_SEED={seed} sends the same requests again");
+    let world = World::new().await;
+    let mut process = Process::start(&world, "api", &["--api-port", "0"]);
+    process.wait_for("api started").await;
+    let output = process.output();
+    let address = output.split("address=").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    let started_at = Instant::now();
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..CLIENT_COUNT {
+        clients.spawn(run_client(address.clone(), StdRng::seed_from_u64(seed.wrapping_add(client))));
+    }
+    let mut sum = Tally::default();
+    while let Some(tally) = clients.join_next().await {
+        let tally = tally.unwrap();
+        sum.request_count += tally.request_count;
+        sum.ride_count += tally.ride_count;
+        sum.distance_mm += tally.distance_mm;
+        sum.refused_count += tally.refused_count;
+        sum.left_count += tally.left_count;
+        sum.cut_count += tally.cut_count;
+    }
+    println!("{sum:?} in {:?}", started_at.elapsed());
+    assert!(sum.request_count >= 100_000, "{sum:?}");
+
+    let mut connection = connect(&address).await;
+    let ride = generate::good_ride(&mut StdRng::seed_from_u64(0));
+    exchange(&mut connection, &[ride], &mut sum).await;
+    drop(connection);
+    assert!(process.is_running());
+    let output = process.output();
+    assert!(!output.to_lowercase().contains("panic") && !output.contains("ERROR"), "{output}");
+    // Now all that was begun is finished.
+    process.stop().await;
+    let unanswered = format!("distance_mm = {}", broken::UNANSWERED.1);
+    let query = format!("SELECT count(*), COALESCE(sum(distance_mm), 0)::bigint FROM rides WHERE NOT {unanswered}");
+    let row = world.client().query_one(&query, &[]).await.unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (sum.ride_count, sum.distance_mm), "{sum:?}");
+    let unanswered_count = world.number(&format!("SELECT count(*) FROM rides WHERE {unanswered}")).await;
+    assert!(unanswered_count <= sum.left_count, "{unanswered_count} of {}", sum.left_count);
+    let staged_count = world.number("SELECT count(*) FROM staged_log_records").await;
+    assert_eq!(staged_count, sum.ride_count + unanswered_count, "a ride and its record, or neither");
+}
+
+async fn run_client(address: String, mut rng: StdRng) -> Tally {
+    let mut tally = Tally::default();
+    let mut connection = connect(&address).await;
+    while tally.request_count < REQUEST_COUNT_PER_CLIENT {
+        match rng.random_range(0..10) {
+            0..6 => {
+                let pipeline = pipeline(&mut rng);
+                tally.request_count += pipeline.len();
+                if !exchange(&mut connection, &pipeline, &mut tally).await {
+                    connection = connect(&address).await;
+                }
+            }
+            6..9 => {
+                tally.request_count += 1;
+                send_malformed(&address, &broken::malformed(&mut rng), &mut tally).await;
+            }
+            _ => {
+                tally.request_count += 1;
+                tally.left_count += 1;
+                // Gone before anything is answered. What it says on the way is of no interest.
+                let _ = connect(&address).await.write_all(&broken::left_alone(&mut rng)).await;
+            }
+        }
+    }
+    tally
+}
+
+fn pipeline(rng: &mut StdRng) -> Vec<Request> {
+    let mut requests: Vec<Request> = Vec::new();
+    let len = rng.random_range(1..=PIPELINE_LEN_MAX);
+    while requests.len() < len && requests.last().is_none_or(|request| !request.is_last) {
+        requests.push(generate::well_formed(rng));
+    }
+    requests
+}
+
+async fn connect(address: &str) -> TcpStream {
+    timeout(ANSWER_WAIT, TcpStream::connect(address)).await.unwrap().unwrap()
+}
+
+/// Sends requests at once, and checks the answers. Returns whether the connection can be used again.
+async fn exchange(connection: &mut TcpStream, requests: &[Request], tally: &mut Tally) -> bool {
+    let bytes: Vec<u8> = requests.iter().flat_map(|request| &request.bytes).copied().collect();
+    let (reader, mut writer) = connection.split();
+    let mut reader = BufReader::new(reader);
+    // Both at a time: with every buffer full, neither side would go on. The server may hang up in the middle of a body.
+    let (_, closed) = tokio::join!(writer.write_all(&bytes), async {
+        for request in requests {
+            match timeout(ANSWER_WAIT, read_answer(&mut reader, request.is_head)).await.expect("no answer in time") {
+                Some(answer) => {
+                    check(request, &answer, tally);
+                    if answer.closes {
+                        assert!(request.is_last, "closed after {:?}", String::from_utf8_lossy(&request.bytes));
+                        return true;
+                    }
+                }
+                // It hung up on a body that it will not read, and that was still on its way: then the answer is lost.
+                None => {
+                    assert!(request.is_last, "no answer to {:?}", String::from_utf8_lossy(&request.bytes));
+                    tally.cut_count += 1;
+                    return true;
+                }
+            }
+        }
+        requests.last().is_some_and(|request| request.is_last)
+    });
+    !closed
+}
+
+fn check(request: &Request, answer: &Answer, tally: &mut Tally) {
+    let shown = || {
+        let sent: String = String::from_utf8_lossy(&request.bytes).chars().take(2_000).collect();
+        format!("{} {} to {sent}", answer.status, String::from_utf8_lossy(&answer.body))
+    };
+    assert!((200..500).contains(&answer.status), "{}", shown());
+    let body = || serde_json::from_slice::<Value>(&answer.body).unwrap_or_else(|error| panic!("{error}: {}", shown()));
+    if answer.status == 201 {
+        let distance_mm = body()["ride"]["distance_mm"].as_i64().unwrap();
+        tally.ride_count += 1;
+        tally.distance_mm += distance_mm;
+        assert!(matches!(request.expected, Expected::Answer) || request.expected == Expected::Ride(distance_mm));
+        return;
+    }
+    assert_eq!(request.expected, Expected::Answer, "{}", shown());
+    if answer.status >= 400 {
+        tally.refused_count += 1;
+        if !request.is_head {
+            let body = body();
+            let is_shaped = body.as_object().is_some_and(|fields| fields.len() == 2);
+            assert!(is_shaped && body["error"].is_string() && body["code"].is_string(), "{}", shown());
+        }
+    }
+}
+
+/// The next answer; `None` if the connection ended before it.
+async fn read_answer(reader: &mut (impl AsyncBufReadExt + Unpin), is_head: bool) -> Option<Answer> {
+    loop {
+        let mut answer = Answer { status: 0, closes: false, body: Vec::new() };
+        let mut line = String::new();
+        reader.read_line(&mut line).await.ok().filter(|len| *len > 0)?;
+        answer.status = line.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)?.parse().ok()).expect(&line);
+        let mut body_len = 0;
+        loop {
+            line.clear();
+            reader.read_line(&mut line).await.ok().filter(|len| *len > 0)?;
+            let header = line.trim_end().to_ascii_lowercase();
+            if header.is_empty() {
+                break;
+            } else if let Some(len) = header.strip_prefix("content-length: ") {
+                body_len = len.parse().unwrap();
+            }
+            answer.closes |= header == "connection: close";
+        }
+        // 100 Continue is only a word in between.
+        if answer.status >= 200 {
+            if !is_head {
+                answer.body = vec![0; body_len];
+                reader.read_exact(&mut answer.body).await.ok()?;
+            }
+            return Some(answer);
+        }
+    }
+}
+
+/// Sends what is no request, and reads until the server has hung up: it may answer, but not with a 5xx or a ride.
+async fn send_malformed(address: &str, bytes: &[u8], tally: &mut Tally) {
+    let mut connection = connect(address).await;
+    let mut answers = Vec::new();
+    let (mut reader, mut writer) = connection.split();
+    let both = async {
+        tokio::join!(
+            async {
+                let _ = writer.write_all(bytes).await;
+                let _ = writer.shutdown().await;
+            },
+            reader.read_to_end(&mut answers)
+        )
+    };
+    // An error says that the server hung up before it had read all.
+    let _ = timeout(ANSWER_WAIT, both).await.expect("the connection hangs");
+    let answers = String::from_utf8_lossy(&answers);
+    for answer in answers.split("HTTP/1.").skip(1) {
+        tally.refused_count += 1;
+        let status = answer.get(2..5).unwrap_or_default();
+        assert!(!status.starts_with('5') && status != "201", "{answers} to {:?}", String::from_utf8_lossy(bytes));
+    }
+}

@@ -1,0 +1,240 @@
+//! Well-formed requests out of dice, good and odd.
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+/// What must come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// 201, and a ride of so many mm.
+    Ride(i64),
+    /// Any answer but a 5xx; an error in the shape of all errors.
+    Answer,
+}
+
+/// A well-formed request.
+#[derive(Debug)]
+pub struct Request {
+    pub bytes: Vec<u8>,
+    pub expected: Expected,
+    pub is_head: bool,
+    /// Whether the server may close the connection after the answer, as it does when it need not read the body.
+    pub is_last: bool,
+}
+
+pub const FORM: &str = "application/x-www-form-urlencoded";
+pub const JSON: &str = "application/json";
+
+/// Spellings of numbers, and of what looks like numbers.
+const NUMBERS: &[&str] = &[
+    "1",
+    "0",
+    "-0",
+    "-1",
+    "+1",
+    "1.",
+    ".1",
+    "1e3",
+    "1E+3",
+    "1e-3",
+    "1e",
+    "1e400",
+    "-1e400",
+    "1e-400",
+    "1e99999999999",
+    "5e-324",
+    "1.7976931348623157e308",
+    "4.9",
+    "0.0005",
+    "0.00049",
+    "NaN",
+    "nan",
+    "inf",
+    "-Infinity",
+    "0x1A",
+    "0x",
+    "0x1.8p3",
+    "0b11",
+    "0o7",
+    "1_000",
+    "1__0",
+    "_1",
+    "1,5",
+    "1 000",
+    "1d",
+    "1f64",
+    "١٢٣",
+    "１",
+    "½",
+    "1e1e1",
+    "--1",
+    "1000000000",
+    "1000000000.001",
+    "9007199254740993",
+    "9223372036854775807",
+    "99999999999999999999999",
+    "1\u{0}",
+    "",
+    " ",
+    "\u{a0}1",
+    "true",
+    "null",
+    "[]",
+    "{}",
+    "\"1\"",
+    "\"\"",
+    "\"\\u0031\"",
+    "\"\\ud800\"",
+    "[1]",
+    "{\"a\":1}",
+];
+
+pub fn pick<'a, T>(rng: &mut StdRng, from: &'a [T]) -> &'a T {
+    &from[rng.random_range(0..from.len())]
+}
+
+/// A request that any server must understand; most are no ride.
+pub fn well_formed(rng: &mut StdRng) -> Request {
+    match rng.random_range(0..100) {
+        0..40 => good_ride(rng),
+        40..75 => odd_body(rng),
+        75..92 => odd_target(rng),
+        _ => odd_framing(rng),
+    }
+}
+
+/// A ride in one of the ways in which a distance may be written.
+pub fn good_ride(rng: &mut StdRng) -> Request {
+    let distance_mm: i64 = rng.random_range(1..10_000_000);
+    let (metres, mm) = (distance_mm / 1000, distance_mm % 1000);
+    let plain = format!("{metres}.{mm:03}");
+    let (content_type, body) = match rng.random_range(0..8) {
+        0 => (FORM, format!("distance={plain}")),
+        1 => (FORM, format!("a=%00&distance=+{distance_mm}e-3+&b")),
+        2 => (FORM, format!("d%69stance=%20{metres}%2E{mm:03}")),
+        3 => ("application/vnd.ride+json", format!("{{\"distance\":{plain}}}")),
+        4 => (JSON, format!("{{\"x\":{{\"distance\":[null]}},\"distance\":\"{plain}\"}}")),
+        5 => (JSON, format!(" {{\"d\\u0069stance\" :\n{distance_mm}E-3 }} ")),
+        6 => (JSON, format!("{{\"distance\":{plain}{}}}", "0".repeat(rng.random_range(0..300)))),
+        _ => ("application/json; charset=\"x\"", format!("{{\"distance\":0.{distance_mm:020}e17}}")),
+    };
+    let mut request = post(rng, content_type, body.as_bytes());
+    request.expected = Expected::Ride(distance_mm);
+    request
+}
+
+/// A body that its content type does not deserve.
+fn odd_body(rng: &mut StdRng) -> Request {
+    let number = match rng.random_bool(0.7) {
+        true => (*pick(rng, NUMBERS)).to_owned(),
+        false => {
+            (0..rng.random_range(1..40)).map(|_| *pick(rng, &['0', '1', '9', '.', 'e', '-', '+', '_', 'x'])).collect()
+        }
+    };
+    let deep = rng.random_range(1..5_000);
+    let body = match rng.random_range(0..13) {
+        0..3 => format!("distance={number}").into_bytes(),
+        3..6 => format!("{{\"distance\":{number}}}").into_bytes(),
+        6 => format!("{{\"distance\":1,\"distance\":{number}}}").into_bytes(),
+        7 => format!("distance={number}&distance=1").into_bytes(),
+        8 => format!("{{\"distance\":{}", "[".repeat(deep)).into_bytes(),
+        9 => format!("{{\"a\":{}1{},\"distance\":{number}}}", "[".repeat(deep), "]".repeat(deep)).into_bytes(),
+        10 => (0..rng.random_range(0..200)).map(|_| rng.random()).collect(),
+        11 => b"{\"distance\":12.5}"[..rng.random_range(0..16)].to_vec(),
+        _ => format!("distance={}", "1".repeat(rng.random_range(1..30_000))).into_bytes(),
+    };
+    let content_type =
+        *pick(rng, &[FORM, FORM, JSON, JSON, JSON, "text/plain", "", "application/JSON;", ";;", "a/b+json", "\u{ff}"]);
+    post(rng, content_type, &body)
+}
+
+/// A path, a query or a method that does not exist, and some that do.
+fn odd_target(rng: &mut StdRng) -> Request {
+    let method =
+        *pick(rng, &["GET", "GET", "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "get", "X-Y!"]);
+    let long = "a".repeat(rng.random_range(1..4_000));
+    let path = *pick(
+        rng,
+        &[
+            "/rides",
+            "/rides/1",
+            "/rides/-1",
+            "/rides/9223372036854775808",
+            "/rides/%00",
+            "/rides/%FF%FE",
+            "/rides/%",
+            "/rides/1/2",
+            "/rides/",
+            "//rides",
+            "/rides/..",
+            "/RIDES",
+            "/",
+            "*",
+            "/healthz",
+            "http://x/rides/1",
+            &long,
+            "/%2e%2e/etc",
+            "/rides;a=b",
+        ],
+    );
+    let query = match rng.random_range(0..6) {
+        0..3 => String::new(),
+        3 => format!("?after={}&limit={}", rng.random::<i64>(), rng.random_range(-3..30)),
+        4 => format!(
+            "?limit={}",
+            pick(rng, &["", "x", "%FF", "%", "1&limit=2", "1001", "1e1", "+1", "0x1", "99999999999999999999"])
+        ),
+        _ => format!("?{}", pick(rng, &["", "&&&", "=", "after", "after=%00", "a[]=1", "?", "limit=3&%zz"])),
+    };
+    // Asking for the totals counts all rides, and so is rare.
+    let path = if rng.random_bool(0.01) { "/totals" } else { path };
+    let path = if path == long { format!("/{long}") } else { path.to_owned() };
+    // The whole server has no query.
+    let query = if path == "*" { String::new() } else { query };
+    let head = format!("{method} {path}{query} HTTP/1.1\r\nhost: x\r\n{}\r\n", odd_header(rng));
+    Request { bytes: head.into_bytes(), expected: Expected::Answer, is_head: method == "HEAD", is_last: false }
+}
+
+/// Bodies in chunks, bodies where none is read, HTTP/1.0, a client that waits to be told to continue.
+fn odd_framing(rng: &mut StdRng) -> Request {
+    let (body, last) = (format!("distance={}", pick(rng, NUMBERS)), rng.random_bool(0.5));
+    let chunks = format!("{:x};ext=\"1\"\r\n{body}\r\n0\r\nx-trailer: 1\r\n\r\n", body.len());
+    let (len, close) = (body.len(), if last { "connection: close\r\n" } else { "" });
+    let text = match rng.random_range(0..20) {
+        0..12 => format!(
+            "POST /rides HTTP/1.1\r\nhost: x\r\ncontent-type: {FORM}\r\n{close}transfer-encoding: chunked\r\n\r\n{chunks}"
+        ),
+        12..17 => format!(
+            "POST /rides HTTP/1.1\r\nhost: x\r\ncontent-type: {FORM}\r\n{close}expect: 100-continue\r\ncontent-length: {len}\r\n\r\n{body}"
+        ),
+        17 => format!("POST /rides HTTP/1.0\r\ncontent-type: {FORM}\r\ncontent-length: {len}\r\n\r\n{body}"),
+        18 => format!("DELETE /rides HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n{chunks}"),
+        _ => format!("PUT /x HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: {len}\r\n\r\n{body}"),
+    };
+    let is_last = last || !text.starts_with("POST /rides HTTP/1.1");
+    Request { bytes: text.into_bytes(), expected: Expected::Answer, is_head: false, is_last }
+}
+
+pub fn post(rng: &mut StdRng, content_type: &str, body: &[u8]) -> Request {
+    let mut bytes = b"POST /rides HTTP/1.1\r\nhost: x\r\n".to_vec();
+    if !content_type.is_empty() {
+        // A byte and not UTF-8, which values of headers need not be.
+        let content_type: Vec<u8> = content_type.chars().map(|c| c as u8).collect();
+        bytes.extend([b"content-type: ", &content_type[..], b"\r\n"].concat());
+    }
+    bytes.extend(format!("{}content-length: {}\r\n\r\n", odd_header(rng), body.len()).as_bytes());
+    bytes.extend(body);
+    Request { bytes, expected: Expected::Answer, is_head: false, is_last: body.len() > 16 * 1024 }
+}
+
+fn odd_header(rng: &mut StdRng) -> String {
+    match rng.random_range(0..12) {
+        0 => format!("x-long: {}\r\n", "v".repeat(rng.random_range(0..4_000))),
+        1 => "x-many: 1\r\n".repeat(rng.random_range(1..90)),
+        2 => "accept: text/plain;q=0\r\naccept-encoding: br;q=9, *;q=x\r\n".to_owned(),
+        3 => "content-encoding: gzip\r\nrange: bytes=9-1\r\nif-none-match: *\r\n".to_owned(),
+        4 => "cookie: =;=;\r\nauthorization: Basic %%%\r\n".to_owned(),
+        5 => "upgrade: h2c\r\nhttp2-settings: AAMA\r\n".to_owned(),
+        _ => String::new(),
+    }
+}
