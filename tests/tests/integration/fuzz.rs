@@ -1,12 +1,8 @@
 //! A hundred thousand odd requests at the real api: none brings it down, hangs, or makes it lose count.
 
-mod broken;
-mod generate;
-
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use generate::{Expected, Request};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
@@ -14,6 +10,9 @@ use tests::{Process, World};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use crate::fuzz_requests::{Expected, Request};
+use crate::{fuzz_garbage, fuzz_requests};
 
 const CLIENT_COUNT: u64 = 25;
 const REQUEST_COUNT_PER_CLIENT: usize = 4_100;
@@ -73,7 +72,7 @@ async fn a_hundred_thousand_odd_requests_break_nothing() {
     }
 
     let mut connection = connect(&address).await;
-    let ride = generate::good_ride(&mut StdRng::seed_from_u64(0));
+    let ride = fuzz_requests::good_ride(&mut StdRng::seed_from_u64(0));
     exchange(&mut connection, &[ride], &mut sum).await;
     drop(connection);
     assert!(process.is_running());
@@ -81,7 +80,7 @@ async fn a_hundred_thousand_odd_requests_break_nothing() {
     assert!(!output.to_lowercase().contains("panic") && !output.contains("ERROR"), "{output}");
     // Now all that was begun is finished.
     process.stop().await;
-    let unanswered = format!("distance_mm = {}", broken::UNANSWERED.1);
+    let unanswered = format!("distance_mm = {}", fuzz_garbage::UNANSWERED.1);
     let query = format!("SELECT count(*), COALESCE(sum(distance_mm), 0)::bigint FROM rides WHERE NOT {unanswered}");
     let row = world.client().query_one(&query, &[]).await.unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (sum.ride_count, sum.distance_mm), "{sum:?}");
@@ -105,13 +104,13 @@ async fn run_client(address: String, mut rng: StdRng) -> Tally {
             }
             6..9 => {
                 tally.request_count += 1;
-                send_malformed(&address, &broken::malformed(&mut rng), &mut tally).await;
+                send_malformed(&address, &fuzz_garbage::malformed(&mut rng), &mut tally).await;
             }
             _ => {
                 tally.request_count += 1;
                 tally.left_count += 1;
                 // Gone before anything is answered. What it says on the way is of no interest.
-                let _ = connect(&address).await.write_all(&broken::left_alone(&mut rng)).await;
+                let _ = connect(&address).await.write_all(&fuzz_garbage::left_alone(&mut rng)).await;
             }
         }
     }
@@ -122,7 +121,7 @@ fn pipeline(rng: &mut StdRng) -> Vec<Request> {
     let mut requests: Vec<Request> = Vec::new();
     let len = rng.random_range(1..=PIPELINE_LEN_MAX);
     while requests.len() < len && requests.last().is_none_or(|request| !request.is_last) {
-        requests.push(generate::well_formed(rng));
+        requests.push(fuzz_requests::well_formed(rng));
     }
     requests
 }

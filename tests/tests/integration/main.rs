@@ -13,6 +13,8 @@ mod dead_letters;
 mod doctor;
 mod documentation;
 mod fuzz;
+mod fuzz_garbage;
+mod fuzz_requests;
 mod kills;
 mod launcher;
 mod limits;

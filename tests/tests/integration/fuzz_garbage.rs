@@ -3,7 +3,7 @@
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use super::generate::{FORM, JSON, pick, post};
+use crate::fuzz_requests::{FORM, JSON, pick, post};
 
 /// The distance of rides whose answer nobody waits for, as it is sent and in mm.
 pub const UNANSWERED: (&str, i64) = ("777777777", 777_777_777_000);
