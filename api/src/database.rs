@@ -72,10 +72,10 @@ impl Database {
     /// # Errors
     /// [`Error::Unavailable`].
     pub async fn client(&self) -> Result<Client, Error> {
-        match timeout(CLIENT_WAIT, self.pool.get()).await {
+        match timeout(CLIENT_WAIT, common::postgres::take(&self.pool)).await {
             Ok(Ok(client)) => Ok(client),
             Ok(Err(error)) => {
-                warn!(error = %error, "no connection to postgres");
+                warn!(error = format!("{error:#}"), "no connection to postgres");
                 Err(Error::Unavailable)
             }
             Err(_) => {

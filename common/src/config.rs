@@ -2,16 +2,21 @@
 //! environment variable, and its doc comment is the help text.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Args, Parser};
+use clap::{ArgMatches, Args, Parser};
 
 use crate::stream::stream_key;
+use crate::tls::{self, Authorities, TlsArgs};
 
 /// Where Postgres is.
 #[derive(Clone, Args)]
 pub struct PostgresArgs {
-    /// The database, for example postgres://localhost/rocket-rides-log
+    /// The database, for example postgres://localhost/rocket-rides-log; ?sslmode=require encrypts and verifies
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: tokio_postgres::Config,
+
+    /// Whose certificates are believed, here and in Redis.
+    #[command(flatten)]
+    pub tls: TlsArgs,
 }
 
 impl std::fmt::Debug for PostgresArgs {
@@ -24,7 +29,7 @@ impl std::fmt::Debug for PostgresArgs {
 /// Where the stream is.
 #[derive(Clone, Args)]
 pub struct StreamArgs {
-    /// The Redis server, for example redis://localhost:6379 or redis+unix:///run/redis.sock
+    /// The Redis server, for example redis://localhost:6379 or redis+unix:///run/redis.sock; rediss:// encrypts
     #[arg(long, env = "REDIS_URL", hide_env_values = true, value_parser = parse_redis_url)]
     pub redis_url: redis::Client,
 
@@ -52,14 +57,27 @@ impl std::fmt::Debug for StreamArgs {
 
 /// Parses flags and environment. On a missing or bad value it prints one line that names it and the fix, and exits
 /// with status 2; on `--help` and `--version` it prints and exits with 0.
+///
+/// Authorities that the settings name are trusted by every connection from then on.
 pub fn parse<C: Parser>() -> C {
-    C::try_parse().unwrap_or_else(|error| match complaint(&error) {
+    let parsed = C::command().try_get_matches().and_then(|mut matches| {
+        trust_own(&matches);
+        C::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut C::command()))
+    });
+    parsed.unwrap_or_else(|error| match complaint(&error) {
         Some(line) => {
             eprintln!("{line}");
             std::process::exit(2);
         }
         None => error.exit(),
     })
+}
+
+fn trust_own(matches: &ArgMatches) {
+    // An error means that this process has no such flag.
+    if let Ok(Some(authorities)) = matches.try_get_one::<Authorities>("tls_ca_file") {
+        tls::trust(authorities.clone());
+    }
 }
 
 /// One line for what can be said in one line: the two mistakes that people make when they set up a process.

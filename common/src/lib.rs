@@ -9,3 +9,4 @@ pub mod redis;
 pub mod shutdown;
 pub mod stream;
 pub mod telemetry;
+pub mod tls;

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
-use tokio_postgres::config::TargetSessionAttrs;
-use tokio_postgres::{Client, Config, NoTls};
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_postgres::config::{SslMode, TargetSessionAttrs};
+use tokio_postgres::{Client, Config, Connection, NoTls, Socket};
 
-/// How long a connection may take to come about, and how long a caller waits for one of the pool.
+use crate::tls;
+
+/// How long a connection to one host may take to come about, and how long a caller waits for one of the pool.
 const CONNECT_WAIT: Duration = Duration::from_secs(3);
 
 /// Bounds inside the server, in ms, for what a dropped future cannot stop: a query goes on when its caller has left.
@@ -27,18 +30,34 @@ fn tuned(config: &Config, process: &str) -> Config {
     config
 }
 
+/// How long all of connecting may take: each of several hosts has its turn, and the first statement too.
+fn connect_wait(config: &Config) -> Duration {
+    let per_host = config.get_connect_timeout().copied().unwrap_or(CONNECT_WAIT);
+    per_host * config.get_hosts().len().max(1) as u32 + CONNECT_WAIT
+}
+
+/// Whether the connection is to be encrypted and the server's certificate verified. Any other mode connects as it always
+/// did, without TLS: a server as Debian installs it has a certificate that it signed itself.
+fn is_encrypted(config: &Config) -> bool {
+    config.get_ssl_mode() == SslMode::Require
+}
+
 /// A pool of at most `size` connections for `process`. Connects when first used.
 ///
 /// # Errors
 /// The pool cannot be built; nothing was connected yet.
 pub fn pool(config: &Config, process: &str, size: usize) -> Result<Pool> {
-    let manager =
-        Manager::from_config(tuned(config, process), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+    let (tuned, recycling) = (tuned(config, process), ManagerConfig { recycling_method: RecyclingMethod::Fast });
+    let manager = if is_encrypted(config) {
+        Manager::from_config(tuned, tls::for_postgres()?, recycling)
+    } else {
+        Manager::from_config(tuned, NoTls, recycling)
+    };
     Pool::builder(manager)
         .max_size(size)
         .runtime(Runtime::Tokio1)
         .wait_timeout(Some(CONNECT_WAIT))
-        .create_timeout(Some(CONNECT_WAIT))
+        .create_timeout(Some(connect_wait(config)))
         .recycle_timeout(Some(CONNECT_WAIT))
         .post_create(Hook::async_fn(|client, _| {
             Box::pin(async move { client.batch_execute(SESSION_LIMITS).await.map_err(HookError::Backend) })
@@ -47,28 +66,59 @@ pub fn pool(config: &Config, process: &str, size: usize) -> Result<Pool> {
         .context("building the connection pool")
 }
 
+/// A connection of the pool.
+///
+/// # Errors
+/// Postgres is away or refuses, or everybody else has the connections.
+pub async fn take(pool: &Pool) -> Result<deadpool_postgres::Client> {
+    let taken = pool.get().await.map_err(|error| match error {
+        // Its own text would leave out the cause.
+        PoolError::Backend(error) => anyhow::Error::new(error).context("connecting to Postgres"),
+        error => error.into(),
+    });
+    taken.map_err(tls::explain)
+}
+
 /// A connection of its own, for a process that works alone on it. `on_notice` is told when a notification arrives.
 ///
 /// # Errors
 /// Postgres is away or refuses: back off and try again.
-pub async fn connect(config: &Config, process: &str, mut on_notice: impl FnMut() + Send + 'static) -> Result<Client> {
-    let (client, mut connection) = tokio::time::timeout(CONNECT_WAIT, tuned(config, process).connect(NoTls))
-        .await
-        .context("connecting to Postgres took too long")?
-        .context("connecting to Postgres")?;
-    tokio::spawn(async move {
-        let messages = std::future::poll_fn(|cx| {
-            loop {
-                match std::task::ready!(connection.poll_message(cx)) {
-                    Some(Ok(tokio_postgres::AsyncMessage::Notification(_))) => on_notice(),
-                    Some(Ok(_)) => {}
-                    // The client's next query reports the end of the connection; nobody needs to hear of it twice.
-                    Some(Err(_)) | None => return std::task::Poll::Ready(()),
-                }
+pub async fn connect(config: &Config, process: &str, on_notice: impl FnMut() + Send + 'static) -> Result<Client> {
+    let tuned = tuned(config, process);
+    let connecting = async {
+        if is_encrypted(config) {
+            let (client, connection) = tuned.connect(tls::for_postgres()?).await?;
+            tokio::spawn(drive(connection, on_notice));
+            Ok(client)
+        } else {
+            let (client, connection) = tuned.connect(NoTls).await?;
+            tokio::spawn(drive(connection, on_notice));
+            Ok(client)
+        }
+    };
+    let prepared = async {
+        let client =
+            connecting.await.map_err(|error: anyhow::Error| tls::explain(error.context("connecting to Postgres")))?;
+        client.batch_execute(SESSION_LIMITS).await.context("setting session limits")?;
+        Ok(client)
+    };
+    tokio::time::timeout(connect_wait(config), prepared).await.context("connecting to Postgres took too long")?
+}
+
+/// Carries what both sides say, until the connection ends.
+async fn drive<S>(mut connection: Connection<Socket, S>, mut on_notice: impl FnMut() + Send + 'static)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let messages = std::future::poll_fn(|cx| {
+        loop {
+            match std::task::ready!(connection.poll_message(cx)) {
+                Some(Ok(tokio_postgres::AsyncMessage::Notification(_))) => on_notice(),
+                Some(Ok(_)) => {}
+                // The client's next query reports the end of the connection; nobody needs to hear of it twice.
+                Some(Err(_)) | None => return std::task::Poll::Ready(()),
             }
-        });
-        messages.await;
+        }
     });
-    client.batch_execute(SESSION_LIMITS).await.context("setting session limits")?;
-    Ok(client)
+    messages.await;
 }

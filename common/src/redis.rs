@@ -11,6 +11,8 @@ use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo};
 
+use crate::tls;
+
 /// How long a connection may take to come about.
 const CONNECT_WAIT: Duration = Duration::from_secs(2);
 
@@ -46,8 +48,8 @@ pub async fn connect_blocking(client: &Client, block: Duration) -> Result<Multip
 async fn connect_with(client: &Client, reply_wait: Duration) -> Result<MultiplexedConnection> {
     let config =
         AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_WAIT)).set_response_timeout(Some(reply_wait));
-    let mut connection =
-        client.get_multiplexed_async_connection_with_config(&config).await.context("connecting to Redis")?;
+    let connected = tls::for_redis(client)?.get_multiplexed_async_connection_with_config(&config).await;
+    let mut connection = connected.context("connecting to Redis").map_err(tls::explain)?;
     let info: String =
         redis::cmd("INFO").arg("server").query_async(&mut connection).await.context("asking Redis for its version")?;
     let version = server_version(&info).context("Redis does not tell its version")?;

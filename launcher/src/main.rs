@@ -8,6 +8,10 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "launcher", version)]
 struct Config {
+    /// For servers that are given by DATABASE_URL and REDIS_URL.
+    #[command(flatten)]
+    _tls: common::tls::TlsArgs,
+
     #[command(subcommand)]
     command: Command,
 }
