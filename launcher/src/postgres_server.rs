@@ -29,6 +29,8 @@ const ROLE: &str = "app";
 pub struct PostgresServer {
     child: Child,
     socket_folder: PathBuf,
+    /// What stands in a URL for the setting `port`, which also names the socket; empty for the usual port.
+    url_port: String,
 }
 
 /// How to become somebody whom Postgres accepts.
@@ -55,6 +57,8 @@ impl PostgresServer {
         let (data, socket_folder) = (folder.join("data"), short_folder(&folder)?);
         run_as.own(&socket_folder)?;
         init_cluster(binaries, run_as, &data).await?;
+        let port = settings.iter().find_map(|setting| setting.strip_prefix("port="));
+        let url_port = port.map_or_else(String::new, |port| format!(":{port}"));
         let log_path = folder.join("postgres.log");
         let started_at = tokio::time::Instant::now();
         let deadline = started_at + START_WAIT;
@@ -67,7 +71,8 @@ impl PostgresServer {
                 command.args(["-c", setting]);
             }
             let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
-            let mut server = Self { child: child.context("starting postgres")?, socket_folder: socket_folder.clone() };
+            let child = child.context("starting postgres")?;
+            let mut server = Self { child, socket_folder: socket_folder.clone(), url_port: url_port.clone() };
             if server.wait_until_ready(deadline).await? {
                 return Ok(server);
             }
@@ -85,7 +90,7 @@ impl PostgresServer {
 
     /// The URL of a database on this server.
     pub fn url(&self, database: &str) -> String {
-        format!("postgres://{ROLE}@{}/{database}", percent_encode(&self.socket_folder, ""))
+        format!("postgres://{ROLE}@{}{}/{database}", percent_encode(&self.socket_folder, ""), self.url_port)
     }
 
     /// Creates a database, unless it is there.

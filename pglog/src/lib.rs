@@ -27,7 +27,7 @@ pub use batch::{Batch, BatchRange, LEADER_LOCK, assign, batch_ranges, first_reta
 pub use checkpoint::{hold_reaping, hold_registration, lowest_checkpoint};
 pub use reader::{Reader, Record};
 pub use reap::{Reaped, reap, reapable};
-pub use schema::{Identity, SCHEMA, SCHEMA_VERSION, apply_schema, identity, prepare_session};
+pub use schema::{Identity, ROLES, SCHEMA, SCHEMA_VERSION, apply_roles, apply_schema, identity, prepare_session};
 pub use stage::{DEFAULT_PARTITION, HINT_CHANNEL, NewRecord, hint, stage};
 
 /// Why the log cannot be read or extended.

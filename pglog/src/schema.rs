@@ -1,4 +1,4 @@
-//! The schema, compiled in, so that a program can set up an empty database by itself.
+//! The schema and the roles, compiled in, so that a program can set up an empty database by itself.
 
 use tokio_postgres::GenericClient;
 
@@ -13,6 +13,17 @@ pub const SCHEMA: &str = include_str!("../../schema.sql");
 /// Postgres is away, older than 14, or the role may not create tables.
 pub async fn apply_schema(client: &impl GenericClient) -> Result<(), tokio_postgres::Error> {
     client.batch_execute(SCHEMA).await
+}
+
+/// The text of `roles.sql`.
+pub const ROLES: &str = include_str!("../../roles.sql");
+
+/// Creates the roles that are missing, and gives each exactly what it needs. Applies to the tables of [`apply_schema`].
+///
+/// # Errors
+/// Postgres is away, a table is missing, or the role may not create roles.
+pub async fn apply_roles(client: &impl GenericClient) -> Result<(), tokio_postgres::Error> {
+    client.batch_execute(ROLES).await
 }
 
 /// The version of `schema.sql` that this crate goes with. Raise both together.

@@ -31,14 +31,14 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a binary in a world, with further arguments.
+    /// Starts a binary in a world, with further arguments. It connects to Postgres under its own role.
     pub fn start(world: &World, name: &str, args: &[&str]) -> Self {
         let mut command = Command::new(binary(name));
         command
             .args(args)
             .env_remove("FAULT_RATE")
             .env_remove("FAULT_SEED")
-            .env("DATABASE_URL", world.database_url())
+            .env("DATABASE_URL", world.database_url_of(name))
             .env("REDIS_URL", world.redis_url())
             .env("STREAM_NAME", world.stream_name());
         Self::spawn(name, command)

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use launcher::{PostgresServer, RedisServer, find_postgres, find_redis};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio_postgres::Client;
 
 /// A new folder below the system's folder for temporary files.
 pub fn scratch_folder() -> PathBuf {
@@ -16,14 +17,20 @@ pub fn scratch_folder() -> PathBuf {
 /// A Redis that nobody else uses.
 pub struct PrivateRedis {
     folder: PathBuf,
-    settings: &'static [&'static str],
+    settings: Vec<String>,
     server: Option<RedisServer>,
 }
 
 impl PrivateRedis {
     /// Starts one; `settings` are given as `--name value`.
-    pub async fn start(settings: &'static [&'static str]) -> Self {
-        let mut redis = Self { folder: scratch_folder(), settings, server: None };
+    pub async fn start(settings: &[&str]) -> Self {
+        Self::start_in(scratch_folder(), settings).await
+    }
+
+    /// Starts one on a folder that was prepared, and goes with the server.
+    pub async fn start_in(folder: PathBuf, settings: &[&str]) -> Self {
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let mut redis = Self { folder, settings, server: None };
         redis.start_again().await;
         redis
     }
@@ -40,7 +47,8 @@ impl PrivateRedis {
 
     /// Starts it again on the same folder.
     pub async fn start_again(&mut self) {
-        self.server = Some(RedisServer::start(&find_redis().unwrap(), &self.folder, self.settings).await.unwrap());
+        let settings: Vec<&str> = self.settings.iter().map(String::as_str).collect();
+        self.server = Some(RedisServer::start(&find_redis().unwrap(), &self.folder, &settings).await.unwrap());
     }
 }
 
@@ -53,13 +61,20 @@ impl Drop for PrivateRedis {
 /// A PostgreSQL that nobody else uses.
 pub struct PrivatePostgres {
     folder: PathBuf,
+    settings: Vec<String>,
     server: Option<PostgresServer>,
 }
 
 impl PrivatePostgres {
     /// Starts one.
     pub async fn start() -> Self {
-        let mut postgres = Self { folder: scratch_folder(), server: None };
+        Self::start_with(&[]).await
+    }
+
+    /// Starts one; `settings` are given as `name=value`.
+    pub async fn start_with(settings: &[&str]) -> Self {
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let mut postgres = Self { folder: scratch_folder(), settings, server: None };
         postgres.start_again().await;
         postgres
     }
@@ -67,6 +82,12 @@ impl PrivatePostgres {
     /// The URL of its maintenance database, the same after every restart.
     pub fn url(&self) -> String {
         self.server.as_ref().unwrap().url("postgres")
+    }
+
+    /// A connection to one of its databases, as its superuser.
+    pub async fn connect(&self, database: &str) -> Client {
+        let url = self.server.as_ref().unwrap().url(database);
+        common::postgres::connect(&url.parse().unwrap(), "test", || {}).await.unwrap()
     }
 
     /// SIGKILL, and it stays away.
@@ -94,8 +115,9 @@ impl PrivatePostgres {
 
     /// Starts it again on the same data.
     pub async fn start_again(&mut self) {
+        let settings: Vec<&str> = self.settings.iter().map(String::as_str).collect();
         // Committed means on disk: what was answered must be there after the kill.
-        let server = PostgresServer::start(&find_postgres().unwrap(), &self.folder, &[]).await.unwrap();
+        let server = PostgresServer::start(&find_postgres().unwrap(), &self.folder, &settings).await.unwrap();
         self.server = Some(server);
     }
 }

@@ -58,9 +58,19 @@ impl World {
         self.maintenance = None;
     }
 
-    /// `DATABASE_URL` for processes.
+    /// The database, as its owner.
     pub fn database_url(&self) -> &str {
         &self.database_url
+    }
+
+    /// `DATABASE_URL` for the process `name`: it connects under its own role, so every test also shows that the grants
+    /// of `roles.sql` suffice. What is no process of the pipeline connects as the owner.
+    pub fn database_url_of(&self, name: &str) -> String {
+        if !["api", "streamer", "consumer", "reaper", "operator"].contains(&name) {
+            return self.database_url.clone();
+        }
+        let (_, server) = self.database_url.split_once('@').expect("a URL of bin/test names its user");
+        format!("postgres://rocket_{name}@{server}")
     }
 
     /// `REDIS_URL` for processes.
@@ -83,6 +93,11 @@ impl World {
         connect(&self.database_url.parse().unwrap()).await
     }
 
+    /// One more connection, under the role of the process `name`.
+    pub async fn connect_as(&self, name: &str) -> Client {
+        connect(&self.database_url_of(name).parse().unwrap()).await
+    }
+
     /// The same world after its Postgres was restarted.
     pub async fn reconnected(mut self) -> Self {
         self.client = self.connect().await;
@@ -99,25 +114,25 @@ impl World {
         redis::cmd("XLEN").arg(&self.stream_name).query_async(&mut self.redis().await).await.unwrap()
     }
 
-    /// Flags that every process of this world gets.
-    pub fn flags(&self) -> Vec<String> {
+    /// Flags that the process `name` gets in this world.
+    pub fn flags(&self, name: &str) -> Vec<String> {
         let pairs = [
-            ("--database-url", &self.database_url),
-            ("--redis-url", &self.redis_url),
-            ("--stream-name", &self.stream_name),
+            ("--database-url", self.database_url_of(name)),
+            ("--redis-url", self.redis_url.clone()),
+            ("--stream-name", self.stream_name.clone()),
         ];
-        pairs.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value.clone()]).collect()
+        pairs.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
     }
 
     /// A streamer of this world, to be driven step by step.
     pub fn streamer(&self) -> Streamer {
-        let args = ["streamer".to_owned()].into_iter().chain(self.flags());
+        let args = ["streamer".to_owned()].into_iter().chain(self.flags("streamer"));
         Streamer::new(&streamer::Config::parse_from(args))
     }
 
     /// The configuration of a consumer of this world.
     pub fn consumer_config(&self, name: &str) -> consumer::Config {
-        let args = ["consumer".to_owned(), name.to_owned()].into_iter().chain(self.flags());
+        let args = ["consumer".to_owned(), name.to_owned()].into_iter().chain(self.flags("consumer"));
         consumer::Config::parse_from(args)
     }
 
@@ -273,6 +288,7 @@ async fn create_template(client: &Client, maintenance_url: &str) {
         client.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).await.unwrap();
         let template = connect(&with_database(maintenance_url, TEMPLATE).parse().unwrap()).await;
         pglog::apply_schema(&template).await.unwrap();
+        pglog::apply_roles(&template).await.unwrap();
         drop(template);
         // The server notices a moment later that the connection is gone, and nobody may be in a template that is cloned.
         crate::wait_until("the template is left alone", async || {

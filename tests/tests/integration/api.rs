@@ -19,7 +19,7 @@ pub struct Api {
 
 impl Api {
     pub async fn start(world: &World) -> Self {
-        Self::start_within(&world.database_url().parse().unwrap(), api::Limits::default()).await
+        Self::start_within(&world.database_url_of("api").parse().unwrap(), api::Limits::default()).await
     }
 
     pub async fn start_within(postgres: &tokio_postgres::Config, limits: api::Limits) -> Self {

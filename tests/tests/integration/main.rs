@@ -22,6 +22,7 @@ mod loss;
 mod poison;
 mod reaper;
 mod restore;
+mod roles;
 mod seed;
 mod settings;
 mod stalls;

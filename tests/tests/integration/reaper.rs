@@ -7,7 +7,7 @@ use tests::{Process, World};
 
 pub async fn reap(world: &World, args: &[&str]) -> Cleaned {
     let args = ["reaper"].into_iter().chain(args.iter().copied()).map(str::to_owned);
-    let config = reaper::Config::parse_from(args.chain(world.flags()));
+    let config = reaper::Config::parse_from(args.chain(world.flags("reaper")));
     reaper::run_once(&config, &CancellationToken::new()).await.unwrap()
 }
 

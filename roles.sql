@@ -1,0 +1,107 @@
+-- Rocket Rides Log, chapter two: who may do what. One role for each process, with exactly what its SQL needs.
+--
+-- Apply it after schema.sql, as the tables' owner with CREATEROLE, and as often as you like:
+--     psql "$DATABASE_URL" -f roles.sql
+-- What is not granted here on these tables, these roles lose; other tables and other roles are left alone. PostgreSQL 14
+-- or newer.
+--
+-- The roles may log in and have no password, so that a server which asks for one lets nobody in yet. Give each its own:
+--     psql "$DATABASE_URL" -c '\password rocket_api'
+-- Then start each process under its role: DATABASE_URL=postgres://rocket_api:…@host/rocket-rides-log.
+--
+-- Nobody here may create, alter or drop anything: the schema is its owner's. Keys of identity columns need no grant on
+-- their sequences, and foreign keys are followed with the owner's rights. LISTEN, NOTIFY and advisory locks need no
+-- grant in Postgres, and none can be asked for.
+
+BEGIN;
+
+-- As in schema.sql: two people who apply this to one database take turns.
+DO $$ BEGIN PERFORM pg_advisory_xact_lock(7306930021); END $$;
+
+SET LOCAL client_min_messages = warning;
+
+-- Roles belong to the cluster, and the lock above only to the database: in two databases at once both may try. A role
+-- that is there is not touched: its password and its limits are its owner's affair.
+DO $$
+DECLARE
+    role_name TEXT;
+BEGIN
+    FOREACH role_name IN ARRAY
+        ARRAY['rocket_api', 'rocket_streamer', 'rocket_consumer', 'rocket_reaper', 'rocket_operator']
+    LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
+            BEGIN
+                EXECUTE format('CREATE ROLE %I LOGIN', role_name);
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN
+                NULL;  -- somebody else was faster, and it is the same role
+            END;
+        END IF;
+    END LOOP;
+END $$;
+
+-- Before PostgreSQL 15 everybody may create tables and functions here.
+REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+-- It serves the trigger, which needs no such right.
+REVOKE EXECUTE ON FUNCTION refuse_change_of_staged_log_records() FROM PUBLIC;
+
+-- Start from nothing, so that a grant which is no longer below is gone.
+REVOKE ALL ON rides, staged_log_records, log_batches, checkpoints, consumer_states, dead_letters
+    FROM PUBLIC, rocket_api, rocket_streamer, rocket_consumer, rocket_reaper, rocket_operator;
+
+GRANT USAGE ON SCHEMA public TO rocket_api, rocket_streamer, rocket_consumer, rocket_reaper, rocket_operator;
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- api: takes rides and shows them, and shows what consumers made of them.
+-- ---------------------------------------------------------------------------------------------------------------------
+-- A ride is written once. Its id and its time are Postgres's.
+GRANT SELECT, INSERT (distance_mm) ON rides TO rocket_api;
+-- It stages, and never reads what is staged. transaction_id decides a record's batch: nobody but its default sets it.
+GRANT INSERT (object, action, data) ON staged_log_records TO rocket_api;
+-- GET /totals: heads, checkpoints, states, and how many dead letters there are, but not what is in them.
+GRANT SELECT (partition, first_offset, record_count) ON log_batches TO rocket_api;
+GRANT SELECT ON checkpoints, consumer_states TO rocket_api;
+GRANT SELECT (name, partition) ON dead_letters TO rocket_api;
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- streamer: fixes the order, and reads it. It changes and deletes nothing.
+-- ---------------------------------------------------------------------------------------------------------------------
+GRANT SELECT ON staged_log_records, log_batches TO rocket_streamer;
+GRANT INSERT (partition, first_offset, record_count, snapshot, fresh_first_id, fresh_last_id, token)
+    ON log_batches TO rocket_streamer;
+-- What everybody has passed need not be published again.
+GRANT SELECT (partition, last_offset) ON checkpoints TO rocket_streamer;
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- consumer: reads the log, writes its state with its checkpoint. It sees no ride. All consumers share the role, so one
+-- can write another's rows. A fold with a table of its own needs a grant on it, beside that table's definition.
+-- ---------------------------------------------------------------------------------------------------------------------
+GRANT SELECT ON staged_log_records, log_batches TO rocket_consumer;
+-- DELETE is --unregister; state and dead letters go with the row.
+GRANT SELECT, INSERT, DELETE ON checkpoints TO rocket_consumer;
+GRANT UPDATE (last_offset, duplicate_count, healed_count, rejected_count, crash_count, updated_at)
+    ON checkpoints TO rocket_consumer;
+GRANT SELECT, INSERT, UPDATE ON consumer_states TO rocket_consumer;
+GRANT INSERT ON dead_letters TO rocket_consumer;
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- reaper: marks batches as given up, then deletes them and their records. Before it deletes it folds them into a state
+-- of its own, as a consumer does; it unregisters nobody.
+-- ---------------------------------------------------------------------------------------------------------------------
+GRANT SELECT, DELETE ON staged_log_records, log_batches TO rocket_reaper;
+-- An order once fixed stays fixed: of a batch nothing but this can change.
+GRANT UPDATE (reaped_at) ON log_batches TO rocket_reaper;
+GRANT SELECT, INSERT ON checkpoints TO rocket_reaper;
+GRANT UPDATE (last_offset, duplicate_count, healed_count, rejected_count, crash_count, updated_at)
+    ON checkpoints TO rocket_reaper;
+GRANT SELECT, INSERT, UPDATE ON consumer_states TO rocket_reaper;
+GRANT INSERT ON dead_letters TO rocket_reaper;
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- operator: a person. Reads everything, settles dead letters, mends a consumer's position and state. Writes no ride and
+-- no record, and changes no order.
+-- ---------------------------------------------------------------------------------------------------------------------
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO rocket_operator;
+GRANT INSERT, DELETE ON dead_letters TO rocket_operator;
+GRANT UPDATE ON checkpoints, consumer_states TO rocket_operator;
+
+COMMIT;

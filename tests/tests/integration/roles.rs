@@ -1,0 +1,229 @@
+//! What each role must not do. What it must be able to do is shown by all other tests: there each process connects under
+//! its own role.
+
+use clap::Parser;
+use common::shutdown::CancellationToken;
+use consumer::{Consumer, DistanceFold};
+use tests::{PrivatePostgres, World};
+use tokio_postgres::error::SqlState;
+
+const EVERYBODY: [&str; 5] = ["api", "streamer", "consumer", "reaper", "operator"];
+
+/// Refused to every role.
+const NOBODY_MAY: &[&str] = &[
+    "CREATE TABLE mine (id INT)",
+    "CREATE FUNCTION mine() RETURNS INT LANGUAGE sql AS 'SELECT 1'",
+    "CREATE SCHEMA mine",
+    "CREATE ROLE mine",
+    "ALTER ROLE rocket_operator SUPERUSER",
+    "SET ROLE app",
+    "SET session_replication_role = replica",
+    "COPY checkpoints TO PROGRAM 'true'",
+    "DROP TABLE rides",
+    "DROP TABLE staged_log_records",
+    "DROP FUNCTION refuse_change_of_staged_log_records() CASCADE",
+    "CREATE OR REPLACE FUNCTION refuse_change_of_staged_log_records() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN END'",
+    "ALTER TABLE staged_log_records DISABLE TRIGGER ALL",
+    "TRUNCATE log_batches",
+    "UPDATE staged_log_records SET data = '{}'",
+    "UPDATE log_batches SET token = 1",
+    "UPDATE log_batches SET record_count = 1",
+    "UPDATE rides SET distance_mm = 1",
+    "DELETE FROM rides",
+    "INSERT INTO rides (id, distance_mm) VALUES (1, 1)",
+    "DELETE FROM consumer_states",
+    // The batch a record falls into is decided by its true transaction.
+    "INSERT INTO staged_log_records (transaction_id, object, action, data) VALUES ('1', 'ride', 'create', '{}')",
+];
+
+const INSERT_RIDE: &str = "INSERT INTO rides (distance_mm) VALUES (1)";
+const STAGE: &str = "INSERT INTO staged_log_records (object, action, data) VALUES ('ride', 'create', '{}')";
+const CUT: &str = "INSERT INTO log_batches (partition, first_offset, record_count, snapshot, token)
+                   VALUES (0, 1, 1, '1:1:', 1)";
+const BURY: &str = "INSERT INTO dead_letters (name, partition, record_offset, object, action, data, reason)
+                    VALUES ('consumer0', 0, 1, 'ride', 'create', '{}', 'bad')";
+
+/// Asserts that the role may do none of this.
+async fn assert_refused(world: &World, role: &str, statements: &[&str]) {
+    let client = world.connect_as(role).await;
+    for statement in statements {
+        let error = client.batch_execute(statement).await.expect_err(&format!("{role} could {statement}"));
+        assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{role}: {statement}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_may_change_the_schema_or_what_was_written() {
+    let world = World::new().await;
+    for role in EVERYBODY {
+        assert_refused(&world, role, NOBODY_MAY).await;
+    }
+}
+
+#[tokio::test]
+async fn the_api_takes_rides_and_changes_nothing_else() {
+    let world = World::new().await;
+    let statements = [
+        "SELECT * FROM staged_log_records",
+        "DELETE FROM staged_log_records",
+        "INSERT INTO staged_log_records (partition, object, action, data) VALUES (1, 'ride', 'create', '{}')",
+        CUT,
+        "SELECT token FROM log_batches",
+        "DELETE FROM log_batches",
+        "INSERT INTO checkpoints (name) VALUES ('mine')",
+        "UPDATE checkpoints SET last_offset = 9",
+        "DELETE FROM checkpoints",
+        "INSERT INTO consumer_states (name) VALUES ('consumer0')",
+        "UPDATE consumer_states SET total_distance_mm = 1",
+        BURY,
+        "SELECT data FROM dead_letters",
+        "DELETE FROM dead_letters",
+    ];
+    assert_refused(&world, "api", &statements).await;
+}
+
+#[tokio::test]
+async fn the_streamer_cuts_batches_and_neither_deletes_nor_moves_anything() {
+    let world = World::new().await;
+    let statements = [
+        "SELECT * FROM rides",
+        INSERT_RIDE,
+        STAGE,
+        "DELETE FROM staged_log_records",
+        "DELETE FROM log_batches",
+        "UPDATE log_batches SET reaped_at = now()",
+        "INSERT INTO checkpoints (name) VALUES ('mine')",
+        "UPDATE checkpoints SET last_offset = 9",
+        "DELETE FROM checkpoints",
+        "SELECT * FROM consumer_states",
+        "UPDATE consumer_states SET total_distance_mm = 1",
+        "SELECT * FROM dead_letters",
+        BURY,
+    ];
+    assert_refused(&world, "streamer", &statements).await;
+}
+
+#[tokio::test]
+async fn a_consumer_sees_no_ride_and_writes_nothing_into_the_log() {
+    let world = World::new().await;
+    let statements = [
+        "SELECT * FROM rides",
+        INSERT_RIDE,
+        STAGE,
+        "DELETE FROM staged_log_records",
+        CUT,
+        "UPDATE log_batches SET reaped_at = now()",
+        "DELETE FROM log_batches",
+        "UPDATE checkpoints SET name = 'other'",
+        "SELECT * FROM dead_letters",
+        "DELETE FROM dead_letters",
+    ];
+    assert_refused(&world, "consumer", &statements).await;
+}
+
+#[tokio::test]
+async fn the_reaper_writes_nothing_into_the_log_and_unregisters_nobody() {
+    let world = World::new().await;
+    let statements = [
+        "SELECT * FROM rides",
+        INSERT_RIDE,
+        STAGE,
+        CUT,
+        "UPDATE log_batches SET first_offset = 1",
+        "UPDATE checkpoints SET name = 'other'",
+        "DELETE FROM checkpoints",
+        "SELECT * FROM dead_letters",
+        "DELETE FROM dead_letters",
+    ];
+    assert_refused(&world, "reaper", &statements).await;
+}
+
+#[tokio::test]
+async fn an_operator_writes_no_ride_no_record_and_no_order() {
+    let world = World::new().await;
+    let statements = [
+        INSERT_RIDE,
+        STAGE,
+        "DELETE FROM staged_log_records",
+        CUT,
+        "UPDATE log_batches SET reaped_at = now()",
+        "DELETE FROM log_batches",
+        "DELETE FROM checkpoints",
+    ];
+    assert_refused(&world, "operator", &statements).await;
+}
+
+#[tokio::test]
+async fn an_operator_reads_everything_and_settles_what_consumers_left() {
+    let world = World::new().await;
+    world.stage_data(r#"{"id":1,"distance_mm":-5}"#).await;
+    world.drain_streamer(&mut world.streamer()).await;
+    world.drain_consumer(&mut world.consumer("consumer0")).await;
+    let client = world.connect_as("operator").await;
+    for table in ["rides", "staged_log_records", "log_batches", "checkpoints", "consumer_states", "dead_letters"] {
+        client.execute(&format!("SELECT * FROM {table}"), &[]).await.unwrap();
+    }
+    for statement in [
+        "DELETE FROM dead_letters WHERE name = 'consumer0' AND record_offset = 1",
+        BURY,
+        "UPDATE checkpoints SET updated_at = now() WHERE name = 'consumer0'",
+        "UPDATE consumer_states SET ride_count = ride_count WHERE name = 'consumer0'",
+    ] {
+        assert_eq!(client.execute(statement, &[]).await.unwrap(), 1, "{statement}");
+    }
+}
+
+/// The reaper is to keep a state of its own before it deletes.
+#[tokio::test]
+async fn the_reaper_may_fold_as_a_consumer_does() {
+    let world = World::new().await;
+    world.write_rides(5).await;
+    world.stage_data(r#"{"id":1,"distance_mm":-5}"#).await;
+    world.drain_streamer(&mut world.streamer()).await;
+    let args = ["consumer".to_owned(), "reaper".to_owned()].into_iter().chain(world.flags("reaper"));
+    let config = consumer::Config::parse_from(args);
+    let mut consumer = Consumer::new(&config, DistanceFold::default(), CancellationToken::new());
+    let progress = world.drain_consumer(&mut consumer).await;
+    assert_eq!((progress.applied_count, progress.dead_letter_count), (5, 1));
+    world.assert_converged(&["reaper"]).await;
+}
+
+#[tokio::test]
+async fn a_grant_that_is_not_in_the_file_is_taken_away() {
+    let world = World::new().await;
+    let update = "UPDATE checkpoints SET last_offset = 9";
+    let grants = "GRANT DELETE ON rides TO rocket_api; GRANT UPDATE (last_offset) ON checkpoints TO rocket_streamer;
+                  GRANT SELECT ON rides TO PUBLIC";
+    world.client().batch_execute(grants).await.unwrap();
+    world.connect_as("streamer").await.batch_execute(update).await.unwrap();
+    pglog::apply_roles(world.client()).await.unwrap();
+    assert_refused(&world, "api", &["DELETE FROM rides"]).await;
+    assert_refused(&world, "streamer", &[update]).await;
+    assert_refused(&world, "consumer", &["SELECT * FROM rides"]).await;
+}
+
+/// Roles belong to the cluster, locks to a database.
+#[tokio::test]
+async fn two_databases_of_one_cluster_can_get_their_roles_at_once() {
+    let postgres = PrivatePostgres::start_with(&["fsync=off"]).await;
+    let owner = postgres.connect("postgres").await;
+    for round in 0..3 {
+        let names = [format!("left_{round}"), format!("right_{round}")];
+        let mut clients = Vec::new();
+        for name in &names {
+            owner.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+            clients.push(postgres.connect(name).await);
+            pglog::apply_schema(&clients[clients.len() - 1]).await.unwrap();
+        }
+        let (left, right) = futures_util::join!(pglog::apply_roles(&clients[0]), pglog::apply_roles(&clients[1]));
+        left.unwrap();
+        right.unwrap();
+        drop(clients);
+        for name in &names {
+            owner.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
+        }
+        for role in EVERYBODY {
+            owner.batch_execute(&format!("DROP ROLE rocket_{role}")).await.unwrap();
+        }
+    }
+}
