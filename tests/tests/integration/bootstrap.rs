@@ -134,7 +134,7 @@ async fn nothing_is_reaped_that_is_not_in_the_baseline() {
 }
 
 fn baseline(world: &World) -> Consumer<DistanceFold> {
-    let config = reaper::Config::parse_from(["reaper".to_owned()].into_iter().chain(world.flags()));
+    let config = reaper::Config::parse_from(["reaper".to_owned()].into_iter().chain(world.flags("reaper")));
     Consumer::baseline(&config.postgres, &config.stream, DistanceFold::default(), CancellationToken::new())
 }
 

@@ -222,7 +222,7 @@ async fn a_role_that_may_not_do_what_its_process_does_is_told_what_to_grant() {
     findings(&world, &[]).await.assert_ok("postgres.privileges");
     // What the doctor calls enough is enough.
     world.write_rides(3).await;
-    let mut flags = world.flags();
+    let mut flags = world.flags("operator");
     flags[1] = url.clone();
     let mut command = Command::new(tests::binary("streamer"));
     command.arg("--drain").args(flags);

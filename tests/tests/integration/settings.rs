@@ -41,6 +41,19 @@ async fn a_bad_setting_is_named_with_what_is_wanted() {
         ("streamer", &[], &[("DATABASE_URL", "postgres://u:secret@h:x/"), REDIS], "bad DATABASE_URL: "),
         ("consumer", &[""], &[POSTGRES, REDIS], "bad NAME \"\": give a name"),
         ("consumer", &["baseline"], &[POSTGRES, REDIS], "bad NAME \"baseline\": the reaper keeps its own state"),
+        (
+            "streamer",
+            &[],
+            &[POSTGRES, ("REDIS_URL", "rediss://:secret@h:x/")],
+            "bad REDIS_URL: give a URL such as redis://",
+        ),
+        ("api", &[], &[POSTGRES, ("TLS_CA_FILE", "/nowhere")], "bad TLS_CA_FILE \"/nowhere\": No such file"),
+        (
+            "streamer",
+            &[],
+            &[POSTGRES, REDIS, ("TLS_CA_FILE", "/dev/null")],
+            "bad TLS_CA_FILE \"/dev/null\": it holds no",
+        ),
         ("reaper", &[], &[POSTGRES, REDIS, ("RUST_LOG", "info,=x=")], "bad RUST_LOG \"info,=x=\": "),
         ("simulator", &["--rate", "fast"], &[], "bad RATE \"fast\": give rides per second"),
     ] {

@@ -1,0 +1,156 @@
+//! A private PostgreSQL and a private Redis that take TLS on loopback ports and want passwords, with a certificate of an
+//! authority made for the test. The tests themselves use the unix sockets, which need neither.
+
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Gid, Uid};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+use crate::{PrivatePostgres, PrivateRedis, World, scratch_folder, wait_until};
+
+/// Both servers, for as long as a test runs.
+pub struct TlsServers {
+    /// Over TCP it takes roles with their password, over TLS only; its superuser `app` it takes either way.
+    pub postgres: PrivatePostgres,
+    /// It has no port without TLS.
+    pub redis: PrivateRedis,
+    postgres_port: u16,
+    redis_port: u16,
+    ca_file: PathBuf,
+}
+
+impl TlsServers {
+    /// The password of every role.
+    pub const POSTGRES_PASSWORD: &str = "hedgehog51";
+    /// The password of Redis's default user.
+    pub const REDIS_PASSWORD: &str = "badger72";
+
+    /// Starts both.
+    pub async fn start() -> Self {
+        let folder = scratch_folder();
+        let identity = Identity::new(&folder);
+        let (postgres_port, redis_port) = (free_port(), free_port());
+        let port = format!("port={postgres_port}");
+        let postgres = PrivatePostgres::start_with(&["fsync=off", "listen_addresses=127.0.0.1", &port]).await;
+        identity.give_to(&postgres).await;
+        let tls_port = redis_port.to_string();
+        let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+        let (certificate, key, authority) = (path("server.crt"), path("server.key"), path("ca.pem"));
+        let settings = [
+            ["--bind", "127.0.0.1"],
+            ["--tls-port", &tls_port],
+            ["--tls-cert-file", &certificate],
+            ["--tls-key-file", &key],
+            ["--tls-ca-cert-file", &authority],
+            ["--tls-auth-clients", "no"],
+        ];
+        let redis = PrivateRedis::start_in(folder.clone(), settings.as_flattened()).await;
+        let servers = Self { postgres, redis, postgres_port, redis_port, ca_file: folder.join("ca.pem") };
+        let mut open = common::redis::connect(&common::redis::client(&servers.redis.url()).unwrap()).await.unwrap();
+        let mut set = redis::cmd("CONFIG");
+        let set = set.arg("SET").arg("requirepass").arg(Self::REDIS_PASSWORD);
+        let () = set.query_async(&mut open).await.unwrap();
+        servers
+    }
+
+    /// A world on these servers, in which every role has its password.
+    pub async fn world(&self) -> World {
+        let redis_url = format!("{}?pass={}", self.redis.url(), Self::REDIS_PASSWORD);
+        let mut world = World::on(&self.postgres.url(), &redis_url).await;
+        world.forget_database();
+        for name in ["api", "streamer", "consumer", "reaper"] {
+            let set = format!("ALTER ROLE rocket_{name} PASSWORD '{}'", Self::POSTGRES_PASSWORD);
+            world.client().batch_execute(&set).await.unwrap();
+        }
+        world
+    }
+
+    /// `TLS_CA_FILE`.
+    pub fn ca_file(&self) -> &Path {
+        &self.ca_file
+    }
+
+    /// `DATABASE_URL` for the process `name`, encrypted.
+    pub fn database_url_of(&self, world: &World, name: &str) -> String {
+        self.database_url("localhost", world, &format!("rocket_{name}:{}", Self::POSTGRES_PASSWORD), "sslmode=require")
+    }
+
+    /// The world's database over TCP; `user` may have a password.
+    pub fn database_url(&self, host: &str, world: &World, user: &str, options: &str) -> String {
+        let (_, database) = world.database_url().rsplit_once('/').unwrap();
+        format!("postgres://{user}@{host}:{}/{database}?{options}", self.postgres_port)
+    }
+
+    /// `REDIS_URL`, encrypted.
+    pub fn redis_url(&self, password: &str) -> String {
+        format!("rediss://:{password}@127.0.0.1:{}", self.redis_port)
+    }
+
+    /// The port that Redis listens on.
+    pub fn redis_port(&self) -> u16 {
+        self.redis_port
+    }
+}
+
+/// A certificate for this machine, signed by an authority that nobody else knows.
+struct Identity {
+    certificate: String,
+    key: String,
+}
+
+impl Identity {
+    /// Writes `ca.pem`, `server.crt` and `server.key` into a folder.
+    fn new(folder: &Path) -> Self {
+        let mut authority = CertificateParams::default();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority_key = KeyPair::generate().unwrap();
+        let authority_pem = authority.self_signed(&authority_key).unwrap().pem();
+        let issuer = Issuer::new(authority, authority_key);
+        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap().pem();
+        let identity = Self { certificate, key: key.serialize_pem() };
+        write(folder, "ca.pem", &authority_pem, None);
+        write(folder, "server.crt", &identity.certificate, None);
+        write(folder, "server.key", &identity.key, None);
+        identity
+    }
+
+    /// Puts it where Postgres looks by itself, and lets Postgres read its configuration again.
+    async fn give_to(&self, postgres: &PrivatePostgres) {
+        const WHO_MAY_ENTER: &str = "local   all all              trust
+                                     host    all app 127.0.0.1/32 trust
+                                     hostssl all all 127.0.0.1/32 scram-sha-256\n";
+        let client = postgres.connect("postgres").await;
+        let data: String = client.query_one("SHOW data_directory", &[]).await.unwrap().get(0);
+        let data = PathBuf::from(data);
+        // The server may run as another user than this test, and takes a key only from itself or from root.
+        let owner = std::fs::metadata(&data).unwrap();
+        write(&data, "server.crt", &self.certificate, Some(&owner));
+        write(&data, "server.key", &self.key, Some(&owner));
+        write(&data, "pg_hba.conf", WHO_MAY_ENTER, Some(&owner));
+        client.batch_execute("ALTER SYSTEM SET ssl = on").await.unwrap();
+        client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+        wait_until("Postgres takes TLS", async || {
+            let ssl: String = postgres.connect("postgres").await.query_one("SHOW ssl", &[]).await.unwrap().get(0);
+            ssl == "on"
+        })
+        .await;
+    }
+}
+
+/// Writes a file that only its owner can read.
+fn write(folder: &Path, name: &str, text: &str, owner: Option<&std::fs::Metadata>) {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let path = folder.join(name);
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+    if let Some(owner) = owner {
+        nix::unistd::chown(&path, Some(Uid::from_raw(owner.uid())), Some(Gid::from_raw(owner.gid()))).unwrap();
+    }
+}
+
+/// A port that is free now. Somebody might take it before the server does; then the test fails, and says so.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}

@@ -1,0 +1,133 @@
+//! TLS to both servers: whoever asks for it gets it, and the server must prove who it is.
+
+use std::path::Path;
+
+use tests::{Process, TlsServers, World, binary, wait_until};
+use tokio::process::Command;
+
+/// Starts a process at these addresses, with nothing of the environment that could help it.
+fn start(world: &World, name: &str, args: &[&str], urls: (&str, &str), ca_file: Option<&Path>) -> Process {
+    let mut command = Command::new(binary(name));
+    command.args(args).env_clear().env("STREAM_NAME", world.stream_name());
+    command.env("DATABASE_URL", urls.0).env("REDIS_URL", urls.1);
+    if let Some(ca_file) = ca_file {
+        command.env("TLS_CA_FILE", ca_file);
+    }
+    Process::spawn(name, command)
+}
+
+fn assert_no_password(output: &str) {
+    for password in [TlsServers::POSTGRES_PASSWORD, TlsServers::REDIS_PASSWORD] {
+        assert!(!output.contains(password), "a password is printed:\n{output}");
+    }
+}
+
+/// Posts a ride to an api that was started with `--api-port 0`.
+async fn post_ride(api: &mut Process) -> u16 {
+    api.wait_for("api started").await;
+    let output = api.output();
+    let address = output.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
+    let request = reqwest::Client::new().post(format!("http://{address}/rides"));
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    request.header(form.0, form.1).body("distance=12.5").send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn the_whole_pipeline_converges_over_tls_with_passwords() {
+    let servers = TlsServers::start().await;
+    let world = servers.world().await;
+    let redis_url = servers.redis_url(TlsServers::REDIS_PASSWORD);
+    let run = |name: &str, args: &[&str]| {
+        start(&world, name, args, (&servers.database_url_of(&world, name), &redis_url), Some(servers.ca_file()))
+    };
+    let mut api = run("api", &["--api-port", "0"]);
+    let (streamer, first, second) =
+        (run("streamer", &[]), run("consumer", &["consumer0"]), run("consumer", &["consumer1"]));
+    for _ in 0..20 {
+        assert_eq!(post_ride(&mut api).await, 201, "{}", api.output());
+    }
+    wait_until("both consumers have folded all rides", async || {
+        world.number("SELECT count(*) FROM checkpoints WHERE last_offset = 20").await == 2
+    })
+    .await;
+    assert_eq!(world.stream_len().await, 20);
+
+    let roles = |ssl: &str| {
+        format!(
+            "SELECT count(DISTINCT usename) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
+             WHERE usename LIKE 'rocket_%' AND {ssl}"
+        )
+    };
+    assert_eq!(world.number(&roles("ssl")).await, 3, "api, streamer and consumer are connected, and encrypted");
+    assert_eq!(world.number(&roles("NOT ssl")).await, 0);
+    let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut world.redis().await).await.unwrap();
+    let address = format!("laddr=127.0.0.1:{} ", servers.redis_port());
+    assert_eq!(clients.matches(&address).count(), 3, "streamer and consumers use the only port there is:\n{clients}");
+
+    let reaped = run("reaper", &["--once", "--keep", "0s"]).succeed().await;
+    assert!(reaped.contains("record_count=20"), "{reaped}");
+    for process in [api, streamer, first, second] {
+        assert_no_password(&process.output());
+        process.stop().await;
+    }
+    world.assert_converged(&["consumer0", "consumer1"]).await;
+}
+
+#[tokio::test]
+async fn a_server_of_an_unknown_authority_is_refused_with_what_to_do() {
+    let servers = TlsServers::start().await;
+    let world = servers.world().await;
+    let redis_url = servers.redis_url(TlsServers::REDIS_PASSWORD);
+    let advice = "the server's certificate does not verify: set TLS_CA_FILE to the certificate (PEM)";
+    for (name, args) in [("streamer", &[][..]), ("consumer", &["consumer0"]), ("reaper", &[])] {
+        let mut to_postgres =
+            start(&world, name, args, (&servers.database_url_of(&world, name), "redis://127.0.0.1:1"), None);
+        to_postgres.wait_for(advice).await;
+        assert_no_password(&to_postgres.output());
+        let mut to_redis = start(&world, name, args, (&world.database_url_of(name), &redis_url), None);
+        to_redis.wait_for(advice).await;
+        assert_no_password(&to_redis.output());
+    }
+    let mut api = start(&world, "api", &["--api-port", "0"], (&servers.database_url_of(&world, "api"), ""), None);
+    assert_eq!(post_ride(&mut api).await, 503);
+    api.wait_for(advice).await;
+    assert_no_password(&api.output());
+    let connected = "SELECT count(*) FROM pg_stat_activity WHERE usename LIKE 'rocket_%' AND client_addr IS NOT NULL";
+    assert_eq!(world.number(connected).await, 0);
+}
+
+/// The redis crate knows a way to switch the check off in a URL.
+#[tokio::test]
+async fn verification_cannot_be_switched_off_in_a_url() {
+    let servers = TlsServers::start().await;
+    let world = servers.world().await;
+    let redis_url = format!("{}/#insecure", servers.redis_url(TlsServers::REDIS_PASSWORD));
+    let mut streamer = start(&world, "streamer", &[], (&world.database_url_of("streamer"), &redis_url), None);
+    streamer.wait_for("connecting to Redis: Cannot create insecure client").await;
+    assert_no_password(&streamer.output());
+}
+
+#[tokio::test]
+async fn a_server_with_a_certificate_for_another_name_is_refused() {
+    let servers = TlsServers::start().await;
+    let world = servers.world().await;
+    let user = format!("rocket_streamer:{}", TlsServers::POSTGRES_PASSWORD);
+    let options = "hostaddr=127.0.0.1&sslmode=require";
+    let database_url = servers.database_url("db.example.com", &world, &user, options);
+    let urls = (database_url.as_str(), "redis://127.0.0.1:1");
+    let mut streamer = start(&world, "streamer", &[], urls, Some(servers.ca_file()));
+    streamer.wait_for("the server's certificate is for another name: use its name in the URL").await;
+    assert_no_password(&streamer.output());
+}
+
+#[tokio::test]
+async fn without_sslmode_require_a_server_with_any_certificate_is_used_as_it_always_was() {
+    let servers = TlsServers::start().await;
+    let world = servers.world().await;
+    for options in ["", "sslmode=prefer", "sslmode=disable"] {
+        let url = servers.database_url("localhost", &world, "app", options);
+        let client = common::postgres::connect(&url.parse().unwrap(), "test", || {}).await.unwrap();
+        let ssl = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+        assert!(!client.query_one(ssl, &[]).await.unwrap().get::<_, bool>(0), "{options}");
+    }
+}
