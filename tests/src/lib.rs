@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 pub use process::{Process, binary};
 pub use servers::{Backup, PrivatePostgres, PrivateRedis, is_alive, scratch_folder};
-pub use tls_servers::TlsServers;
+pub use tls_servers::{REDIS_COMMANDS, TlsServers};
 pub use world::{World, write_rides};
 
 /// How long anything may take before a test gives up on it. Generous: tests are never timed, only stopped.

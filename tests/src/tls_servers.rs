@@ -8,6 +8,13 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 use crate::{PrivatePostgres, PrivateRedis, World, scratch_folder, wait_until};
 
+/// What each process says to Redis. `docs/SECURITY.md` has the same lists.
+pub const REDIS_COMMANDS: [(&str, &[&str]); 3] = [
+    ("streamer", &["+info", "+xadd", "+xinfo|stream", "+evalsha", "+script|load", "+rename"]),
+    ("consumer", &["+info", "+xread"]),
+    ("reaper", &["+info", "+xtrim"]),
+];
+
 /// Both servers, for as long as a test runs.
 pub struct TlsServers {
     /// Over TCP it takes roles with their password, over TLS only; its superuser `app` it takes either way.
@@ -22,7 +29,7 @@ pub struct TlsServers {
 impl TlsServers {
     /// The password of every role.
     pub const POSTGRES_PASSWORD: &str = "hedgehog51";
-    /// The password of Redis's default user.
+    /// The password of every user of Redis, and of its default user.
     pub const REDIS_PASSWORD: &str = "badger72";
 
     /// Starts both.
@@ -53,7 +60,8 @@ impl TlsServers {
         servers
     }
 
-    /// A world on these servers, in which every role has its password.
+    /// A world on these servers, in which every role has its password, and every process a user in Redis that may do no
+    /// more than `docs/SECURITY.md` says.
     pub async fn world(&self) -> World {
         let redis_url = format!("{}?pass={}", self.redis.url(), Self::REDIS_PASSWORD);
         let mut world = World::on(&self.postgres.url(), &redis_url).await;
@@ -61,6 +69,13 @@ impl TlsServers {
         for name in ["api", "streamer", "consumer", "reaper"] {
             let set = format!("ALTER ROLE rocket_{name} PASSWORD '{}'", Self::POSTGRES_PASSWORD);
             world.client().batch_execute(&set).await.unwrap();
+        }
+        let (mut redis, key) = (world.redis().await, world.stream_name());
+        for (user, commands) in REDIS_COMMANDS {
+            let mut set = redis::cmd("ACL");
+            set.arg("SETUSER").arg(user).arg("on").arg(format!(">{}", Self::REDIS_PASSWORD));
+            set.arg(format!("~{key}")).arg(format!("~{key}:set-aside")).arg(commands);
+            let () = set.query_async(&mut redis).await.unwrap();
         }
         world
     }
@@ -81,9 +96,9 @@ impl TlsServers {
         format!("postgres://{user}@{host}:{}/{database}?{options}", self.postgres_port)
     }
 
-    /// `REDIS_URL`, encrypted.
-    pub fn redis_url(&self, password: &str) -> String {
-        format!("rediss://:{password}@127.0.0.1:{}", self.redis_port)
+    /// `REDIS_URL` for `user`, encrypted.
+    pub fn redis_url(&self, user: &str, password: &str) -> String {
+        format!("rediss://{user}:{password}@127.0.0.1:{}", self.redis_port)
     }
 
     /// The port that Redis listens on.

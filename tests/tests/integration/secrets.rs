@@ -48,7 +48,7 @@ async fn no_password_is_printed_when_a_server_refuses_it_or_is_away() {
     let servers = TlsServers::start().await;
     let world = servers.world().await;
     let ca_file = servers.ca_file().to_str().unwrap();
-    let wrong_redis = servers.redis_url(WRONG_REDIS_PASSWORD);
+    let wrong_redis = servers.redis_url("", WRONG_REDIS_PASSWORD);
     let away_redis = format!("redis://:{WRONG_REDIS_PASSWORD}@127.0.0.1:1");
     for name in ["api", "streamer", "consumer", "reaper"] {
         let user = format!("rocket_{name}:{WRONG_POSTGRES_PASSWORD}");

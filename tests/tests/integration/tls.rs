@@ -36,10 +36,14 @@ async fn post_ride(api: &mut Process) -> u16 {
 async fn the_whole_pipeline_converges_over_tls_with_passwords() {
     let servers = TlsServers::start().await;
     let world = servers.world().await;
-    let redis_url = servers.redis_url(TlsServers::REDIS_PASSWORD);
     let run = |name: &str, args: &[&str]| {
+        let redis_url = servers.redis_url(name, TlsServers::REDIS_PASSWORD);
         start(&world, name, args, (&servers.database_url_of(&world, name), &redis_url), Some(servers.ca_file()))
     };
+    // A stranger's entry, so that the streamer must set the stream aside: it needs the right to that, too.
+    let mut redis = world.redis().await;
+    let () =
+        redis::cmd("XADD").arg(world.stream_name()).arg(&["999-0", "a", "b"]).query_async(&mut redis).await.unwrap();
     let mut api = run("api", &["--api-port", "0"]);
     let (streamer, first, second) =
         (run("streamer", &[]), run("consumer", &["consumer0"]), run("consumer", &["consumer1"]));
@@ -60,14 +64,16 @@ async fn the_whole_pipeline_converges_over_tls_with_passwords() {
     };
     assert_eq!(world.number(&roles("ssl")).await, 3, "api, streamer and consumer are connected, and encrypted");
     assert_eq!(world.number(&roles("NOT ssl")).await, 0);
-    let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut world.redis().await).await.unwrap();
+    let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut redis).await.unwrap();
     let address = format!("laddr=127.0.0.1:{} ", servers.redis_port());
     assert_eq!(clients.matches(&address).count(), 3, "streamer and consumers use the only port there is:\n{clients}");
 
     let reaped = run("reaper", &["--once", "--keep", "0s"]).succeed().await;
     assert!(reaped.contains("record_count=20"), "{reaped}");
+    assert!(streamer.output().contains("set aside"), "{}", streamer.output());
     for process in [api, streamer, first, second] {
         assert_no_password(&process.output());
+        assert!(!process.output().contains("NOPERM"), "{}", process.output());
         process.stop().await;
     }
     world.assert_converged(&["consumer0", "consumer1"]).await;
@@ -77,7 +83,7 @@ async fn the_whole_pipeline_converges_over_tls_with_passwords() {
 async fn a_server_of_an_unknown_authority_is_refused_with_what_to_do() {
     let servers = TlsServers::start().await;
     let world = servers.world().await;
-    let redis_url = servers.redis_url(TlsServers::REDIS_PASSWORD);
+    let redis_url = servers.redis_url("", TlsServers::REDIS_PASSWORD);
     let advice = "the server's certificate does not verify: set TLS_CA_FILE to the certificate (PEM)";
     for (name, args) in [("streamer", &[][..]), ("consumer", &["consumer0"]), ("reaper", &[])] {
         let mut to_postgres =
@@ -101,7 +107,7 @@ async fn a_server_of_an_unknown_authority_is_refused_with_what_to_do() {
 async fn verification_cannot_be_switched_off_in_a_url() {
     let servers = TlsServers::start().await;
     let world = servers.world().await;
-    let redis_url = format!("{}/#insecure", servers.redis_url(TlsServers::REDIS_PASSWORD));
+    let redis_url = format!("{}/#insecure", servers.redis_url("", TlsServers::REDIS_PASSWORD));
     let mut streamer = start(&world, "streamer", &[], (&world.database_url_of("streamer"), &redis_url), None);
     streamer.wait_for("connecting to Redis: Cannot create insecure client").await;
     assert_no_password(&streamer.output());
@@ -118,6 +124,19 @@ async fn a_server_with_a_certificate_for_another_name_is_refused() {
     let mut streamer = start(&world, "streamer", &[], urls, Some(servers.ca_file()));
     streamer.wait_for("the server's certificate is for another name: use its name in the URL").await;
     assert_no_password(&streamer.output());
+}
+
+#[test]
+fn the_rights_that_are_documented_for_redis_are_those_that_were_tried() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let page = std::fs::read_to_string(root.join("docs/SECURITY.md")).unwrap();
+    for (user, commands) in tests::REDIS_COMMANDS {
+        let line = format!(
+            "ACL SETUSER {user} on '>PASSWORD' ~rocket-rides-log ~rocket-rides-log:set-aside {}",
+            commands.join(" ")
+        );
+        assert!(page.contains(&line), "docs/SECURITY.md lacks {line}");
+    }
 }
 
 #[tokio::test]
