@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "launcher", version)]
 struct Config {
-    /// For servers that are given by DATABASE_URL and REDIS_URL.
+    /// For a server that is given by DATABASE_URL. The processes take TLS_CA_FILE out of the environment.
     #[command(flatten)]
     _tls: common::tls::TlsArgs,
 

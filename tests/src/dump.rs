@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use launcher::find_postgres;
 use tokio::process::Command;
 
-use crate::world::{connect, with_database};
+use crate::template::with_database;
+use crate::world::connect;
 use crate::{PrivatePostgres, Process, World};
 
 impl World {

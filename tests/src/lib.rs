@@ -6,6 +6,7 @@
 mod dump;
 mod process;
 mod servers;
+mod template;
 mod tls_servers;
 mod world;
 

@@ -1,0 +1,34 @@
+//! The database that every test's own is cloned from: tables and roles, and no rows.
+
+use tokio_postgres::Client;
+
+use crate::world::connect;
+
+/// Its name.
+pub(crate) const TEMPLATE: &str = "rocket_rides_template";
+
+/// The first test makes the template; the others wait for it.
+pub(crate) async fn create_template(client: &Client, maintenance_url: &str) {
+    client.execute("SELECT pg_advisory_lock(7306930023)", &[]).await.unwrap();
+    let query = "SELECT datistemplate FROM pg_database WHERE datname = $1";
+    if client.query_opt(query, &[&TEMPLATE]).await.unwrap().is_none() {
+        client.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).await.unwrap();
+        let template = connect(&with_database(maintenance_url, TEMPLATE).parse().unwrap()).await;
+        pglog::apply_schema(&template).await.unwrap();
+        pglog::apply_roles(&template).await.unwrap();
+        drop(template);
+        // The server notices a moment later that the connection is gone, and nobody may be in a template that is cloned.
+        crate::wait_until("the template is left alone", async || {
+            let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1";
+            client.query_one(others, &[&TEMPLATE]).await.unwrap().get::<_, i64>(0) == 0
+        })
+        .await;
+    }
+    client.execute("SELECT pg_advisory_unlock(7306930023)", &[]).await.unwrap();
+}
+
+/// The same server, another database.
+pub(crate) fn with_database(url: &str, database: &str) -> String {
+    let (server, _) = url.rsplit_once('/').expect("a URL ends with /database");
+    format!("{server}/{database}")
+}
