@@ -12,6 +12,7 @@ mod world;
 
 use std::time::{Duration, Instant};
 
+pub use dump::Dump;
 pub use process::{Process, binary};
 pub use servers::{Backup, PrivatePostgres, PrivateRedis, is_alive, scratch_folder};
 pub use tls_servers::{REDIS_COMMANDS, TlsServers};
