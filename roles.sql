@@ -45,10 +45,12 @@ REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION refuse_change_of_staged_log_records() FROM PUBLIC;
 
 -- Start from nothing, so that a grant which is no longer below is gone.
-REVOKE ALL ON rides, staged_log_records, log_batches, checkpoints, consumer_states, dead_letters
+REVOKE ALL ON log_identity, rides, staged_log_records, log_batches, checkpoints, consumer_states, dead_letters
     FROM PUBLIC, rocket_api, rocket_streamer, rocket_consumer, rocket_reaper, rocket_operator;
 
 GRANT USAGE ON SCHEMA public TO rocket_api, rocket_streamer, rocket_consumer, rocket_reaper, rocket_operator;
+-- Whoever reads the order asks first whether it is this cluster's.
+GRANT SELECT ON log_identity TO rocket_streamer, rocket_consumer, rocket_reaper;
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- api: takes rides and shows them, and shows what consumers made of them.
@@ -69,7 +71,7 @@ GRANT SELECT ON staged_log_records, log_batches TO rocket_streamer;
 GRANT INSERT (partition, first_offset, record_count, snapshot, fresh_first_id, fresh_last_id, token)
     ON log_batches TO rocket_streamer;
 -- What everybody has passed need not be published again.
-GRANT SELECT (partition, last_offset) ON checkpoints TO rocket_streamer;
+GRANT SELECT (partition, last_offset, is_baseline) ON checkpoints TO rocket_streamer;
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- consumer: reads the log, writes its state with its checkpoint. It sees no ride. All consumers share the role, so one
@@ -81,7 +83,8 @@ GRANT SELECT, INSERT, DELETE ON checkpoints TO rocket_consumer;
 GRANT UPDATE (last_offset, duplicate_count, healed_count, rejected_count, crash_count, updated_at)
     ON checkpoints TO rocket_consumer;
 GRANT SELECT, INSERT, UPDATE ON consumer_states TO rocket_consumer;
-GRANT INSERT ON dead_letters TO rocket_consumer;
+-- A new consumer takes over the baseline's, or another's: its state lacks the same records.
+GRANT SELECT, INSERT ON dead_letters TO rocket_consumer;
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- reaper: marks batches as given up, then deletes them and their records. Before it deletes it folds them into a state
@@ -97,11 +100,11 @@ GRANT SELECT, INSERT, UPDATE ON consumer_states TO rocket_reaper;
 GRANT INSERT ON dead_letters TO rocket_reaper;
 
 -- ---------------------------------------------------------------------------------------------------------------------
--- operator: a person. Reads everything, settles dead letters, mends a consumer's position and state. Writes no ride and
--- no record, and changes no order.
+-- operator: a person, with audit, doctor and dead-letters. Reads everything, settles dead letters, mends a consumer's
+-- position and state. Writes no ride and no record, and changes no order: adopt is for the tables' owner.
 -- ---------------------------------------------------------------------------------------------------------------------
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO rocket_operator;
-GRANT INSERT, DELETE ON dead_letters TO rocket_operator;
+GRANT INSERT, DELETE, UPDATE (reason, dropped_at) ON dead_letters TO rocket_operator;
 GRANT UPDATE ON checkpoints, consumer_states TO rocket_operator;
 
 COMMIT;

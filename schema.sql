@@ -13,6 +13,9 @@ BEGIN;
 DO $$ BEGIN PERFORM pg_advisory_xact_lock(7306930021); END $$;
 
 SET LOCAL client_min_messages = warning;
+-- What is there is looked up and not made again, because even "IF NOT EXISTS" would wait behind open transactions for its
+-- locks, and everybody behind it. What is missing waits this long and no longer; then try again.
+SET LOCAL lock_timeout = '5s';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Whose log this is. The log orders its records by transaction ids, and these mean something in one cluster only: after
@@ -80,7 +83,11 @@ CREATE TABLE IF NOT EXISTS staged_log_records (
 );
 
 -- The way into a batch: "every row of these transactions".
-CREATE INDEX IF NOT EXISTS staged_log_records_transaction ON staged_log_records (partition, transaction_id, id);
+DO $$ BEGIN
+    IF to_regclass('staged_log_records_transaction') IS NULL THEN
+        CREATE INDEX staged_log_records_transaction ON staged_log_records (partition, transaction_id, id);
+    END IF;
+END $$;
 
 -- A batch is derived again from the same rows after any crash. That holds only while rows never change.
 CREATE OR REPLACE FUNCTION refuse_change_of_staged_log_records() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -88,8 +95,13 @@ BEGIN
     RAISE EXCEPTION 'staged_log_records are never updated: stage another record instead';
 END $$;
 
-CREATE OR REPLACE TRIGGER staged_log_records_never_change
-    BEFORE UPDATE ON staged_log_records FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_of_staged_log_records();
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'staged_log_records'::regclass
+                   AND tgname = 'staged_log_records_never_change') THEN
+        CREATE TRIGGER staged_log_records_never_change
+            BEFORE UPDATE ON staged_log_records FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_of_staged_log_records();
+    END IF;
+END $$;
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- In which order: a batch is the set of rows visible in its snapshot and not in the previous batch's snapshot,
@@ -149,8 +161,12 @@ CREATE TABLE IF NOT EXISTS checkpoints (
 ) WITH (fillfactor = 50);  -- a few rows, updated all day: room for updates in place
 
 -- For databases of version 0.1 from before there was a baseline.
-ALTER TABLE checkpoints ADD COLUMN IF NOT EXISTS is_baseline BOOLEAN NOT NULL DEFAULT false;
-ALTER TABLE checkpoints ADD COLUMN IF NOT EXISTS generation  BIGINT  NOT NULL DEFAULT 0;
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'checkpoints'::regclass AND attname = 'generation') THEN
+        ALTER TABLE checkpoints ADD COLUMN is_baseline BOOLEAN NOT NULL DEFAULT false;
+        ALTER TABLE checkpoints ADD COLUMN generation  BIGINT  NOT NULL DEFAULT 0;
+    END IF;
+END $$;
 
 -- The total distance, the first thing derived from the log.
 -- Written and read by consumer, read by api.
@@ -189,6 +205,10 @@ CREATE TABLE IF NOT EXISTS dead_letters (
     CONSTRAINT dead_letters_checkpoint_fkey FOREIGN KEY (name, partition) REFERENCES checkpoints ON DELETE CASCADE
 );
 
-ALTER TABLE dead_letters ADD COLUMN IF NOT EXISTS dropped_at TIMESTAMPTZ;
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'dead_letters'::regclass AND attname = 'dropped_at') THEN
+        ALTER TABLE dead_letters ADD COLUMN dropped_at TIMESTAMPTZ;
+    END IF;
+END $$;
 
 COMMIT;

@@ -103,14 +103,10 @@ impl Slot {
         let path = self.folder.join(format!("{}.log", self.spec.name));
         let log = std::fs::File::options().create(true).append(true).open(&path);
         let log = log.with_context(|| format!("opening {}", path.display()))?;
-        Command::new(binary(self.spec.program)?)
+        command(self.spec.program)?
             .args(&self.spec.args)
             .args(extra)
             .envs(self.environment.iter().map(|(name, value)| (*name, value.as_str())))
-            .env("NO_COLOR", "1")
-            .env_remove("FAULT_RATE")
-            .env_remove("FAULT_SEED")
-            .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .kill_on_drop(true)
@@ -154,8 +150,8 @@ impl Slot {
     }
 }
 
-/// A binary of this workspace.
-fn binary(name: &str) -> Result<PathBuf> {
+/// A binary of this workspace, with no setting of ours in its environment.
+pub(crate) fn command(name: &str) -> Result<Command> {
     let own = std::env::current_exe().context("finding this program")?;
     let path = own.with_file_name(name);
     anyhow::ensure!(
@@ -163,5 +159,7 @@ fn binary(name: &str) -> Result<PathBuf> {
         "{} is not built: run `cargo build --release --workspace --bins` first",
         path.display()
     );
-    Ok(path)
+    let mut command = Command::new(path);
+    command.env_remove("FAULT_RATE").env_remove("FAULT_SEED").stdin(Stdio::null());
+    Ok(command)
 }

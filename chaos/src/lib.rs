@@ -137,6 +137,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<bool> {
     let settling_at = Instant::now();
     let agreed = if history.verdict().0.is_empty() { checker.settle(config.settle).await? } else { Sum::default() };
     let settled = settling_at.elapsed();
+    if history.verdict().0.is_empty() {
+        world.audit().await?;
+    }
     world.stop().await?;
     bar.finish_and_clear();
     let (violations, tail) = history.verdict();

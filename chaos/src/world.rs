@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::sync::Mutex;
 
-use crate::fleet::{Slot, Spec};
+use crate::fleet::{self, Slot, Spec};
 use crate::history::History;
 use crate::servers::{Postgres, Redis, fake_clock};
 use crate::traffic::Promises;
@@ -65,9 +65,12 @@ impl World {
         });
         let client = world.connect().await?;
         pglog::apply_schema(&client).await.context("applying the schema")?;
+        pglog::apply_roles(&client).await.context("applying the roles")?;
         for slot in world.slots() {
-            let name = &slot.spec.name;
-            client.batch_execute(&format!("CREATE ROLE {name} LOGIN SUPERUSER")).await.context("creating a role")?;
+            // Each has a role of its own, by which its connections are found, and may do what roles.sql allows.
+            let (name, program) = (&slot.spec.name, slot.spec.program);
+            let create = format!("CREATE ROLE {name} LOGIN IN ROLE rocket_{program}");
+            client.batch_execute(&create).await.context("creating a role")?;
             tokio::spawn(Arc::clone(slot).keep_running());
         }
         Ok(world)
@@ -109,6 +112,18 @@ impl World {
                 history.note(&format!("a late transaction failed: {error:#}"));
             }
         });
+    }
+
+    /// Runs audit, the tool for operators, which compares what everybody has with the log once more.
+    pub async fn audit(&self) -> Result<()> {
+        let environment =
+            [("DATABASE_URL", self.postgres_url.clone()), ("REDIS_URL", self.redis.lock().await.url().to_owned())];
+        let output = fleet::command("audit")?.envs(environment).output().await.context("running audit")?;
+        if !output.status.success() {
+            let words = String::from_utf8_lossy(&output.stdout);
+            self.history.violation(&format!("audit ended with {}:\n{words}", output.status));
+        }
+        Ok(())
     }
 
     /// Stops every process and both servers.

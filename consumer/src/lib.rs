@@ -27,7 +27,7 @@ use clap::Parser;
 use common::backoff::Backoff;
 use common::config::{PostgresArgs, StreamArgs};
 use common::fault::{Dice, FaultArgs, Faults, Planned};
-use common::shutdown::{CancellationToken, sleep_or_stop};
+use common::shutdown::{CancellationToken, sleep_or_stop, stop_at_last};
 use common::telemetry::LogArgs;
 use tracing::{info, warn};
 
@@ -112,7 +112,11 @@ pub async fn run<F: Fold>(config: Config, fold: F, shutdown: CancellationToken) 
     let mut fault = faults.draw(by_dice);
     let block = (!config.drain).then_some(BLOCK);
     while !shutdown.is_cancelled() {
-        match consumer.run_once(fault, block).await {
+        let step = tokio::select! {
+            step = consumer.run_once(fault, block) => step,
+            () = stop_at_last(&shutdown) => break,
+        };
+        match step {
             Ok(progress) => {
                 backoff.reset();
                 if progress.record_count() > 0 {

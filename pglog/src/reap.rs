@@ -19,12 +19,15 @@ const BATCHES_LEN_MAX: i64 = 1000;
 /// Rows deleted by one statement.
 const CHUNK_LEN_MAX: i64 = 10_000;
 
+/// Chunks a call.
+const CHUNKS_LEN_MAX: usize = 100;
+
 /// What [`reap`] removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Reaped {
-    /// Batches given up, at most 1000; if it is 1000 there may be more.
+    /// Batches given up, at most 1000.
     pub batch_count: u64,
-    /// Rows deleted from `staged_log_records`.
+    /// Rows deleted from `staged_log_records`, at most a million.
     pub record_count: u64,
 }
 
@@ -101,10 +104,10 @@ async fn passed_by_all(tx: &Transaction<'_>, partition: i32) -> Result<i64, Erro
     Ok(row.get(0))
 }
 
-/// Deletes the rows of marked batches, and all marked batches but the newest.
+/// Deletes rows of marked batches; when none is left, the batches themselves.
 async fn delete_marked(client: &Client, partition: i32) -> Result<u64, Error> {
     let mut record_count = 0;
-    loop {
+    for _ in 0..CHUNKS_LEN_MAX {
         // Found by what makes them rows of these batches, deleted by their exact ids: never by a range of ids (I3).
         let chunk_count = client
             .execute(
@@ -123,16 +126,22 @@ async fn delete_marked(client: &Client, partition: i32) -> Result<u64, Error> {
             .await?;
         record_count += chunk_count;
         if chunk_count < CHUNK_LEN_MAX as u64 {
+            delete_batches(client, partition).await?;
             break;
         }
     }
+    Ok(record_count)
+}
+
+/// All marked batches but the newest, whose snapshot is where the oldest readable batch begins.
+async fn delete_batches(client: &Client, partition: i32) -> Result<(), Error> {
     client
         .execute(
-            "-- pglog::delete_marked
+            "-- pglog::delete_batches
              DELETE FROM log_batches WHERE partition = $1 AND first_offset <
                  (SELECT max(first_offset) FROM log_batches WHERE partition = $1 AND reaped_at IS NOT NULL)",
             &[&partition],
         )
         .await?;
-    Ok(record_count)
+    Ok(())
 }

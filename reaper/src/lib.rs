@@ -14,8 +14,9 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use common::backoff::Backoff;
 use common::config::{PostgresArgs, StreamArgs};
-use common::shutdown::{CancellationToken, sleep_or_stop};
+use common::shutdown::{CancellationToken, sleep_or_stop, stop_at_last};
 use common::telemetry::LogArgs;
+use pglog::Reaped;
 use tokio_postgres::Client;
 use tracing::{info, warn};
 
@@ -24,6 +25,9 @@ pub use laggards::{Laggard, laggards};
 
 /// The longest wait between two attempts while a server is away.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// The longest step, in which up to a million records are deleted.
+const STEP_WAIT: Duration = Duration::from_secs(120);
 
 /// Removes what every registered consumer has passed.
 #[derive(Debug, Clone, Parser)]
@@ -84,7 +88,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     info!(keep = ?config.keep, stream_len_max = config.stream_len_max, "reaper started");
     let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
     while !shutdown.is_cancelled() {
-        let wait = match run_once(&config, &shutdown).await {
+        let look = tokio::select! {
+            look = run_once(&config, &shutdown) => look,
+            () = stop_at_last(&shutdown) => break,
+        };
+        let wait = match look {
             Ok(cleaned) => {
                 log(&cleaned);
                 backoff.reset();
@@ -117,21 +125,39 @@ pub async fn run_once(config: &Config, shutdown: &CancellationToken) -> Result<C
         laggards: laggards(&client, config.stream.partition, config.dead_after).await?,
         ..Cleaned::default()
     };
+    let reaped = reap_all(config, &mut client, shutdown, &mut cleaned).await;
+    // In any case: the cap of the stream must hold most of all when something keeps Postgres from being cleaned.
+    cleaned.trimmed_count = bounded(trim_stream(config, &client)).await?;
+    reaped.map(|()| cleaned)
+}
+
+async fn reap_all(
+    config: &Config,
+    client: &mut Client,
+    shutdown: &CancellationToken,
+    cleaned: &mut Cleaned,
+) -> Result<()> {
     let mut baseline = Baseline::new(config, shutdown);
     while !shutdown.is_cancelled() {
-        let reapable = pglog::reapable(&client, config.stream.partition, config.keep).await;
+        let reapable =
+            bounded(async { Ok(pglog::reapable(client, config.stream.partition, config.keep).await?) }).await;
         if let Some(last_offset) = reapable.context("asking what can be reaped")? {
             baseline.move_to(last_offset, shutdown).await.context("moving the baseline")?;
         }
-        let reaped = pglog::reap(&mut client, config.stream.partition, config.keep).await.context("reaping batches")?;
+        let reaped = bounded(async { Ok(pglog::reap(client, config.stream.partition, config.keep).await?) }).await;
+        let reaped = reaped.context("reaping batches")?;
         cleaned.batch_count += reaped.batch_count;
         cleaned.record_count += reaped.record_count;
-        if reaped.batch_count == 0 {
+        if reaped == Reaped::default() {
             break;
         }
     }
-    cleaned.trimmed_count = trim_stream(config, &client).await?;
-    Ok(cleaned)
+    Ok(())
+}
+
+/// Servers bound their own work; this is for the connection on which no answer comes any more.
+async fn bounded<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(STEP_WAIT, work).await.with_context(|| format!("no answer within {STEP_WAIT:?}"))?
 }
 
 async fn trim_stream(config: &Config, client: &Client) -> Result<u64> {

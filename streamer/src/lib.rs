@@ -20,7 +20,7 @@ use clap::Parser;
 use common::backoff::Backoff;
 use common::config::{PostgresArgs, StreamArgs};
 use common::fault::{Dice, FaultArgs, Faults, Planned};
-use common::shutdown::{CancellationToken, sleep_or_stop};
+use common::shutdown::{CancellationToken, sleep_or_stop, stop_at_last};
 use common::telemetry::LogArgs;
 use tracing::{info, warn};
 
@@ -89,7 +89,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let mut stood_by = false;
     let mut fault = faults.draw(by_dice);
     while !shutdown.is_cancelled() {
-        let go_on = match streamer.run_once(fault).await {
+        let step = tokio::select! {
+            step = streamer.run_once(fault) => step,
+            () = stop_at_last(&shutdown) => break,
+        };
+        let go_on = match step {
             Ok(Step::Published(published)) => {
                 log(&published, fault);
                 (fault, stood_by) = (faults.draw(by_dice), false);

@@ -113,3 +113,38 @@ async fn a_dead_consumer_that_holds_everything_back_is_named_loudly() {
     let laggards = reap(&world, &[]).await.laggards;
     assert!(laggards.is_empty(), "{laggards:?}");
 }
+
+/// Found by chaos: a process that slept while another of its name went on asks for records that are reaped by now.
+#[tokio::test]
+async fn a_process_that_was_overtaken_and_whose_records_are_reaped_goes_on() {
+    let world = World::new().await;
+    let (mut slow, mut fast) = (world.consumer("c"), world.consumer("c"));
+    let mut streamer = world.streamer();
+    world.write_rides(10).await;
+    world.drain_streamer(&mut streamer).await;
+    world.drain_consumer(&mut slow).await;
+    world.write_rides(10).await;
+    world.drain_streamer(&mut streamer).await;
+    world.drain_consumer(&mut fast).await;
+    assert_eq!(reap(&world, &["--keep", "0s"]).await.record_count, 20);
+    let removed: i64 = redis::cmd("DEL").arg(world.stream_name()).query_async(&mut world.redis().await).await.unwrap();
+    assert_eq!(removed, 1);
+    world.write_rides(10).await;
+    world.drain_streamer(&mut streamer).await;
+    let fenced = slow.run_once(consumer::Fault::None, None).await.unwrap_err();
+    assert!(matches!(fenced.downcast_ref(), Some(consumer::Interruption::Fenced)), "{fenced:#}");
+    world.drain_consumer(&mut slow).await;
+    world.assert_converged(&["c"]).await;
+}
+
+/// Redis removes ten thousand entries a call at most.
+#[tokio::test]
+async fn a_long_stream_is_cut_to_its_cap_at_once() {
+    let world = World::new().await;
+    world.write_rides(50_000).await;
+    world.drain_streamer(&mut world.streamer()).await;
+    let args = ["--once", "--keep", "1h", "--stream-len-max", "1000"];
+    Process::start(&world, "reaper", &args).succeed().await;
+    // The cut is approximate: whole nodes of a hundred entries.
+    assert!((1000..1200).contains(&world.stream_len().await), "{}", world.stream_len().await);
+}
