@@ -1,6 +1,6 @@
 //! The audit: silent while all is well, under load too, and precise when something was changed behind the log's back.
 
-use tests::{PrivateRedis, Process, World};
+use tests::{PrivateRedis, Process, World, wait_until};
 
 use crate::bootstrap::{Traffic, converge, more_rides};
 use crate::dead_letters::with_rejected;
@@ -61,6 +61,8 @@ async fn under_load_everything_is_equal_again_and_again() {
         equal(&world).await;
     }
     traffic.stop().await;
+    let registered = "SELECT count(*) FROM checkpoints WHERE NOT is_baseline";
+    wait_until("all five are registered", async || world.number(registered).await == 5).await;
     converge(&world, &["c0", "c1", "late-0", "late-5", "late-10"]).await;
     let output = Process::start(&world, "audit", &["--json", "--all-partitions"]).succeed().await;
     let report: serde_json::Value = serde_json::from_str(&output).unwrap();
