@@ -6,7 +6,6 @@ use anyhow::Result;
 use clap::ValueEnum;
 use rand::rngs::StdRng;
 
-use crate::servers::fake_clock;
 use crate::world::World;
 use crate::{strike_network, strike_postgres, strike_process, strike_redis};
 
@@ -104,7 +103,7 @@ impl Fault {
     /// Every fault that this machine can strike, and those it cannot, with the reason.
     pub fn available() -> (Vec<Self>, Option<&'static str>) {
         let all = Self::value_variants().iter().copied();
-        if fake_clock().is_some() {
+        if launcher::find_clock_library().is_some() {
             return (all.collect(), None);
         }
         let without = all.filter(|fault| *fault != Self::RedisClock).collect();

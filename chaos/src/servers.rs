@@ -184,12 +184,6 @@ impl Redis {
     }
 }
 
-/// Whether the clock of Redis can be stepped here.
-pub(crate) fn fake_clock() -> Option<PathBuf> {
-    let folders = std::fs::read_dir("/usr/lib").ok()?.filter_map(Result::ok).map(|entry| entry.path().join("faketime"));
-    folders.map(|folder| folder.join("libfaketime.so.1")).find(|library| library.is_file())
-}
-
 const WRAPPER: &str = "redis-with-clock";
 
 /// Writes a script that runs Redis under libfaketime. Returns the file that says what time it is.

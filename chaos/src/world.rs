@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 
 use crate::fleet::{self, Slot, Spec};
 use crate::history::History;
-use crate::servers::{Postgres, Redis, fake_clock};
+use crate::servers::{Postgres, Redis};
 use crate::traffic::Promises;
 
 pub(crate) struct World {
@@ -35,7 +35,7 @@ impl World {
         history: &Arc<History>,
     ) -> Result<Arc<Self>> {
         let postgres = Postgres::start(folder.join("pg")).await?;
-        let redis = Redis::start(folder.join("redis"), fake_clock().filter(|_| with_clock)).await?;
+        let redis = Redis::start(folder.join("redis"), launcher::find_clock_library().filter(|_| with_clock)).await?;
         let logs = folder.join("logs");
         std::fs::create_dir_all(&logs).with_context(|| format!("creating {}", logs.display()))?;
         let api_port = free_port()?;

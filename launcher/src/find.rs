@@ -53,6 +53,12 @@ pub fn find_redis() -> Result<PathBuf, String> {
     })
 }
 
+/// libfaketime, with which chaos steps the clock of Redis. Nothing else needs it.
+pub fn find_clock_library() -> Option<PathBuf> {
+    let folders = std::fs::read_dir("/usr/lib").ok()?.filter_map(Result::ok).map(|entry| entry.path().join("faketime"));
+    folders.map(|folder| folder.join("libfaketime.so.1")).find(|library| library.is_file())
+}
+
 fn postgres_folders() -> Vec<PathBuf> {
     if let Some(folder) = std::env::var_os("PG_BIN") {
         return vec![folder.into()];

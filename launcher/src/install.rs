@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::find::{find_postgres, find_redis};
+use crate::find::{find_clock_library, find_postgres, find_redis};
 
 /// Finds both servers, or installs what is missing.
 pub(crate) fn install_missing() -> Result<()> {
@@ -28,6 +28,22 @@ pub(crate) fn install_missing() -> Result<()> {
     }
 }
 
+/// Installs libfaketime. Where that cannot be done, chaos leaves one fault out and says so: no reason to fail.
+pub(crate) fn install_clock_library() {
+    let line = "DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends libfaketime";
+    if find_clock_library().is_none() && is_on_path("apt-get") {
+        let plan = Plan { commands: vec!["apt-get update".to_owned(), line.to_owned()], needs_root: true };
+        if let Err(error) = plan.run() {
+            eprintln!("going on without libfaketime: {error:#}");
+        }
+    }
+}
+
+fn is_on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
 /// What is missing and why, for Postgres and for Redis. A server that is given by URL need not be here.
 fn missing() -> (Option<String>, Option<String>) {
     let given = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
@@ -44,7 +60,6 @@ struct Plan {
 
 impl Plan {
     fn for_this_machine(postgres: bool, redis: bool) -> Option<Self> {
-        let has = |program: &str| std::env::split_paths(&std::env::var_os("PATH")?).find(|f| f.join(program).is_file());
         let pick = |names: [&'static str; 2]| {
             [postgres.then_some(names[0]), redis.then_some(names[1])]
                 .into_iter()
@@ -52,7 +67,7 @@ impl Plan {
                 .collect::<Vec<_>>()
                 .join(" ")
         };
-        if has("apt-get").is_some() {
+        if is_on_path("apt-get") {
             // The package would create and start a server of its own. We need the binaries only.
             let no_cluster = "mkdir -p /etc/postgresql-common/createcluster.d && echo 'create_main_cluster = false' \
                               > /etc/postgresql-common/createcluster.d/no-main-cluster.conf";
@@ -62,7 +77,7 @@ impl Plan {
             commands
                 .push(format!("DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends {packages}"));
             Some(Self { commands, needs_root: true })
-        } else if has("brew").is_some() {
+        } else if is_on_path("brew") {
             let packages = pick(["postgresql@17", "redis"]);
             Some(Self { commands: vec![format!("brew install {packages}")], needs_root: false })
         } else {
