@@ -62,7 +62,7 @@ GRANT INSERT (object, action, data) ON staged_log_records TO rocket_api;
 -- GET /totals: heads, checkpoints, states, and how many dead letters there are, but not what is in them.
 GRANT SELECT (partition, first_offset, record_count) ON log_batches TO rocket_api;
 GRANT SELECT ON checkpoints, consumer_states TO rocket_api;
-GRANT SELECT (name, partition) ON dead_letters TO rocket_api;
+GRANT SELECT (name, partition, dropped_at) ON dead_letters TO rocket_api;
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- streamer: fixes the order, and reads it. It changes and deletes nothing.
@@ -97,7 +97,8 @@ GRANT SELECT, INSERT ON checkpoints TO rocket_reaper;
 GRANT UPDATE (last_offset, duplicate_count, healed_count, rejected_count, crash_count, updated_at)
     ON checkpoints TO rocket_reaper;
 GRANT SELECT, INSERT, UPDATE ON consumer_states TO rocket_reaper;
-GRANT INSERT ON dead_letters TO rocket_reaper;
+-- A log that was reaped before there were baselines gets one from a consumer, with what that one lacks.
+GRANT SELECT, INSERT ON dead_letters TO rocket_reaper;
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- operator: a person, with audit, doctor and dead-letters. Reads everything, settles dead letters, mends a consumer's

@@ -23,7 +23,9 @@ impl World {
     pub async fn dump(&self) -> Dump {
         let dump = Dump(crate::scratch_folder());
         let mut command = Command::new(find_postgres().unwrap().folder.join("pg_dump"));
-        command.arg("--dbname").arg(self.database_url()).arg("--file").arg(dump.0.join("dump.sql"));
+        // Roles belong to the cluster and are not in a dump; roles.sql grants what it must, there as here.
+        command.arg("--no-privileges").arg("--dbname").arg(self.database_url());
+        command.arg("--file").arg(dump.0.join("dump.sql"));
         Process::spawn("pg_dump", command).succeed().await;
         dump
     }
@@ -38,6 +40,7 @@ impl World {
         command.args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--dbname", &database_url, "--file"]);
         command.arg(dump.0.join("dump.sql"));
         Process::spawn("psql", command).succeed().await;
+        pglog::apply_roles(&connect(&database_url.parse().unwrap()).await).await.unwrap();
         Self::at(&database_url, self.redis_url(), self.stream_name()).await
     }
 }

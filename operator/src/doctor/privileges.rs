@@ -41,7 +41,7 @@ const NEEDS: [(Role, &str, &[&str]); 22] = [
     (Role::Reaper, "log_batches", &["SELECT", "UPDATE", "DELETE"]),
     (Role::Reaper, "checkpoints", &["SELECT", "INSERT", "UPDATE"]),
     (Role::Reaper, "consumer_states", &["SELECT", "INSERT", "UPDATE"]),
-    (Role::Reaper, "dead_letters", &["INSERT"]),
+    (Role::Reaper, "dead_letters", &["SELECT", "INSERT"]),
     (Role::Reaper, "log_identity", &["SELECT"]),
 ];
 
