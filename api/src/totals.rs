@@ -60,13 +60,15 @@ pub struct ConsumerTotal {
 }
 
 pub(crate) async fn show(State(app): State<App>) -> Result<Json<Totals>, Error> {
-    // One statement, one snapshot. SUM of bigint is numeric; it fits as long as every consumer's own total does.
+    // One statement, one snapshot. SUM of bigint is numeric; beyond 64 bits, where consumers reject rides too, it stays
+    // at the largest.
     let rows = app
         .database
         .read(
             "-- api::totals::show
              WITH sql AS (
-                 SELECT count(*) AS sql_ride_count, COALESCE(sum(distance_mm), 0)::bigint AS sql_total_distance_mm
+                 SELECT count(*) AS sql_ride_count,
+                        COALESCE(least(sum(distance_mm), 9223372036854775807), 0)::bigint AS sql_total_distance_mm
                  FROM rides
              ), heads AS (
                  SELECT DISTINCT ON (partition) partition, first_offset + record_count - 1 AS head FROM log_batches

@@ -332,13 +332,7 @@ impl<F: Fold> Consumer<F> {
                 Ok(()) => applied_count += 1,
                 Err(rejection) => dead_letters.push((record, rejection)),
             }
-            debug!(
-                consumer = self.name,
-                offset = record.offset,
-                data = record.data,
-                state = self.fold.summary(),
-                "record folded"
-            );
+            debug!(consumer = self.name, offset = record.offset, state = self.fold.summary(), "record folded");
         }
         let client = self.client.as_mut().context("no connection")?;
         let tx = client.transaction().await.context("beginning")?;

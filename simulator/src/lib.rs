@@ -28,6 +28,9 @@ const CALM_PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How long one answer may take.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
+/// The longest wait of a client that was refused.
+const REFUSED_WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// Posts rides to the api, and tells how it answered.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "simulator", version)]
@@ -143,10 +146,18 @@ struct Traffic {
 
 impl Traffic {
     async fn work(self: Arc<Self>, mut rng: StdRng) {
+        let mut backoff = Backoff::up_to(REFUSED_WAIT_MAX);
         while self.may_start().await {
             let sent_at = Instant::now();
             let answer = run_once(&self.client, &self.url, rng.random_range(DISTANCE_M)).await;
+            let was_served = answer.as_ref().is_ok_and(|(status, _)| *status != 503);
             self.account(answer, sent_at.elapsed());
+            if was_served {
+                backoff.reset();
+            } else {
+                // A good client does not insist: the api is away, or asked for patience.
+                sleep_or_stop(backoff.next_wait(), &self.stop).await;
+            }
             if self.calm {
                 sleep_or_stop(CALM_PAUSE_MAX.mul_f64(rng.random()), &self.stop).await;
             }
