@@ -28,6 +28,12 @@ async fn every_fault_strikes_and_nothing_is_lost() {
     std::fs::remove_dir_all(data).unwrap();
 }
 
+/// Keeps the consumer from writing the truth over what was falsified at once.
+fn and_hold(consumer: &str, falsify: &str) -> String {
+    let hold = format!("SELECT FROM checkpoints WHERE name = '{consumer}' FOR UPDATE");
+    format!("BEGIN; {hold}; {falsify}; COMMIT; BEGIN; {hold}; SELECT pg_sleep(2); COMMIT")
+}
+
 /// Falsifies something behind everybody's back, and returns what chaos says of it.
 async fn chaos_while(falsify: &str) -> String {
     let data = scratch_folder();
@@ -48,13 +54,8 @@ async fn chaos_while(falsify: &str) -> String {
 
 #[tokio::test]
 async fn a_total_that_is_a_millimetre_too_long_is_seen() {
-    // The lock makes the consumer wait, so that it cannot write its own total over the false one at once.
-    let output = chaos_while(
-        "BEGIN; SELECT FROM checkpoints WHERE name = 'consumer1' FOR UPDATE;
-         UPDATE consumer_states SET total_distance_mm = total_distance_mm + 1 WHERE name = 'consumer1'; COMMIT;
-         BEGIN; SELECT FROM checkpoints WHERE name = 'consumer1' FOR UPDATE; SELECT pg_sleep(2); COMMIT",
-    )
-    .await;
+    let falsify = "UPDATE consumer_states SET total_distance_mm = total_distance_mm + 1 WHERE name = 'consumer1'";
+    let output = chaos_while(&and_hold("consumer1", falsify)).await;
     assert!(output.contains("VIOLATION I4: consumer1 has"), "{output}");
 }
 
@@ -66,10 +67,7 @@ async fn a_ride_that_was_confirmed_and_is_gone_is_seen() {
 
 #[tokio::test]
 async fn a_checkpoint_that_goes_back_is_seen() {
-    let output = chaos_while(
-        "UPDATE checkpoints SET last_offset = 1 WHERE name = 'consumer2';
-         UPDATE consumer_states SET total_distance_mm = 0 WHERE name = 'consumer2'",
-    )
-    .await;
+    let falsify = "UPDATE checkpoints SET last_offset = 1 WHERE name = 'consumer2'";
+    let output = chaos_while(&and_hold("consumer2", falsify)).await;
     assert!(output.contains("VIOLATION I5: consumer2 went back"), "{output}");
 }

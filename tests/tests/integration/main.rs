@@ -19,6 +19,7 @@ mod kills;
 mod launcher;
 mod limits;
 mod loss;
+mod memory;
 mod poison;
 mod reaper;
 mod restore;
