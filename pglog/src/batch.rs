@@ -156,18 +156,20 @@ pub async fn head(client: &impl GenericClient, partition: i32) -> Result<i64, Er
 /// # Errors
 /// Postgres is away.
 pub async fn first_retained(client: &impl GenericClient, partition: i32) -> Result<i64, Error> {
+    // One statement: between two a batch may be cut, and the one after the head would be far too high.
     let row = client
-        .query_opt(
+        .query_one(
             "-- pglog::first_retained
-             SELECT first_offset FROM log_batches WHERE partition = $1 AND reaped_at IS NULL
-             ORDER BY first_offset LIMIT 1",
+             SELECT COALESCE(
+                 (SELECT first_offset FROM log_batches WHERE partition = $1 AND reaped_at IS NULL
+                  ORDER BY first_offset LIMIT 1),
+                 (SELECT first_offset + record_count FROM log_batches WHERE partition = $1
+                  ORDER BY first_offset DESC LIMIT 1),
+                 1)",
             &[&partition],
         )
         .await?;
-    match row {
-        Some(row) => Ok(row.get(0)),
-        None => Ok(head(client, partition).await? + 1),
-    }
+    Ok(row.get(0))
 }
 
 /// The offsets that share one token.

@@ -44,7 +44,8 @@ async fn chaos_while(falsify: &str) -> String {
     let client = common::postgres::connect(&url.parse().unwrap(), "falsifier", || {}).await.unwrap();
     let enough = "SELECT min(last_offset) > 20 AND count(*) > 2 FROM checkpoints WHERE name <> 'checker'";
     wait_until("the consumers have rides", async || client.query_one(enough, &[]).await.unwrap().get(0)).await;
-    client.batch_execute(falsify).await.unwrap();
+    // An error is no failure: chaos may see it, and end with its server, while this still holds a lock.
+    let _ = client.batch_execute(falsify).await;
     let output = chaos.fail(1).await;
     assert!(output.contains("seed 1; servers' data and logs of all processes are kept in"), "{output}");
     assert!(data.join("1/history.log").is_file() && data.join("1/logs/api.log").is_file(), "the data is kept");

@@ -36,6 +36,23 @@ async fn one_streamer_leads_and_another_takes_over_when_it_dies() {
     standby.stop().await;
 }
 
+/// Its connection stays open: as if its machine had lost power, or a firewall had forgotten it.
+#[tokio::test]
+async fn a_leader_that_says_nothing_any_more_loses_the_lock() {
+    let world = World::new().await;
+    let mut leader = Process::start(&world, "streamer", &[]);
+    leader.wait_for("leading").await;
+    let mut standby = Process::start(&world, "streamer", &[]);
+    standby.wait_for("standing by").await;
+    leader.signal(nix::sys::signal::Signal::SIGSTOP);
+    world.write_rides(10).await;
+    standby.wait_for("batch published").await;
+    leader.signal(nix::sys::signal::Signal::SIGCONT);
+    leader.wait_for("standing by").await;
+    world.drain_consumer(&mut world.consumer("consumer0")).await;
+    world.assert_converged(&["consumer0"]).await;
+}
+
 #[tokio::test]
 async fn a_leader_that_lost_its_connection_leads_again_with_a_new_one() {
     let world = World::new().await;
