@@ -132,6 +132,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<bool> {
     };
     stop.cancel();
     while clients.join_next().await.is_some() {}
+    // What is compared must stand still: from here on nobody writes a ride.
+    world.late_ones_end().await;
     stop_checking.cancel();
     let mut checker = checker.await.context("the checker died")?;
     let settling_at = Instant::now();

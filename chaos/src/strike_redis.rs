@@ -87,7 +87,12 @@ pub(crate) async fn refuse(world: &World, fault: Fault, rng: &mut StdRng) -> Res
         Ok(refusal)
     };
     let outcome: Result<String> = outcome.await;
-    command(&mut connection, allow).await?;
+    // It may be loading after a restart: it comes back allowing, but for what is said again until it is heard.
+    while let Err(error) = command(&mut connection, allow).await {
+        world.history.note(&format!("{error:#}"));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        connection = connect(&redis).await?;
+    }
     if fault == Fault::RedisMisconf {
         redis.obstruct_saves(false)?;
     }

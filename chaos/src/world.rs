@@ -1,11 +1,12 @@
 //! What faults strike at: servers, processes and traffic.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 
 use crate::fleet::{self, Slot, Spec};
 use crate::history::History;
@@ -24,6 +25,7 @@ pub(crate) struct World {
     pub streamers: [Arc<Slot>; 2],
     pub consumers: Vec<Arc<Slot>>,
     pub reaper: Arc<Slot>,
+    late: std::sync::Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl World {
@@ -60,6 +62,7 @@ impl World {
             streamers: [streamer("streamer_a").await?, streamer("streamer_b").await?],
             consumers,
             reaper: slot("reaper", "reaper", "--keep 5s --interval 2s --stream-len-max 20000").await?,
+            late: std::sync::Mutex::default(),
             postgres: Mutex::new(postgres),
             redis: Mutex::new(redis),
         });
@@ -107,11 +110,21 @@ impl World {
     /// Lets `work` go on beside everything else. Its failures are what chaos is about.
     pub fn background(self: &Arc<Self>, work: impl Future<Output = Result<()>> + Send + 'static) {
         let history = Arc::clone(&self.history);
-        tokio::spawn(async move {
+        let late = tokio::spawn(async move {
             if let Err(error) = work.await {
                 history.note(&format!("a late transaction failed: {error:#}"));
             }
         });
+        self.late.lock().unwrap_or_else(PoisonError::into_inner).push(late);
+    }
+
+    /// Waits until nobody writes any more who was let go on in the background.
+    pub async fn late_ones_end(&self) {
+        let late = std::mem::take(&mut *self.late.lock().unwrap_or_else(PoisonError::into_inner));
+        for late in late {
+            // An error is a panic, which has been printed.
+            let _ = late.await;
+        }
     }
 
     /// Runs audit, the tool for operators, which compares what everybody has with the log once more.
