@@ -39,9 +39,40 @@ pub(crate) fn install_clock_library() {
     }
 }
 
+/// What the benchmarks compare with: a file that tells whether it is here, and its package.
+const BENCHMARK_TOOLS: [(&str, &str); 5] = [
+    ("wrk", "wrk"),
+    ("nginx", "nginx-light"),
+    ("redis-benchmark", "redis-tools"),
+    ("valgrind", "valgrind"),
+    ("/usr/include/hiredis/hiredis.h", "libhiredis-dev"),
+];
+
+/// Installs what the benchmarks compare with. Where that cannot be done, they leave cases out and say so.
+pub(crate) fn install_benchmark_tools() {
+    let is_missing = |&&(file, _): &&(&str, &str)| !Path::new(file).is_file() && !is_on_path(file);
+    let packages: Vec<&str> = BENCHMARK_TOOLS.iter().filter(is_missing).map(|(_, package)| *package).collect();
+    if packages.is_empty() || !is_on_path("apt-get") {
+        return;
+    }
+    // Debian starts a server as soon as it is installed, unless this file says that none is to be started.
+    let policy = "/usr/sbin/policy-rc.d";
+    let install = format!(
+        "if [ -e {policy} ]; then made=; else made=yes; printf '#!/bin/sh\\nexit 101\\n' > {policy}; chmod +x {policy}; fi; \
+         DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends {}; status=$?; \
+         [ -z \"$made\" ] || rm -f {policy}; exit $status",
+        packages.join(" ")
+    );
+    let plan = Plan { commands: vec!["apt-get update".to_owned(), format!("{{ {install}; }}")], needs_root: true };
+    if let Err(error) = plan.run() {
+        eprintln!("going on without {}: {error:#}", packages.join(", "));
+    }
+}
+
+/// Debian keeps servers where ordinary users do not look.
 fn is_on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+    std::env::split_paths(&path).chain(["/usr/sbin".into()]).any(|folder| folder.join(program).is_file())
 }
 
 /// What is missing and why, for Postgres and for Redis. A server that is given by URL need not be here.

@@ -32,13 +32,16 @@ pub(crate) async fn stop_child(child: &mut Child, signal: Signal, wait: Duration
 }
 
 /// The processes that run, on disk: a launcher that is killed cannot stop them, but the next one can.
-pub(crate) struct Register {
+pub struct Register {
     path: PathBuf,
     lines: Vec<String>,
 }
 
 impl Register {
     /// Stops whatever an earlier launcher registered in `path` and did not stop, and starts an empty register.
+    ///
+    /// # Errors
+    /// The file cannot be written.
     pub async fn open(path: PathBuf) -> Result<Self> {
         if let Ok(text) = std::fs::read_to_string(&path) {
             // Processes first, servers last: the reverse of the order in which they were started.
@@ -52,6 +55,9 @@ impl Register {
     }
 
     /// Remembers a process. With its start time, so that another one which gets the same id later is left in peace.
+    ///
+    /// # Errors
+    /// The file cannot be written.
     pub fn add(&mut self, pid: Option<u32>, signal: Signal) -> Result<()> {
         if let Some(pid) = pid
             && let Some(started_at) = started_at(pid)
@@ -64,6 +70,9 @@ impl Register {
     }
 
     /// Forgets everything: all has been stopped.
+    ///
+    /// # Errors
+    /// The file cannot be written.
     pub fn clear(&mut self) -> Result<()> {
         self.lines.clear();
         self.save()

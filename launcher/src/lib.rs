@@ -17,21 +17,37 @@ mod up;
 mod with_servers;
 
 pub use find::{PostgresBinaries, find_clock_library, find_postgres, find_redis};
+pub use leftovers::Register;
+pub use lock::lock;
 pub use postgres_server::PostgresServer;
 pub use procfile::{Entry, parse_procfile};
 pub use redis_server::RedisServer;
 pub use up::{UpConfig, up};
 pub use with_servers::{WithServersConfig, with_servers};
 
-/// Finds both servers' binaries, and installs what is missing. `for_chaos`: the library that steps clocks too, if it can be
-/// had.
+/// What else is installed, if it can be had. Nothing fails without it: something is left out then.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Extras {
+    /// Install libfaketime too, where that is possible: chaos steps the clock of Redis with it.
+    #[arg(long)]
+    pub for_chaos: bool,
+
+    /// Install wrk, nginx and what else the benchmarks compare with, where that is possible.
+    #[arg(long)]
+    pub for_benchmarks: bool,
+}
+
+/// Finds both servers' binaries, and installs what is missing.
 ///
 /// # Errors
-/// Something is missing and cannot be installed; the text says what to run.
-pub fn setup(for_chaos: bool) -> anyhow::Result<()> {
+/// A server is missing and cannot be installed; the text says what to run.
+pub fn setup(extras: Extras) -> anyhow::Result<()> {
     install::install_missing()?;
-    if for_chaos {
+    if extras.for_chaos {
         install::install_clock_library();
+    }
+    if extras.for_benchmarks {
+        install::install_benchmark_tools();
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 ///
 /// # Errors
 /// The file cannot be created or locked.
-pub(crate) fn lock(path: &Path) -> Result<Option<Flock<File>>> {
+pub fn lock(path: &Path) -> Result<Option<Flock<File>>> {
     let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Some(lock)),

@@ -19,11 +19,7 @@ struct Config {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Find PostgreSQL and Redis; install them where they are missing.
-    Setup {
-        /// Install libfaketime too, where that is possible: chaos steps the clock of Redis with it.
-        #[arg(long)]
-        for_chaos: bool,
-    },
+    Setup(launcher::Extras),
     /// Start private servers under .data and every process of the Procfile; stop all of it on Ctrl-C.
     Up(launcher::UpConfig),
     /// Start private servers for the time that one command runs, with DATABASE_URL and REDIS_URL set.
@@ -34,7 +30,7 @@ enum Command {
 async fn main() -> ExitCode {
     let config: Config = common::config::parse();
     let outcome = match config.command {
-        Command::Setup { for_chaos } => launcher::setup(for_chaos).map(|()| ExitCode::SUCCESS),
+        Command::Setup(extras) => launcher::setup(extras).map(|()| ExitCode::SUCCESS),
         Command::Up(up) => launcher::up(up).await.map(|()| ExitCode::SUCCESS),
         Command::WithServers(with) => launcher::with_servers(with).await,
     };

@@ -1,0 +1,238 @@
+//! The private servers of a run, and how they are made fresh between two measurements.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use common::shutdown::CancellationToken;
+use launcher::{PostgresBinaries, PostgresServer, RedisServer, Register};
+use nix::fcntl::Flock;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
+use redis::aio::MultiplexedConnection;
+use tokio_postgres::{Client, NoTls};
+
+use crate::Config;
+use crate::process::{Running, Spec};
+use crate::progress::Progress;
+
+/// The database of the run.
+const DATABASE: &str = "bench";
+
+/// The key under which the binaries keep the stream when nobody names another.
+pub(crate) const STREAM: &str = "rocket-rides-log";
+
+/// How long Redis may take to forget ten million entries.
+const REDIS_WAIT: Duration = Duration::from_secs(120);
+
+/// Everything a case works with.
+pub(crate) struct Bench {
+    /// What was asked for.
+    pub config: Config,
+    /// Where logs and scripts are; absolute.
+    pub folder: PathBuf,
+    /// Where it is.
+    pub progress: Progress,
+    /// The installation that is measured.
+    pub binaries: PostgresBinaries,
+    /// The Redis that is measured.
+    pub redis_binary: PathBuf,
+    postgres: PostgresServer,
+    redis: RedisServer,
+    register: Register,
+    _lock: Flock<File>,
+    database_url: String,
+    /// A connection without any limit of ours.
+    pub client: Client,
+}
+
+impl Bench {
+    /// Starts both servers on an empty folder.
+    pub async fn start(config: Config, shutdown: &CancellationToken) -> Result<Self> {
+        raise_open_files();
+        let parent = config.data.parent().context("the data folder needs a parent")?;
+        std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
+        // Two runs at once would take each other's servers away, and measure each other.
+        let lock = launcher::lock(&config.data.with_extension("lock"))?
+            .with_context(|| format!("another run uses {}: wait for it, or give --data", config.data.display()))?;
+        let mut register = Register::open(config.data.with_extension("processes")).await?;
+        remove(&config.data)?;
+        std::fs::create_dir_all(&config.data).with_context(|| format!("creating {}", config.data.display()))?;
+        let folder = config.data.canonicalize().context("finding the data folder")?;
+        let binaries = launcher::find_postgres().map_err(anyhow::Error::msg)?;
+        let redis_binary = launcher::find_redis().map_err(anyhow::Error::msg)?;
+        // As installed: no setting of ours.
+        let postgres = PostgresServer::start(&binaries, &folder.join("pg"), &[]).await?;
+        register.add(postgres.pid(), Signal::SIGINT)?;
+        let redis = RedisServer::start(&redis_binary, &folder.join("redis"), &[]).await?;
+        register.add(redis.pid(), Signal::SIGTERM)?;
+        ensure!(!shutdown.is_cancelled(), "interrupted");
+        postgres.create_database(DATABASE).await?;
+        let database_url = postgres.url(DATABASE);
+        let client = connect(&database_url).await?;
+        pglog::apply_schema(&client).await.context("applying the schema")?;
+        let progress = Progress::new();
+        Ok(Self {
+            config,
+            folder,
+            progress,
+            binaries,
+            redis_binary,
+            postgres,
+            redis,
+            register,
+            _lock: lock,
+            database_url,
+            client,
+        })
+    }
+
+    /// Stops both servers, and removes the data if there is nothing left to look at.
+    pub async fn stop(mut self, remove_data: bool) -> Result<()> {
+        self.progress.end();
+        drop(self.client);
+        let stopped = self.redis.stop().await;
+        self.postgres.stop().await?;
+        stopped?;
+        self.register.clear()?;
+        if remove_data {
+            remove(&self.folder)?;
+        }
+        Ok(())
+    }
+
+    /// One more connection without limits, closed when it is dropped.
+    pub async fn connect(&self) -> Result<Client> {
+        connect(&self.database_url).await
+    }
+
+    /// A connection to Redis that is patient.
+    pub async fn connect_redis(&self) -> Result<MultiplexedConnection> {
+        let client = common::redis::client(&self.redis.url()).context("reading the URL of Redis")?;
+        common::redis::connect_blocking(&client, REDIS_WAIT).await
+    }
+
+    /// `DATABASE_URL`, `REDIS_URL` and how much is logged.
+    pub fn environment(&self) -> [(&'static str, String); 3] {
+        [("DATABASE_URL", self.database_url.clone()), ("REDIS_URL", self.redis.url()), ("RUST_LOG", "warn".to_owned())]
+    }
+
+    /// Where Postgres listens, who asks and for which database, as libpq's programs want to know it.
+    pub fn libpq_environment(&self) -> Result<[(&'static str, String); 3]> {
+        let config: tokio_postgres::Config = self.database_url.parse().context("parsing the server's URL")?;
+        let [tokio_postgres::config::Host::Unix(folder)] = config.get_hosts() else {
+            anyhow::bail!("the private server has no socket");
+        };
+        let user = config.get_user().context("the server's URL names nobody")?;
+        Ok([("PGHOST", folder.display().to_string()), ("PGUSER", user.to_owned()), ("PGDATABASE", DATABASE.to_owned())])
+    }
+
+    /// Where Redis listens.
+    pub fn redis_socket(&self) -> &Path {
+        self.redis.socket()
+    }
+
+    /// The processes of the servers: Postgres, Redis.
+    pub fn server_pids(&self) -> Result<(u32, u32)> {
+        Ok((self.postgres.pid().context("postgres has ended")?, self.redis.pid().context("redis has ended")?))
+    }
+
+    /// Empty tables, and what was written before is on disk.
+    pub async fn fresh_tables(&self) -> Result<()> {
+        self.client
+            .batch_execute(
+                "-- benchmarks::fresh_tables
+                 TRUNCATE rides, staged_log_records, log_batches, checkpoints, consumer_states, dead_letters
+                 RESTART IDENTITY",
+            )
+            .await
+            .context("emptying the tables")?;
+        self.checkpoint().await
+    }
+
+    /// The log has no order yet, and nobody has read it: the staged rows can be published again.
+    pub async fn forget_batches(&self) -> Result<()> {
+        self.client
+            .batch_execute("TRUNCATE log_batches, checkpoints, consumer_states, dead_letters")
+            .await
+            .context("emptying the tables of the log")?;
+        self.checkpoint().await
+    }
+
+    /// What was written before is not written to disk while something else is measured.
+    pub async fn checkpoint(&self) -> Result<()> {
+        self.client.batch_execute("CHECKPOINT").await.context("writing everything to disk")
+    }
+
+    /// An empty Redis with an empty append-only file, so that every measurement meets the same rewrites of it.
+    pub async fn fresh_redis(&self) -> Result<()> {
+        let mut redis = self.connect_redis().await?;
+        redis::cmd("FLUSHALL").exec_async(&mut redis).await.context("emptying Redis")?;
+        // Refused while one is under way; that one may have begun before.
+        while redis::cmd("BGREWRITEAOF").exec_async(&mut redis).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        loop {
+            let info: String = redis::cmd("INFO").arg("persistence").query_async(&mut redis).await?;
+            if info.contains("aof_rewrite_in_progress:0") && info.contains("aof_rewrite_scheduled:0") {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// How many entries the stream has.
+    pub async fn stream_len(&self) -> Result<i64> {
+        let mut redis = self.connect_redis().await?;
+        redis::cmd("XLEN").arg(STREAM).query_async(&mut redis).await.context("measuring the stream")
+    }
+
+    /// One number out of Postgres.
+    pub async fn number(&self, query: &str) -> Result<i64> {
+        let row = self.client.query_one(query, &[]).await.with_context(|| format!("asking {query}"))?;
+        Ok(row.get(0))
+    }
+
+    /// Starts a binary of this workspace.
+    pub fn start_process(&self, program: &'static str, args: &[&str]) -> Result<Running> {
+        Running::start(&Spec::of_workspace(program, args), &self.environment(), &self.folder)
+    }
+
+    /// Starts a consumer, with a log of its own.
+    pub fn start_consumer(&self, name: &str, args: &[&str]) -> Result<Running> {
+        let args = [&[name], args].concat();
+        let spec = Spec { name: name.to_owned(), ..Spec::of_workspace("consumer", &args) };
+        Running::start(&spec, &self.environment(), &self.folder)
+    }
+
+    /// Starts this program itself with arguments.
+    pub fn start_myself(&self, name: &str, args: &[&str]) -> Result<Running> {
+        let spec = Spec { name: name.to_owned(), ..Spec::of_workspace("benchmarks", args) };
+        Running::start(&spec, &self.environment(), &self.folder)
+    }
+}
+
+async fn connect(url: &str) -> Result<Client> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.context("connecting to Postgres")?;
+    // The next query reports the end of the connection.
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// Thousands of connections come from one process.
+fn raise_open_files() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // Where it may not be raised, fewer connections come about, and the case that wants them says so.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(65_536), hard);
+    }
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("emptying {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}

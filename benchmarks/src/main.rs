@@ -1,0 +1,25 @@
+//! The benchmarks program: configuration, signals, and then [`benchmarks::run`].
+
+use std::process::ExitCode;
+
+use benchmarks::{Cli, Command};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let cli: Cli = common::config::parse();
+    let outcome = async {
+        let shutdown = common::shutdown::on_signal()?;
+        match cli.command {
+            Some(Command::TimedConsumer(config)) => benchmarks::timed_consumer(config, shutdown).await.map(|()| true),
+            None => benchmarks::run(cli.config, shutdown).await,
+        }
+    };
+    match outcome.await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,70 @@
+-- The HTTP load: wrk posts rides of many distances. After `--` it takes, all of them optional:
+--   count      counts 201, 503 with Retry-After, and the rest; reading every answer's header costs wrk time of its own
+--   rate N     posts N rides a second, each connection waiting for the next free place in a timetable
+-- In the end it prints one line:
+--   RESULT requests errors socket_errors microseconds p50 p99 mean status_201 status_503_retry other   (times in us)
+
+wrk.method = "POST"
+wrk.headers["Content-Type"] = "application/x-www-form-urlencoded"
+
+local requests, turn = {}, 0
+local threads = {}
+status_201, status_503_retry, status_other = 0, 0, 0
+
+function setup(thread)
+    table.insert(threads, thread)
+end
+
+local function count(status, headers)
+    if status == 201 then
+        status_201 = status_201 + 1
+    elseif status == 503 and (headers["retry-after"] or headers["Retry-After"]) then
+        status_503_retry = status_503_retry + 1
+    else
+        status_other = status_other + 1
+    end
+end
+
+local function timetable(rate)
+    local ffi = require("ffi")
+    ffi.cdef("typedef struct { long s; long ns; } bench_time; int clock_gettime(int, bench_time *);")
+    local at, start, place = ffi.new("bench_time[1]"), nil, 0
+    return function()
+        ffi.C.clock_gettime(1, at)
+        local now_ms = tonumber(at[0].s) * 1000 + tonumber(at[0].ns) / 1e6
+        start = start or now_ms
+        place = place + 1
+        -- Times are absolute: what a slow answer delays is made up for, as far as there are connections.
+        return math.max(0, math.floor(start + place * 1000 / rate - now_ms))
+    end
+end
+
+function init(args)
+    math.randomseed(42)
+    for i = 1, 1000 do
+        local body = string.format("distance=%.3f", 5 + math.random() * 995)
+        requests[i] = wrk.format(nil, nil, nil, body)
+    end
+    for i, arg in ipairs(args) do
+        if arg == "count" then response = count end
+        if arg == "rate" then delay = timetable(tonumber(args[i + 1])) end
+    end
+end
+
+function request()
+    turn = turn % #requests + 1
+    return requests[turn]
+end
+
+function done(summary, latency)
+    local ok, refused, other = 0, 0, 0
+    for _, thread in ipairs(threads) do
+        ok = ok + thread:get("status_201")
+        refused = refused + thread:get("status_503_retry")
+        other = other + thread:get("status_other")
+    end
+    local e = summary.errors
+    io.write(string.format("RESULT %d %d %d %d %d %d %.1f %d %d %d\n",
+        summary.requests, e.status, e.connect + e.read + e.write + e.timeout, summary.duration,
+        latency:percentile(50), latency:percentile(99), latency.mean, ok, refused, other))
+end

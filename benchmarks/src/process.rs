@@ -1,0 +1,163 @@
+//! The processes that are measured: the real binaries, timed from start to exit.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+
+use crate::proc_stat::{cpu_seconds, memory_mb, memory_peak_mb};
+
+/// How long a process may take to stop when it is told to.
+const STOP_WAIT: Duration = Duration::from_secs(20);
+
+/// How often memory is looked at while a process runs.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The settings that a process would take from our environment. It is to have none but those it is given.
+const SETTINGS: [&str; 11] = [
+    "API_BIND",
+    "API_PORT",
+    "FAULT_RATE",
+    "FAULT_SEED",
+    "PARTITION",
+    "REAPER_DEAD_AFTER",
+    "REAPER_INTERVAL",
+    "REAPER_KEEP",
+    "STREAM_LEN_MAX",
+    "STREAM_NAME",
+    "TLS_CA_FILE",
+];
+
+/// What to start.
+pub(crate) struct Spec {
+    /// What it is called in logs.
+    pub name: String,
+    /// The binary.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<String>,
+}
+
+impl Spec {
+    /// A binary of this workspace, beside this one.
+    pub fn of_workspace(program: &str, args: &[&str]) -> Self {
+        let own = std::env::current_exe().unwrap_or_default();
+        Self::of_program(program, own.with_file_name(program), args)
+    }
+
+    /// Any program.
+    pub fn of_program(name: &str, program: PathBuf, args: &[&str]) -> Self {
+        Self { name: name.to_owned(), program, args: args.iter().map(|arg| (*arg).to_owned()).collect() }
+    }
+}
+
+/// A process that runs, and is killed if it is forgotten.
+pub(crate) struct Running {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    started_at: Instant,
+}
+
+/// How a process that has ended did.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ended {
+    /// From before it was started until its end was noticed.
+    pub elapsed: Duration,
+    /// The most memory it was seen to have used.
+    pub memory_peak_mb: f64,
+}
+
+impl Running {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// The binary is not there.
+    pub fn start(spec: &Spec, environment: &[(&'static str, String)], folder: &Path) -> Result<Self> {
+        ensure!(
+            spec.program.is_file(),
+            "{} is not built: run `cargo build --release --workspace --bins` first",
+            spec.program.display()
+        );
+        let log = folder.join(format!("{}.log", spec.name));
+        let file = std::fs::File::create(&log).with_context(|| format!("creating {}", log.display()))?;
+        let mut command = Command::new(&spec.program);
+        for setting in SETTINGS {
+            command.env_remove(setting);
+        }
+        command.args(&spec.args).envs(environment.iter().map(|(name, value)| (*name, value.as_str())));
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).kill_on_drop(true);
+        let started_at = Instant::now();
+        let child = command.spawn().with_context(|| format!("starting {}", spec.program.display()))?;
+        Ok(Self { name: spec.name.clone(), child, log, started_at })
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Seconds of CPU it has used.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        cpu_seconds(self.pid()?).with_context(|| self.last_words())
+    }
+
+    /// Its memory.
+    pub fn memory_mb(&self) -> Result<f64> {
+        memory_mb(self.pid()?).with_context(|| self.last_words())
+    }
+
+    /// Waits for its end, which must be a success.
+    ///
+    /// # Errors
+    /// It failed; its last words are in the error.
+    pub async fn succeed(mut self) -> Result<Ended> {
+        let pid = self.pid()?;
+        let mut looks = tokio::time::interval(LOOK_INTERVAL);
+        let mut peak = 0.0_f64;
+        let status = loop {
+            tokio::select! {
+                status = self.child.wait() => break status.context("waiting for a process")?,
+                _ = looks.tick() => peak = memory_peak_mb(pid).unwrap_or(0.0).max(peak),
+            }
+        };
+        let elapsed = self.started_at.elapsed();
+        ensure!(status.success(), "{} ended with {status}: {}", self.name, self.last_words());
+        Ok(Ended { elapsed, memory_peak_mb: peak })
+    }
+
+    /// Fails if it has ended by itself.
+    pub fn check(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait().context("watching a process")? {
+            bail!("{} ended with {status}: {}", self.name, self.last_words());
+        }
+        Ok(())
+    }
+
+    /// SIGTERM, and waits.
+    ///
+    /// # Errors
+    /// It had ended before, or with an error, or not in time.
+    pub async fn stop(mut self) -> Result<()> {
+        self.check()?;
+        kill(Pid::from_raw(self.pid()? as i32), Signal::SIGTERM).context("stopping a process")?;
+        let ended = tokio::time::timeout(STOP_WAIT, self.child.wait()).await;
+        let status = ended.with_context(|| format!("{} does not stop", self.name))??;
+        ensure!(status.success(), "{} ended with {status}: {}", self.name, self.last_words());
+        Ok(())
+    }
+
+    fn pid(&self) -> Result<u32> {
+        self.child.id().with_context(|| format!("{} has ended", self.name))
+    }
+
+    fn last_words(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(5)..].join(" | ")
+    }
+}

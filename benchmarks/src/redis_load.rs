@@ -1,0 +1,73 @@
+//! What Redis gives: appending by redis-benchmark, reading by a client that looks at nothing.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+use tokio::process::Command;
+
+use crate::bench::{Bench, STREAM};
+use crate::tools;
+
+/// The name under which the first limit appears.
+pub(crate) const XADD: &str = "redis-benchmark XADD -P 1000";
+
+/// The name under which the second one does.
+pub(crate) const XRANGE: &str = "bare XRANGE COUNT 1000";
+
+/// Appends `count` entries like ours in pipelines of 1000 over one connection. Returns entries a second.
+///
+/// # Errors
+/// redis-benchmark is not here, or fails.
+pub(crate) async fn xadd(bench: &Bench, count: i64) -> Result<f64> {
+    let mut command = Command::new(tools::redis_benchmark()?);
+    command.arg("-s").arg(bench.redis_socket());
+    command.args(["-c", "1", "-P", "1000", "-n", &count.to_string(), "--csv", "XADD", STREAM, "*"]);
+    command.args(["object", "ride", "action", "create", "data", r#"{"id":1234567,"distance_mm":512345}"#]);
+    command.args(["staged_at_us", "1764000000000000", "token", "4611686018427387904"]);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let output = command.output().await.context("running redis-benchmark")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "redis-benchmark failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    let rate = parse_csv(&text).with_context(|| format!("redis-benchmark printed no result: {}", text.trim()))?;
+    let added_count = bench.stream_len().await?;
+    ensure!(added_count >= count, "redis-benchmark added {added_count} entries of {count}");
+    Ok(rate)
+}
+
+/// Reads the stream once. Returns entries a second.
+///
+/// # Errors
+/// It does not read `count` entries.
+pub(crate) async fn xrange(bench: &Bench, reader: &Path, count: i64) -> Result<f64> {
+    let mut command = Command::new(reader);
+    command.arg(bench.redis_socket()).arg(STREAM).stdin(Stdio::null()).kill_on_drop(true);
+    let output = command.output().await.context("running the bare reader")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let words = String::from_utf8_lossy(&output.stderr);
+    let (entries, seconds) = text.trim().split_once(' ').with_context(|| format!("no result: {}", words.trim()))?;
+    let (entries, seconds): (i64, f64) = (entries.parse()?, seconds.parse()?);
+    ensure!(entries == count, "the bare reader found {entries} entries of {count}");
+    Ok(entries as f64 / seconds)
+}
+
+/// The second column of the second line. The first column is the command, with quotes of its own in it; so from the right.
+fn parse_csv(output: &str) -> Option<f64> {
+    let mut lines = output.lines().filter(|line| line.starts_with('"'));
+    let columns = lines.next()?.split("\",\"").count();
+    lines.next()?.rsplit("\",\"").nth(columns.checked_sub(2)?)?.trim_matches('"').parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_csv;
+
+    #[test]
+    fn the_rate_is_found_behind_a_command_with_quotes() {
+        let header = r#""test","rps","avg_latency_ms","min_latency_ms""#;
+        let line = r#""XADD s * data {"id":1,"distance_mm":2}","538068.50","1.6","0.5""#;
+        assert_eq!(parse_csv(&format!("{header}\n{line}\n")), Some(538_068.5));
+        assert_eq!(parse_csv(&format!("{header}\n")), None);
+        assert_eq!(parse_csv("\"test\",\"rps\"\n\"XADD\",\"12.5\"\n"), Some(12.5));
+    }
+}

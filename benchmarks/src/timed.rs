@@ -1,0 +1,88 @@
+//! A consumer with a clock: the real one, driven step by step, and after every commit it is noted when which record was
+//! committed. The case latency starts three of them.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use common::shutdown::CancellationToken;
+use consumer::{Consumer, DistanceFold, Fault, Fold, Rejection};
+use pglog::Record;
+use tokio_postgres::Transaction;
+
+/// As the consumer's own: how long a read waits for the next entry.
+const BLOCK: Duration = Duration::from_secs(1);
+
+/// Which consumer, and where its times go.
+#[derive(Debug, Clone, Args)]
+pub struct TimedConfig {
+    #[command(flatten)]
+    /// The consumer.
+    pub consumer: consumer::Config,
+
+    /// Where the times are written at the end: a line a record, `<offset> <staged at> <committed at>`, in µs since 1970.
+    #[arg(long)]
+    pub times: PathBuf,
+}
+
+/// A record that was folded: its offset, and when it was staged.
+type Note = (i64, i64);
+
+/// The fold of the distance, which also notes what it is given.
+struct NotingFold {
+    fold: DistanceFold,
+    notes: Arc<Mutex<Vec<Note>>>,
+}
+
+impl Fold for NotingFold {
+    fn takes(&self, object: &str, action: &str) -> bool {
+        self.fold.takes(object, action)
+    }
+
+    async fn load(&mut self, tx: &Transaction<'_>, consumer: &str, partition: i32) -> Result<()> {
+        self.fold.load(tx, consumer, partition).await
+    }
+
+    fn apply(&mut self, record: &Record) -> Result<(), Rejection> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push((record.offset, record.staged_at_us));
+        self.fold.apply(record)
+    }
+
+    async fn save(&mut self, tx: &Transaction<'_>, consumer: &str, partition: i32) -> Result<()> {
+        self.fold.save(tx, consumer, partition).await
+    }
+
+    fn summary(&self) -> String {
+        self.fold.summary()
+    }
+}
+
+/// Folds until `shutdown`, then writes the times.
+///
+/// # Errors
+/// A step fails: nothing is to fail here, and a figure with a failure in it would say nothing.
+pub async fn timed_consumer(config: TimedConfig, shutdown: CancellationToken) -> Result<()> {
+    let notes: Arc<Mutex<Vec<Note>>> = Arc::default();
+    let fold = NotingFold { fold: DistanceFold::default(), notes: Arc::clone(&notes) };
+    let mut consumer = Consumer::new(&config.consumer, fold, shutdown.clone());
+    let mut times = String::new();
+    while !shutdown.is_cancelled() {
+        // It returns when COMMIT was answered.
+        let progress = consumer.run_once(Fault::None, Some(BLOCK)).await?;
+        let committed_at_us = now_us()?;
+        let notes = std::mem::take(&mut *notes.lock().unwrap_or_else(PoisonError::into_inner));
+        ensure!(notes.len() == progress.applied_count, "a record was folded and not committed");
+        for (offset, staged_at_us) in notes {
+            writeln!(times, "{offset} {staged_at_us} {committed_at_us}").context("noting a time")?;
+        }
+    }
+    std::fs::write(&config.times, times).with_context(|| format!("writing {}", config.times.display()))
+}
+
+fn now_us() -> Result<i64> {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("it is before 1970")?;
+    Ok(i64::try_from(since_1970.as_micros())?)
+}

@@ -1,0 +1,140 @@
+//! wrk: the HTTP load of both sides, api and nginx.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+use tokio::process::Command;
+
+use crate::bench::Bench;
+use crate::tools;
+
+/// What wrk runs for every request.
+const SCRIPT: &str = include_str!("post_rides.lua");
+
+/// How long one answer may take before wrk counts it as an error.
+const ANSWER_WAIT: &str = "10s";
+
+/// The load.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Pace {
+    /// The next request as soon as one is answered.
+    Max,
+    /// As [`Pace::Max`], and every answer's status is counted.
+    MaxCounted,
+    /// So many rides a second.
+    PerSecond(u32),
+}
+
+/// How it was answered.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Answers {
+    /// Answers that came.
+    pub request_count: u64,
+    /// Those with a status above 399.
+    pub error_count: u64,
+    /// Connections that failed, and answers that did not come in time.
+    pub socket_error_count: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Latency, in ms.
+    pub p50_ms: f64,
+    /// Latency, in ms.
+    pub p99_ms: f64,
+    /// Latency, in ms.
+    pub mean_ms: f64,
+    /// With [`Pace::MaxCounted`]: how many were 201.
+    pub created_count: u64,
+    /// With [`Pace::MaxCounted`]: how many were 503 with `Retry-After`.
+    pub refused_count: u64,
+    /// With [`Pace::MaxCounted`]: how many were anything else.
+    pub other_count: u64,
+}
+
+impl Answers {
+    /// How many were accepted. Neither the api nor nginx answers with anything between 202 and 399.
+    pub fn accepted_count(&self) -> u64 {
+        self.request_count - self.error_count
+    }
+
+    /// Accepted a second.
+    pub fn rate(&self) -> f64 {
+        self.accepted_count() as f64 / self.seconds
+    }
+
+    fn parse(output: &str) -> Option<Self> {
+        let line = output.lines().find_map(|line| line.strip_prefix("RESULT "))?;
+        let mut numbers = line.split(' ').map(str::parse::<f64>);
+        let mut next = || numbers.next()?.ok();
+        Some(Self {
+            request_count: next()? as u64,
+            error_count: next()? as u64,
+            socket_error_count: next()? as u64,
+            seconds: next()? / 1e6,
+            p50_ms: next()? / 1e3,
+            p99_ms: next()? / 1e3,
+            mean_ms: next()? / 1e3,
+            created_count: next()? as u64,
+            refused_count: next()? as u64,
+            other_count: next()? as u64,
+        })
+    }
+}
+
+/// A load generator that is ready to run.
+pub(crate) struct Wrk {
+    program: PathBuf,
+    script: PathBuf,
+}
+
+impl Wrk {
+    /// Puts the script in place.
+    ///
+    /// # Errors
+    /// wrk is not here.
+    pub fn new(bench: &Bench) -> Result<Self> {
+        let (program, script) = (tools::wrk()?, bench.folder.join("post_rides.lua"));
+        std::fs::write(&script, SCRIPT).context("writing wrk's script")?;
+        Ok(Self { program, script })
+    }
+
+    /// Posts rides to `port` over `connections` connections from one thread.
+    ///
+    /// # Errors
+    /// wrk fails, or not one request was answered.
+    pub async fn post(&self, port: u16, connections: u32, seconds: u64, pace: Pace) -> Result<Answers> {
+        let mut command = Command::new(&self.program);
+        command.arg("-t1").arg(format!("-c{connections}")).arg(format!("-d{seconds}s"));
+        command.args(["--timeout", ANSWER_WAIT, "-s"]).arg(&self.script);
+        command.arg(format!("http://127.0.0.1:{port}/rides"));
+        match pace {
+            Pace::Max => {}
+            Pace::MaxCounted => drop(command.args(["--", "count"])),
+            Pace::PerSecond(rate) => drop(command.args(["--", "rate", &rate.to_string()])),
+        }
+        let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await.context("running wrk")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let words = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "wrk failed: {} {}", text.trim(), words.trim());
+        let answers = Answers::parse(&text).with_context(|| format!("wrk printed no result: {}", text.trim()))?;
+        ensure!(answers.request_count > 0, "not one request was answered: {}", text.trim());
+        Ok(answers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_of_the_script_is_read() {
+        let output =
+            "Running 8s test @ http://127.0.0.1:1/rides\n  1 threads\nRESULT 1000 10 3 8000000 250 1500 300.5 0 0 0\n";
+        let answers = Answers::parse(output).unwrap();
+        assert_eq!((answers.request_count, answers.accepted_count(), answers.socket_error_count), (1000, 990, 3));
+        assert_eq!((answers.seconds, answers.p50_ms, answers.p99_ms, answers.mean_ms), (8.0, 0.25, 1.5, 0.3005));
+        assert_eq!(answers.rate(), 123.75);
+        assert_eq!(Answers::parse("unable to connect"), None);
+        assert_eq!(Answers::parse("RESULT 1 2 x"), None);
+    }
+}
