@@ -2,5 +2,11 @@
 
 pub(crate) mod api;
 pub(crate) mod consumer;
+pub(crate) mod deep;
+pub(crate) mod held;
+pub(crate) mod hour;
+pub(crate) mod idle;
+pub(crate) mod latency;
 pub(crate) mod overload;
+pub(crate) mod pipeline;
 pub(crate) mod streamer;

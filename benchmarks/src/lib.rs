@@ -14,6 +14,7 @@
 
 mod bench;
 mod cases;
+mod fleet;
 mod load;
 mod machine;
 mod nginx;
@@ -115,6 +116,18 @@ pub enum Case {
     Streamer,
     /// Records a second from the stream to a state, beside a bare reader.
     Consumer,
+    /// From staging in the api to the commit of all three consumers.
+    Latency,
+    /// What the processes cost while nothing happens.
+    Idle,
+    /// Draining while others hold transactions open.
+    Held,
+    /// The highest rate at which everything keeps up.
+    Pipeline,
+    /// A backlog of millions.
+    Deep,
+    /// Tables and indexes after an hour of traffic. Runs only if asked for.
+    Hour,
 }
 
 impl Case {
@@ -128,7 +141,7 @@ impl Config {
     fn cases(&self) -> Vec<Case> {
         let all = Case::value_variants().iter().copied();
         match self.only.as_slice() {
-            [] => all.collect(),
+            [] => all.filter(|case| *case != Case::Hour).collect(),
             only => all.filter(|case| only.contains(case)).collect(),
         }
     }
@@ -174,6 +187,12 @@ async fn measure_all(bench: &Bench, cases: &[Case], report: &mut Report) -> Resu
             Case::Overload => cases::overload::run(bench).await,
             Case::Streamer => cases::streamer::run(bench).await,
             Case::Consumer => cases::consumer::run(bench).await,
+            Case::Latency => cases::latency::run(bench).await,
+            Case::Idle => cases::idle::run(bench).await,
+            Case::Held => cases::held::run(bench).await,
+            Case::Pipeline => cases::pipeline::run(bench).await,
+            Case::Deep => cases::deep::run(bench).await,
+            Case::Hour => cases::hour::run(bench).await,
         };
         match figures {
             Ok(figures) => report.add(&case.name(), figures),

@@ -41,10 +41,10 @@ impl<const LEN: usize> From<[f64; LEN]> for Samples {
     }
 }
 
-/// Whole with thousands apart from 100 on, otherwise three digits.
+/// With thousands apart; whole from 100 on, below that three digits.
 pub(crate) fn number(value: f64) -> String {
     let magnitude = value.abs();
-    if magnitude < 100.0 {
+    if magnitude < 100.0 && value.fract() != 0.0 {
         let decimals = if magnitude >= 10.0 {
             1
         } else if magnitude >= 1.0 {
@@ -52,8 +52,7 @@ pub(crate) fn number(value: f64) -> String {
         } else {
             3
         };
-        let text = format!("{value:.decimals$}");
-        return text.strip_suffix(".000").map_or(text.clone(), str::to_owned);
+        return format!("{value:.decimals$}");
     }
     let digits = format!("{:.0}", magnitude);
     let mut text = String::new();
@@ -79,7 +78,7 @@ mod tests {
 
     #[test]
     fn the_range_is_the_least_and_the_greatest() {
-        assert_eq!(Samples::from([3.0, 1.0, 20_000.0]).range(), "1.00–20,000");
+        assert_eq!(Samples::from([3.0, 1.0, 20_000.0]).range(), "1–20,000");
         assert_eq!(Samples::default().range(), "–");
     }
 
@@ -91,5 +90,6 @@ mod tests {
         assert_eq!(number(1.2345), "1.23");
         assert_eq!(number(0.1234), "0.123");
         assert_eq!(number(0.0), "0");
+        assert_eq!(number(64.0), "64");
     }
 }

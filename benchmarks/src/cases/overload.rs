@@ -1,6 +1,12 @@
 //! `overload`: far more is offered than the api lets wait. It must go on serving what it can, and refuse the rest with 503.
+//!
+//! Connections alone hardly do it: the api reads requests no faster than it writes rides. So in a second load Postgres
+//! stands still for a moment every second, and whoever arrives then piles up.
 
-use anyhow::{Result, ensure};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tokio_postgres::Client;
 
 use super::api::check_rides;
 use crate::bench::Bench;
@@ -15,38 +21,96 @@ const FEW: u32 = 64;
 /// More than may wait (2000 in the queue and 1000 in hand), and still fewer than the api takes.
 const MANY: u32 = 4000;
 
+/// How long Postgres stands still, and how long it works in between.
+const STALL: Duration = Duration::from_millis(250);
+const WORK: Duration = Duration::from_millis(750);
+
+/// What Postgres does meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Postgres {
+    Works,
+    Stalls,
+}
+
+/// The figures of one load over all rounds.
+#[derive(Default)]
+struct Load {
+    few: Samples,
+    many: Samples,
+    refused_percent: Samples,
+    other: Samples,
+    p99_ms: Samples,
+}
+
 /// Runs the case.
 pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
     let wrk = Wrk::new(bench)?;
     let runs = bench.config.runs.min(3);
-    bench.progress.expect(runs * 2);
-    let [mut few, mut many, mut share, mut other, mut p99_ms] = [const { Samples(Vec::new()) }; 5];
-    for round in 1..=runs {
-        bench.progress.step(&format!("round {round}: {FEW} connections"));
-        let answers = load(bench, &wrk, FEW).await?;
-        few.push(answers.created_count as f64 / answers.seconds);
-        bench.progress.step(&format!("round {round}: {MANY} connections"));
-        let answers = load(bench, &wrk, MANY).await?;
-        many.push(answers.created_count as f64 / answers.seconds);
-        share.push(100.0 * answers.refused_count as f64 / answers.request_count as f64);
-        other.push((answers.other_count + answers.socket_error_count) as f64);
-        p99_ms.push(answers.p99_ms);
+    bench.progress.expect(runs * 4);
+    let mut rows = Vec::new();
+    for postgres in [Postgres::Works, Postgres::Stalls] {
+        let when = match postgres {
+            Postgres::Works => "4000 connections",
+            Postgres::Stalls => "4000 connections, Postgres stalls",
+        };
+        let mut load = Load::default();
+        for round in 1..=runs {
+            bench.progress.step(&format!("round {round}: {FEW} connections, Postgres {postgres:?}"));
+            load.few.push(created_rate(&post(bench, &wrk, FEW, postgres).await?));
+            bench.progress.step(&format!("round {round}: {MANY} connections, Postgres {postgres:?}"));
+            let answers = post(bench, &wrk, MANY, postgres).await?;
+            load.many.push(created_rate(&answers));
+            load.refused_percent.push(100.0 * answers.refused_count as f64 / answers.request_count as f64);
+            load.other.push((answers.other_count + answers.socket_error_count) as f64);
+            load.p99_ms.push(answers.p99_ms);
+        }
+        rows.push(Row::new(&format!("rides/s (201 only), {when}"), &load.many).beside("64 connections", &load.few));
+        rows.push(Row::new(&format!("503 with Retry-After, % of answers, {when}"), &load.refused_percent));
+        rows.push(Row::new(&format!("answered otherwise, {when}"), &load.other).wanted(Wanted::AtMost(0.0)));
+        rows.push(Row::new(&format!("p99 of all answers, ms, {when}"), &load.p99_ms));
     }
-    Ok(Figures::of(vec![
-        Row::new("rides/s (201 only), 4000 connections", &many).beside("64 connections", &few),
-        Row::new("answered with 503 and Retry-After, %", &share),
-        Row::new("answered otherwise, or not at all", &other).wanted(Wanted::AtMost(0.0)),
-        Row::new("p99 of all answers, ms", &p99_ms),
-    ])
-    .remark("wrk counts every status here, on both sides, and so gets less out of the api than in the case api."))
+    Ok(Figures::of(rows)
+        .remark("wrk counts every status here, on both sides, and so gets less out of the api than in the case api.")
+        .remark(format!(
+            "\"Postgres stalls\": table rides is locked for {STALL:?} of every second. Whoever is refused asks again at \
+             once, which no good client does."
+        )))
 }
 
-async fn load(bench: &Bench, wrk: &Wrk, connections: u32) -> Result<Answers> {
+fn created_rate(answers: &Answers) -> f64 {
+    answers.created_count as f64 / answers.seconds
+}
+
+async fn post(bench: &Bench, wrk: &Wrk, connections: u32, postgres: Postgres) -> Result<Answers> {
     bench.fresh_tables().await?;
     let api = start_api(bench).await?;
-    let answers = wrk.post(api.port, connections, bench.config.seconds, Pace::MaxCounted).await?;
+    let mut locker = bench.connect().await?;
+    let posting = wrk.post(api.port, connections, bench.config.seconds, Pace::MaxCounted);
+    let answers = tokio::select! {
+        answers = posting => answers?,
+        error = stall_again_and_again(&mut locker), if postgres == Postgres::Stalls => return Err(error),
+    };
+    // Ends the session, and the lock with it.
+    drop(locker);
     api.process.stop().await?;
     check_rides(bench, answers.created_count, connections).await?;
     ensure!(answers.created_count > 0, "not one ride was accepted");
     Ok(answers)
+}
+
+/// Ends only with an error.
+async fn stall_again_and_again(client: &mut Client) -> anyhow::Error {
+    loop {
+        tokio::time::sleep(WORK).await;
+        if let Err(error) = stall(client).await {
+            return error;
+        }
+    }
+}
+
+async fn stall(client: &mut Client) -> Result<()> {
+    let tx = client.transaction().await.context("beginning")?;
+    tx.batch_execute("LOCK TABLE rides IN EXCLUSIVE MODE").await.context("locking the rides")?;
+    tokio::time::sleep(STALL).await;
+    tx.rollback().await.context("unlocking the rides")
 }

@@ -1,0 +1,85 @@
+//! `deep`: a backlog of millions is drained as quickly as a small one, and in no more memory.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::bench::Bench;
+use crate::load::{drain_consumer, drain_streamer, stage};
+use crate::process::Ended;
+use crate::report::{Figures, Row, Wanted};
+use crate::sample::Samples;
+
+/// The small backlog.
+const SMALL: i64 = 100_000;
+
+/// What is drained, by whom.
+#[derive(Default)]
+struct Drains {
+    empty_s: Samples,
+    small_rate: Samples,
+    deep_rate: Samples,
+    deep_memory: Samples,
+}
+
+impl Drains {
+    /// In a small drain the start of the process is a good part of the time, and in a deep one it is nothing: it is taken
+    /// off from the small one, which makes that one look better, not the deep one.
+    fn add_small(&mut self, empty: Ended, small: Ended, count: i64) {
+        let drained = small.elapsed.saturating_sub(empty.elapsed).max(Duration::from_micros(1));
+        self.empty_s.push(empty.elapsed.as_secs_f64());
+        self.small_rate.push(count as f64 / drained.as_secs_f64());
+    }
+
+    fn add_deep(&mut self, deep: Ended, count: i64) {
+        self.deep_rate.push(count as f64 / deep.elapsed.as_secs_f64());
+        self.deep_memory.push(deep.memory_peak_mb);
+    }
+
+    fn rows(&self, name: &str, deep: &str) -> Vec<Row> {
+        vec![
+            Row::new(&format!("{name}, records/s, {deep}"), &self.deep_rate)
+                .beside("100,000 records, without the start", &self.small_rate)
+                .wanted(Wanted::RatioAtLeast(0.9)),
+            Row::new(&format!("{name}, peak memory, MB, {deep}"), &self.deep_memory).wanted(Wanted::AtMost(30.0)),
+            Row::new(&format!("{name}, start and exit with nothing to do, s"), &self.empty_s),
+        ]
+    }
+}
+
+/// Runs the case.
+pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
+    let (runs, deep_count) = (bench.config.runs, bench.config.deep_records);
+    let small_count = SMALL.min(deep_count);
+    bench.progress.expect(runs + 3);
+    let (mut streamer, mut consumer) = (Drains::default(), Drains::default());
+    for round in 1..=runs {
+        bench.progress.step(&format!("round {round}: {small_count} records"));
+        fresh(bench).await?;
+        let idle_streamer = drain_streamer(bench, &[], 0).await?;
+        let idle_consumer = bench.start_process("consumer", &["empty", "--drain"])?.succeed().await?;
+        bench.fresh_tables().await?;
+        let staged = stage(bench, small_count).await?;
+        streamer.add_small(idle_streamer, drain_streamer(bench, &[], small_count).await?, small_count);
+        bench.checkpoint().await?;
+        consumer.add_small(idle_consumer, drain_consumer(bench, staged).await?, small_count);
+    }
+    fresh(bench).await?;
+    bench.progress.step(&format!("staging {deep_count} records"));
+    let staged = stage(bench, deep_count).await?;
+    bench.progress.step(&format!("streamer, {deep_count} records"));
+    streamer.add_deep(drain_streamer(bench, &[], deep_count).await?, deep_count);
+    bench.checkpoint().await?;
+    bench.progress.step(&format!("consumer, {deep_count} records"));
+    consumer.add_deep(drain_consumer(bench, staged).await?, deep_count);
+    // Room for the cases that follow.
+    fresh(bench).await?;
+    let deep = format!("{} records", crate::sample::number(deep_count as f64));
+    let rows = [streamer.rows("streamer", &deep), consumer.rows("consumer", &deep)].concat();
+    Ok(Figures::of(rows).remark("Memory is looked at every 20 ms and is the peak that the kernel keeps (VmHWM)."))
+}
+
+async fn fresh(bench: &Bench) -> Result<()> {
+    bench.fresh_tables().await?;
+    bench.fresh_redis().await
+}

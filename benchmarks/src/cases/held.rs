@@ -1,0 +1,84 @@
+//! `held`: draining while other connections hold transactions open that began before the records were written. What an
+//! old snapshot keeps alive, and what is not known to be committed, must not make the log slower.
+
+use anyhow::{Context, Result};
+use tokio_postgres::Client;
+
+use crate::bench::Bench;
+use crate::load::{drain_consumer, drain_streamer, stage};
+use crate::report::{Figures, Row, Wanted};
+use crate::sample::Samples;
+
+/// Runs the case.
+pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
+    // Records are written anew in every round, because the held transactions must be older.
+    let (runs, count) = (bench.config.runs.min(3), bench.config.records);
+    bench.progress.expect(runs * 2);
+    let [mut streamer, mut streamer_held, mut consumer, mut consumer_held] = [const { Samples(Vec::new()) }; 4];
+    for round in 1..=runs {
+        bench.progress.step(&format!("round {round}: nothing is held"));
+        let (published, folded) = drain(bench, count, Held::Nothing).await?;
+        streamer.push(published);
+        consumer.push(folded);
+        bench.progress.step(&format!("round {round}: two transactions are held open"));
+        let (published, folded) = drain(bench, count, Held::Transactions).await?;
+        streamer_held.push(published);
+        consumer_held.push(folded);
+    }
+    let wanted = Wanted::RatioAtLeast(0.9);
+    Ok(Figures::of(vec![
+        Row::new("streamer, records/s, held", &streamer_held).beside("nothing held", &streamer).wanted(wanted),
+        Row::new("consumer, records/s, held", &consumer_held).beside("nothing held", &consumer).wanted(wanted),
+    ])
+    .remark(
+        "Held: one transaction that has staged a record and does not end, and one in REPEATABLE READ that has its snapshot; \
+         both began before the records were written.",
+    ))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Held {
+    Nothing,
+    Transactions,
+}
+
+/// Returns the rates of streamer and consumer.
+async fn drain(bench: &Bench, count: i64, held: Held) -> Result<(f64, f64)> {
+    bench.fresh_tables().await?;
+    bench.fresh_redis().await?;
+    let holders = match held {
+        Held::Nothing => None,
+        Held::Transactions => Some((hold_write(bench).await?, hold_snapshot(bench).await?)),
+    };
+    let staged = stage(bench, count).await?;
+    let published = drain_streamer(bench, &[], count).await?;
+    bench.checkpoint().await?;
+    let folded = drain_consumer(bench, staged).await?;
+    if let Some((writer, reader)) = holders {
+        // They were open to the end; a server that had ended them would say so now.
+        writer.batch_execute("ROLLBACK").await.context("ending the held write")?;
+        reader.batch_execute("SELECT count(*) FROM log_batches; ROLLBACK").await.context("ending the held snapshot")?;
+    }
+    Ok((count as f64 / published.elapsed.as_secs_f64(), count as f64 / folded.elapsed.as_secs_f64()))
+}
+
+async fn hold_write(bench: &Bench) -> Result<Client> {
+    let client = bench.connect().await?;
+    client
+        .batch_execute(
+            "BEGIN;
+             INSERT INTO staged_log_records (object, action, data) VALUES ('ride', 'create', '{\"id\":0,\"distance_mm\":1}')",
+        )
+        .await
+        .context("holding a write")?;
+    Ok(client)
+}
+
+async fn hold_snapshot(bench: &Bench) -> Result<Client> {
+    let client = bench.connect().await?;
+    client
+        .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM staged_log_records")
+        .await
+        .context("holding a snapshot")?;
+    Ok(client)
+}

@@ -1,0 +1,149 @@
+//! The whole system at work: api, streamer, three consumers, and the reaper where it is wanted.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::bench::Bench;
+use crate::load::start_api;
+use crate::proc_stat;
+use crate::process::Running;
+
+/// The consumers.
+pub(crate) const CONSUMERS: [&str; 3] = ["consumer0", "consumer1", "consumer2"];
+
+/// How long consumers may take to catch up once nothing is posted any more.
+const CATCH_UP_WAIT: Duration = Duration::from_secs(60);
+
+/// The running system.
+pub(crate) struct Fleet {
+    processes: Vec<Running>,
+    /// Where the api listens.
+    pub port: u16,
+}
+
+/// CPU time used so far, a process a pair.
+pub(crate) type CpuTimes = Vec<(String, f64)>;
+
+impl Fleet {
+    /// Starts everything on empty servers. `reaper` are its arguments, if it is to run.
+    ///
+    /// # Errors
+    /// Something does not start.
+    pub async fn start(bench: &Bench, reaper: Option<&[&str]>) -> Result<Self> {
+        let mut fleet = Self::start_without_consumers(bench).await?;
+        for name in CONSUMERS {
+            fleet.add(bench.start_consumer(name, &[])?);
+        }
+        if let Some(args) = reaper {
+            fleet.add(bench.start_process("reaper", args)?);
+        }
+        fleet.wait_for_consumers(bench).await?;
+        Ok(fleet)
+    }
+
+    /// Starts api and streamer on empty servers.
+    ///
+    /// # Errors
+    /// Something does not start.
+    pub async fn start_without_consumers(bench: &Bench) -> Result<Self> {
+        bench.fresh_tables().await?;
+        bench.fresh_redis().await?;
+        let api = start_api(bench).await?;
+        Ok(Self { processes: vec![api.process, bench.start_process("streamer", &[])?], port: api.port })
+    }
+
+    /// One more process.
+    pub fn add(&mut self, process: Running) {
+        self.processes.push(process);
+    }
+
+    /// Waits until all consumers are registered.
+    ///
+    /// # Errors
+    /// One of them is not in time.
+    pub async fn wait_for_consumers(&mut self, bench: &Bench) -> Result<()> {
+        let deadline = Instant::now() + CATCH_UP_WAIT;
+        let count = "SELECT count(*) FROM checkpoints WHERE NOT is_baseline";
+        while bench.number(count).await? < CONSUMERS.len() as i64 {
+            self.check()?;
+            ensure!(Instant::now() < deadline, "the consumers do not register");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until every consumer has folded every ride, and checks the sums.
+    ///
+    /// # Errors
+    /// They do not get there, or somewhere else.
+    pub async fn wait_until_caught_up(&mut self, bench: &Bench) -> Result<()> {
+        let deadline = Instant::now() + CATCH_UP_WAIT;
+        let behind = "-- benchmarks::wait_until_caught_up
+             SELECT count(*) FROM consumer_states
+             WHERE (ride_count, total_distance_mm) IS DISTINCT FROM
+                   (SELECT (count(*), COALESCE(sum(distance_mm), 0)::bigint) FROM rides)
+               AND name = ANY ('{consumer0,consumer1,consumer2}')";
+        while bench.number(behind).await? > 0 {
+            self.check()?;
+            ensure!(Instant::now() < deadline, "the consumers do not come to SQL's own sum");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+
+    /// Fails if a process has ended.
+    ///
+    /// # Errors
+    /// Its last words.
+    pub fn check(&mut self) -> Result<()> {
+        self.processes.iter_mut().try_for_each(Running::check)
+    }
+
+    /// CPU time used so far by every process and both servers, in seconds.
+    ///
+    /// # Errors
+    /// A process has ended.
+    pub fn cpu_times(&self, bench: &Bench) -> Result<CpuTimes> {
+        let (postgres, redis) = bench.server_pids()?;
+        let mut times = CpuTimes::new();
+        for process in &self.processes {
+            times.push((process.name().to_owned(), process.cpu_seconds()?));
+        }
+        times.push(("postgres".to_owned(), proc_stat::cpu_seconds_with_children(postgres)?));
+        times.push(("redis".to_owned(), proc_stat::cpu_seconds_with_children(redis)?));
+        Ok(times)
+    }
+
+    /// Memory of every process, in MB.
+    ///
+    /// # Errors
+    /// A process has ended.
+    pub fn memory_mb(&self) -> Result<Vec<(String, f64)>> {
+        self.processes.iter().map(|process| Ok((process.name().to_owned(), process.memory_mb()?))).collect()
+    }
+
+    /// Stops everything.
+    ///
+    /// # Errors
+    /// A process fails.
+    pub async fn stop(self) -> Result<()> {
+        for process in self.processes {
+            process.stop().await?;
+        }
+        Ok(())
+    }
+}
+
+/// What each process has used of one core between two looks, in percent.
+///
+/// # Errors
+/// The looks are not at the same processes.
+pub(crate) fn cpu_percent(before: &CpuTimes, after: &CpuTimes, elapsed: Duration) -> Result<Vec<(String, f64)>> {
+    let mut percents = Vec::new();
+    for (name, then) in before {
+        let (_, now) = after.iter().find(|(other, _)| other == name).with_context(|| format!("{name} has gone"))?;
+        percents.push((name.clone(), 100.0 * (now - then) / elapsed.as_secs_f64()));
+    }
+    Ok(percents)
+}
