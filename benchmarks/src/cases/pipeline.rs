@@ -60,7 +60,7 @@ pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
         let rate = if bad == RATE_MAX { good + RISE } else { u32::midpoint(good, bad) };
         bench.progress.step(&format!("{rate} rides/s"));
         let step = measure(bench, &wrk, rate).await?;
-        if step.keeps_up() {
+        if step.keeps_up() && step.is_all_accepted() {
             good = rate
         } else {
             bad = rate
