@@ -1,0 +1,45 @@
+//! The time that small parts take: the entry's codec, the fold, the distance. `bin/bench micro` runs it.
+#![allow(missing_docs)]
+
+mod samples;
+
+use std::hint::black_box;
+
+use common::stream::decode_xread;
+use consumer::{DistanceFold, Fold};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+
+fn codec(criterion: &mut Criterion) {
+    let records = samples::records();
+    let reply = samples::reply(&records);
+    let mut group = criterion.benchmark_group("entry");
+    group.throughput(Throughput::Elements(samples::LEN as u64));
+    group.bench_function("encode", |bencher| bencher.iter(|| samples::encode(black_box(&records))));
+    group.bench_function("decode", |bencher| {
+        bencher.iter_batched(|| reply.clone(), |reply| decode_xread(black_box(reply)), BatchSize::LargeInput);
+    });
+    group.finish();
+}
+
+fn fold(criterion: &mut Criterion) {
+    let records = samples::records();
+    let mut group = criterion.benchmark_group("fold");
+    group.throughput(Throughput::Elements(samples::LEN as u64));
+    group.bench_function("distance", |bencher| {
+        bencher.iter(|| {
+            let mut fold = DistanceFold::default();
+            for record in black_box(&records) {
+                fold.apply(record).expect("every record is a ride");
+            }
+            fold
+        });
+    });
+    group.finish();
+}
+
+fn distance(criterion: &mut Criterion) {
+    criterion.bench_function("parse_distance", |bencher| bencher.iter(|| api::parse_distance(black_box("512.345"))));
+}
+
+criterion_group!(benches, codec, fold, distance);
+criterion_main!(benches);
