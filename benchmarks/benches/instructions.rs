@@ -6,31 +6,35 @@ mod samples;
 
 use std::hint::black_box;
 
-use common::stream::{DecodeError, Entry, decode_xread};
+use common::stream::decode_xread;
 use consumer::{DistanceFold, Fold};
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use pglog::Record;
-use redis::Value;
 
-fn reply() -> Value {
-    samples::reply(&samples::records())
+/// Kept until the process ends, so that records can point into them.
+fn records() -> Vec<Record<'static>> {
+    samples::records(Box::leak(Box::new(samples::payloads())))
+}
+
+fn reply() -> Vec<u8> {
+    samples::reply(&records())
 }
 
 #[library_benchmark]
-#[bench::thousand(setup = samples::records)]
-fn encode(records: Vec<Record>) -> usize {
-    samples::encode(black_box(&records))
+#[bench::thousand(setup = records)]
+fn encode(records: Vec<Record<'static>>) -> usize {
+    samples::encode(black_box(&records)).bytes().len()
 }
 
 #[library_benchmark]
 #[bench::thousand(setup = reply)]
-fn decode(reply: Value) -> Result<Vec<Entry>, DecodeError> {
-    decode_xread(black_box(reply))
+fn decode(reply: Vec<u8>) -> usize {
+    decode_xread(black_box(&reply)).expect("it is a page").len()
 }
 
 #[library_benchmark]
-#[bench::thousand(setup = samples::records)]
-fn fold(records: Vec<Record>) -> DistanceFold {
+#[bench::thousand(setup = records)]
+fn fold(records: Vec<Record<'static>>) -> DistanceFold {
     let mut fold = DistanceFold::default();
     for record in black_box(&records) {
         fold.apply(record).expect("every record is a ride");

@@ -23,8 +23,8 @@ pub(crate) async fn xadd(bench: &Bench, count: i64) -> Result<f64> {
     let mut command = Command::new(tools::redis_benchmark()?);
     command.arg("-s").arg(bench.redis_socket());
     command.args(["-c", "1", "-P", "1000", "-n", &count.to_string(), "--csv", "XADD", STREAM, "*"]);
-    command.args(["object", "ride", "action", "create", "data", r#"{"id":1234567,"distance_mm":512345}"#]);
-    command.args(["staged_at_us", "1764000000000000", "token", "4611686018427387904"]);
+    command.args(["about", "4611686018427387904 1764000000000000 4 ride create"]);
+    command.args(["data", r#"{"id":1234567,"distance_mm":512345}"#]);
     command.stdin(Stdio::null()).kill_on_drop(true);
     let output = command.output().await.context("running redis-benchmark")?;
     let text = String::from_utf8_lossy(&output.stdout);

@@ -10,8 +10,8 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use common::shutdown::CancellationToken;
 use consumer::{Consumer, DistanceFold, Fault, Fold, Rejection};
+use deadpool_postgres::Transaction;
 use pglog::Record;
-use tokio_postgres::Transaction;
 
 /// As the consumer's own: how long a read waits for the next entry.
 const BLOCK: Duration = Duration::from_secs(1);
@@ -46,7 +46,7 @@ impl Fold for NotingFold {
         self.fold.load(tx, consumer, partition).await
     }
 
-    fn apply(&mut self, record: &Record) -> Result<(), Rejection> {
+    fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner).push((record.offset, record.staged_at_us));
         self.fold.apply(record)
     }

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use common::shutdown::{CancellationToken, sleep_or_stop};
+use deadpool_postgres::ClientWrapper as Client;
 use pglog::{Reader, Record};
 use serde::Deserialize;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Row;
 
 use crate::history::History;
 use crate::world::World;
@@ -131,7 +132,7 @@ impl Checker {
                 Ok(page) => page,
                 Err(error) => return self.complain(error),
             };
-            for record in page {
+            for record in page.records() {
                 self.take(&record);
             }
         }
@@ -150,12 +151,12 @@ impl Checker {
         Err(error.into())
     }
 
-    fn take(&mut self, record: &Record) {
+    fn take(&mut self, record: &Record<'_>) {
         if record.offset != self.sums.len() as i64 {
             self.history.violation(&format!("I2: offset {} follows {}", record.offset, self.sums.len() - 1));
         }
         let mut sum = self.sums.last().copied().unwrap_or_default();
-        match serde_json::from_str::<Ride>(&record.data) {
+        match serde_json::from_str::<Ride>(record.data) {
             Ok(ride) => {
                 sum.ride_count += 1;
                 sum.total_distance_mm += ride.distance_mm;
@@ -313,7 +314,7 @@ impl Checker {
             if page.is_empty() {
                 return Ok(());
             }
-            for record in page {
+            for record in page.records() {
                 if self.contents.get(record.offset as usize - 1) != Some(&content(&record)) {
                     self.history.violation(&format!("I2: the record at offset {} has changed", record.offset));
                 }
@@ -339,8 +340,8 @@ async fn sql_sum(client: &Client) -> Result<Sum> {
     Ok(Sum { ride_count: row.get(0), total_distance_mm: row.get(1) })
 }
 
-fn content(record: &Record) -> u64 {
+fn content(record: &Record<'_>) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (record.token, &record.object, &record.action, &record.data, record.staged_at_us).hash(&mut hasher);
+    (record.token, record.object, record.action, record.data, record.staged_at_us).hash(&mut hasher);
     hasher.finish()
 }

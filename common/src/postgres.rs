@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime};
+use deadpool_postgres::{
+    ClientWrapper, Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime,
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
-use tokio_postgres::{Client, Config, Connection, NoTls, Socket};
+use tokio_postgres::{Config, Connection, NoTls, Socket};
 
 use crate::tls;
 
@@ -79,21 +81,23 @@ pub async fn take(pool: &Pool) -> Result<deadpool_postgres::Client> {
     taken.map_err(tls::explain)
 }
 
-/// A connection of its own, for a process that works alone on it. `on_notice` is told when a notification arrives.
+/// A connection of its own, for a process that works alone on it; it keeps the statements that it has prepared. `on_notice` is told when a notification arrives.
 ///
 /// # Errors
 /// Postgres is away or refuses: back off and try again.
-pub async fn connect(config: &Config, process: &str, on_notice: impl FnMut() + Send + 'static) -> Result<Client> {
+pub async fn connect(
+    config: &Config,
+    process: &str,
+    on_notice: impl FnMut() + Send + 'static,
+) -> Result<ClientWrapper> {
     let tuned = tuned(config, process);
     let connecting = async {
         if is_encrypted(config) {
             let (client, connection) = tuned.connect(tls::for_postgres()?).await?;
-            tokio::spawn(drive(connection, on_notice));
-            Ok(client)
+            Ok(ClientWrapper::new(client, tokio::spawn(drive(connection, on_notice))))
         } else {
             let (client, connection) = tuned.connect(NoTls).await?;
-            tokio::spawn(drive(connection, on_notice));
-            Ok(client)
+            Ok(ClientWrapper::new(client, tokio::spawn(drive(connection, on_notice))))
         }
     };
     let prepared = async {

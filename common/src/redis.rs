@@ -1,8 +1,8 @@
-//! Connections to Redis. Users: streamer, consumer, reaper, tests.
+//! Connections to Redis. Users: every process but api and simulator.
 //!
 //! The redis crate gives every reply 500 ms and then goes on as if the connection were sound, which it is not: after a
-//! blocking command that took longer, the next command times out too. So commands and blocking reads have connections
-//! of their own, each with a bound that fits, and whoever sees an error connects anew.
+//! blocking command that took longer, the next command times out too. So every connection has a bound that fits, blocking
+//! reads have connections of their own ([`wire`](crate::wire)), and whoever sees an error connects anew.
 
 use std::time::Duration;
 
@@ -14,18 +14,21 @@ use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo};
 use crate::tls;
 
 /// How long a connection may take to come about.
-const CONNECT_WAIT: Duration = Duration::from_secs(2);
+pub(crate) const CONNECT_WAIT: Duration = Duration::from_secs(2);
 
 /// How long an ordinary command may take. A pipeline of a thousand entries needs a few milliseconds; a server that
 /// writes its log to a slow disk may need a second.
-const REPLY_WAIT: Duration = Duration::from_secs(5);
+pub(crate) const REPLY_WAIT: Duration = Duration::from_secs(5);
+
+/// How long a peer may leave unacknowledged what was sent to it.
+pub(crate) const PEER_WAIT: Duration = Duration::from_secs(30);
 
 /// A client for `url`, which does not connect yet. Connections send at once and notice a dead peer.
 ///
 /// # Errors
 /// The text is no URL of a Redis server.
 pub fn client(url: &str) -> redis::RedisResult<Client> {
-    let tcp = TcpSettings::default().set_nodelay(true).set_user_timeout(Duration::from_secs(30));
+    let tcp = TcpSettings::default().set_nodelay(true).set_user_timeout(PEER_WAIT);
     Client::open(url.into_connection_info()?.set_tcp_settings(tcp))
 }
 
@@ -34,27 +37,29 @@ pub fn client(url: &str) -> redis::RedisResult<Client> {
 /// # Errors
 /// Redis is away, or older than 7.0: back off and try again.
 pub async fn connect(client: &Client) -> Result<MultiplexedConnection> {
-    connect_with(client, REPLY_WAIT).await
+    connect_patiently(client, REPLY_WAIT).await
 }
 
-/// A connection for commands that block up to `block` on the server.
+/// A connection for commands that may take up to `reply_wait`.
 ///
 /// # Errors
 /// As [`connect`].
-pub async fn connect_blocking(client: &Client, block: Duration) -> Result<MultiplexedConnection> {
-    connect_with(client, block + REPLY_WAIT).await
-}
-
-async fn connect_with(client: &Client, reply_wait: Duration) -> Result<MultiplexedConnection> {
+pub async fn connect_patiently(client: &Client, reply_wait: Duration) -> Result<MultiplexedConnection> {
     let config =
         AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_WAIT)).set_response_timeout(Some(reply_wait));
     let connected = tls::for_redis(client)?.get_multiplexed_async_connection_with_config(&config).await;
     let mut connection = connected.context("connecting to Redis").map_err(tls::explain)?;
     let info: String =
         redis::cmd("INFO").arg("server").query_async(&mut connection).await.context("asking Redis for its version")?;
-    let version = server_version(&info).context("Redis does not tell its version")?;
-    ensure!(version >= 7, "this is Redis {version}, and 7.0 or newer is needed (or Valkey)");
+    ensure_version(&info)?;
     Ok(connection)
+}
+
+/// Checks what `INFO server` answered.
+pub(crate) fn ensure_version(info: &str) -> Result<()> {
+    let version = server_version(info).context("Redis does not tell its version")?;
+    ensure!(version >= 7, "this is Redis {version}, and 7.0 or newer is needed (or Valkey)");
+    Ok(())
 }
 
 /// The major version out of `INFO server`. Valkey reports the Redis version it is compatible with.

@@ -18,6 +18,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_rustls::TlsConnector;
 
 /// Whose certificates are believed.
 #[derive(Clone, Debug, Args)]
@@ -37,9 +38,10 @@ static OWN: OnceLock<Authorities> = OnceLock::new();
 /// Made when the first connection wants it: reading the system's certificates takes some milliseconds.
 static TRUST: OnceLock<Trust> = OnceLock::new();
 
-/// Everybody who is trusted, in the two forms that the two clients want.
+/// Everybody who is trusted, in the forms that the clients want.
 struct Trust {
     postgres: MakeRustlsConnect,
+    connector: TlsConnector,
     redis_pem: Vec<u8>,
 }
 
@@ -54,6 +56,14 @@ pub(crate) fn trust(authorities: Authorities) {
 /// No authority is known at all.
 pub(crate) fn for_postgres() -> Result<MakeRustlsConnect> {
     Ok(trusted()?.postgres.clone())
+}
+
+/// How to encrypt a connection that is open.
+///
+/// # Errors
+/// No authority is known at all.
+pub(crate) fn connector() -> Result<TlsConnector> {
+    Ok(trusted()?.connector.clone())
 }
 
 /// The same client; if it encrypts, it believes those whom this process trusts.
@@ -120,7 +130,8 @@ impl Trust {
             .context("preparing TLS")?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Self { postgres: MakeRustlsConnect::new(config), redis_pem })
+        let connector = TlsConnector::from(Arc::new(config.clone()));
+        Ok(Self { postgres: MakeRustlsConnect::new(config), connector, redis_pem })
     }
 }
 

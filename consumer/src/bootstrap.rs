@@ -2,7 +2,7 @@
 //! copies the dead letters with it, because they are what the state lacks.
 
 use anyhow::{Context, Result, bail, ensure};
-use tokio_postgres::{Client, Transaction};
+use deadpool_postgres::{ClientWrapper as Client, Transaction};
 
 use crate::checkpoint::{self, Mark};
 use crate::dead_letter;

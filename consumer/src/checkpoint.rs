@@ -2,7 +2,8 @@
 //! a second process under the same name, or the replay of a dead letter (I5).
 
 use anyhow::{Context, Result, ensure};
-use tokio_postgres::{Client, Transaction};
+use deadpool_postgres::{ClientWrapper as Client, Transaction};
+use pglog::Session;
 
 /// What happened since the last commit that is worth counting for people.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -6,15 +6,15 @@ mod heal;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use bytes::Bytes;
 use common::backoff::Backoff;
 use common::config::{PostgresArgs, StreamArgs};
 use common::fault::die;
 use common::shutdown::{CancellationToken, sleep_or_stop};
-use common::stream::{Entry, EntryId, decode_xread};
+use common::stream::{Entry, EntryId, Fields, decode_xread};
+use deadpool_postgres::ClientWrapper as Client;
 use pglog::{Reader, Record};
-use redis::aio::MultiplexedConnection;
 use tokio::time::error::Elapsed;
-use tokio_postgres::Client;
 use tracing::{debug, warn};
 
 use crate::Config;
@@ -23,10 +23,8 @@ use crate::checkpoint::{self, Counts, Mark};
 use crate::dead_letter::bury;
 use crate::fold::{Fold, Rejection};
 use crate::outcome::{Fault, Interruption, Progress};
+use crate::tail::{PAGE_LEN_MAX, Tail};
 use crate::vouch::{Verdict, Vouchers};
-
-/// Entries a read, and records a transaction.
-const BATCH_LEN_MAX: i64 = 1000;
 
 /// The longest wait between two attempts while Redis is away.
 const REDIS_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -38,6 +36,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// comes any more, not even a refusal.
 const STEP_WAIT: Duration = Duration::from_secs(45);
 
+/// What Redis answers when nothing has arrived.
+const NO_PAGE: Bytes = Bytes::from_static(b"*-1\r\n");
+
 /// Folds the log into a state, one bounded step at a time.
 pub struct Consumer<F> {
     fold: F,
@@ -48,7 +49,7 @@ pub struct Consumer<F> {
     redis: redis::Client,
     shutdown: CancellationToken,
     client: Option<Client>,
-    stream: Option<MultiplexedConnection>,
+    stream: Option<Tail>,
     redis_backoff: Backoff,
     /// Redis is away: when to try it again.
     redis_again_at: Option<Instant>,
@@ -141,7 +142,7 @@ impl<F: Fold> Consumer<F> {
             if matches!(error.downcast_ref(), Some(Interruption::Crash)) {
                 self.counts.crash_count += 1;
             }
-            if was_silent || self.client.as_ref().is_some_and(Client::is_closed) {
+            if was_silent || self.client.as_ref().is_some_and(|client| client.is_closed()) {
                 (self.client, self.stream) = (None, None);
             }
         }
@@ -151,13 +152,20 @@ impl<F: Fold> Consumer<F> {
     async fn step(&mut self, mut fault: Fault, block: Option<Duration>) -> Result<Progress> {
         self.load().await?;
         let mut progress = Progress::default();
-        let entries = self.read_stream(block).await;
+        let page = self.read_stream(block).await;
         if self.shutdown.is_cancelled() {
             return Ok(progress);
         }
+        let entries = match &page {
+            Ok(page) => decode_xread(page).map_err(anyhow::Error::from),
+            Err(error) => Err(anyhow!("{error:#}")),
+        };
+        if entries.is_ok() && self.redis_again_at.is_none() {
+            self.redis_backoff.reset();
+        }
         match entries {
             Ok(entries) if entries.is_empty() => self.catch_up(&mut fault, &mut progress).await?,
-            Ok(entries) => self.fold_entries(entries, &mut fault, &mut progress).await?,
+            Ok(entries) => self.fold_entries(&entries, block, &mut fault, &mut progress).await?,
             Err(error) => {
                 // A connection on which a reply is overdue is of no use any more.
                 self.stream = None;
@@ -201,40 +209,42 @@ impl<F: Fold> Consumer<F> {
         Ok(())
     }
 
-    async fn read_stream(&mut self, block: Option<Duration>) -> Result<Vec<Entry>> {
+    /// A page of the stream; nothing if none came in time, or while Redis is given time to come back.
+    async fn read_stream(&mut self, block: Option<Duration>) -> Result<Bytes> {
         if self.redis_again_at.is_some_and(|again_at| Instant::now() < again_at) {
             if block.is_some() {
                 sleep_or_stop(POLL_INTERVAL, &self.shutdown).await;
             }
-            return Ok(Vec::new());
+            return Ok(NO_PAGE);
         }
-        if self.stream.is_none() {
-            self.stream = Some(common::redis::connect_blocking(&self.redis, block.unwrap_or_default()).await?);
-        }
-        let (Some(stream), Some(place)) = (&mut self.stream, &self.place) else { return Ok(Vec::new()) };
-        let mut read = redis::cmd("XREAD");
-        read.arg("COUNT").arg(BATCH_LEN_MAX);
-        if let Some(block) = block {
-            read.arg("BLOCK").arg(block.as_millis() as u64);
-        }
-        read.arg("STREAMS").arg(&self.key).arg(place.position.to_string());
-        let reply = tokio::select! {
-            reply = read.query_async(stream) => Some(reply.context("reading the stream")?),
-            () = self.shutdown.cancelled() => None,
+        self.redis_again_at = None;
+        let position = self.place.as_ref().context("nothing is loaded")?.position;
+        let stream = match self.stream.take().filter(|stream| stream.is_ready_for(position)) {
+            Some(stream) => self.stream.insert(stream),
+            None => self.stream.insert(Tail::connect(&self.redis, &self.key, block).await?),
         };
-        let entries = reply.map_or_else(|| Ok(Vec::new()), decode_xread)?;
-        self.redis_backoff.reset();
-        Ok(entries)
+        stream.ask(position, block).await?;
+        tokio::select! {
+            page = stream.page() => page,
+            () = self.shutdown.cancelled() => Ok(NO_PAGE),
+        }
     }
 
-    async fn fold_entries(&mut self, entries: Vec<Entry>, fault: &mut Fault, progress: &mut Progress) -> Result<()> {
-        let ids: Vec<EntryId> = entries.iter().map(|entry| entry.id).collect();
+    async fn fold_entries(
+        &mut self,
+        entries: &[Entry<'_>],
+        block: Option<Duration>,
+        fault: &mut Fault,
+        progress: &mut Progress,
+    ) -> Result<()> {
         // Where the stream cannot tell what comes next, and Postgres must be asked.
         let mut unusable_to = 0;
+        let mut is_all_used = true;
         let mut ready = Vec::with_capacity(entries.len());
-        let (partition, last_offset) = (self.partition, ids.last().map_or(0, |id| id.offset));
+        let last_id = entries.last().context("a page has entries")?.id;
+        let partition = self.partition;
         let (client, place) = self.parts()?;
-        let known = place.vouchers.prepare(client, partition, place.mark.last_offset + 1, last_offset).await?;
+        let known = place.vouchers.prepare(client, partition, place.mark.last_offset + 1, last_id.offset).await?;
         for entry in entries {
             let next = self.checkpoint()? + ready.len() as i64 + 1;
             let offset = entry.id.offset;
@@ -242,50 +252,66 @@ impl<F: Fold> Consumer<F> {
                 self.skip_duplicate(entry.id, progress);
                 continue;
             }
-            match self.parts()?.1.vouchers.judge(&entry, &known) {
+            match (self.parts()?.1.vouchers.judge(entry, &known), &entry.fields) {
                 // Very far ahead: the records in between are nearer than their tokens.
-                Verdict::NotKnownYet => {
+                (Verdict::NotKnownYet, _) => {
                     unusable_to = offset;
                     break;
                 }
-                // It sits where a record of ours belongs, and Redis refuses ours because of it.
-                Verdict::Stranger => {
-                    self.reject(&entry, progress);
-                    unusable_to = offset;
-                }
-                Verdict::OfThisLog => {
+                (Verdict::OfThisLog, Ok(fields)) => {
                     if offset > next {
-                        self.commit(std::mem::take(&mut ready), fault, progress).await?;
+                        self.commit(&std::mem::take(&mut ready), fault, progress).await?;
                         if !self.heal(offset - 1, fault, progress).await? {
+                            is_all_used = false;
                             break;
                         }
                     }
-                    ready.extend(into_record(entry));
+                    let Fields { object, action, data, staged_at_us, token } = *fields;
+                    ready.push(Record { offset, token, object, action, data, staged_at_us });
+                }
+                // It sits where a record of ours belongs, and Redis refuses ours because of it.
+                (Verdict::Stranger, _) | (Verdict::OfThisLog, Err(_)) => {
+                    self.reject(entry, progress);
+                    unusable_to = offset;
                 }
             }
         }
-        self.commit(ready, fault, progress).await?;
+        // A read that does not wait must not be answered before it is wanted, unless there is more for certain.
+        if is_all_used && unusable_to == 0 && (block.is_some() || entries.len() == PAGE_LEN_MAX) {
+            self.read_ahead(last_id, block).await;
+        }
+        self.commit(&ready, fault, progress).await?;
         if unusable_to > self.checkpoint()? {
             self.catch_up(fault, progress).await?;
         }
         let place = self.parts()?.1;
-        match ids.iter().rev().find(|id| id.offset <= place.mark.last_offset) {
-            Some(id) => place.position = *id,
+        match entries.iter().rev().find(|entry| entry.id.offset <= place.mark.last_offset) {
+            Some(entry) => place.position = entry.id,
             None => progress.blocked = progress.record_count() == 0,
         }
         Ok(())
     }
 
+    /// Asks for the page after `position`, where reading will go on if the records in hand can be committed.
+    async fn read_ahead(&mut self, position: EntryId, block: Option<Duration>) {
+        if let Some(stream) = &mut self.stream
+            && stream.ask(position, block).await.is_err()
+        {
+            // The next read connects anew, and tells what is wrong.
+            self.stream = None;
+        }
+    }
+
     /// Folds records that follow the checkpoint without a gap, and commits the new state with the new checkpoint.
-    async fn commit(&mut self, records: Vec<Record>, fault: &mut Fault, progress: &mut Progress) -> Result<()> {
+    async fn commit(&mut self, records: &[Record<'_>], fault: &mut Fault, progress: &mut Progress) -> Result<()> {
         let Some(last) = records.last() else { return Ok(()) };
         let (old, new_offset) = (self.parts()?.1.mark, last.offset);
         assert_eq!(records[0].offset, old.last_offset + 1, "records are folded without a gap");
         assert_eq!(new_offset - old.last_offset, records.len() as i64, "records are folded without a gap");
-        let mut dead_letters: Vec<(&Record, Rejection)> = Vec::new();
+        let mut dead_letters: Vec<(&Record<'_>, Rejection)> = Vec::new();
         let mut applied_count = 0;
-        for record in &records {
-            if !self.fold.takes(&record.object, &record.action) {
+        for record in records {
+            if !self.fold.takes(record.object, record.action) {
                 continue;
             }
             match self.fold.apply(record) {
@@ -304,12 +330,19 @@ impl<F: Fold> Consumer<F> {
                 return Err(Interruption::HeldBack.into());
             }
         }
-        if !checkpoint::advance(&tx, &self.name, self.partition, old, new_offset, self.counts).await? {
+        let advancing = checkpoint::advance(&tx, &self.name, self.partition, old, new_offset, self.counts);
+        let saving = async {
+            match applied_count {
+                0 => Ok(()),
+                _ => self.fold.save(&tx, &self.name, self.partition).await,
+            }
+        };
+        // Both are sent before either is answered. If the checkpoint cannot move, what was saved is rolled back.
+        let (is_moved, saved) = tokio::join!(advancing, saving);
+        if !is_moved? {
             return Err(Interruption::Fenced.into());
         }
-        if applied_count > 0 {
-            self.fold.save(&tx, &self.name, self.partition).await?;
-        }
+        saved?;
         for (record, rejection) in &dead_letters {
             bury(&tx, &self.name, self.partition, record, rejection).await?;
         }
@@ -346,7 +379,7 @@ impl<F: Fold> Consumer<F> {
         progress.duplicate_count += 1;
     }
 
-    fn reject(&mut self, entry: &Entry, progress: &mut Progress) {
+    fn reject(&mut self, entry: &Entry<'_>, progress: &mut Progress) {
         if entry.id > self.rejected_to {
             self.rejected_to = entry.id;
             self.counts.rejected_count += 1;
@@ -365,16 +398,4 @@ impl<F: Fold> Consumer<F> {
         let client = self.client.as_ref().context("no connection")?;
         Ok((client, self.place.as_mut().context("nothing is loaded")?))
     }
-}
-
-fn into_record(entry: Entry) -> Option<Record> {
-    let fields = entry.fields.ok()?;
-    Some(Record {
-        offset: entry.id.offset,
-        token: fields.token,
-        object: fields.object,
-        action: fields.action,
-        data: fields.data,
-        staged_at_us: fields.staged_at_us,
-    })
 }

@@ -1,8 +1,9 @@
 //! Dead letters: records that a fold takes and that can never apply, and what a later fold makes of them.
 
 use anyhow::{Context, Result, ensure};
+use deadpool_postgres::{ClientWrapper as Client, Transaction};
 use pglog::Record;
-use tokio_postgres::{Client, Transaction};
+use tokio_postgres::Row;
 use tracing::warn;
 
 use crate::fold::{Fold, Rejection};
@@ -23,7 +24,7 @@ pub(crate) async fn bury(
     tx: &Transaction<'_>,
     name: &str,
     partition: i32,
-    record: &Record,
+    record: &Record<'_>,
     rejection: &Rejection,
 ) -> Result<()> {
     warn!(consumer = name, offset = record.offset, reason = rejection.0, "record put with the dead letters");
@@ -80,9 +81,11 @@ pub async fn replay<F: Fold>(
         .await
         .context("locking the checkpoint")?;
     ensure!(locked.is_some(), "no consumer {name:?} is registered in partition {partition}");
-    let Some(record) = find(&tx, name, partition, offset).await? else { return Ok(Replay::NotThere) };
+    let Some(row) = find(&tx, name, partition, offset).await? else { return Ok(Replay::NotThere) };
+    let (object, action, data) = (row.get(0), row.get(1), row.get(2));
+    let record = Record { offset, token: 0, object, action, data, staged_at_us: 0 };
     fold.load(&tx, name, partition).await?;
-    let applied = if fold.takes(&record.object, &record.action) {
+    let applied = if fold.takes(record.object, record.action) {
         fold.apply(&record)
     } else {
         Err(Rejection(format!("the fold takes no {} {}", record.object, record.action)))
@@ -113,24 +116,15 @@ pub async fn replay<F: Fold>(
     Ok(applied.map_or_else(Replay::Rejected, |()| Replay::Applied))
 }
 
-async fn find(tx: &Transaction<'_>, name: &str, partition: i32, offset: i64) -> Result<Option<Record>> {
-    let row = tx
-        .query_opt(
-            "-- consumer::dead_letter::find
-             SELECT object, action, data FROM dead_letters
-             WHERE name = $1 AND partition = $2 AND record_offset = $3",
-            &[&name, &partition, &offset],
-        )
-        .await
-        .context("reading the dead letter")?;
-    Ok(row.map(|row| Record {
-        offset,
-        token: 0,
-        object: row.get(0),
-        action: row.get(1),
-        data: row.get(2),
-        staged_at_us: 0,
-    }))
+async fn find(tx: &Transaction<'_>, name: &str, partition: i32, offset: i64) -> Result<Option<Row>> {
+    tx.query_opt(
+        "-- consumer::dead_letter::find
+         SELECT object, action, data FROM dead_letters
+         WHERE name = $1 AND partition = $2 AND record_offset = $3",
+        &[&name, &partition, &offset],
+    )
+    .await
+    .context("reading the dead letter")
 }
 
 /// Tells a consumer that runs: the state you have loaded is not the one that is committed.

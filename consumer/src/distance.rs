@@ -2,9 +2,9 @@
 //! `SUM(distance_mm)` (I9).
 
 use anyhow::{Context, Result, ensure};
-use pglog::Record;
+use deadpool_postgres::Transaction;
+use pglog::{Record, Session};
 use serde::Deserialize;
-use tokio_postgres::Transaction;
 
 use crate::fold::{Fold, Rejection};
 
@@ -56,12 +56,12 @@ impl Fold for DistanceFold {
         Ok(())
     }
 
-    fn apply(&mut self, record: &Record) -> Result<(), Rejection> {
+    fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection> {
         // Serde would take an array for a struct, too.
         if !record.data.trim_start().starts_with('{') {
             return Err(Rejection("data is not a JSON object".to_owned()));
         }
-        let ride: Ride = serde_json::from_str(&record.data)
+        let ride: Ride = serde_json::from_str(record.data)
             .map_err(|error| Rejection(format!("data is not {{\"id\":…,\"distance_mm\":…}}: {error}")))?;
         if !(1..=DISTANCE_MM_MAX).contains(&ride.distance_mm) {
             return Err(Rejection(format!("distance_mm {} is not between 1 and {DISTANCE_MM_MAX}", ride.distance_mm)));
@@ -128,8 +128,8 @@ fn mix(numbers: [i64; 3]) -> i64 {
 mod tests {
     use super::*;
 
-    fn record(offset: i64, data: &str) -> Record {
-        Record { offset, token: 1, object: "ride".into(), action: "create".into(), data: data.into(), staged_at_us: 0 }
+    fn record(offset: i64, data: &str) -> Record<'_> {
+        Record { offset, token: 1, object: "ride", action: "create", data, staged_at_us: 0 }
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! that can be derived from a log.
 
 use anyhow::Result;
+use deadpool_postgres::Transaction;
 use pglog::Record;
-use tokio_postgres::Transaction;
 
 /// Something derived from the log, one record after another.
 ///
@@ -28,7 +28,7 @@ pub trait Fold: Send {
     /// # Errors
     /// The record can never apply, whatever else happens: it goes to the dead letters with this reason, and the state
     /// must be as it was before.
-    fn apply(&mut self, record: &Record) -> Result<(), Rejection>;
+    fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection>;
 
     /// Writes the state, in the transaction that moves the checkpoint. Checks its own row counts, and never commits.
     ///

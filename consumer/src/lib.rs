@@ -18,6 +18,7 @@ mod dead_letter;
 mod distance;
 mod fold;
 mod outcome;
+mod tail;
 mod vouch;
 
 use std::time::Duration;

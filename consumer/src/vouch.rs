@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 
 use anyhow::{Context, Result};
 use common::stream::Entry;
+use deadpool_postgres::ClientWrapper as Client;
 use pglog::BatchRange;
-use tokio_postgres::Client;
 
 /// Batches looked up at once.
 const RANGES_LEN_MAX: i64 = 1000;
@@ -53,7 +53,7 @@ impl Vouchers {
     }
 
     /// Judges an entry whose offset is `next_offset` of [`prepare`](Self::prepare) or higher.
-    pub fn judge(&self, entry: &Entry, known: &Known) -> Verdict {
+    pub fn judge(&self, entry: &Entry<'_>, known: &Known) -> Verdict {
         let offset = entry.id.offset;
         let index = self.ranges.partition_point(|range| range.last_offset < offset);
         match self.ranges.get(index) {
@@ -78,9 +78,8 @@ mod tests {
     use super::*;
     use common::stream::{DecodeError, EntryId, Fields};
 
-    fn entry(offset: i64, token: i64) -> Entry {
-        let fields =
-            Fields { object: "ride".into(), action: "create".into(), data: "{}".into(), staged_at_us: 0, token };
+    fn entry(offset: i64, token: i64) -> Entry<'static> {
+        let fields = Fields { object: "ride", action: "create", data: "{}", staged_at_us: 0, token };
         Entry { id: EntryId { offset, copy: 0 }, fields: Ok(fields) }
     }
 

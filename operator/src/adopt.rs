@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use common::config::PostgresArgs;
 use common::telemetry::LogArgs;
-use tokio_postgres::Transaction;
+use deadpool_postgres::Transaction;
 use tokio_postgres::error::SqlState;
 
 pub use rebase::Rebased;

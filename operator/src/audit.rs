@@ -22,7 +22,8 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use common::config::{PostgresArgs, StreamArgs};
 use common::telemetry::LogArgs;
-use tokio_postgres::{IsolationLevel, Transaction};
+use deadpool_postgres::Transaction;
+use tokio_postgres::IsolationLevel;
 
 pub use report::{ConsumerLine, PartitionLine, Report, RidesLine, StreamLine};
 
@@ -65,7 +66,7 @@ pub async fn run(config: &Config) -> Result<Report> {
     // Counting all rides may take a while. Whoever started the audit can stop it.
     client.batch_execute("SET statement_timeout = 0").await.context("setting up the session")?;
     let mut report = Report::default();
-    let stream = if config.no_stream { None } else { stream::Stream::connect(config, &mut report).await };
+    let mut is_stream_there = !config.no_stream;
     let tx = client
         .build_transaction()
         .isolation_level(IsolationLevel::RepeatableRead)
@@ -79,7 +80,11 @@ pub async fn run(config: &Config) -> Result<Report> {
     for partition in &audited {
         // Redis is asked while the transaction is open, page by page: a second pass over the log would cost more than a
         // read-only snapshot that lives a little longer.
-        let mut stream = stream.as_ref().map(|stream| stream.of_partition(config, *partition));
+        let mut stream = None;
+        if is_stream_there {
+            stream = stream::Comparison::open(config, *partition, &mut report).await;
+            is_stream_there = stream.is_some();
+        }
         let found = log::audit(&tx, *partition, stream.as_mut(), &mut report).await?;
         report.streams.extend(stream.map(stream::Comparison::into_line));
         logged = logged.zip(found).map(|(sum, found)| sum.plus(found));

@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use common::config::PostgresArgs;
 use common::telemetry::LogArgs;
 use consumer::{DistanceFold, Replay};
-use tokio_postgres::Client;
+use deadpool_postgres::ClientWrapper as Client;
 
 /// Dead letters read at once. Each may hold 64 KiB.
 const PAGE_LEN_MAX: i64 = 100;

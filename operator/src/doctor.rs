@@ -18,8 +18,8 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Parser;
 use common::config::{PostgresArgs, StreamArgs};
+use deadpool_postgres::ClientWrapper as Client;
 use redis::aio::MultiplexedConnection;
-use tokio_postgres::Client;
 
 pub use finding::{Finding, Verdict};
 pub use privileges::Role;

@@ -1,8 +1,9 @@
 //! Batches: where a record's offset is decided, once and before anything is published (I2, I3).
 
-use tokio_postgres::{GenericClient, Row};
+use tokio_postgres::Row;
 
 use crate::Error;
+use crate::session::Session;
 
 /// First half of the key of the advisory lock that makes a session the leader of a partition; the second is the partition.
 /// Only who holds it may [`assign`].
@@ -33,6 +34,12 @@ impl Batch {
         self.first_offset + self.record_count - 1
     }
 
+    /// Whether rows may belong to it whose transactions were in flight at the snapshot before.
+    pub(crate) fn may_have_late_rows(&self) -> bool {
+        // xmin:xmax:xip,xip…
+        !self.previous_snapshot.ends_with(':')
+    }
+
     /// Reads the columns `first_offset, record_count, token, snapshot, previous_snapshot, fresh_first_id, fresh_last_id`.
     pub(crate) fn from_row(partition: i32, row: &Row) -> Self {
         let fresh: (Option<i64>, Option<i64>) = (row.get("fresh_first_id"), row.get("fresh_last_id"));
@@ -59,39 +66,40 @@ impl Batch {
 ///
 /// # Errors
 /// [`Error::TransactionsStartedOver`] if the tables come from another cluster; otherwise Postgres is away.
-pub async fn assign(client: &impl GenericClient, partition: i32, token: i64) -> Result<Option<Batch>, Error> {
-    // The edge is read first, so that its transaction ids are plain parameters. Somebody may cut a batch in between;
-    // then first_offset is taken and the insert does nothing.
-    let edge = edge(client, partition).await?;
+pub async fn assign(client: &impl Session, partition: i32, token: i64) -> Result<Option<Batch>, Error> {
     let row = client
         .query_one(
             "-- pglog::assign
-             WITH fresh AS (
+             WITH edge AS MATERIALIZED (
+                 SELECT COALESCE(max(first_offset + record_count), 1) AS next_offset,
+                        -- The empty snapshot: nothing was visible before the first batch.
+                        COALESCE(max(snapshot::text), '1:1:')::pg_snapshot AS snapshot
+                 FROM (SELECT first_offset, record_count, snapshot FROM log_batches WHERE partition = $1
+                       ORDER BY first_offset DESC LIMIT 1) AS newest
+             ), fresh AS (
                  SELECT count(*) AS count, min(id) AS first_id, max(id) AS last_id FROM staged_log_records
-                 WHERE partition = $1 AND transaction_id >= pg_snapshot_xmax($3::text::pg_snapshot)
+                 WHERE partition = $1 AND transaction_id >= (SELECT pg_snapshot_xmax(snapshot) FROM edge)
              ), late AS (
                  SELECT count(*) AS count FROM staged_log_records
                  WHERE partition = $1
-                   AND transaction_id = ANY (ARRAY(SELECT pg_snapshot_xip($3::text::pg_snapshot)))
+                   AND transaction_id = ANY (ARRAY(SELECT pg_snapshot_xip(snapshot) FROM edge))
              ), cut AS (
                  INSERT INTO log_batches
                      (partition, first_offset, record_count, snapshot, fresh_first_id, fresh_last_id, token)
-                 SELECT $1, $2, fresh.count + late.count, pg_current_snapshot(), fresh.first_id, fresh.last_id, $4
-                 FROM fresh, late
+                 SELECT $1, edge.next_offset, fresh.count + late.count, pg_current_snapshot(),
+                        fresh.first_id, fresh.last_id, $2
+                 FROM edge, fresh, late
                  WHERE fresh.count + late.count > 0
-                   AND pg_snapshot_xmax(pg_current_snapshot()) >= pg_snapshot_xmax($3::text::pg_snapshot)
-                   -- The key alone would not tell when the batch that has it was cut and reaped in the meantime.
-                   AND $2 = COALESCE((SELECT first_offset + record_count FROM log_batches WHERE partition = $1
-                                      ORDER BY first_offset DESC LIMIT 1), 1)
+                   AND pg_snapshot_xmax(pg_current_snapshot()) >= pg_snapshot_xmax(edge.snapshot)
                  ON CONFLICT (partition, first_offset) DO NOTHING
                  RETURNING first_offset, record_count, token, snapshot::text, fresh_first_id, fresh_last_id
              )
-             SELECT cut.*, $3::text AS previous_snapshot,
+             SELECT cut.*, edge.snapshot::text AS previous_snapshot,
                     pg_snapshot_xmax(pg_current_snapshot())::text AS cluster_xmax,
-                    pg_snapshot_xmax($3::text::pg_snapshot)::text AS batch_xmax,
-                    pg_snapshot_xmax(pg_current_snapshot()) >= pg_snapshot_xmax($3::text::pg_snapshot) AS in_order
-             FROM (VALUES (1)) AS always LEFT JOIN cut ON true",
-            &[&partition, &edge.next_offset, &edge.snapshot, &token],
+                    pg_snapshot_xmax(edge.snapshot)::text AS batch_xmax,
+                    pg_snapshot_xmax(pg_current_snapshot()) >= pg_snapshot_xmax(edge.snapshot) AS in_order
+             FROM edge LEFT JOIN cut ON true",
+            &[&partition, &token],
         )
         .await?;
     if !row.get::<_, bool>("in_order") {
@@ -106,7 +114,7 @@ pub async fn assign(client: &impl GenericClient, partition: i32, token: i64) -> 
 ///
 /// # Errors
 /// Postgres is away.
-pub async fn is_anything_staged(client: &impl GenericClient, partition: i32) -> Result<bool, Error> {
+pub async fn is_anything_staged(client: &impl Session, partition: i32) -> Result<bool, Error> {
     let edge = edge(client, partition).await?;
     let row = client
         .query_one(
@@ -127,7 +135,7 @@ struct Edge {
     snapshot: String,
 }
 
-async fn edge(client: &impl GenericClient, partition: i32) -> Result<Edge, Error> {
+async fn edge(client: &impl Session, partition: i32) -> Result<Edge, Error> {
     let row = client
         .query_opt(
             "-- pglog::edge
@@ -147,7 +155,7 @@ async fn edge(client: &impl GenericClient, partition: i32) -> Result<Edge, Error
 ///
 /// # Errors
 /// Postgres is away.
-pub async fn head(client: &impl GenericClient, partition: i32) -> Result<i64, Error> {
+pub async fn head(client: &impl Session, partition: i32) -> Result<i64, Error> {
     Ok(edge(client, partition).await?.next_offset - 1)
 }
 
@@ -155,7 +163,7 @@ pub async fn head(client: &impl GenericClient, partition: i32) -> Result<i64, Er
 ///
 /// # Errors
 /// Postgres is away.
-pub async fn first_retained(client: &impl GenericClient, partition: i32) -> Result<i64, Error> {
+pub async fn first_retained(client: &impl Session, partition: i32) -> Result<i64, Error> {
     // One statement: between two a batch may be cut, and the one after the head would be far too high.
     let row = client
         .query_one(
@@ -188,7 +196,7 @@ pub struct BatchRange {
 /// # Errors
 /// Postgres is away.
 pub async fn batch_ranges(
-    client: &impl GenericClient,
+    client: &impl Session,
     partition: i32,
     from_offset: i64,
     count_max: i64,
@@ -209,4 +217,14 @@ pub async fn batch_ranges(
         .map(|row| BatchRange { first_offset: row.get(0), last_offset: row.get(1), token: row.get(2) })
         .filter(|range| range.last_offset >= from_offset)
         .collect())
+}
+
+/// The token of the batch that holds `offset`; `None` if there is no such batch any more, or not yet.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn token_at(client: &impl Session, partition: i32, offset: i64) -> Result<Option<i64>, Error> {
+    let ranges = batch_ranges(client, partition, offset, 1).await?;
+    // A later batch, if the one of this offset is reaped.
+    Ok(ranges.first().filter(|range| range.first_offset <= offset).map(|range| range.token))
 }

@@ -1,8 +1,9 @@
 //! What streamer and reaper need to know of the consumers: where the slowest one is (I8).
 
-use tokio_postgres::{GenericClient, Transaction};
+use deadpool_postgres::Transaction;
 
 use crate::Error;
+use crate::session::Session;
 
 /// Held shared by a consumer that registers and exclusively by the reaper, so that no record is given up in the moment
 /// in which a consumer that needs it appears.
@@ -13,7 +14,7 @@ const REGISTRATION_LOCK: i64 = 7_306_930_022;
 ///
 /// # Errors
 /// Postgres is away.
-pub async fn lowest_checkpoint(client: &impl GenericClient, partition: i32) -> Result<Option<i64>, Error> {
+pub async fn lowest_checkpoint(client: &impl Session, partition: i32) -> Result<Option<i64>, Error> {
     let row = client
         .query_one(
             "-- pglog::lowest_checkpoint

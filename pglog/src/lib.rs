@@ -20,14 +20,20 @@ mod batch;
 mod checkpoint;
 mod reader;
 mod reap;
+mod record;
 mod schema;
+mod session;
 mod stage;
 
-pub use batch::{Batch, BatchRange, LEADER_LOCK, assign, batch_ranges, first_retained, head, is_anything_staged};
+pub use batch::{
+    Batch, BatchRange, LEADER_LOCK, assign, batch_ranges, first_retained, head, is_anything_staged, token_at,
+};
 pub use checkpoint::{hold_reaping, hold_registration, lowest_checkpoint};
-pub use reader::{Reader, Record};
+pub use reader::Reader;
 pub use reap::{Reaped, reap, reapable};
+pub use record::{Page, Record};
 pub use schema::{Identity, ROLES, SCHEMA, SCHEMA_VERSION, apply_roles, apply_schema, identity, prepare_session};
+pub use session::{Params, Session};
 pub use stage::{DEFAULT_PARTITION, HINT_CHANNEL, NewRecord, hint, stage};
 
 /// Why the log cannot be read or extended.

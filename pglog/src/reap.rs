@@ -8,10 +8,12 @@
 
 use std::time::Duration;
 
-use tokio_postgres::{Client, GenericClient, IsolationLevel, Transaction};
+use deadpool_postgres::{ClientWrapper as Client, Transaction};
+use tokio_postgres::IsolationLevel;
 
 use crate::Error;
 use crate::checkpoint::{hold_registration, lowest_checkpoint};
+use crate::session::Session;
 
 /// Batches given up by one transaction.
 const BATCHES_LEN_MAX: i64 = 1000;
@@ -36,7 +38,7 @@ pub struct Reaped {
 ///
 /// # Errors
 /// Postgres is away.
-pub async fn reapable(client: &impl GenericClient, partition: i32, keep: Duration) -> Result<Option<i64>, Error> {
+pub async fn reapable(client: &impl Session, partition: i32, keep: Duration) -> Result<Option<i64>, Error> {
     let passed = lowest_checkpoint(client, partition).await?.unwrap_or(0);
     let row = client
         .query_one(

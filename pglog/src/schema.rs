@@ -1,8 +1,7 @@
 //! The schema and the roles, compiled in, so that a program can set up an empty database by itself.
 
-use tokio_postgres::GenericClient;
-
 use crate::Error;
+use crate::session::Session;
 
 /// The text of `schema.sql`.
 pub const SCHEMA: &str = include_str!("../../schema.sql");
@@ -11,7 +10,7 @@ pub const SCHEMA: &str = include_str!("../../schema.sql");
 ///
 /// # Errors
 /// Postgres is away, older than 14, or the role may not create tables.
-pub async fn apply_schema(client: &impl GenericClient) -> Result<(), tokio_postgres::Error> {
+pub async fn apply_schema(client: &impl Session) -> Result<(), tokio_postgres::Error> {
     client.batch_execute(SCHEMA).await
 }
 
@@ -22,7 +21,7 @@ pub const ROLES: &str = include_str!("../../roles.sql");
 ///
 /// # Errors
 /// Postgres is away, a table is missing, or the role may not create roles.
-pub async fn apply_roles(client: &impl GenericClient) -> Result<(), tokio_postgres::Error> {
+pub async fn apply_roles(client: &impl Session) -> Result<(), tokio_postgres::Error> {
     client.batch_execute(ROLES).await
 }
 
@@ -34,13 +33,14 @@ pub const SCHEMA_VERSION: i32 = 2;
 ///
 /// Every query of this crate wants a few rows at one end of an index, but
 /// the tables grow by orders of magnitude between two ANALYZE runs, and a plan made from stale statistics would scan
-/// them whole. Call it once on every such connection.
+/// them whole. For the same reason a plan is made once and kept: it is the same whatever the parameters are. Call it once
+/// on every such connection.
 ///
 /// # Errors
 /// [`Error::SchemaMissing`], [`Error::SchemaVersion`] or [`Error::OtherCluster`]: an operator must act, see
 /// [`Error::is_final`]. Otherwise Postgres is away.
-pub async fn prepare_session(client: &impl GenericClient) -> Result<(), Error> {
-    client.batch_execute("SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off").await?;
+pub async fn prepare_session(client: &impl Session) -> Result<(), Error> {
+    client.batch_execute("SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off; SET plan_cache_mode = force_generic_plan").await?;
     let identity = identity(client).await?;
     match identity.schema_version {
         SCHEMA_VERSION if identity.is_of_this_cluster() => Ok(()),
@@ -73,7 +73,7 @@ impl Identity {
 ///
 /// # Errors
 /// [`Error::SchemaMissing`] if `schema.sql` was not applied; otherwise Postgres is away, or the role may not read it.
-pub async fn identity(client: &impl GenericClient) -> Result<Identity, Error> {
+pub async fn identity(client: &impl Session) -> Result<Identity, Error> {
     let tables = client
         .query_one(
             "-- pglog::identity

@@ -1,6 +1,6 @@
 //! Staging: the write rule's half of the log. A record commits with the change it tells of, or not at all (I1).
 
-use tokio_postgres::GenericClient;
+use crate::session::Session;
 
 /// The partition that is used unless somebody asks for another.
 pub const DEFAULT_PARTITION: i32 = 0;
@@ -35,7 +35,7 @@ pub struct NewRecord<'a> {
 ///
 /// # Errors
 /// The data is no JSON, or something is too long: fix the record; the transaction is aborted.
-pub async fn stage(client: &impl GenericClient, record: NewRecord<'_>) -> Result<i64, tokio_postgres::Error> {
+pub async fn stage(client: &impl Session, record: NewRecord<'_>) -> Result<i64, tokio_postgres::Error> {
     let row = client
         .query_one(
             "-- pglog::stage
@@ -51,6 +51,6 @@ pub async fn stage(client: &impl GenericClient, record: NewRecord<'_>) -> Result
 ///
 /// # Errors
 /// Postgres is away. Nothing is lost: the streamer looks by itself, a little later.
-pub async fn hint(client: &impl GenericClient) -> Result<(), tokio_postgres::Error> {
+pub async fn hint(client: &impl Session) -> Result<(), tokio_postgres::Error> {
     client.batch_execute("NOTIFY rocket_rides_log").await
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio_postgres::Client;
+use deadpool_postgres::ClientWrapper as Client;
 
 /// A consumer that is behind and does not move.
 #[derive(Debug, Clone, PartialEq, Eq)]

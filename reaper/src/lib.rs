@@ -16,8 +16,8 @@ use common::backoff::Backoff;
 use common::config::{PostgresArgs, StreamArgs};
 use common::shutdown::{CancellationToken, sleep_or_stop, stop_at_last};
 use common::telemetry::LogArgs;
+use deadpool_postgres::ClientWrapper as Client;
 use pglog::Reaped;
-use tokio_postgres::Client;
 use tracing::{info, warn};
 
 use baseline::Baseline;

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use deadpool_postgres::ClientWrapper as Client;
 use tokio::sync::Notify;
-use tokio_postgres::Client;
 
 /// What a session that may hold the lock asks of the server. A leader whose machine has gone, or whose process is stopped,
 /// must lose the lock although its connection is not closed: the server ends sessions that ask nothing for a while (a leader

@@ -8,9 +8,9 @@
 //! missing beyond it is published. So a killed streamer, a wiped or restored Redis and a pipeline cut in the middle are
 //! one case (I6, I7). The order was fixed in Postgres before: publishing again publishes the same (I2).
 
+mod foreign;
 mod leadership;
 mod publish;
-mod stream_end;
 mod streamer;
 
 use std::time::Duration;

@@ -1,10 +1,10 @@
 //! Appending a page of records to the stream, and what each of Redis's replies means.
 
-use anyhow::{Context, Result, ensure};
-use common::stream::{EntryId, FieldsRef, xadd};
+use anyhow::{Result, bail, ensure};
+use common::resp::{Commands, Piece, Pieces};
+use common::stream::{EntryId, EntryWriter, Fields};
+use common::wire::Wire;
 use pglog::Record;
-use redis::aio::MultiplexedConnection;
-use redis::{RedisError, Value};
 
 /// What to do wrong on purpose with a batch. Consumers must not notice any of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -32,60 +32,72 @@ pub(crate) struct Sent {
     pub refused_count: usize,
 }
 
+impl std::ops::AddAssign for Sent {
+    fn add_assign(&mut self, other: Self) {
+        self.added_count += other.added_count;
+        self.refused_count += other.refused_count;
+    }
+}
+
 /// Redis refuses for a reason that does not pass by itself: another type under the key, no permission, a bad password.
 #[derive(Debug, thiserror::Error)]
 #[error("redis refuses to append to the stream; look at its configuration and at the key")]
-pub struct Refused(#[source] RedisError);
+pub struct Refused(#[source] Answer);
 
-/// Appends `copies` copies of each record, in one pipeline, and looks at every reply.
+/// An error line of Redis, which begins with a word for programs: `OOM command not allowed …`.
+#[derive(Debug, thiserror::Error)]
+#[error("redis answers {0}")]
+struct Answer(String);
+
+/// Room for the commands of a record without its data.
+const COMMAND_LEN: usize = 192;
+
+/// The commands that append `copies` copies of each record.
+pub(crate) fn encode<'a>(key: &str, records: impl ExactSizeIterator<Item = Record<'a>>, copies: u64) -> Commands {
+    let mut commands = Commands::with_capacity(records.len() * copies as usize * COMMAND_LEN);
+    let mut writer = EntryWriter::new(key);
+    for Record { offset, token, object, action, data, staged_at_us } in records {
+        let fields = Fields { object, action, data, staged_at_us, token };
+        for copy in 0..copies {
+            writer.add(&mut commands, EntryId { offset, copy }, &fields);
+        }
+    }
+    commands
+}
+
+/// Sends the commands in one pipeline, and looks at every reply.
 ///
 /// # Errors
 /// The first reply that is neither "added" nor "already there". Entries after it may have been added all the same (a
 /// pipeline does not stop at an error): the stream may have a hole then, which consumers heal. The caller reads the
 /// stream's last id again before it goes on. [`Refused`] if trying again is pointless.
-pub(crate) async fn send(
-    stream: &mut MultiplexedConnection,
-    key: &str,
-    records: &[Record],
-    copies: u64,
-) -> Result<Sent> {
-    let mut pipeline = redis::Pipeline::with_capacity(records.len() * copies as usize);
-    pipeline.ignore_errors();
-    for record in records {
-        let fields = FieldsRef {
-            object: &record.object,
-            action: &record.action,
-            data: &record.data,
-            staged_at_us: record.staged_at_us,
-            token: record.token,
-        };
-        for copy in 0..copies {
-            pipeline.add_command(xadd(key, EntryId { offset: record.offset, copy }, &fields));
-        }
-    }
-    let replies: Vec<Result<Value, RedisError>> =
-        pipeline.query_async(stream).await.map_err(sort_out).context("appending to the stream")?;
-    ensure!(replies.len() == records.len() * copies as usize, "redis answered {} entries", replies.len());
+pub(crate) async fn send(stream: &mut Wire, commands: &Commands) -> Result<Sent> {
+    stream.send(commands).await?;
+    let replies = stream.read(commands.count()).await?;
     let mut sent = Sent::default();
-    for reply in replies {
-        match reply {
-            Ok(_) => sent.added_count += 1,
-            Err(error) if is_already_there(&error) => sent.refused_count += 1,
-            Err(error) => return Err(sort_out(error).context("appending to the stream")),
+    for piece in Pieces::of(&replies) {
+        match piece {
+            Piece::Bulk(_) => sent.added_count += 1,
+            Piece::Error(line) => match String::from_utf8_lossy(line) {
+                line if is_already_there(&line) => sent.refused_count += 1,
+                line => return Err(sort_out(&line).context("appending to the stream")),
+            },
+            other => bail!("redis answers {other:?} to XADD"),
         }
     }
+    ensure!(sent.added_count + sent.refused_count == commands.count(), "redis answered {sent:?}");
     Ok(sent)
 }
 
 /// The id is not greater than the stream's last one, or than the last one there can be. The replies have no code of their
 /// own, only these texts (Redis 5 to 8, Valkey 7 to 9).
-fn is_already_there(error: &RedisError) -> bool {
+fn is_already_there(line: &str) -> bool {
     const TEXTS: [&str; 2] = ["equal or smaller than the target stream top item", "exhausted the last possible ID"];
-    error.detail().is_some_and(|detail| TEXTS.iter().any(|text| detail.contains(text)))
+    TEXTS.iter().any(|text| line.contains(text))
 }
 
 /// Tells errors that pass from errors that stay.
-pub(crate) fn sort_out(error: RedisError) -> anyhow::Error {
+pub(crate) fn sort_out(line: &str) -> anyhow::Error {
     /// Failing over, moved to another node, loading, out of memory, out of disk, not enough replicas, running a long
     /// script.
     const PASSING: [&str; 12] = [
@@ -102,32 +114,24 @@ pub(crate) fn sort_out(error: RedisError) -> anyhow::Error {
         "BUSY",
         "UNBLOCKED",
     ];
-    match error.code() {
-        // No code: it is not the server that speaks, but the connection that failed.
-        None => error.into(),
-        Some(code) if PASSING.contains(&code) => error.into(),
-        Some(_) => Refused(error).into(),
+    let answer = Answer(line.to_owned());
+    match line.split(' ').next() {
+        Some(code) if PASSING.contains(&code) => answer.into(),
+        _ => Refused(answer).into(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use redis::ErrorKind;
-
-    fn server_error(line: &str) -> RedisError {
-        // What the crate makes of an error line of the protocol.
-        let bytes = format!("-{line}\r\n");
-        redis::parse_redis_value(bytes.as_bytes()).and_then(Value::extract_error).unwrap_err()
-    }
 
     #[test]
     fn a_refused_id_is_known_by_its_text() {
         let refused = "ERR The ID specified in XADD is equal or smaller than the target stream top item";
-        assert!(is_already_there(&server_error(refused)));
+        assert!(is_already_there(refused));
         let exhausted = "ERR The stream has exhausted the last possible ID, unable to add more items";
-        assert!(is_already_there(&server_error(exhausted)));
-        assert!(!is_already_there(&server_error("ERR unknown command")));
+        assert!(is_already_there(exhausted));
+        assert!(!is_already_there("ERR unknown command"));
     }
 
     #[test]
@@ -135,12 +139,10 @@ mod tests {
         for line in
             ["READONLY replica", "MOVED 1 host:1", "LOADING dataset", "OOM memory", "MISCONF disk", "CLUSTERDOWN slot"]
         {
-            assert!(sort_out(server_error(line)).downcast_ref::<Refused>().is_none(), "{line}");
+            assert!(sort_out(line).downcast_ref::<Refused>().is_none(), "{line}");
         }
         for line in ["WRONGTYPE no stream", "NOAUTH please", "NOPERM never", "ERR unknown command"] {
-            assert!(sort_out(server_error(line)).downcast_ref::<Refused>().is_some(), "{line}");
+            assert!(sort_out(line).downcast_ref::<Refused>().is_some(), "{line}");
         }
-        let lost = RedisError::from((ErrorKind::Io, "connection reset"));
-        assert!(sort_out(lost).downcast_ref::<Refused>().is_none());
     }
 }

@@ -6,15 +6,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use common::fault::die;
-use pglog::{Reader, Record};
-use redis::aio::MultiplexedConnection;
+use common::stream_end::StreamEnd;
+use common::wire::Wire;
+use deadpool_postgres::ClientWrapper;
+use pglog::{Page, Reader};
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
 use crate::Config;
+use crate::foreign::{read_end, set_aside};
 use crate::leadership::{Claim, Post};
-use crate::publish::{Fault, send};
-use crate::stream_end::{StreamEnd, read_end, set_aside};
+use crate::publish::{Fault, encode, send};
 
 /// Records a pipeline. Enough to make round trips cheap, and a few hundred kilobytes at most.
 const BATCH_LEN_MAX: i64 = 1000;
@@ -68,7 +70,7 @@ pub struct Streamer {
     hint: Arc<Notify>,
     claim: Claim,
     post: Option<Post>,
-    stream: Option<MultiplexedConnection>,
+    stream: Option<Wire>,
     /// Where publishing goes on; `None` after every doubt.
     place: Option<Place>,
     /// Where the last page began. After a doubt publishing mostly goes on there or a little later, and in a batch of
@@ -79,10 +81,30 @@ pub struct Streamer {
 }
 
 struct Place {
+    /// The offset of the first record that the stream does not have.
     next_offset: i64,
+    /// The highest offset that is known to be assigned.
+    head: i64,
+    /// Stands behind what was read, published or not.
     reader: Option<Reader>,
+    /// Read ahead, to be published next.
+    ready: Option<Ready>,
     /// When the stream's end was last seen to be `next_offset - 1`.
     checked_at: Instant,
+}
+
+/// A page to be published, and where it begins.
+struct Ready {
+    page: Page,
+    start: Reader,
+}
+
+impl Ready {
+    async fn read(reader: &mut Reader, client: &ClientWrapper) -> Result<Self, pglog::Error> {
+        let start = reader.clone();
+        let page = reader.next_page(client, BATCH_LEN_MAX).await?;
+        Ok(Self { page, start })
+    }
 }
 
 impl Streamer {
@@ -139,20 +161,28 @@ impl Streamer {
             self.place = None;
             return Ok(Step::StandingBy);
         }
-        let mut page = self.read_page().await?;
-        if page.is_empty() {
+        let mut next = if self.is_behind_head() { self.read_page().await? } else { None };
+        if next.is_none() {
             // Before the stream is asked for anything: the order is fixed, and consumers may read on from Postgres,
             // even while Redis is away.
             if self.assign().await? && fault == Fault::DieAfterAssign {
                 die();
             }
             self.check_place().await?;
-            page = self.read_page().await?;
+            // Nobody else cuts batches while we lead. Should somebody all the same, the next check finds them.
+            if self.is_behind_head() {
+                next = self.read_page().await?;
+            }
         }
-        if page.is_empty() {
-            return Ok(Step::Idle);
+        match next {
+            Some(next) => self.publish(next, fault).await.map(Step::Published),
+            None => Ok(Step::Idle),
         }
-        self.publish(&page, fault).await.map(Step::Published)
+    }
+
+    /// Whether records are known to be there that are to be published. If not, a look at what was staged since comes first.
+    fn is_behind_head(&self) -> bool {
+        self.place.as_ref().is_some_and(|place| place.next_offset <= place.head)
     }
 
     /// Whether everything staged is published, seen from beside the leader. When a server is away that cannot be told yet.
@@ -179,15 +209,20 @@ impl Streamer {
         // Not negative, so that it reads the same in every language.
         let token = rand::random::<i64>() & i64::MAX;
         let batch = pglog::assign(&post.client, self.partition, token).await?;
-        if let Some(batch) = &batch {
-            debug!(first_offset = batch.first_offset, record_count = batch.record_count, "batch cut");
+        let Some(batch) = batch else { return Ok(false) };
+        debug!(first_offset = batch.first_offset, record_count = batch.record_count, "batch cut");
+        if let Some(place) = &mut self.place {
+            place.head = batch.last_offset();
+            if place.next_offset == batch.first_offset {
+                place.reader = Some(Reader::at_start_of(batch));
+            }
         }
-        Ok(batch.is_some())
+        Ok(true)
     }
 
     async fn read_end(&mut self) -> Result<StreamEnd> {
         if self.stream.is_none() {
-            self.stream = Some(common::redis::connect(&self.redis).await?);
+            self.stream = Some(Wire::connect(&self.redis, Duration::ZERO).await?);
         }
         read_end(self.stream.as_mut().context("no connection")?, &self.key).await
     }
@@ -225,6 +260,9 @@ impl Streamer {
         }
         let last_offset = end.offset;
         let client = &self.post.as_ref().context("no connection")?.client;
+        if let Some(place) = &mut self.place {
+            place.head = head;
+        }
         if self.place.as_ref().is_some_and(|place| place.next_offset == last_offset + 1) {
             return Ok(());
         }
@@ -243,28 +281,31 @@ impl Streamer {
         } else {
             info!(last_offset, head, next_offset, "publishing goes on where the stream ends");
         }
-        self.place = Some(Place { next_offset, reader: None, checked_at: Instant::now() });
+        self.place = Some(Place { next_offset, head, reader: None, ready: None, checked_at: Instant::now() });
         Ok(())
     }
 
     /// Whether the stream's last entry is of another log: Postgres was put back, and has grown past the stream's end since.
     async fn is_strange(&mut self, end: &StreamEnd) -> Result<bool> {
-        let Some(entry) = &end.entry else { return Ok(false) };
+        let Some(offset) = end.entry_offset() else { return Ok(false) };
         if self.vouched_id.as_ref() == Some(&end.id) {
             return Ok(false);
         }
         let client = &self.post.as_ref().context("no connection")?.client;
-        let ranges = pglog::batch_ranges(client, self.partition, entry.id.offset, 1)
+        let token = pglog::token_at(client, self.partition, offset)
             .await
             .context("looking up the token of the stream's last entry")?;
-        let is_strange = end.is_strange(ranges.first());
+        let is_strange = token.is_some_and(|token| end.is_strange(token));
         self.vouched_id = (!is_strange).then(|| end.id.clone());
         Ok(is_strange)
     }
 
     /// The next records to publish; none at the head, or while it is not known where the stream ends.
-    async fn read_page(&mut self) -> Result<Vec<Record>> {
-        let Some(place) = &mut self.place else { return Ok(Vec::new()) };
+    async fn read_page(&mut self) -> Result<Option<Ready>> {
+        let Some(place) = &mut self.place else { return Ok(None) };
+        if let Some(ready) = place.ready.take() {
+            return Ok(Some(ready));
+        }
         let client = &self.post.as_ref().context("no connection")?.client;
         if place.reader.is_none() {
             let mut start = self.page_start.take();
@@ -276,53 +317,71 @@ impl Streamer {
                 Some(reader) if near => Some(reader),
                 _ => match Reader::at(client, self.partition, place.next_offset).await {
                     Ok(reader) => Some(reader),
-                    Err(pglog::Error::Unassigned { .. }) => return Ok(Vec::new()),
+                    Err(pglog::Error::Unassigned { .. }) => return Ok(None),
                     Err(error) => return Err(error.into()),
                 },
             };
         }
         let reader = place.reader.as_mut().context("no reader")?;
-        self.page_start = Some(reader.clone());
-        reader.next_page(client, BATCH_LEN_MAX).await.context("reading records to publish")
+        let ready = Ready::read(reader, client).await.context("reading records to publish")?;
+        Ok((!ready.page.is_empty()).then_some(ready))
     }
 
-    async fn publish(&mut self, page: &[Record], fault: Fault) -> Result<Published> {
+    /// Appends the page, and reads the next one of the batch meanwhile: Redis and Postgres work side by side.
+    async fn publish(&mut self, Ready { page, start }: Ready, fault: Fault) -> Result<Published> {
         let started_at = Instant::now();
+        self.page_start = Some(start);
         let stream = self.stream.as_mut().context("no connection")?;
         let copies = if fault == Fault::SendTwice { 2 } else { 1 };
         if fault == Fault::DieMidPipeline {
-            send(stream, &self.key, &page[..page.len() / 2], copies).await?;
+            let half: Vec<_> = page.records().take(page.len() / 2).collect();
+            send(stream, &encode(&self.key, half.into_iter(), copies)).await?;
             die();
         }
-        let mut sent = send(stream, &self.key, page, copies).await?;
+        let commands = encode(&self.key, page.records(), copies);
+        let client = &self.post.as_ref().context("no connection")?.client;
+        let (sent, ready) = tokio::join!(send(stream, &commands), read_ahead(&mut self.place, client));
+        let mut sent = sent?;
         if fault == Fault::DieAfterPublish {
             die();
         }
-        if sent.refused_count > 0 {
+        if fault == Fault::ResendBatch {
+            sent += send(stream, &commands).await?;
+        }
+        let published = Published {
+            first_offset: page.first_offset(),
+            record_count: page.len(),
+            added_count: sent.added_count,
+            refused_count: sent.refused_count,
+            elapsed: started_at.elapsed(),
+        };
+        let refused_by_injection = if fault == Fault::ResendBatch { commands.count() } else { 0 };
+        if sent.refused_count > refused_by_injection {
             // We began where the stream ended. So somebody else appends to it: another leader, or a stranger.
             warn!(
-                first_offset = page[0].offset,
+                first_offset = published.first_offset,
                 refused_count = sent.refused_count,
                 "entries refused that nobody else should have sent"
             );
             self.place = None;
         } else if let Some(place) = &mut self.place {
             place.next_offset += page.len() as i64;
+            place.ready = ready;
         }
-        if fault == Fault::ResendBatch {
-            let again = send(stream, &self.key, page, copies).await?;
-            sent.added_count += again.added_count;
-            sent.refused_count += again.refused_count;
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            for record in page.records() {
+                debug!(offset = record.offset, object = record.object, action = record.action, "record published");
+            }
         }
-        for record in page {
-            debug!(offset = record.offset, object = record.object, action = record.action, "record published");
-        }
-        Ok(Published {
-            first_offset: page[0].offset,
-            record_count: page.len(),
-            added_count: sent.added_count,
-            refused_count: sent.refused_count,
-            elapsed: started_at.elapsed(),
-        })
+        Ok(published)
     }
+}
+
+/// The next page, if there is one. An error is nobody's yet: whoever needs the page reads it
+/// again, and meets the error if it is still there.
+async fn read_ahead(place: &mut Option<Place>, client: &ClientWrapper) -> Option<Ready> {
+    let place = place.as_mut()?;
+    let head = place.head;
+    let reader = place.reader.as_mut().filter(|reader| reader.next_offset() <= head)?;
+    Ready::read(reader, client).await.ok().filter(|ready| !ready.page.is_empty())
 }

@@ -5,6 +5,7 @@
 
 mod dump;
 mod process;
+mod records;
 mod servers;
 mod template;
 mod tls_servers;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 pub use dump::Dump;
 pub use process::{Process, binary};
+pub use records::ReadRecord;
 pub use servers::{Backup, PrivatePostgres, PrivateRedis, is_alive, scratch_folder};
 pub use tls_servers::{REDIS_COMMANDS, TlsServers};
 pub use world::{World, write_rides};

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use deadpool_postgres::ClientWrapper as Client;
 use launcher::{PostgresServer, RedisServer, find_postgres, find_redis};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio_postgres::Client;
 
 /// A new folder below the system's folder for temporary files.
 pub fn scratch_folder() -> PathBuf {

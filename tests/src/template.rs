@@ -1,6 +1,6 @@
 //! The database that every test's own is cloned from: tables and roles, and no rows.
 
-use tokio_postgres::Client;
+use deadpool_postgres::ClientWrapper as Client;
 
 use crate::world::connect;
 

@@ -1,11 +1,16 @@
 //! A world of its own for each test: a database cloned from a template, and a stream under a name of its own.
 
+use std::time::Duration;
+
 use clap::Parser;
 use common::shutdown::CancellationToken;
+use common::wire::Wire;
 use consumer::{Consumer, DistanceFold, Progress};
+use deadpool_postgres::ClientWrapper as Client;
+use pglog::Session;
 use redis::aio::MultiplexedConnection;
 use streamer::{Fault, Step, Streamer};
-use tokio_postgres::{Client, Config};
+use tokio_postgres::Config;
 
 use crate::template::{TEMPLATE, create_template, with_database};
 
@@ -104,6 +109,12 @@ impl World {
     pub async fn reconnected(mut self) -> Self {
         self.client = self.connect().await;
         self
+    }
+
+    /// A connection to Redis as streamer and consumers have it.
+    pub async fn wire(&self) -> Wire {
+        let client = common::redis::client(&self.redis_url).unwrap();
+        Wire::connect(&client, Duration::ZERO).await.unwrap()
     }
 
     /// A connection to Redis.
@@ -266,7 +277,7 @@ impl Drop for World {
 }
 
 /// Writes rides and their records in one transaction, without the api.
-pub async fn write_rides(client: &Client, count: i64) {
+pub async fn write_rides(client: &impl Session, count: i64) {
     client
         .execute(
             "WITH written AS (

@@ -1,13 +1,14 @@
 //! Reading from Postgres what the stream does not have (I6).
 
 use anyhow::{Context, Result};
-use pglog::{Reader, Record};
-use tokio_postgres::Client;
+use deadpool_postgres::ClientWrapper as Client;
+use pglog::{Page, Reader};
 
-use super::{BATCH_LEN_MAX, Consumer, Place};
+use super::{Consumer, Place};
 use crate::checkpoint;
 use crate::fold::Fold;
 use crate::outcome::{Fault, Interruption, Progress};
+use crate::tail::PAGE_LEN_MAX;
 
 /// Pages healed from Postgres in one step, so that a step stays short even when a million records are missing.
 const HEAL_PAGES_MAX: usize = 10;
@@ -31,7 +32,7 @@ impl<F: Fold> Consumer<F> {
             if missing_count <= 0 {
                 return Ok(true);
             }
-            let page = match read_missing(client, partition, place, missing_count.min(BATCH_LEN_MAX)).await {
+            let page = match read_missing(client, partition, place, missing_count.min(PAGE_LEN_MAX as i64)).await {
                 Err(pglog::Error::Reaped { .. }) if self.was_overtaken().await? => {
                     return Err(Interruption::Fenced.into());
                 }
@@ -39,7 +40,8 @@ impl<F: Fold> Consumer<F> {
             };
             self.counts.healed_count += page.len() as i64;
             progress.healed_count += page.len();
-            self.commit(page, fault, progress).await?;
+            let records: Vec<_> = page.records().collect();
+            self.commit(&records, fault, progress).await?;
         }
         Ok(self.checkpoint()? >= last_offset)
     }
@@ -54,12 +56,7 @@ impl<F: Fold> Consumer<F> {
 }
 
 /// The records after the checkpoint, at most `len_max`, from Postgres.
-async fn read_missing(
-    client: &Client,
-    partition: i32,
-    place: &mut Place,
-    len_max: i64,
-) -> Result<Vec<Record>, pglog::Error> {
+async fn read_missing(client: &Client, partition: i32, place: &mut Place, len_max: i64) -> Result<Page, pglog::Error> {
     let next_offset = place.mark.last_offset + 1;
     let mut reader = match place.healer.take() {
         Some(reader) if reader.next_offset() == next_offset => reader,

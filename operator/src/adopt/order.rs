@@ -5,7 +5,7 @@
 //! alone never decides: the id ranges that each batch stores, and its record count, go with it.
 
 use anyhow::{Context, Result, bail, ensure};
-use tokio_postgres::Transaction;
+use deadpool_postgres::Transaction;
 
 /// Batches follow each other without a hole: given up ones first, and one of them before the first that can be read.
 pub(super) async fn check_chain(tx: &Transaction<'_>, partition: i32) -> Result<()> {

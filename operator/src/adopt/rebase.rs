@@ -10,7 +10,7 @@
 //! Not visible in '3:3:', visible in '4:4:': the batch's rows. Not visible in '4:4:': what the next batch begins with.
 
 use anyhow::{Context, Result, ensure};
-use tokio_postgres::Transaction;
+use deadpool_postgres::Transaction;
 
 use super::order::{add_waiting, check_batches, check_chain, check_doubtful, derive};
 

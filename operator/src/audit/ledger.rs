@@ -36,7 +36,7 @@ impl Audited {
     fn lack(&mut self, letter: &Letter, weight: DistanceFold) {
         self.lacks = plus(self.lacks, weight);
         if self.acceptable.len() < LETTERS_LEN_MAX {
-            self.acceptable.push((letter.record.offset, weight, letter.is_dropped));
+            self.acceptable.push((letter.offset, weight, letter.is_dropped));
         }
     }
 
@@ -77,19 +77,19 @@ impl Ledger {
         let of_baseline =
             letters.iter().find(|letter| self.consumers.iter().any(|c| c.is_baseline && c.name == letter.name));
         if let Some(letter) = of_baseline {
-            match weigh(&letter.record) {
+            match weigh(&letter.record()) {
                 Weight::Accepted(weight) => self.log = plus(self.log, weight),
-                Weight::Rejected(reason) => self.miss(&letter.record, &reason, letters, report),
+                Weight::Rejected(reason) => self.miss(&letter.record(), &reason, letters, report),
                 Weight::Passed => {}
             }
         }
         for letter in letters {
-            let offset = letter.record.offset;
+            let offset = letter.offset;
             let Some(consumer) = self.consumers.iter_mut().find(|c| c.name == letter.name && c.state.is_some()) else {
                 continue;
             };
-            match (of_baseline, weigh(&letter.record)) {
-                (Some(other), _) if !is_same(&other.record, &letter.record) => report.differ(format!(
+            match (of_baseline, weigh(&letter.record())) {
+                (Some(other), _) if !is_same(&other.record(), &letter.record()) => report.differ(format!(
                     "{}: its dead letter at offset {offset} is not the record that the baseline has there",
                     consumer.name
                 )),
@@ -110,7 +110,7 @@ impl Ledger {
     }
 
     /// The next record, and all dead letters at its offset.
-    pub fn record(&mut self, record: &Record, letters: &[Letter], report: &mut Report) {
+    pub fn record(&mut self, record: &Record<'_>, letters: &[Letter], report: &mut Report) {
         assert_eq!(record.offset, self.offset + 1, "records are audited without a gap");
         self.offset = record.offset;
         let weight = weigh(record);
@@ -128,7 +128,7 @@ impl Ledger {
                 report.differ(beyond_checkpoint(name, offset, consumer.last_offset));
                 continue;
             }
-            if !is_same(record, &letter.record) {
+            if !is_same(record, &letter.record()) {
                 report.differ(format!("{name}: its dead letter at offset {offset} is not the record at that offset"));
             }
             match weight {
@@ -144,13 +144,13 @@ impl Ledger {
     pub fn letters_beyond_head(&mut self, letters: &[Letter], report: &mut Report) {
         for letter in letters {
             if let Some(consumer) = self.consumers.iter().find(|c| c.name == letter.name && c.state.is_some()) {
-                report.differ(beyond_checkpoint(&consumer.name, letter.record.offset, consumer.last_offset));
+                report.differ(beyond_checkpoint(&consumer.name, letter.offset, consumer.last_offset));
             }
         }
     }
 
     /// A record that the fold rejects: who has passed it must have it as a dead letter.
-    fn miss(&self, record: &Record, reason: &str, letters: &[Letter], report: &mut Report) {
+    fn miss(&self, record: &Record<'_>, reason: &str, letters: &[Letter], report: &mut Report) {
         for consumer in self.consumers.iter().filter(|consumer| consumer.has_passed(record.offset)) {
             if !letters.iter().any(|letter| letter.name == consumer.name) {
                 report.differ(format!(
@@ -241,9 +241,9 @@ fn not_taken(name: &str, offset: i64) -> String {
     format!("{name}: the record at offset {offset} is none that the fold takes, and yet among its dead letters")
 }
 
-fn weigh(record: &Record) -> Weight {
+fn weigh(record: &Record<'_>) -> Weight {
     let mut fold = DistanceFold::default();
-    if !fold.takes(&record.object, &record.action) {
+    if !fold.takes(record.object, record.action) {
         return Weight::Passed;
     }
     match fold.apply(record) {
@@ -253,8 +253,8 @@ fn weigh(record: &Record) -> Weight {
 }
 
 /// A dead letter has neither token nor time.
-fn is_same(a: &Record, b: &Record) -> bool {
-    (&a.object, &a.action, &a.data) == (&b.object, &b.action, &b.data)
+fn is_same(a: &Record<'_>, b: &Record<'_>) -> bool {
+    (a.object, a.action, a.data) == (b.object, b.action, b.data)
 }
 
 fn plus(a: DistanceFold, b: DistanceFold) -> DistanceFold {

@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 
 use anyhow::{Context, Result};
+use deadpool_postgres::Transaction;
 use pglog::Record;
-use tokio_postgres::{Portal, Transaction};
+use tokio_postgres::{Portal, Row};
 
 /// Dead letters read at once. Each may hold 64 KiB.
 const PAGE_LEN_MAX: i32 = 100;
@@ -13,10 +14,23 @@ const PAGE_LEN_MAX: i32 = 100;
 pub(super) struct Letter {
     /// Whose.
     pub name: String,
-    /// The record, as the dead letter has it: without token and time.
-    pub record: Record,
+    /// Where the record stands in the log.
+    pub offset: i64,
     /// A human has given it up.
     pub is_dropped: bool,
+    row: Row,
+}
+
+impl Letter {
+    fn new(row: Row) -> Self {
+        Self { name: row.get("name"), offset: row.get("record_offset"), is_dropped: row.get("is_dropped"), row }
+    }
+
+    /// The record, as the dead letter has it: without token and time.
+    pub fn record(&self) -> Record<'_> {
+        let (object, action, data) = (self.row.get("object"), self.row.get("action"), self.row.get("data"));
+        Record { offset: self.offset, token: 0, object, action, data, staged_at_us: 0 }
+    }
 }
 
 /// Reads the dead letters once, from first to last. The server sorts them; a page of them is in memory.
@@ -44,8 +58,8 @@ impl Letters {
     pub async fn next_up_to(&mut self, tx: &Transaction<'_>, last_offset: i64) -> Result<Option<Vec<Letter>>> {
         let mut found: Vec<Letter> = Vec::new();
         while let Some(letter) = self.peek(tx).await? {
-            let offset = letter.record.offset;
-            if offset > last_offset || found.first().is_some_and(|first| first.record.offset != offset) {
+            let offset = letter.offset;
+            if offset > last_offset || found.first().is_some_and(|first| first.offset != offset) {
                 break;
             }
             found.extend(self.page.pop_front());
@@ -57,18 +71,7 @@ impl Letters {
         if self.page.is_empty() && !self.is_done {
             let rows = tx.query_portal(&self.portal, PAGE_LEN_MAX).await.context("reading dead letters")?;
             self.is_done = (rows.len() as i32) < PAGE_LEN_MAX;
-            self.page.extend(rows.iter().map(|row| Letter {
-                name: row.get("name"),
-                record: Record {
-                    offset: row.get("record_offset"),
-                    token: 0,
-                    object: row.get("object"),
-                    action: row.get("action"),
-                    data: row.get("data"),
-                    staged_at_us: 0,
-                },
-                is_dropped: row.get("is_dropped"),
-            }));
+            self.page.extend(rows.into_iter().map(Letter::new));
         }
         Ok(self.page.front())
     }

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result};
 use consumer::{BASELINE, DistanceFold, Fold};
-use pglog::{Reader, Record};
-use tokio_postgres::Transaction;
+use deadpool_postgres::Transaction;
+use pglog::{Page, Reader, Record};
 
 use super::ledger::{Audited, Ledger};
 use super::letters::Letters;
@@ -45,10 +45,11 @@ pub(super) async fn audit(
     let mut record_count = 0;
     while let Some(page) = pages.next(head, report).await? {
         record_count += page.len() as u64;
+        let records: Vec<Record<'_>> = page.records().collect();
         if let Some(stream) = &mut stream {
-            stream.compare(&page, report).await;
+            stream.compare(&records, report).await;
         }
-        for record in page.iter().filter(|record| base.is_some() && record.offset > base_offset) {
+        for record in records.iter().filter(|record| base.is_some() && record.offset > base_offset) {
             let at_offset = letters.next_up_to(tx, record.offset).await?.unwrap_or_default();
             ledger.record(record, &at_offset, report);
         }
@@ -205,7 +206,7 @@ struct Pages<'a, 't> {
 }
 
 impl Pages<'_, '_> {
-    async fn next(&mut self, head: i64, report: &mut Report) -> Result<Option<Vec<Record>>> {
+    async fn next(&mut self, head: i64, report: &mut Report) -> Result<Option<Page>> {
         if self.next_offset > head {
             return Ok(None);
         }
@@ -222,7 +223,7 @@ impl Pages<'_, '_> {
         }
     }
 
-    async fn read(&mut self) -> Result<Vec<Record>, pglog::Error> {
+    async fn read(&mut self) -> Result<Page, pglog::Error> {
         let reader = match self.reader.take() {
             Some(reader) => reader,
             None => Reader::at(self.tx, self.partition, self.next_offset).await?,
@@ -260,7 +261,7 @@ async fn staged(tx: &Transaction<'_>, partition: i32) -> Result<Staged> {
             staged.record_count += 1;
             let (object, action) = (row.get("object"), row.get("action"));
             let record = Record { offset: 0, token: 0, object, action, data: row.get("data"), staged_at_us: 0 };
-            if staged.fold.takes(&record.object, &record.action) {
+            if staged.fold.takes(record.object, record.action) {
                 // One that the fold rejects will be a dead letter: it is no ride that counts.
                 let _ = staged.fold.apply(&record);
             }

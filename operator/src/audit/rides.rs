@@ -1,7 +1,7 @@
 //! The rides beside the records that tell of them: as many, and as far.
 
 use anyhow::{Context, Result};
-use tokio_postgres::Transaction;
+use deadpool_postgres::Transaction;
 
 use super::report::{Report, RidesLine};
 

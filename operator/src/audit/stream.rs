@@ -1,9 +1,14 @@
 //! The stream beside the log. It is a copy that may lack anything, so holes and strangers are told and no difference; an
 //! entry that consumers believe, because its token is right, must say what the record says.
 
+use std::time::Duration;
+
+use anyhow::Result;
+use bytes::Bytes;
+use common::resp::Commands;
 use common::stream::{Entry, EntryId, Fields, decode_xrange, stream_key};
+use common::wire::Wire;
 use pglog::Record;
-use redis::aio::MultiplexedConnection;
 
 use super::Config;
 use super::report::{Report, StreamLine};
@@ -11,14 +16,21 @@ use super::report::{Report, StreamLine};
 /// Entries read at once.
 const PAGE_LEN_MAX: usize = 1000;
 
-/// A connection, shared by the partitions.
-pub(super) struct Stream(MultiplexedConnection);
+/// One stream, and what was found in it.
+pub(super) struct Comparison {
+    /// `None` when Redis went away. The rest of the audit goes on without it.
+    wire: Option<Wire>,
+    line: StreamLine,
+}
 
-impl Stream {
+impl Comparison {
     /// `None` if Redis is away, which is told.
-    pub async fn connect(config: &Config, report: &mut Report) -> Option<Self> {
-        match common::redis::connect(&config.stream.redis_url).await {
-            Ok(connection) => Some(Self(connection)),
+    pub async fn open(config: &Config, partition: i32, report: &mut Report) -> Option<Self> {
+        match Wire::connect(&config.stream.redis_url, Duration::ZERO).await {
+            Ok(wire) => {
+                let key = stream_key(&config.stream.stream_name, partition);
+                Some(Self { wire: Some(wire), line: StreamLine { key, ..StreamLine::default() } })
+            }
             Err(error) => {
                 report.differ(format!("stream: not compared, {error:#} (--no-stream audits Postgres only)"));
                 None
@@ -26,22 +38,6 @@ impl Stream {
         }
     }
 
-    pub fn of_partition(&self, config: &Config, partition: i32) -> Comparison {
-        let key = stream_key(&config.stream.stream_name, partition);
-        let line = StreamLine { key, ..StreamLine::default() };
-        Comparison { connection: self.0.clone(), line, has_failed: false }
-    }
-}
-
-/// One stream, and what was found in it.
-pub(super) struct Comparison {
-    connection: MultiplexedConnection,
-    line: StreamLine,
-    /// Redis went away. The rest of the audit goes on without it.
-    has_failed: bool,
-}
-
-impl Comparison {
     pub fn into_line(self) -> StreamLine {
         self.line
     }
@@ -49,7 +45,8 @@ impl Comparison {
     /// Counts the entries before the first retained record.
     pub async fn count_reaped(&mut self, first_retained: i64, report: &mut Report) {
         let mut after = None;
-        while let Some(entries) = self.read(0, first_retained - 1, after, report).await {
+        while let Some(page) = self.read(0, first_retained - 1, after, report).await {
+            let Some(entries) = self.decode(&page, report) else { return };
             self.line.reaped_count += entries.len() as u64;
             after = entries.last().map(|entry| entry.id);
             if entries.len() < PAGE_LEN_MAX {
@@ -59,11 +56,12 @@ impl Comparison {
     }
 
     /// Compares the entries at the offsets of these records, which follow each other.
-    pub async fn compare(&mut self, records: &[Record], report: &mut Report) {
+    pub async fn compare(&mut self, records: &[Record<'_>], report: &mut Report) {
         let (Some(first), Some(last)) = (records.first(), records.last()) else { return };
         let mut is_there = vec![false; records.len()];
         let mut after = None;
-        while let Some(entries) = self.read(first.offset, last.offset, after, report).await {
+        while let Some(page) = self.read(first.offset, last.offset, after, report).await {
+            let Some(entries) = self.decode(&page, report) else { return };
             for entry in &entries {
                 let index = (entry.id.offset - first.offset) as usize;
                 is_there[index] |= self.judge(entry, &records[index], report);
@@ -77,7 +75,7 @@ impl Comparison {
     }
 
     /// Whether the entry is the record's, equal or not.
-    fn judge(&mut self, entry: &Entry, record: &Record, report: &mut Report) -> bool {
+    fn judge(&mut self, entry: &Entry<'_>, record: &Record<'_>, report: &mut Report) -> bool {
         let Ok(fields) = &entry.fields else {
             self.line.stranger_count += 1;
             return false;
@@ -117,27 +115,29 @@ impl Comparison {
         last_offset: i64,
         after: Option<EntryId>,
         report: &mut Report,
-    ) -> Option<Vec<Entry>> {
-        if self.has_failed || last_offset < first_offset {
+    ) -> Option<Bytes> {
+        if last_offset < first_offset {
             return None;
         }
         let from = after.map_or_else(|| format!("{first_offset}-0"), |id| format!("({id}"));
-        let reply = redis::cmd("XRANGE")
-            .arg(&self.line.key)
-            .arg(from)
-            .arg(format!("{last_offset}-{}", u64::MAX))
-            .arg("COUNT")
-            .arg(PAGE_LEN_MAX)
-            .query_async(&mut self.connection)
-            .await;
-        let entries = reply.map_err(anyhow::Error::from).and_then(|reply| Ok(decode_xrange(reply)?));
-        match entries {
-            Ok(entries) => Some(entries),
-            Err(error) => {
-                self.has_failed = true;
-                report.differ(format!("stream {}: not compared, {error:#}", self.line.key));
-                None
-            }
-        }
+        let to = format!("{last_offset}-{}", u64::MAX);
+        let mut question = Commands::default();
+        question.add(&["XRANGE", &self.line.key, &from, &to, "COUNT", &PAGE_LEN_MAX.to_string()]);
+        let page = ask(self.wire.as_mut()?, &question).await;
+        page.map_err(|error| self.fail(&error, report)).ok()
     }
+
+    fn decode<'p>(&mut self, page: &'p [u8], report: &mut Report) -> Option<Vec<Entry<'p>>> {
+        decode_xrange(page).map_err(|error| self.fail(&error.into(), report)).ok()
+    }
+
+    fn fail(&mut self, error: &anyhow::Error, report: &mut Report) {
+        self.wire = None;
+        report.differ(format!("stream {}: not compared, {error:#}", self.line.key));
+    }
+}
+
+async fn ask(wire: &mut Wire, question: &Commands) -> Result<Bytes> {
+    wire.send(question).await?;
+    wire.read(1).await
 }

@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
+use deadpool_postgres::ClientWrapper as Client;
 use redis::aio::MultiplexedConnection;
-use tokio_postgres::Client;
 
 use super::ask;
 use super::finding::Finding;

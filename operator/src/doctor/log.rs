@@ -1,7 +1,7 @@
 //! The log itself: whose it is, and whether consumers keep up.
 
 use anyhow::Result;
-use tokio_postgres::Client;
+use deadpool_postgres::ClientWrapper as Client;
 
 use super::Config;
 use super::finding::Finding;

@@ -1,7 +1,7 @@
 //! The Postgres server: whether what it confirms is on disk, and whether it cleans up after itself.
 
 use anyhow::Result;
-use tokio_postgres::Client;
+use deadpool_postgres::ClientWrapper as Client;
 
 use super::ask;
 use super::finding::Finding;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use deadpool_postgres::ClientWrapper as Client;
 use tokio::sync::Notify;
-use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres::SimpleQueryMessage;
 
 use super::Config;
 use super::finding::Finding;

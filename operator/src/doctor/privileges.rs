@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::ValueEnum;
-use tokio_postgres::Client;
+use deadpool_postgres::ClientWrapper as Client;
 
 use super::finding::Finding;
 

@@ -1,9 +1,12 @@
 //! The stream: whether its key is ours, and whether it ends where the log does.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
-use common::stream::EntryId;
+use common::stream_end::StreamEnd;
+use common::wire::Wire;
+use deadpool_postgres::ClientWrapper as Client;
 use redis::aio::MultiplexedConnection;
-use tokio_postgres::Client;
 
 use super::Config;
 use super::finding::Finding;
@@ -36,20 +39,29 @@ async fn examine(redis: &mut MultiplexedConnection, postgres: Option<&Client>, c
             ));
         }
     }
-    let info: std::collections::HashMap<String, redis::Value> =
-        redis::cmd("XINFO").arg("STREAM").arg(&key).query_async(redis).await.context("asking for the stream's end")?;
-    let last_id = info.get("last-generated-id").context("XINFO STREAM has no last-generated-id")?;
-    let last_id: String = redis::from_redis_value_ref(last_id).context("reading the stream's end")?;
+    let mut wire = Wire::connect(&config.stream.redis_url, Duration::ZERO).await?;
+    let end = StreamEnd::read(&mut wire, &key).await.context("asking for the stream's end")?;
+    let last_id = &end.id;
     let Some(postgres) = postgres else { return Ok(Finding::ok(CHECK, format!("{key} ends at {last_id}"))) };
     // Read after the stream's end, as the streamer does: what it published was assigned before.
     let head = pglog::head(postgres, config.stream.partition).await?;
-    if EntryId::parse(&last_id)?.offset > head {
-        return Ok(Finding::warn(
-            CHECK,
-            format!("{key} ends at {last_id}, and the head of the log is {head}"),
-            "its last entries are of another log: Postgres was restored, or somebody else wrote them; Redis refuses ours",
-            "start a streamer: it sets the stream aside and builds it anew, see docs/RESTORE.md",
-        ));
-    }
-    Ok(Finding::ok(CHECK, format!("{key} ends at {last_id}, the head of the log is {head}")))
+    let found = if end.offset > head {
+        format!("{key} ends at {last_id}, and the head of the log is {head}")
+    } else if is_strange(&end, postgres, config).await? {
+        format!("{key} ends at {last_id} with an entry that does not carry the token of the record at its offset")
+    } else {
+        return Ok(Finding::ok(CHECK, format!("{key} ends at {last_id}, the head of the log is {head}")));
+    };
+    Ok(Finding::warn(
+        CHECK,
+        found,
+        "its last entries are of another log: Postgres was restored, or somebody else wrote them; Redis refuses ours",
+        "start a streamer: it sets the stream aside and builds it anew, see docs/RESTORE.md",
+    ))
+}
+
+async fn is_strange(end: &StreamEnd, postgres: &Client, config: &Config) -> Result<bool> {
+    let Some(offset) = end.entry_offset() else { return Ok(false) };
+    let token = pglog::token_at(postgres, config.stream.partition, offset).await?;
+    Ok(token.is_some_and(|token| end.is_strange(token)))
 }

@@ -1,7 +1,7 @@
 //! Transactions that do not end. Their records have no offset yet, and nothing that was deleted since can be cleaned up.
 
 use anyhow::Result;
-use tokio_postgres::Client;
+use deadpool_postgres::ClientWrapper as Client;
 
 use super::Config;
 use super::finding::Finding;

@@ -1,22 +1,13 @@
 //! Adopting a log in another cluster: the same records at the same offsets, to the byte, whatever state the log was in
 //! when it was dumped (I2).
 
-use pglog::{Reader, Record};
-use tests::{PrivatePostgres, Process, World, write_rides};
+use pglog::Reader;
+use tests::{PrivatePostgres, Process, ReadRecord, World, write_rides};
 
 /// All records from `offset` on. The token is left out: it changes with the batch.
-async fn read_from(world: &World, offset: i64) -> Vec<(i64, String, String, String, i64)> {
-    let mut reader = Reader::at(world.client(), 0, offset).await.unwrap();
-    let mut records = Vec::new();
-    loop {
-        let page = reader.next_page(world.client(), 7).await.unwrap();
-        if page.is_empty() {
-            return records;
-        }
-        records.extend(page.into_iter().map(|Record { offset, object, action, data, staged_at_us, .. }| {
-            (offset, object, action, data, staged_at_us)
-        }));
-    }
+async fn read_from(world: &World, offset: i64) -> Vec<ReadRecord> {
+    let records = world.read_from(offset, 7).await;
+    records.into_iter().map(|record| ReadRecord { token: 0, ..record }).collect()
 }
 
 /// A fingerprint of everything that adopting writes.
@@ -34,9 +25,9 @@ async fn write_with_stragglers(world: &World) {
     let (mut one, mut two) = (world.connect().await, world.connect().await);
     for _ in 0..6 {
         let (late, later) = (one.transaction().await.unwrap(), two.transaction().await.unwrap());
-        write_rides(late.client(), 2).await;
+        write_rides(&late, 2).await;
         world.write_rides(3).await;
-        write_rides(later.client(), 1).await;
+        write_rides(&later, 1).await;
         pglog::assign(world.client(), 0, 1).await.unwrap();
         world.write_rides(1).await;
         late.commit().await.unwrap();
@@ -100,7 +91,7 @@ async fn an_adopted_log_has_every_record_at_its_offset() {
     let after = read_from(&restored, 1).await;
     assert_eq!(after[..before.len()], before);
     assert_eq!(after.len() as i64, staged_count + 3);
-    let next: Vec<String> = after[before.len()..].iter().map(|record| record.3.clone()).collect();
+    let next: Vec<String> = after[before.len()..].iter().map(|record| record.data.clone()).collect();
     assert_eq!(next[..waiting_after.len()], waiting_after);
     // Adopting what is at home changes no offset either.
     let output = Process::start(&restored, "adopt", &["--force"]).succeed().await;

@@ -117,8 +117,8 @@ async fn a_changed_stream_entry_is_told_and_strangers_and_holes_are_noted() {
     let _: () = redis::cmd("DEL").arg(world.stream_name()).query_async(&mut redis).await.unwrap();
     for (id, mut fields) in entries {
         match id.as_str() {
-            "12-0" => fields[5] = r#"{"id":12,"distance_mm":1}"#.to_owned(),
-            "14-0" => fields[9] = "5".to_owned(),
+            "12-0" => fields[3] = r#"{"id":12,"distance_mm":1}"#.to_owned(),
+            "14-0" => fields[1] = "5 1 4 ride create".to_owned(),
             "16-0" => continue,
             _ => {}
         }

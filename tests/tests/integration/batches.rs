@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use deadpool_postgres::ClientWrapper as Client;
 use futures_util::future::join_all;
-use pglog::{Reader, Record};
+use pglog::Reader;
 use proptest::prelude::*;
-use tests::World;
-use tokio_postgres::Client;
+use tests::{ReadRecord, World};
 
 /// What a writer does in one transaction.
 #[derive(Debug, Clone)]
@@ -74,9 +74,9 @@ async fn check(scripts: Vec<Vec<Transaction>>) {
     assert_eq!(seen.last().unwrap().data, "\"straggler\"", "the straggler had the first id, and comes last");
 
     // After the fact, and from any place, the same records have the same offsets.
-    assert_eq!(read_from(&world, 1, 7).await, seen);
+    assert_eq!(world.read_from(1, 7).await, seen);
     for start in [2, seen.len() / 2, seen.len()].map(|start| start.max(1)) {
-        assert_eq!(read_from(&world, start as i64, 1000).await, seen[start - 1..], "from offset {start}");
+        assert_eq!(world.read_from(start as i64, 1000).await, seen[start - 1..], "from offset {start}");
     }
     let late_only = "SELECT count(*) FROM log_batches WHERE fresh_first_id IS NULL";
     assert!(world.number(late_only).await >= 1, "the straggler's batch holds late rows only");
@@ -86,7 +86,7 @@ async fn check(scripts: Vec<Vec<Transaction>>) {
 async fn next_or_cut(
     world: &World,
     writers: &mut tokio::task::JoinSet<Vec<String>>,
-    seen: &mut Vec<Record>,
+    seen: &mut Vec<ReadRecord>,
 ) -> Option<Vec<String>> {
     loop {
         if let Some(ended) = writers.try_join_next() {
@@ -99,7 +99,7 @@ async fn next_or_cut(
     }
 }
 
-async fn cut_and_read(world: &World, seen: &mut Vec<Record>) {
+async fn cut_and_read(world: &World, seen: &mut Vec<ReadRecord>) {
     if let Some(batch) = pglog::assign(world.client(), 0, rand::random()).await.unwrap() {
         assert_eq!(batch.first_offset, seen.len() as i64 + 1);
         let mut reader = Reader::at(world.client(), 0, batch.first_offset).await.unwrap();
@@ -110,21 +110,9 @@ async fn cut_and_read(world: &World, seen: &mut Vec<Record>) {
                 break;
             }
             batch_len += page.len() as i64;
-            seen.extend(page);
+            seen.extend(page.records().map(ReadRecord::from));
         }
         assert_eq!(batch_len, batch.record_count);
-    }
-}
-
-async fn read_from(world: &World, offset: i64, page_len: i64) -> Vec<Record> {
-    let mut reader = Reader::at(world.client(), 0, offset).await.unwrap();
-    let mut records = Vec::new();
-    loop {
-        let page = reader.next_page(world.client(), page_len).await.unwrap();
-        if page.is_empty() {
-            return records;
-        }
-        records.extend(page);
     }
 }
 
@@ -166,7 +154,7 @@ async fn run_writer(mut client: Client, writer: usize, script: Vec<Transaction>)
     committed
 }
 
-async fn stage(client: &impl tokio_postgres::GenericClient, name: &str) {
+async fn stage(client: &impl pglog::Session, name: &str) {
     let record = pglog::NewRecord { object: "thing", action: "create", data: &format!("\"{name}\"") };
     pglog::stage(client, record).await.unwrap();
 }
@@ -182,7 +170,7 @@ async fn a_record_staged_after_another_was_committed_comes_after_it() {
     stage(&late, "effect").await;
     late.commit().await.unwrap();
     pglog::assign(world.client(), 0, 1).await.unwrap();
-    let order: Vec<String> = read_from(&world, 1, 10).await.into_iter().map(|record| record.data).collect();
+    let order: Vec<String> = world.read_from(1, 10).await.into_iter().map(|record| record.data).collect();
     assert_eq!(order, ["\"cause\"", "\"effect\""]);
 }
 

@@ -3,9 +3,9 @@
 use anyhow::Result;
 use common::shutdown::CancellationToken;
 use consumer::{Consumer, Fault, Fold, Progress, Rejection};
+use deadpool_postgres::Transaction;
 use pglog::Record;
 use tests::{PrivateRedis, Process, World, wait_until};
-use tokio_postgres::Transaction;
 
 /// A fold of somebody else's: how many records of each object there were.
 #[derive(Default)]
@@ -23,8 +23,8 @@ impl Fold for ObjectCounts {
         Ok(())
     }
 
-    fn apply(&mut self, record: &Record) -> Result<(), Rejection> {
-        self.since_load.push(record.object.clone());
+    fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection> {
+        self.since_load.push(record.object.to_owned());
         Ok(())
     }
 

@@ -3,9 +3,9 @@
 use anyhow::Result;
 use common::shutdown::CancellationToken;
 use consumer::{Consumer, DistanceFold, Fault, Fold, Interruption, Rejection, Replay};
+use deadpool_postgres::Transaction;
 use pglog::Record;
 use tests::{Process, World};
-use tokio_postgres::Transaction;
 
 use crate::bootstrap::{Traffic, converge, more_rides};
 
@@ -22,7 +22,7 @@ impl Fold for Yesterday {
         self.0.load(tx, consumer, partition).await
     }
 
-    fn apply(&mut self, record: &Record) -> Result<(), Rejection> {
+    fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection> {
         if record.offset % 5 == 0 { Err(Rejection("not yet".to_owned())) } else { self.0.apply(record) }
     }
 

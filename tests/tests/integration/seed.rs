@@ -1,5 +1,6 @@
 //! The twelve tests of the original Ruby service, under their numbers, on this system.
 
+use common::resp::Commands;
 use common::shutdown::CancellationToken;
 use common::stream::decode_xread;
 use consumer::{Fault as ConsumerFault, Interruption};
@@ -106,13 +107,14 @@ async fn rl_t09_a_staged_record_reaches_the_stream_as_it_was_staged() {
     let (added_count, _) = world.drain_streamer(&mut world.streamer()).await;
     assert_eq!(added_count, 1);
     assert!(!pglog::is_anything_staged(world.client(), 0).await.unwrap());
-    let mut redis = world.redis().await;
-    let reply = redis::cmd("XREAD").arg("STREAMS").arg(world.stream_name()).arg("0").query_async(&mut redis).await;
-    let entries = decode_xread(reply.unwrap()).unwrap();
+    let (mut wire, mut read) = (world.wire().await, Commands::default());
+    wire.send(read.add(&["XREAD", "STREAMS", world.stream_name(), "0"])).await.unwrap();
+    let reply = wire.read(1).await.unwrap();
+    let entries = decode_xread(&reply).unwrap();
     assert_eq!(entries.len(), 1);
     assert_eq!(entries[0].id.to_string(), "1-0");
     let fields = entries[0].fields.as_ref().unwrap();
-    assert_eq!((fields.object.as_str(), fields.action.as_str()), ("ride", "create"));
+    assert_eq!((fields.object, fields.action), ("ride", "create"));
     assert_eq!(fields.data, r#"{"distance_mm":  2000, "id":123}"#, "byte for byte");
 }
 

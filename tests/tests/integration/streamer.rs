@@ -1,5 +1,8 @@
 //! The streamer: leadership, double-sends, errors of Redis.
 
+use common::resp::{Commands, Piece, Pieces};
+use common::stream::{EntryId, EntryWriter, Fields};
+use pglog::Record;
 use streamer::{Fault, Refused, Step};
 use tests::{PrivateRedis, Process, World, wait_until};
 
@@ -79,19 +82,16 @@ async fn a_leader_that_slept_while_another_published_adds_nothing_twice() {
     world.write_rides(3).await;
     let client = world.connect().await;
     let batch = pglog::assign(&client, 0, 42).await.unwrap().unwrap();
-    let mut redis = world.redis().await;
-    for record in pglog::Reader::at(&client, 0, batch.first_offset).await.unwrap().next_page(&client, 10).await.unwrap()
-    {
-        let fields = common::stream::FieldsRef {
-            object: &record.object,
-            action: &record.action,
-            data: &record.data,
-            staged_at_us: record.staged_at_us,
-            token: record.token,
-        };
-        let id = common::stream::EntryId { offset: record.offset, copy: 0 };
-        let _: String = common::stream::xadd(world.stream_name(), id, &fields).query_async(&mut redis).await.unwrap();
+    let page = pglog::Reader::at_start_of(batch).next_page(&client, 10).await.unwrap();
+    let (mut commands, mut writer) = (Commands::default(), EntryWriter::new(world.stream_name()));
+    for Record { offset, token, object, action, data, staged_at_us } in page.records() {
+        let fields = Fields { object, action, data, staged_at_us, token };
+        writer.add(&mut commands, EntryId { offset, copy: 0 }, &fields);
     }
+    let mut wire = world.wire().await;
+    wire.send(&commands).await.unwrap();
+    let replies = wire.read(commands.count()).await.unwrap();
+    assert!(Pieces::of(&replies).all(|piece| matches!(piece, Piece::Bulk(_))), "all are added");
     world.write_rides(1).await;
     let (added_count, refused_count) = world.drain_streamer(&mut asleep).await;
     assert_eq!((added_count, refused_count), (1, 3), "what the other sent is refused, what is new is added");

@@ -1,0 +1,120 @@
+//! How far a stream is: the one place that knows what has been published. Users: streamer, operator.
+
+use anyhow::Result;
+
+use crate::resp::{Commands, Piece, Pieces};
+use crate::stream::{DecodeError, EntryId, decode_entry, unexpected};
+use crate::wire::Wire;
+
+/// The last entry ever added to a stream. Trimming does not change its id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamEnd {
+    /// Its offset; 0 if there is no stream.
+    pub offset: i64,
+    /// Its id as Redis writes it.
+    pub id: String,
+    /// The last entry that is still there; `None` if all were trimmed.
+    entry: Option<LastEntry>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct LastEntry {
+    offset: i64,
+    /// `None` if it has none that can be read.
+    token: Option<i64>,
+}
+
+impl StreamEnd {
+    /// Where the stream ends.
+    ///
+    /// # Errors
+    /// Redis is away; [`DecodeError::Refused`] with its words if it refuses, for example because another type of value is
+    /// under the key.
+    pub async fn read(stream: &mut Wire, key: &str) -> Result<Self> {
+        let mut question = Commands::default();
+        question.add(&["XINFO", "STREAM", key]);
+        stream.send(&question).await?;
+        let reply = stream.read(1).await?;
+        Ok(Self::decode(&reply)?)
+    }
+
+    /// The offset of the last entry that is still there, if there is one.
+    pub fn entry_offset(&self) -> Option<i64> {
+        self.entry.map(|entry| entry.offset)
+    }
+
+    /// Whether the last entry that is still there lacks the token of the batch that holds its offset. Then it is of
+    /// another log.
+    pub fn is_strange(&self, token: i64) -> bool {
+        self.entry.is_some_and(|entry| entry.token != Some(token))
+    }
+
+    fn decode(reply: &[u8]) -> Result<Self, DecodeError> {
+        // [name, value, …], among them last-generated-id and last-entry.
+        let mut pieces = Pieces::of(reply);
+        let len = match pieces.next() {
+            Some(Piece::Array(len)) => len,
+            Some(Piece::Error(line)) if line.ends_with(b"no such key") => {
+                return Ok(Self { offset: 0, id: "0-0".to_owned(), entry: None });
+            }
+            other => return Err(unexpected(other)),
+        };
+        let (mut id, mut entry) = (None, None);
+        for _ in 0..len / 2 {
+            match pieces.next() {
+                Some(Piece::Bulk(b"last-generated-id")) => match pieces.next() {
+                    Some(Piece::Bulk(bytes)) => id = Some(String::from_utf8_lossy(bytes).into_owned()),
+                    other => return Err(unexpected(other)),
+                },
+                Some(Piece::Bulk(b"last-entry")) => {
+                    // Nil, or as XRANGE gives it.
+                    if let Ok(last) = decode_entry(&mut pieces.clone()) {
+                        let token = last.fields.ok().map(|fields| fields.token);
+                        entry = Some(LastEntry { offset: last.id.offset, token });
+                    }
+                    pieces.skip_value();
+                }
+                Some(_) => pieces.skip_value(),
+                None => return Err(DecodeError::Shape),
+            }
+        }
+        let id = id.ok_or(DecodeError::Missing("last-generated-id"))?;
+        Ok(Self { offset: EntryId::parse(&id)?.offset, id, entry })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "*4\r\n$17\r\nlast-generated-id\r\n$4\r\n42-0\r\n$10\r\nlast-entry\r\n";
+    const FIELDS: &str = "*4\r\n$5\r\nabout\r\n$9\r\n7 1 1 a b\r\n$4\r\ndata\r\n$2\r\n{}\r\n";
+
+    fn end(last_entry: &str) -> StreamEnd {
+        StreamEnd::decode(format!("{ID}{last_entry}").as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn the_end_is_the_last_id_and_the_token_of_what_is_still_there() {
+        let whole = end(&format!("*2\r\n$4\r\n40-1\r\n{FIELDS}"));
+        assert_eq!((whole.offset, whole.id.as_str(), whole.entry_offset()), (42, "42-0", Some(40)));
+        assert!(!whole.is_strange(7) && whole.is_strange(8));
+        let junk = end("*2\r\n$4\r\n40-1\r\n*2\r\n$1\r\na\r\n$1\r\nb\r\n");
+        assert!(junk.is_strange(7), "an entry without a token");
+    }
+
+    #[test]
+    fn a_stream_that_was_trimmed_empty_ends_where_it_ended() {
+        for nothing in ["$-1\r\n", "*-1\r\n"] {
+            let end = end(nothing);
+            assert_eq!((end.offset, end.entry_offset(), end.is_strange(7)), (42, None, false));
+        }
+    }
+
+    #[test]
+    fn no_stream_is_an_end_too_and_a_refusal_is_an_error() {
+        assert_eq!(StreamEnd::decode(b"-ERR no such key\r\n").unwrap().offset, 0);
+        let error = StreamEnd::decode(b"-WRONGTYPE no stream\r\n").unwrap_err();
+        assert_eq!(error, DecodeError::Refused("WRONGTYPE no stream".to_owned()));
+    }
+}

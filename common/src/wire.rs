@@ -1,0 +1,130 @@
+//! A connection to Redis for the log's hot path: whole pages go over it as bytes. Users: streamer, consumer, operator,
+//! tests. Everything else uses the redis crate, which is slower by as much as it is more convenient: it makes a value of
+//! every string, which for a page of entries takes longer than all that is done with them.
+
+use std::io;
+use std::pin::Pin;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::{Bytes, BytesMut};
+use redis::{Client, ConnectionAddr};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use crate::redis::{CONNECT_WAIT, PEER_WAIT, REPLY_WAIT, ensure_version};
+use crate::resp::{Commands, Piece, Pieces, Scan};
+use crate::tls;
+
+/// Room for what arrives at once: a page of a thousand entries takes some 150 KB.
+const INPUT_LEN: usize = 256 * 1024;
+
+trait Socket: AsyncRead + AsyncWrite + Send + Sync {}
+impl<S: AsyncRead + AsyncWrite + Send + Sync> Socket for S {}
+
+/// A connection. After an error, or a wait that was given up, it is of no more use: a reply may be on its way that the
+/// next command would take for its own.
+pub struct Wire {
+    socket: Pin<Box<dyn Socket>>,
+    input: BytesMut,
+    reply_wait: Duration,
+}
+
+impl Wire {
+    /// A connection on which every answer begins and ends within a few seconds. `block` is added for commands that
+    /// block on the server.
+    ///
+    /// # Errors
+    /// Redis is away, refuses the login, or is older than 7.0: back off and try again.
+    pub async fn connect(client: &Client, block: Duration) -> Result<Self> {
+        timeout(CONNECT_WAIT, Self::open(client, REPLY_WAIT + block))
+            .await
+            .unwrap_or_else(|_| bail!("no answer within {CONNECT_WAIT:?}"))
+            .context("connecting to Redis")
+            .map_err(tls::explain)
+    }
+
+    async fn open(client: &Client, reply_wait: Duration) -> Result<Self> {
+        let socket = open_socket(client.get_connection_info().addr()).await?;
+        let mut wire = Self { socket, input: BytesMut::with_capacity(INPUT_LEN), reply_wait };
+        let settings = client.get_connection_info().redis_settings();
+        let mut greeting = Commands::default();
+        match (settings.username(), settings.password()) {
+            (Some(username), Some(password)) => greeting.add(&["AUTH", username, password]),
+            (None, Some(password)) => greeting.add(&["AUTH", password]),
+            (_, None) => &mut greeting,
+        };
+        if settings.db() != 0 {
+            greeting.add(&["SELECT", &settings.db().to_string()]);
+        }
+        greeting.add(&["INFO", "server"]);
+        wire.send(&greeting).await?;
+        let replies = wire.read(greeting.count()).await?;
+        for piece in Pieces::of(&replies) {
+            match piece {
+                Piece::Error(line) if line.starts_with(b"WRONGPASS") => bail!("Password authentication failed"),
+                Piece::Error(line) => bail!("redis refuses: {}", String::from_utf8_lossy(line)),
+                Piece::Bulk(info) => ensure_version(&String::from_utf8_lossy(info))?,
+                _ => {}
+            }
+        }
+        Ok(wire)
+    }
+
+    /// Sends commands. Their replies are to be read before anything else is sent, or by whoever keeps count.
+    ///
+    /// # Errors
+    /// The connection is lost, or nobody reads at the other end.
+    pub async fn send(&mut self, commands: &Commands) -> Result<()> {
+        let sent = async {
+            self.socket.write_all(commands.bytes()).await?;
+            // TLS holds back what it has not been told to send.
+            self.socket.flush().await
+        };
+        timeout(self.reply_wait, sent).await.context("redis does not read")?.context("sending to redis")
+    }
+
+    /// Reads `reply_count` whole replies; [`Pieces`] takes them apart. If the future is dropped nothing is lost: the next
+    /// call goes on.
+    ///
+    /// # Errors
+    /// The connection is lost, the replies did not come in time, or this is not Redis.
+    pub async fn read(&mut self, reply_count: usize) -> Result<Bytes> {
+        timeout(self.reply_wait, self.read_whole(reply_count)).await.context("redis does not answer")?
+    }
+
+    async fn read_whole(&mut self, reply_count: usize) -> Result<Bytes> {
+        let mut scan = Scan::of(reply_count);
+        loop {
+            if let Some(len) = scan.advance(&self.input)? {
+                return Ok(self.input.split_to(len).freeze());
+            }
+            // Takes back what was split off, if nobody looks at it any more.
+            self.input.reserve(INPUT_LEN / 2);
+            let read_len = self.socket.read_buf(&mut self.input).await.context("reading from redis")?;
+            ensure!(read_len > 0, io::Error::new(io::ErrorKind::UnexpectedEof, "redis closed the connection"));
+        }
+    }
+}
+
+async fn open_socket(address: &ConnectionAddr) -> Result<Pin<Box<dyn Socket>>> {
+    Ok(match address {
+        ConnectionAddr::Unix(path) => Box::pin(UnixStream::connect(path).await?),
+        ConnectionAddr::Tcp(host, port) => Box::pin(open_tcp(host, *port).await?),
+        ConnectionAddr::TcpTls { host, port, .. } => {
+            let name = host.clone().try_into().context("the host's name cannot be in a certificate")?;
+            Box::pin(tls::connector()?.connect(name, open_tcp(host, *port).await?).await?)
+        }
+        _ => bail!("this kind of address is not supported"),
+    })
+}
+
+/// Sends at once, and notices a dead peer.
+async fn open_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+    let socket = TcpStream::connect((host, port)).await?;
+    socket.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(&socket).set_tcp_user_timeout(Some(PEER_WAIT))?;
+    Ok(socket)
+}

@@ -1,0 +1,69 @@
+//! Reading the stream page by page. The next page is asked for before the last one is folded: Redis gathers it while
+//! Postgres commits.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use common::resp::Commands;
+use common::stream::EntryId;
+use common::wire::Wire;
+
+/// Entries a read.
+pub(crate) const PAGE_LEN_MAX: usize = 1000;
+
+/// A connection that does nothing but read one stream.
+pub(crate) struct Tail {
+    wire: Wire,
+    key: String,
+    /// A read that was asked for and not answered yet.
+    asked_after: Option<EntryId>,
+}
+
+impl Tail {
+    /// For reads that block up to `block`.
+    ///
+    /// # Errors
+    /// Redis is away, or refuses: back off and try again.
+    pub async fn connect(redis: &redis::Client, key: &str, block: Option<Duration>) -> Result<Self> {
+        let wire = Wire::connect(redis, block.unwrap_or_default()).await?;
+        Ok(Self { wire, key: key.to_owned(), asked_after: None })
+    }
+
+    /// Whether it can read on after `position`. It cannot if it was asked for another page: that one will come first.
+    pub fn is_ready_for(&self, position: EntryId) -> bool {
+        self.asked_after.is_none_or(|after| after == position)
+    }
+
+    /// Asks for the entries after `position`, unless that has been done. Only when
+    /// [`is_ready_for`](Self::is_ready_for) it.
+    ///
+    /// # Errors
+    /// Redis is away. The connection is of no more use.
+    pub async fn ask(&mut self, position: EntryId, block: Option<Duration>) -> Result<()> {
+        assert!(self.is_ready_for(position), "one page is asked for at a time");
+        if self.asked_after.is_some() {
+            return Ok(());
+        }
+        let (count, position_text) = (PAGE_LEN_MAX.to_string(), position.to_string());
+        let mut read = Commands::default();
+        match block.map(|block| block.as_millis().to_string()) {
+            Some(block) => read.add(&["XREAD", "COUNT", &count, "BLOCK", &block, "STREAMS", &self.key, &position_text]),
+            None => read.add(&["XREAD", "COUNT", &count, "STREAMS", &self.key, &position_text]),
+        };
+        self.wire.send(&read).await.context("reading the stream")?;
+        self.asked_after = Some(position);
+        Ok(())
+    }
+
+    /// The page that was asked for, for [`decode_xread`](common::stream::decode_xread). If the future is dropped nothing
+    /// is lost: the next call gets it.
+    ///
+    /// # Errors
+    /// Redis is away. The connection is of no more use.
+    pub async fn page(&mut self) -> Result<Bytes> {
+        let page = self.wire.read(1).await.context("reading the stream")?;
+        self.asked_after = None;
+        Ok(page)
+    }
+}

@@ -1,0 +1,39 @@
+//! Records as tests remember them, to compare what is read now with what is read later.
+
+use pglog::{Reader, Record};
+
+use crate::World;
+
+/// A record of its own, where [`Record`] points into a page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct ReadRecord {
+    pub offset: i64,
+    pub token: i64,
+    pub object: String,
+    pub action: String,
+    pub data: String,
+    pub staged_at_us: i64,
+}
+
+impl From<Record<'_>> for ReadRecord {
+    fn from(record: Record<'_>) -> Self {
+        let Record { offset, token, object, action, data, staged_at_us } = record;
+        Self { offset, token, object: object.into(), action: action.into(), data: data.into(), staged_at_us }
+    }
+}
+
+impl World {
+    /// All records from `offset` on, read in pages of at most `page_len`.
+    pub async fn read_from(&self, offset: i64, page_len: i64) -> Vec<ReadRecord> {
+        let mut reader = Reader::at(self.client(), 0, offset).await.unwrap();
+        let mut records = Vec::new();
+        loop {
+            let page = reader.next_page(self.client(), page_len).await.unwrap();
+            if page.is_empty() {
+                return records;
+            }
+            records.extend(page.records().map(ReadRecord::from));
+        }
+    }
+}
