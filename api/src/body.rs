@@ -1,24 +1,20 @@
 //! The body of `POST /rides`: a form or JSON, by content type.
 
-use axum::body::Bytes;
-use axum::extract::{FromRequest, Request};
-use axum::http::{HeaderMap, header};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::time::Duration;
+
+use axum::body::{Bytes, HttpBody};
+use axum::http::{HeaderMap, Request, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
-use crate::App;
 use crate::distance::parse_distance;
 use crate::error::Error;
 
 /// The largest body that is read, in bytes. A ride needs fifty.
-pub(crate) const BODY_LEN_MAX: usize = 16 * 1024;
-
-/// A ride as the client wants it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct NewRide {
-    pub distance_mm: i64,
-}
+const BODY_LEN_MAX: usize = 16 * 1024;
 
 #[derive(Deserialize)]
 struct Form {
@@ -32,25 +28,41 @@ struct Document<'a> {
     distance: Option<&'a RawValue>,
 }
 
-impl FromRequest<App> for NewRide {
-    type Rejection = Error;
-
-    async fn from_request(request: Request, app: &App) -> Result<Self, Error> {
-        let kind = Kind::of(request.headers());
-        let body = timeout(app.body_wait, Bytes::from_request(request, app)).await.map_err(|_| Error::TooSlow)?;
-        let body = body.map_err(|rejection| match rejection.status() {
-            axum::http::StatusCode::PAYLOAD_TOO_LARGE => Error::TooLarge { max: BODY_LEN_MAX },
-            _ => Error::Malformed("The body broke off.".to_owned()),
-        })?;
-        let distance_mm = match kind {
-            Kind::Form => parse_form(&body)?,
-            Kind::Json => parse_json(&body)?,
-            // Without a type and without a body, what is missing is the distance.
-            Kind::Unnamed if body.is_empty() => return Err(Error::DistanceMissing),
-            Kind::Unnamed | Kind::Other => return Err(Error::UnsupportedType),
-        };
-        Ok(Self { distance_mm })
+/// The distance that the client wants, in millimetres.
+///
+/// # Errors
+/// What is wrong with the body, or that it took longer than `wait`.
+pub(crate) async fn read_distance<B>(request: Request<B>, wait: Duration) -> Result<i64, Error>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
+    let kind = Kind::of(request.headers());
+    let body = timeout(wait, read_all(request.into_body())).await.map_err(|_| Error::TooSlow)??;
+    match kind {
+        Kind::Form => parse_form(&body),
+        Kind::Json => parse_json(&body),
+        // Without a type and without a body, what is missing is the distance.
+        Kind::Unnamed if body.is_empty() => Err(Error::DistanceMissing),
+        Kind::Unnamed | Kind::Other => Err(Error::UnsupportedType),
     }
+}
+
+async fn read_all<B>(mut body: B) -> Result<Bytes, Error>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
+    let mut whole = Bytes::new();
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let frame = frame.map_err(|_| Error::Malformed("The body broke off.".to_owned()))?;
+        // Trailers say nothing that is needed here.
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.len() + data.len() > BODY_LEN_MAX {
+            return Err(Error::TooLarge { max: BODY_LEN_MAX });
+        }
+        // Nearly always there is one piece, and nothing to copy.
+        whole = if whole.is_empty() { data } else { [whole, data].concat().into() };
+    }
+    Ok(whole)
 }
 
 enum Kind {
@@ -63,9 +75,11 @@ enum Kind {
 impl Kind {
     fn of(headers: &HeaderMap) -> Self {
         let Some(value) = headers.get(header::CONTENT_TYPE) else { return Self::Unnamed };
-        let essence = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-        match essence.as_str() {
-            "application/x-www-form-urlencoded" => Self::Form,
+        let essence = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim();
+        if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+            return Self::Form;
+        }
+        match essence.to_ascii_lowercase().as_str() {
             "application/json" => Self::Json,
             subtype if subtype.starts_with("application/") && subtype.ends_with("+json") => Self::Json,
             _ => Self::Other,

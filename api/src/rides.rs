@@ -1,15 +1,17 @@
 //! `POST /rides`, `GET /rides/{id}` and `GET /rides`.
 
 use axum::Json;
+use axum::body::{Bytes, HttpBody};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderName, StatusCode, header};
+use axum::http::{HeaderValue, Request, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Row;
 
 use crate::App;
-use crate::body::NewRide;
+use crate::body::read_distance;
 use crate::distance::metres_with_one_decimal;
 use crate::error::Error;
 
@@ -38,22 +40,33 @@ impl Ride {
 
 /// What `POST /rides` answers with 201.
 #[derive(Serialize)]
-pub(crate) struct Created {
+struct Created {
     message: String,
     ride: Ride,
 }
 
-pub(crate) async fn create(
-    State(app): State<App>,
-    new: NewRide,
-) -> Result<(StatusCode, [(HeaderName, String); 1], Json<Created>), Error> {
-    let ride = app.writer.write(new.distance_mm).await?;
+/// Takes a ride.
+pub(crate) async fn create<B>(app: &App, request: Request<B>) -> Response
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
+    written(app, request).await.unwrap_or_else(Error::into_response)
+}
+
+async fn written<B>(app: &App, request: Request<B>) -> Result<Response, Error>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
+    let distance_mm = read_distance(request, app.body_wait).await?;
+    let ride = app.writer.write(distance_mm).await?;
     let message = format!(
         "Payment accepted. Your pilot is on their way! distance={}m",
         metres_with_one_decimal(ride.distance_mm)
     );
-    let location = [(header::LOCATION, format!("/rides/{}", ride.id))];
-    Ok((StatusCode::CREATED, location, Json(Created { message, ride })))
+    let mut response = (StatusCode::CREATED, Json(Created { message, ride })).into_response();
+    let location = HeaderValue::try_from(format!("/rides/{}", ride.id)).map_err(|_| Error::Internal)?;
+    response.headers_mut().insert(header::LOCATION, location);
+    Ok(response)
 }
 
 pub(crate) async fn show(State(app): State<App>, id: Result<Path<i64>, PathRejection>) -> Result<Json<Ride>, Error> {

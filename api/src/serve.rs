@@ -10,10 +10,10 @@ use axum::Router;
 use axum::response::{IntoResponse, Response};
 use common::backoff::Backoff;
 use common::shutdown::{CancellationToken, sleep_or_stop};
-use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
+use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
@@ -24,6 +24,7 @@ use tracing::{debug, warn};
 use crate::connection::{Turns, Watched};
 use crate::error::Error;
 use crate::limits::Limits;
+use crate::{App, rides, router};
 
 /// The largest header, in bytes, request line included; larger ones are answered with 431. Browsers with full cookie
 /// jars send 8 KiB.
@@ -40,7 +41,8 @@ const CROWDED_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Serves until `shutdown`. Then idle connections are closed; the others are closed after the request in hand, and it
 /// returns when there are none.
-pub(crate) async fn serve_until(listener: TcpListener, router: Router, limits: Limits, shutdown: CancellationToken) {
+pub(crate) async fn serve_until(listener: TcpListener, app: App, limits: Limits, shutdown: CancellationToken) {
+    let router = router(app.clone());
     let places = Arc::new(Semaphore::new(limits.connection_count_max));
     let mut backoff = Backoff::up_to(ACCEPT_BACKOFF_MAX);
     let mut complained_at = None;
@@ -59,7 +61,8 @@ pub(crate) async fn serve_until(listener: TcpListener, router: Router, limits: L
         match accepted {
             Ok((stream, _)) => {
                 backoff.reset();
-                tokio::spawn(serve_connection(stream, router.clone(), limits, shutdown.clone(), place));
+                let connection = serve_connection(stream, app.clone(), router.clone(), limits, shutdown.clone(), place);
+                tokio::spawn(connection);
             }
             Err(error) if concerns_one_client(&error) => {}
             // No files, no memory: the connection is still in the queue, and accept would fail again at once.
@@ -96,6 +99,7 @@ fn concerns_one_client(error: &io::Error) -> bool {
 
 async fn serve_connection(
     stream: TcpStream,
+    app: App,
     router: Router,
     limits: Limits,
     shutdown: CancellationToken,
@@ -108,7 +112,7 @@ async fn serve_connection(
     let socket = TokioIo::new(Watched::new(stream, turns.clone(), &limits));
     let router = TowerToHyperService::new(router);
     let service = service_fn(|request| {
-        let (turn, answer) = (turns.begin(), answer(&router, request, limits.request_wait));
+        let (turn, answer) = (turns.begin(), answer(&app, &router, request, limits.request_wait));
         async move {
             let answered = answer.await;
             drop(turn);
@@ -136,17 +140,21 @@ async fn serve_connection(
     }
 }
 
-fn answer(
+async fn answer(
+    app: &App,
     router: &TowerToHyperService<Router>,
     request: Request<Incoming>,
     wait: Duration,
-) -> impl Future<Output = Result<Response, Infallible>> + use<> {
-    let answer = timeout(wait, router.call(request));
-    async move {
-        answer.await.unwrap_or_else(|_| {
-            // What it waited for has said so itself, once for all.
-            debug!(waited_s = wait.as_secs_f32(), "a request took too long");
-            Ok(Error::Unavailable.into_response())
-        })
-    }
+) -> Result<Response, Infallible> {
+    let answer = async {
+        match request.method() == Method::POST && request.uri().path() == "/rides" {
+            true => Ok(rides::create(app, request).await),
+            false => router.call(request).await,
+        }
+    };
+    timeout(wait, answer).await.unwrap_or_else(|_| {
+        // What it waited for has said so itself, once for all.
+        debug!(waited_s = wait.as_secs_f32(), "a request took too long");
+        Ok(Error::Unavailable.into_response())
+    })
 }
