@@ -6,6 +6,7 @@ mod connection;
 mod database;
 mod distance;
 mod error;
+mod hint;
 mod limits;
 mod rides;
 mod serve;

@@ -5,7 +5,6 @@
 //! hundred rides as for one, so the more arrive, the cheaper each becomes.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use deadpool_postgres::Client;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -14,16 +13,11 @@ use tracing::warn;
 
 use crate::database::{Database, Failure, sort_out, until};
 use crate::error::Error;
+use crate::hint;
 use crate::rides::Ride;
 
 /// Rides a statement.
 const GROUP_LEN_MAX: usize = 1000;
-
-/// The least time between two hints to the streamer: a busy api must not spend itself on telling that it is busy.
-const HINT_INTERVAL: Duration = Duration::from_millis(2);
-
-/// How long a hint may take. The streamer looks by itself every second; a later hint is of no use.
-const HINT_WAIT: Duration = Duration::from_secs(2);
 
 struct Request {
     distance_mm: i64,
@@ -42,7 +36,7 @@ impl Writer {
     pub fn start(database: Database, queue_len_max: usize) -> (Self, tokio::task::JoinHandle<()>) {
         let (queue, requests) = mpsc::channel(queue_len_max);
         let written = Arc::new(Notify::new());
-        tokio::spawn(send_hints(database.clone(), Arc::downgrade(&written)));
+        tokio::spawn(hint::send_hints(database.clone(), Arc::downgrade(&written)));
         (Self { queue }, tokio::spawn(write_groups(database, requests, written)))
     }
 
@@ -156,24 +150,4 @@ async fn write_rides(client: &Client, distances_mm: &[i64]) -> Result<Vec<Ride>,
 fn is_about_a_row(failure: &Failure) -> bool {
     let Failure::Postgres(error) = failure else { return false };
     error.code().is_some_and(|state| state.code().starts_with("22") || state.code().starts_with("23"))
-}
-
-/// Wakes the streamer after commits: outside of every transaction, and at most once in a while. A lost hint costs a
-/// moment, nothing else.
-async fn send_hints(database: Database, written: std::sync::Weak<Notify>) {
-    loop {
-        let Some(notify) = written.upgrade() else { return };
-        // Wake up now and then, to see whether the writer is gone.
-        let waited = tokio::time::timeout(Duration::from_secs(1), notify.notified()).await;
-        drop(notify);
-        if waited.is_ok() {
-            if let Ok(client) = database.client().await {
-                let hinted = until(Instant::now() + HINT_WAIT, pglog::hint(&**client)).await;
-                if let Err(Failure::Late) = hinted {
-                    database.discard(client);
-                }
-            }
-            tokio::time::sleep(HINT_INTERVAL).await;
-        }
-    }
 }

@@ -1,0 +1,42 @@
+//! Wakes the streamer after commits: outside of every transaction that writes, and at most once in a while. A lost hint
+//! costs a moment, nothing else: the streamer looks by itself every second.
+
+use std::sync::Weak;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::database::{Database, Failure, until};
+
+/// The least time between two hints: a busy api must not spend itself on telling that it is busy.
+const HINT_INTERVAL: Duration = Duration::from_millis(2);
+
+/// How long a hint may take. A later one is of no use.
+const HINT_WAIT: Duration = Duration::from_secs(2);
+
+/// How often to see whether the writer is gone.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Sends a hint whenever `written` says that rides were committed, until nobody can say so any more.
+///
+/// A hint is [`pglog::hint`] without waiting for the disk. NOTIFY is a transaction like any other; its flush would not
+/// only delay the hint, but also the next rides, which are flushed to the same file. There is nothing to lose. The
+/// setting ends with the transaction: what is sent together as text is one.
+pub(crate) async fn send_hints(database: Database, written: Weak<Notify>) {
+    let hint = format!("SET LOCAL synchronous_commit = off; NOTIFY {}", pglog::HINT_CHANNEL);
+    while let Some(notify) = written.upgrade() {
+        let is_written = timeout(LOOK_INTERVAL, notify.notified()).await.is_ok();
+        drop(notify);
+        if !is_written {
+            continue;
+        }
+        if let Ok(client) = database.client().await {
+            let hinted = until(Instant::now() + HINT_WAIT, client.batch_execute(&hint)).await;
+            if let Err(Failure::Late) = hinted {
+                database.discard(client);
+            }
+        }
+        sleep(HINT_INTERVAL).await;
+    }
+}
