@@ -91,7 +91,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<()> {
     let database = Database::new(postgres, limits.answer_wait)?;
-    let (writer, mut writing) = Writer::start(database.clone(), limits.queue_len_max);
+    let (writer, mut writing) = Writer::start(database.clone(), &limits);
     let address = listener.local_addr().context("reading the socket's address")?;
     info!(address = %address, connection_count_max = limits.connection_count_max, "api started");
     let app = App { database, writer, body_wait: limits.body_wait };

@@ -28,8 +28,9 @@ pub struct Limits {
     /// `lock_timeout` (10 s): what Postgres gives up is known not to be written, what the api gives up is not. Shorter
     /// than `request_wait`, so that those who wait behind a stuck statement still get their turn.
     pub answer_wait: Duration,
-    /// Rides that may wait for the writing task; more are refused with 503. Together with the group in hand (1000) it
-    /// stays below `connection_count_max`: if writing is stuck, connections are left for those who read.
+    /// Rides a statement writes at most. Those that wait longest come first.
+    pub group_len_max: usize,
+    /// Rides that may wait for the writing task; more are refused with 503. Together with the group in hand it stays below `connection_count_max`: if writing is stuck, connections are left for those who read.
     pub queue_len_max: usize,
 }
 
@@ -43,6 +44,7 @@ impl Default for Limits {
             request_wait: Duration::from_secs(15),
             response_wait: Duration::from_secs(30),
             answer_wait: Duration::from_secs(12),
+            group_len_max: 1000,
             queue_len_max: 2000,
         }
     }

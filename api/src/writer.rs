@@ -14,10 +14,8 @@ use tracing::warn;
 use crate::database::{Database, Failure, sort_out, until};
 use crate::error::Error;
 use crate::hint;
+use crate::limits::Limits;
 use crate::rides::Ride;
-
-/// Rides a statement.
-const GROUP_LEN_MAX: usize = 1000;
 
 struct Request {
     distance_mm: i64,
@@ -33,11 +31,11 @@ pub(crate) struct Writer {
 impl Writer {
     /// Starts the writing task and the task that sends hints. The handle ends when every [`Writer`] is gone and
     /// everything accepted has been answered.
-    pub fn start(database: Database, queue_len_max: usize) -> (Self, tokio::task::JoinHandle<()>) {
-        let (queue, requests) = mpsc::channel(queue_len_max);
+    pub fn start(database: Database, limits: &Limits) -> (Self, tokio::task::JoinHandle<()>) {
+        let (queue, requests) = mpsc::channel(limits.queue_len_max);
         let written = Arc::new(Notify::new());
         tokio::spawn(hint::send_hints(database.clone(), Arc::downgrade(&written)));
-        (Self { queue }, tokio::spawn(write_groups(database, requests, written)))
+        (Self { queue }, tokio::spawn(write_groups(database, requests, limits.group_len_max, written)))
     }
 
     /// Writes a ride and its log record; returns when both are durable.
@@ -51,9 +49,14 @@ impl Writer {
     }
 }
 
-async fn write_groups(database: Database, mut requests: mpsc::Receiver<Request>, written: Arc<Notify>) {
-    let mut group = Vec::with_capacity(GROUP_LEN_MAX);
-    while requests.recv_many(&mut group, GROUP_LEN_MAX).await > 0 {
+async fn write_groups(
+    database: Database,
+    mut requests: mpsc::Receiver<Request>,
+    group_len_max: usize,
+    written: Arc<Notify>,
+) {
+    let mut group = Vec::with_capacity(group_len_max);
+    while requests.recv_many(&mut group, group_len_max).await > 0 {
         // Nobody waits for these any more: the client left, or was answered with 503 after too long in the queue, and
         // will ask again. To write them now would write them twice.
         group.retain(|request| !request.reply.is_closed());
@@ -88,32 +91,35 @@ async fn write_group(database: &Database, group: &mut Vec<Request>) -> bool {
     }
 }
 
-/// Writes and answers what can be. After an error nothing more can, and the requests left in `group` have no answer yet.
+/// Writes and answers what can be, the first first. After an error nothing more can, and the requests left in `group` have
+/// no answer yet.
+///
+/// A statement fails as a whole, and nothing of it is written. If that may be one row's fault, half as many are tried next,
+/// down to the one to blame; after each success twice as many. So one bad row costs a few statements and not one for each
+/// of its neighbours, and many bad rows cost hardly more than one statement each.
 async fn write_and_answer(client: &Client, deadline: Instant, group: &mut Vec<Request>) -> Result<(), Failure> {
     let distances_mm: Vec<i64> = group.iter().map(|request| request.distance_mm).collect();
-    match until(deadline, write_rides(client, &distances_mm)).await {
-        Ok(rides) => {
-            for (request, ride) in group.drain(..).zip(rides) {
-                // The client may have left; its ride stands all the same.
-                let _ = request.reply.send(Ok(ride));
+    let mut left = distances_mm.as_slice();
+    let mut len = left.len();
+    while !left.is_empty() {
+        let (now, later) = left.split_at(len);
+        let answers: Vec<Result<Ride, Error>> = match until(deadline, write_rides(client, now)).await {
+            Ok(rides) => rides.into_iter().map(Ok).collect(),
+            Err(failure) if is_about_a_row(&failure) && len > 1 => {
+                warn!(error = format!("{failure:#?}"), request_count = len, "writing half as many rides at a time");
+                len /= 2;
+                continue;
             }
-            return Ok(());
-        }
-        // The statement failed as a whole, and nothing was written. One row may be to blame: each alone, then.
-        Err(failure) if is_about_a_row(&failure) && group.len() > 1 => {
-            warn!(error = format!("{failure:#?}"), request_count = group.len(), "writing rides one by one");
-        }
-        Err(failure) => return Err(failure),
-    }
-    while let Some(request) = group.last() {
-        let answer = match until(deadline, write_rides(client, &[request.distance_mm])).await {
-            Ok(mut rides) => rides.pop().ok_or(Error::Internal),
-            Err(failure) if is_about_a_row(&failure) => Err(sort_out(&failure)),
+            Err(failure) if is_about_a_row(&failure) => vec![Err(sort_out(&failure))],
             Err(failure) => return Err(failure),
         };
-        if let Some(request) = group.pop() {
+        let is_written = answers.iter().all(Result::is_ok);
+        for (request, answer) in group.drain(..len).zip(answers) {
+            // The client may have left; its ride stands all the same.
             let _ = request.reply.send(answer);
         }
+        left = later;
+        len = left.len().min(if is_written { 2 * len } else { 1 });
     }
     Ok(())
 }
