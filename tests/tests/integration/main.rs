@@ -20,6 +20,7 @@ mod launcher;
 mod limits;
 mod loss;
 mod memory;
+mod overload;
 mod poison;
 mod reaper;
 mod restore;
