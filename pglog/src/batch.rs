@@ -206,8 +206,10 @@ pub async fn batch_ranges(
             "-- pglog::batch_ranges
              SELECT first_offset, first_offset + record_count - 1 AS last_offset, token FROM log_batches
              WHERE partition = $1
-               AND first_offset >= COALESCE((SELECT max(first_offset) FROM log_batches
-                                             WHERE partition = $1 AND first_offset <= $2), 0)
+               -- Not max(): a plan that is made while the table is small might read all of it, and is kept.
+               AND first_offset >= COALESCE((SELECT first_offset FROM log_batches
+                                             WHERE partition = $1 AND first_offset <= $2
+                                             ORDER BY first_offset DESC LIMIT 1), 0)
              ORDER BY first_offset LIMIT $3",
             &[&partition, &from_offset, &count_max],
         )
