@@ -19,8 +19,13 @@ use crate::rides::Ride;
 
 struct Request {
     distance_mm: i64,
-    reply: oneshot::Sender<Result<Ride, Error>>,
+    reply: Reply,
 }
+
+type Reply = oneshot::Sender<Result<Ride, Error>>;
+
+/// What a request will be told, and over what.
+type Answer = (Reply, Result<Ride, Error>);
 
 /// Hands rides to the writing task. Clones share it; when the last is dropped, the task writes what waits and ends.
 #[derive(Clone)]
@@ -55,34 +60,76 @@ async fn write_groups(
     group_len_max: usize,
     written: Arc<Notify>,
 ) {
-    let mut group = Vec::with_capacity(group_len_max);
-    while requests.recv_many(&mut group, group_len_max).await > 0 {
-        // Nobody waits for these any more: the client left, or was answered with 503 after too long in the queue, and
-        // will ask again. To write them now would write them twice.
-        group.retain(|request| !request.reply.is_closed());
-        if !group.is_empty() && write_group(&database, &mut group).await {
+    let (mut group, mut answers) = (Vec::with_capacity(group_len_max), Vec::new());
+    // One group is in Postgres at a time. With two, both are smaller, and what that costs Postgres is more than what is won
+    // by not waiting for the disk in between.
+    while next_group(&mut requests, &mut group, group_len_max, &mut answers).await {
+        let told = std::mem::take(&mut answers);
+        // Postgres first: while it writes these, there is time to answer those before.
+        let (is_written, ()) = tokio::join!(write_group(&database, &mut group, &mut answers), async {
+            // The connection's task sends the statement in this turn, ahead of the clients' tasks.
+            tokio::task::yield_now().await;
+            tell(told);
+        });
+        if is_written {
             written.notify_one();
         }
     }
 }
 
-/// Answers every request of `group`; returns whether anything was written.
+/// Takes what waits into the empty `group`. If nothing does, tells `answers` and waits. False: there will be nothing more.
+async fn next_group(
+    requests: &mut mpsc::Receiver<Request>,
+    group: &mut Vec<Request>,
+    group_len_max: usize,
+    answers: &mut Vec<Answer>,
+) -> bool {
+    // One turn for the other tasks: requests that lie in sockets already would otherwise miss this group by microseconds.
+    // If there is nothing else to do, this returns at once.
+    tokio::task::yield_now().await;
+    loop {
+        while group.len() < group_len_max
+            && let Ok(request) = requests.try_recv()
+        {
+            group.push(request);
+        }
+        // Nobody waits for these any more: the client left, or was answered with 503 after too long in the queue, and
+        // will ask again. To write them now would write them twice.
+        group.retain(|request| !request.reply.is_closed());
+        if !group.is_empty() {
+            return true;
+        }
+        tell(std::mem::take(answers));
+        if requests.recv_many(group, group_len_max).await == 0 {
+            return false;
+        }
+    }
+}
+
+fn tell(answers: Vec<Answer>) {
+    for (reply, answer) in answers {
+        // The client may have left; its ride stands all the same.
+        let _ = reply.send(answer);
+    }
+}
+
+/// Adds to `answers` one for each request of `group`; returns whether anything was written.
 ///
 /// All others wait meanwhile, so it has one deadline for everything it does. A second writing task beside a stuck one
 /// would not help: what stops a statement (a lock, the disk, the network) stops the next one too, and each would hold
 /// another group whose fate is unknown.
-async fn write_group(database: &Database, group: &mut Vec<Request>) -> bool {
+async fn write_group(database: &Database, group: &mut Vec<Request>, answers: &mut Vec<Answer>) -> bool {
     let client = match database.client().await {
         Ok(client) => client,
         Err(error) => {
-            answer_all(group, &error);
+            answer_all(group, &error, answers);
             return false;
         }
     };
-    match write_and_answer(&client, database.deadline(), group).await {
+    match write_and_answer(&client, database.deadline(), group, answers).await {
         Ok(()) => true,
         Err(failure) => {
-            answer_all(group, &sort_out(&failure));
+            answer_all(group, &sort_out(&failure), answers);
             if matches!(failure, Failure::Late) {
                 database.discard(client);
             }
@@ -97,13 +144,18 @@ async fn write_group(database: &Database, group: &mut Vec<Request>) -> bool {
 /// A statement fails as a whole, and nothing of it is written. If that may be one row's fault, half as many are tried next,
 /// down to the one to blame; after each success twice as many. So one bad row costs a few statements and not one for each
 /// of its neighbours, and many bad rows cost hardly more than one statement each.
-async fn write_and_answer(client: &Client, deadline: Instant, group: &mut Vec<Request>) -> Result<(), Failure> {
+async fn write_and_answer(
+    client: &Client,
+    deadline: Instant,
+    group: &mut Vec<Request>,
+    answers: &mut Vec<Answer>,
+) -> Result<(), Failure> {
     let distances_mm: Vec<i64> = group.iter().map(|request| request.distance_mm).collect();
     let mut left = distances_mm.as_slice();
     let mut len = left.len();
     while !left.is_empty() {
         let (now, later) = left.split_at(len);
-        let answers: Vec<Result<Ride, Error>> = match until(deadline, write_rides(client, now)).await {
+        let results: Vec<Result<Ride, Error>> = match until(deadline, write_rides(client, now)).await {
             Ok(rides) => rides.into_iter().map(Ok).collect(),
             Err(failure) if is_about_a_row(&failure) && len > 1 => {
                 warn!(error = format!("{failure:#?}"), request_count = len, "writing half as many rides at a time");
@@ -113,21 +165,16 @@ async fn write_and_answer(client: &Client, deadline: Instant, group: &mut Vec<Re
             Err(failure) if is_about_a_row(&failure) => vec![Err(sort_out(&failure))],
             Err(failure) => return Err(failure),
         };
-        let is_written = answers.iter().all(Result::is_ok);
-        for (request, answer) in group.drain(..len).zip(answers) {
-            // The client may have left; its ride stands all the same.
-            let _ = request.reply.send(answer);
-        }
+        let is_written = results.iter().all(Result::is_ok);
+        answers.extend(group.drain(..len).map(|request| request.reply).zip(results));
         left = later;
         len = left.len().min(if is_written { 2 * len } else { 1 });
     }
     Ok(())
 }
 
-fn answer_all(group: &mut Vec<Request>, error: &Error) {
-    for request in group.drain(..) {
-        let _ = request.reply.send(Err(error.clone()));
-    }
+fn answer_all(group: &mut Vec<Request>, error: &Error, answers: &mut Vec<Answer>) {
+    answers.extend(group.drain(..).map(|request| (request.reply, Err(error.clone()))));
 }
 
 /// Writes rides and stages their records, in one statement and so in one transaction (I1). Returns the rides in the order
