@@ -11,7 +11,7 @@ use clap::Args;
 use common::shutdown::CancellationToken;
 use consumer::{Consumer, DistanceFold, Fault, Fold, Rejection};
 use deadpool_postgres::Transaction;
-use pglog::Record;
+use pglog::{Record, Session};
 
 /// As the consumer's own: how long a read waits for the next entry.
 const BLOCK: Duration = Duration::from_secs(1);
@@ -51,7 +51,7 @@ impl Fold for NotingFold {
         self.fold.apply(record)
     }
 
-    async fn save(&mut self, tx: &Transaction<'_>, consumer: &str, partition: i32) -> Result<()> {
+    async fn save(&mut self, tx: &impl Session, consumer: &str, partition: i32) -> Result<()> {
         self.fold.save(tx, consumer, partition).await
     }
 

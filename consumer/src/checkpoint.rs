@@ -43,7 +43,7 @@ pub(crate) async fn find(tx: &Transaction<'_>, name: &str, partition: i32) -> Re
 /// Moves the checkpoint from `old` to `new_offset`, if it is still there. `false` means that somebody else has changed
 /// checkpoint or state: nothing of this transaction may be committed.
 pub(crate) async fn advance(
-    tx: &Transaction<'_>,
+    tx: &impl Session,
     name: &str,
     partition: i32,
     old: Mark,

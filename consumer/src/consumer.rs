@@ -13,7 +13,7 @@ use common::fault::die;
 use common::shutdown::{CancellationToken, sleep_or_stop};
 use common::stream::{Entry, EntryId, Fields, decode_xread};
 use deadpool_postgres::ClientWrapper as Client;
-use pglog::{Reader, Record};
+use pglog::{Reader, Record, Session};
 use tokio::time::error::Elapsed;
 use tracing::{debug, warn};
 
@@ -36,6 +36,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// comes any more, not even a refusal.
 const STEP_WAIT: Duration = Duration::from_secs(45);
 
+/// How long Postgres may take to forget a transaction.
+const ROLLBACK_WAIT: Duration = Duration::from_secs(2);
+
 /// What Redis answers when nothing has arrived.
 const NO_PAGE: Bytes = Bytes::from_static(b"*-1\r\n");
 
@@ -49,6 +52,8 @@ pub struct Consumer<F> {
     redis: redis::Client,
     shutdown: CancellationToken,
     client: Option<Client>,
+    /// BEGIN was sent, and neither COMMIT nor ROLLBACK was answered.
+    is_in_transaction: bool,
     stream: Option<Tail>,
     redis_backoff: Backoff,
     /// Redis is away: when to try it again.
@@ -92,6 +97,7 @@ impl<F: Fold> Consumer<F> {
             redis: stream.redis_url.clone(),
             shutdown,
             client: None,
+            is_in_transaction: false,
             stream: None,
             redis_backoff: Backoff::up_to(REDIS_WAIT_MAX),
             redis_again_at: None,
@@ -114,7 +120,7 @@ impl<F: Fold> Consumer<F> {
     /// A server is away, or an [`Interruption`]. Nothing is lost or counted twice: the next call loads the last commit.
     pub async fn run_once(&mut self, fault: Fault, block: Option<Duration>) -> Result<Progress> {
         let step = tokio::time::timeout(STEP_WAIT + block.unwrap_or_default(), self.step(fault, block)).await;
-        self.believe(step)
+        self.believe(step).await
     }
 
     /// Folds from Postgres alone, up to `last_offset` and at most ten pages of 1000 records. Returns whether it is there.
@@ -123,7 +129,7 @@ impl<F: Fold> Consumer<F> {
     /// As [`run_once`](Self::run_once).
     pub async fn fold_up_to(&mut self, last_offset: i64) -> Result<bool> {
         let step = tokio::time::timeout(STEP_WAIT, self.step_up_to(last_offset)).await;
-        self.believe(step)
+        self.believe(step).await
     }
 
     async fn step_up_to(&mut self, last_offset: i64) -> Result<bool> {
@@ -132,7 +138,7 @@ impl<F: Fold> Consumer<F> {
     }
 
     /// After a failure nothing in memory is believed, and after a silence no connection either.
-    fn believe<T>(&mut self, step: Result<Result<T>, Elapsed>) -> Result<T> {
+    async fn believe<T>(&mut self, step: Result<Result<T>, Elapsed>) -> Result<T> {
         let was_silent = step.is_err();
         let result = step.unwrap_or_else(|_| Err(anyhow!("no answer within {STEP_WAIT:?}")));
         if let Err(error) = &result {
@@ -145,8 +151,19 @@ impl<F: Fold> Consumer<F> {
             if was_silent || self.client.as_ref().is_some_and(|client| client.is_closed()) {
                 (self.client, self.stream) = (None, None);
             }
+            self.roll_back().await;
         }
         result
+    }
+
+    /// Ends a transaction that is not to be committed. A connection on which that fails is given up, which ends it too.
+    async fn roll_back(&mut self) {
+        if std::mem::take(&mut self.is_in_transaction)
+            && let Some(client) = self.client.take()
+            && let Ok(Ok(())) = tokio::time::timeout(ROLLBACK_WAIT, client.batch_execute("ROLLBACK")).await
+        {
+            self.client = Some(client);
+        }
     }
 
     async fn step(&mut self, mut fault: Fault, block: Option<Duration>) -> Result<Progress> {
@@ -321,30 +338,34 @@ impl<F: Fold> Consumer<F> {
             debug!(consumer = self.name, offset = record.offset, state = self.fold.summary(), "record folded");
         }
         let client = self.client.as_mut().context("no connection")?;
-        let tx = client.transaction().await.context("beginning")?;
-        if self.name == BASELINE {
-            // It never passes a consumer, not even one that registers in this moment: who starts with its state, and
-            // whoever audits, counts on that.
-            pglog::hold_registration(&tx).await?;
-            if pglog::lowest_checkpoint(&tx, self.partition).await?.is_none_or(|lowest| lowest < new_offset) {
-                return Err(Interruption::HeldBack.into());
+        self.is_in_transaction = true;
+        let beginning = async { client.batch_execute("BEGIN").await.context("beginning") };
+        let holding = async {
+            match self.name == BASELINE {
+                true => is_held_back(client, self.partition, new_offset).await,
+                false => Ok(false),
             }
-        }
-        let advancing = checkpoint::advance(&tx, &self.name, self.partition, old, new_offset, self.counts);
+        };
+        let advancing = checkpoint::advance(client, &self.name, self.partition, old, new_offset, self.counts);
         let saving = async {
             match applied_count {
                 0 => Ok(()),
-                _ => self.fold.save(&tx, &self.name, self.partition).await,
+                _ => self.fold.save(client, &self.name, self.partition).await,
             }
         };
-        // Both are sent before either is answered. If the checkpoint cannot move, what was saved is rolled back.
-        let (is_moved, saved) = tokio::join!(advancing, saving);
+        // All of it is sent before the first answer comes, in this order. Each answer is looked at before COMMIT: if the
+        // checkpoint cannot move, what was saved is rolled back.
+        let (begun, is_held, is_moved, saved) = tokio::join!(beginning, holding, advancing, saving);
+        begun?;
+        if is_held? {
+            return Err(Interruption::HeldBack.into());
+        }
         if !is_moved? {
             return Err(Interruption::Fenced.into());
         }
         saved?;
         for (record, rejection) in &dead_letters {
-            bury(&tx, &self.name, self.partition, record, rejection).await?;
+            bury(client, &self.name, self.partition, record, rejection).await?;
         }
         // Every statement before was checked: COMMIT of an aborted transaction would answer Ok.
         let fault = std::mem::replace(fault, Fault::None);
@@ -354,17 +375,18 @@ impl<F: Fold> Consumer<F> {
             Fault::DieAtCommit => {
                 tokio::select! {
                     biased;
-                    _ = tx.commit() => {}
+                    _ = client.batch_execute("COMMIT") => {}
                     // Time enough for the task that owns the socket to send it.
                     () = tokio::task::yield_now() => {}
                 }
                 die()
             }
-            Fault::None | Fault::DieAfterCommit => tx.commit().await.context("committing")?,
+            Fault::None | Fault::DieAfterCommit => client.batch_execute("COMMIT").await.context("committing")?,
         }
         if fault == Fault::DieAfterCommit {
             die();
         }
+        self.is_in_transaction = false;
         self.counts = Counts::default();
         self.parts()?.1.mark.last_offset = new_offset;
         progress.applied_count += applied_count;
@@ -398,4 +420,11 @@ impl<F: Fold> Consumer<F> {
         let client = self.client.as_ref().context("no connection")?;
         Ok((client, self.place.as_mut().context("nothing is loaded")?))
     }
+}
+
+/// Whether the baseline must not move to `new_offset` yet. It never passes a consumer, not even one that registers in this
+/// moment: who starts with its state, and whoever audits, counts on that.
+async fn is_held_back(tx: &impl Session, partition: i32, new_offset: i64) -> Result<bool> {
+    pglog::hold_registration(tx).await?;
+    Ok(pglog::lowest_checkpoint(tx, partition).await?.is_none_or(|lowest| lowest < new_offset))
 }

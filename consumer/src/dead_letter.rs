@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use deadpool_postgres::{ClientWrapper as Client, Transaction};
-use pglog::Record;
+use pglog::{Record, Session};
 use tokio_postgres::Row;
 use tracing::warn;
 
@@ -21,7 +21,7 @@ pub enum Replay {
 
 /// Keeps the record for a human, in the transaction that passes it.
 pub(crate) async fn bury(
-    tx: &Transaction<'_>,
+    tx: &impl Session,
     name: &str,
     partition: i32,
     record: &Record<'_>,

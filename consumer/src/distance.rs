@@ -75,7 +75,7 @@ impl Fold for DistanceFold {
         Ok(())
     }
 
-    async fn save(&mut self, tx: &Transaction<'_>, consumer: &str, partition: i32) -> Result<()> {
+    async fn save(&mut self, tx: &impl Session, consumer: &str, partition: i32) -> Result<()> {
         let saved_count = tx
             .execute(
                 "-- consumer::distance::save

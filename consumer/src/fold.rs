@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use deadpool_postgres::Transaction;
-use pglog::Record;
+use pglog::{Record, Session};
 
 /// Something derived from the log, one record after another.
 ///
@@ -30,12 +30,13 @@ pub trait Fold: Send {
     /// must be as it was before.
     fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection>;
 
-    /// Writes the state, in the transaction that moves the checkpoint. Checks its own row counts, and never commits.
+    /// Writes the state, in the transaction that moves the checkpoint. Checks its own row counts, and never commits. What
+    /// it sends first goes out together with BEGIN and the checkpoint: a fold that saves with one statement costs no round
+    /// trip.
     ///
     /// # Errors
     /// Postgres is away; the loop loads the last committed state and tries again.
-    fn save(&mut self, tx: &Transaction<'_>, consumer: &str, partition: i32)
-    -> impl Future<Output = Result<()>> + Send;
+    fn save(&mut self, tx: &impl Session, consumer: &str, partition: i32) -> impl Future<Output = Result<()>> + Send;
 
     /// Copies the state that is kept under one name to another, where nothing is yet, so that a consumer can start with
     /// what somebody else has derived. `Ok(false)`, and nothing done, if there is no state under `source`; also what a

@@ -44,7 +44,7 @@ pub async fn hold_reaping(tx: &Transaction<'_>) -> Result<(), Error> {
 ///
 /// # Errors
 /// Postgres is away, or a registration took longer than the session's `lock_timeout`: try again.
-pub async fn hold_registration(tx: &Transaction<'_>) -> Result<(), Error> {
+pub async fn hold_registration(tx: &impl Session) -> Result<(), Error> {
     tx.execute(
         "-- pglog::hold_registration
          SELECT pg_advisory_xact_lock($1)",

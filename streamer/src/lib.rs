@@ -98,16 +98,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
                 log(&published, fault);
                 (fault, stood_by) = (faults.draw(by_dice), false);
                 backoff.reset();
-                true
+                // Who stages while we publish sends a hint, which is not lost: it need not be looked for.
+                config.drain || streamer.is_behind_head() || wait_for_more(&streamer, &shutdown).await
             }
             Ok(Step::Idle) if config.drain => break,
             Ok(Step::Idle) => {
                 stood_by = false;
                 backoff.reset();
-                tokio::select! {
-                    () = streamer.hinted() => true,
-                    go_on = sleep_or_stop(IDLE_WAIT, &shutdown) => go_on,
-                }
+                wait_for_more(&streamer, &shutdown).await
             }
             Ok(Step::StandingBy) => {
                 if !stood_by {
@@ -136,6 +134,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     }
     info!("streamer stopped");
     Ok(())
+}
+
+/// Returns when there may be more to do; `false` on shutdown.
+async fn wait_for_more(streamer: &Streamer, shutdown: &CancellationToken) -> bool {
+    tokio::select! {
+        () = streamer.hinted() => true,
+        go_on = sleep_or_stop(IDLE_WAIT, shutdown) => go_on,
+    }
 }
 
 fn by_dice(dice: &mut Dice) -> Fault {

@@ -181,7 +181,7 @@ impl Streamer {
     }
 
     /// Whether records are known to be there that are to be published. If not, a look at what was staged since comes first.
-    fn is_behind_head(&self) -> bool {
+    pub(crate) fn is_behind_head(&self) -> bool {
         self.place.as_ref().is_some_and(|place| place.next_offset <= place.head)
     }
 

@@ -4,7 +4,7 @@ use anyhow::Result;
 use common::shutdown::CancellationToken;
 use consumer::{Consumer, Fault, Fold, Progress, Rejection};
 use deadpool_postgres::Transaction;
-use pglog::Record;
+use pglog::{Record, Session};
 use tests::{PrivateRedis, Process, World, wait_until};
 
 /// A fold of somebody else's: how many records of each object there were.
@@ -28,7 +28,7 @@ impl Fold for ObjectCounts {
         Ok(())
     }
 
-    async fn save(&mut self, tx: &Transaction<'_>, _consumer: &str, _partition: i32) -> Result<()> {
+    async fn save(&mut self, tx: &impl Session, _consumer: &str, _partition: i32) -> Result<()> {
         let upsert = "INSERT INTO object_counts SELECT object, count(*) FROM unnest($1::text[]) object GROUP BY object
                       ON CONFLICT (object) DO UPDATE SET count = object_counts.count + excluded.count";
         tx.execute(upsert, &[&self.since_load]).await?;

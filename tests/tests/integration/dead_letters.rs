@@ -4,7 +4,7 @@ use anyhow::Result;
 use common::shutdown::CancellationToken;
 use consumer::{Consumer, DistanceFold, Fault, Fold, Interruption, Rejection, Replay};
 use deadpool_postgres::Transaction;
-use pglog::Record;
+use pglog::{Record, Session};
 use tests::{Process, World};
 
 use crate::bootstrap::{Traffic, converge, more_rides};
@@ -26,7 +26,7 @@ impl Fold for Yesterday {
         if record.offset % 5 == 0 { Err(Rejection("not yet".to_owned())) } else { self.0.apply(record) }
     }
 
-    async fn save(&mut self, tx: &Transaction<'_>, consumer: &str, partition: i32) -> Result<()> {
+    async fn save(&mut self, tx: &impl Session, consumer: &str, partition: i32) -> Result<()> {
         self.0.save(tx, consumer, partition).await
     }
 
