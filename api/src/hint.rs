@@ -1,5 +1,5 @@
 //! Wakes the streamer after commits: outside of every transaction that writes, and at most once in a while. A lost hint
-//! costs a moment, nothing else: the streamer looks by itself every second.
+//! costs a moment, nothing else: the streamer looks by itself ten times a second.
 
 use std::sync::Weak;
 use std::time::Duration;

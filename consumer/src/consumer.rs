@@ -2,16 +2,16 @@
 //! what Postgres committed (I4, I5).
 
 mod heal;
+mod read;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use bytes::Bytes;
 use common::backoff::Backoff;
 use common::config::{PostgresArgs, StreamArgs};
 use common::fault::die;
-use common::shutdown::{CancellationToken, sleep_or_stop};
-use common::stream::{Entry, EntryId, Fields, decode_xread};
+use common::shutdown::CancellationToken;
+use common::stream::{EntryId, decode_xread};
 use deadpool_postgres::ClientWrapper as Client;
 use pglog::{Reader, Record, Session};
 use tokio::time::error::Elapsed;
@@ -23,14 +23,11 @@ use crate::checkpoint::{self, Counts, Mark};
 use crate::dead_letter::bury;
 use crate::fold::{Fold, Rejection};
 use crate::outcome::{Fault, Interruption, Progress};
-use crate::tail::{PAGE_LEN_MAX, Tail};
-use crate::vouch::{Verdict, Vouchers};
+use crate::tail::Tail;
+use crate::vouch::Vouchers;
 
 /// The longest wait between two attempts while Redis is away.
 const REDIS_WAIT_MAX: Duration = Duration::from_secs(2);
-
-/// How often Postgres is asked for more in the meantime.
-const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The longest step. Servers bound their own work (30 s a statement); this is for the connection on which no answer
 /// comes any more, not even a refusal.
@@ -38,9 +35,6 @@ const STEP_WAIT: Duration = Duration::from_secs(45);
 
 /// How long Postgres may take to forget a transaction.
 const ROLLBACK_WAIT: Duration = Duration::from_secs(2);
-
-/// What Redis answers when nothing has arrived.
-const NO_PAGE: Bytes = Bytes::from_static(b"*-1\r\n");
 
 /// Folds the log into a state, one bounded step at a time.
 pub struct Consumer<F> {
@@ -226,99 +220,6 @@ impl<F: Fold> Consumer<F> {
         Ok(())
     }
 
-    /// A page of the stream; nothing if none came in time, or while Redis is given time to come back.
-    async fn read_stream(&mut self, block: Option<Duration>) -> Result<Bytes> {
-        if self.redis_again_at.is_some_and(|again_at| Instant::now() < again_at) {
-            if block.is_some() {
-                sleep_or_stop(POLL_INTERVAL, &self.shutdown).await;
-            }
-            return Ok(NO_PAGE);
-        }
-        self.redis_again_at = None;
-        let position = self.place.as_ref().context("nothing is loaded")?.position;
-        let stream = match self.stream.take().filter(|stream| stream.is_ready_for(position)) {
-            Some(stream) => self.stream.insert(stream),
-            None => self.stream.insert(Tail::connect(&self.redis, &self.key, block).await?),
-        };
-        stream.ask(position, block).await?;
-        tokio::select! {
-            page = stream.page() => page,
-            () = self.shutdown.cancelled() => Ok(NO_PAGE),
-        }
-    }
-
-    async fn fold_entries(
-        &mut self,
-        entries: &[Entry<'_>],
-        block: Option<Duration>,
-        fault: &mut Fault,
-        progress: &mut Progress,
-    ) -> Result<()> {
-        // Where the stream cannot tell what comes next, and Postgres must be asked.
-        let mut unusable_to = 0;
-        let mut is_all_used = true;
-        let mut ready = Vec::with_capacity(entries.len());
-        let last_id = entries.last().context("a page has entries")?.id;
-        let partition = self.partition;
-        let (client, place) = self.parts()?;
-        let known = place.vouchers.prepare(client, partition, place.mark.last_offset + 1, last_id.offset).await?;
-        for entry in entries {
-            let next = self.checkpoint()? + ready.len() as i64 + 1;
-            let offset = entry.id.offset;
-            if offset < next {
-                self.skip_duplicate(entry.id, progress);
-                continue;
-            }
-            match (self.parts()?.1.vouchers.judge(entry, &known), &entry.fields) {
-                // Very far ahead: the records in between are nearer than their tokens.
-                (Verdict::NotKnownYet, _) => {
-                    unusable_to = offset;
-                    break;
-                }
-                (Verdict::OfThisLog, Ok(fields)) => {
-                    if offset > next {
-                        self.commit(&std::mem::take(&mut ready), fault, progress).await?;
-                        if !self.heal(offset - 1, fault, progress).await? {
-                            is_all_used = false;
-                            break;
-                        }
-                    }
-                    let Fields { object, action, data, staged_at_us, token } = *fields;
-                    ready.push(Record { offset, token, object, action, data, staged_at_us });
-                }
-                // It sits where a record of ours belongs, and Redis refuses ours because of it.
-                (Verdict::Stranger, _) | (Verdict::OfThisLog, Err(_)) => {
-                    self.reject(entry, progress);
-                    unusable_to = offset;
-                }
-            }
-        }
-        // A read that does not wait must not be answered before it is wanted, unless there is more for certain.
-        if is_all_used && unusable_to == 0 && (block.is_some() || entries.len() == PAGE_LEN_MAX) {
-            self.read_ahead(last_id, block).await;
-        }
-        self.commit(&ready, fault, progress).await?;
-        if unusable_to > self.checkpoint()? {
-            self.catch_up(fault, progress).await?;
-        }
-        let place = self.parts()?.1;
-        match entries.iter().rev().find(|entry| entry.id.offset <= place.mark.last_offset) {
-            Some(entry) => place.position = entry.id,
-            None => progress.blocked = progress.record_count() == 0,
-        }
-        Ok(())
-    }
-
-    /// Asks for the page after `position`, where reading will go on if the records in hand can be committed.
-    async fn read_ahead(&mut self, position: EntryId, block: Option<Duration>) {
-        if let Some(stream) = &mut self.stream
-            && stream.ask(position, block).await.is_err()
-        {
-            // The next read connects anew, and tells what is wrong.
-            self.stream = None;
-        }
-    }
-
     /// Folds records that follow the checkpoint without a gap, and commits the new state with the new checkpoint.
     async fn commit(&mut self, records: &[Record<'_>], fault: &mut Fault, progress: &mut Progress) -> Result<()> {
         let Some(last) = records.last() else { return Ok(()) };
@@ -393,23 +294,6 @@ impl<F: Fold> Consumer<F> {
         progress.dead_letter_count += dead_letters.len();
         progress.passed_count += records.len() - applied_count - dead_letters.len();
         Ok(())
-    }
-
-    fn skip_duplicate(&mut self, id: EntryId, progress: &mut Progress) {
-        debug!(consumer = self.name, %id, "duplicate skipped: already folded");
-        self.counts.duplicate_count += 1;
-        progress.duplicate_count += 1;
-    }
-
-    fn reject(&mut self, entry: &Entry<'_>, progress: &mut Progress) {
-        if entry.id > self.rejected_to {
-            self.rejected_to = entry.id;
-            self.counts.rejected_count += 1;
-            progress.rejected_count += 1;
-            let why =
-                entry.fields.as_ref().err().map_or_else(|| "its token is not its batch's".into(), |e| e.to_string());
-            warn!(consumer = self.name, id = %entry.id, why, "stream entry ignored: it is not of this log");
-        }
     }
 
     fn checkpoint(&self) -> Result<i64> {
