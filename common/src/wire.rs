@@ -112,6 +112,9 @@ async fn open_socket(address: &ConnectionAddr) -> Result<Pin<Box<dyn Socket>>> {
     Ok(match address {
         ConnectionAddr::Unix(path) => Box::pin(UnixStream::connect(path).await?),
         ConnectionAddr::Tcp(host, port) => Box::pin(open_tcp(host, *port).await?),
+        ConnectionAddr::TcpTls { insecure: true, .. } => {
+            bail!("Cannot create insecure client: take #insecure out of the URL")
+        }
         ConnectionAddr::TcpTls { host, port, .. } => {
             let name = host.clone().try_into().context("the host's name cannot be in a certificate")?;
             Box::pin(tls::connector()?.connect(name, open_tcp(host, *port).await?).await?)
