@@ -19,12 +19,7 @@ const HINT_WAIT: Duration = Duration::from_secs(2);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Sends a hint whenever `written` says that rides were committed, until nobody can say so any more.
-///
-/// A hint is [`pglog::hint`] without waiting for the disk. NOTIFY is a transaction like any other; its flush would not
-/// only delay the hint, but also the next rides, which are flushed to the same file. There is nothing to lose. The
-/// setting ends with the transaction: what is sent together as text is one.
 pub(crate) async fn send_hints(database: Database, written: Weak<Notify>) {
-    let hint = format!("SET LOCAL synchronous_commit = off; NOTIFY {}", pglog::HINT_CHANNEL);
     while let Some(notify) = written.upgrade() {
         let is_written = timeout(LOOK_INTERVAL, notify.notified()).await.is_ok();
         drop(notify);
@@ -32,7 +27,7 @@ pub(crate) async fn send_hints(database: Database, written: Weak<Notify>) {
             continue;
         }
         if let Ok(client) = database.client().await {
-            let hinted = until(Instant::now() + HINT_WAIT, client.batch_execute(&hint)).await;
+            let hinted = until(Instant::now() + HINT_WAIT, pglog::hint(&client)).await;
             if let Err(Failure::Late) = hinted {
                 database.discard(client);
             }

@@ -22,11 +22,11 @@ use axum::routing::get;
 use axum::{Json, Router};
 use clap::Parser;
 use common::config::PostgresArgs;
-use common::shutdown::CancellationToken;
+use common::shutdown::{CancellationToken, stop_at_last};
 use common::telemetry::LogArgs;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tracing::{info, warn};
+use tracing::info;
 
 use database::Database;
 pub use distance::parse_distance;
@@ -35,9 +35,6 @@ pub use limits::Limits;
 pub use rides::Ride;
 pub use totals::{ConsumerTotal, Sum, Totals};
 use writer::Writer;
-
-/// How long requests in flight may take to finish once the process is told to stop.
-const SHUTDOWN_WAIT: Duration = Duration::from_secs(10);
 
 /// Takes rides over HTTP and stages their log records.
 #[derive(Debug, Clone, Parser)]
@@ -107,7 +104,6 @@ pub async fn serve(
         // From now on connections without a request are closed, and the others are answered first.
         () = stop_at_last(&shutdown) => {
             serving.abort();
-            warn!(waited_s = SHUTDOWN_WAIT.as_secs(), "some requests did not finish in time");
             return Ok(());
         }
     };
@@ -119,13 +115,8 @@ pub async fn serve(
     Ok(())
 }
 
-async fn stop_at_last(shutdown: &CancellationToken) {
-    shutdown.cancelled().await;
-    tokio::time::sleep(SHUTDOWN_WAIT).await;
-}
-
-/// All but the way of `POST /rides`, which the server goes by itself: it is what nearly all requests are, and routing costs
-/// a tenth of what the api spends on one. The method is here all the same, for the `Allow` header.
+/// All but the way of `POST /rides`, which the server goes by itself: it is what nearly all requests are, and routing is a
+/// part of its cost that can be felt. The method is here all the same, for the `Allow` header.
 fn router(app: App) -> Router {
     let create = async |State(app): State<App>, request: Request| rides::create(&app, request).await;
     Router::new()

@@ -30,7 +30,8 @@ pub struct Limits {
     pub answer_wait: Duration,
     /// Rides a statement writes at most. Those that wait longest come first.
     pub group_len_max: usize,
-    /// Rides that may wait for the writing task; more are refused with 503. Together with the group in hand it stays below `connection_count_max`: if writing is stuck, connections are left for those who read.
+    /// Rides that may wait for the writing task; more are refused with 503. Together with the group in hand it stays below
+    /// `connection_count_max`: if writing is stuck, connections are left for those who read.
     pub queue_len_max: usize,
 }
 

@@ -13,7 +13,7 @@ fn main() -> ExitCode {
 }
 
 /// Half of the processors are left to Postgres, which does as much for each request. On two processors, two threads
-/// spent a fifth more on a request than one, most of it on waking each other.
+/// spent more on a request than one, most of it on waking each other.
 fn runtime() -> std::io::Result<Runtime> {
     let processor_count = std::thread::available_parallelism().map_or(1, NonZero::get);
     Builder::new_multi_thread().worker_threads((processor_count / 2).max(1)).enable_all().build()

@@ -14,12 +14,5 @@ async fn main() -> ExitCode {
             None => benchmarks::run(cli.config, shutdown).await,
         }
     };
-    match outcome.await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    common::telemetry::conclude_verdict(outcome.await)
 }

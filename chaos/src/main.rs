@@ -6,12 +6,5 @@ use std::process::ExitCode;
 async fn main() -> ExitCode {
     let config: chaos::Config = common::config::parse();
     let outcome = async { chaos::run(config, common::shutdown::on_signal()?).await };
-    match outcome.await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    common::telemetry::conclude_verdict(outcome.await)
 }

@@ -81,7 +81,8 @@ pub async fn take(pool: &Pool) -> Result<deadpool_postgres::Client> {
     taken.map_err(tls::explain)
 }
 
-/// A connection of its own, for a process that works alone on it; it keeps the statements that it has prepared. `on_notice` is told when a notification arrives.
+/// A connection of its own, for a process that works alone on it; it keeps the statements that it has prepared.
+/// `on_notice` is told when a notification arrives.
 ///
 /// # Errors
 /// Postgres is away or refuses: back off and try again.

@@ -18,6 +18,18 @@ pub fn conclude(outcome: anyhow::Result<()>) -> ExitCode {
     }
 }
 
+/// As [`conclude`], for a program that looks whether something holds, and prints by itself what it found: 1 if it does not.
+pub fn conclude_verdict(outcome: anyhow::Result<bool>) -> ExitCode {
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// What is logged.
 #[derive(Debug, Clone, Args)]
 pub struct LogArgs {

@@ -1,5 +1,7 @@
 //! Staging: the write rule's half of the log. A record commits with the change it tells of, or not at all (I1).
 
+use tokio_postgres::Client;
+
 use crate::session::Session;
 
 /// The partition that is used unless somebody asks for another.
@@ -46,11 +48,15 @@ pub async fn stage(client: &impl Session, record: NewRecord<'_>) -> Result<i64, 
     Ok(row.get(0))
 }
 
-/// Tells a listening streamer that there is something to do. Call it after COMMIT, never inside a transaction that
-/// writes: NOTIFY takes a lock over the whole database while it commits.
+/// Tells a listening streamer that there is something to do. Call it after COMMIT, on a connection with no transaction
+/// open: NOTIFY takes a lock over the whole database while it commits.
+///
+/// It does not wait for the disk. NOTIFY is a transaction like any other; its flush would not only delay the hint, but also
+/// the next records, which are flushed to the same file. There is nothing to lose. The setting ends with the transaction:
+/// what is sent together as text is one.
 ///
 /// # Errors
 /// Postgres is away. Nothing is lost: the streamer looks by itself, a little later.
-pub async fn hint(client: &impl Session) -> Result<(), tokio_postgres::Error> {
-    client.batch_execute("NOTIFY rocket_rides_log").await
+pub async fn hint(client: &Client) -> Result<(), tokio_postgres::Error> {
+    client.batch_execute(&format!("SET LOCAL synchronous_commit = off; NOTIFY {HINT_CHANNEL}")).await
 }

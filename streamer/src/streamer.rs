@@ -334,8 +334,7 @@ impl Streamer {
         let stream = self.stream.as_mut().context("no connection")?;
         let copies = if fault == Fault::SendTwice { 2 } else { 1 };
         if fault == Fault::DieMidPipeline {
-            let half: Vec<_> = page.records().take(page.len() / 2).collect();
-            send(stream, &encode(&self.key, half.into_iter(), copies)).await?;
+            send(stream, &encode(&self.key, page.records().take(page.len() / 2), copies)).await?;
             die();
         }
         let commands = encode(&self.key, page.records(), copies);
