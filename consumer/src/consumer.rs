@@ -36,6 +36,10 @@ const STEP_WAIT: Duration = Duration::from_secs(45);
 /// How long Postgres may take to forget a transaction.
 const ROLLBACK_WAIT: Duration = Duration::from_secs(2);
 
+/// Begins a transaction whose COMMIT does not wait for the disk. What a crash of Postgres takes away is state and checkpoint
+/// together, and whatever was committed later by anybody, such as the reaping of these records; then they are folded again.
+const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = off";
+
 /// Folds the log into a state, one bounded step at a time.
 pub struct Consumer<F> {
     fold: F,
@@ -68,6 +72,14 @@ struct Place {
     vouchers: Vouchers,
     /// Where healing stopped, so that a large gap is not searched from its batch's start each time.
     healer: Option<Reader>,
+}
+
+/// Where records were read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// Postgres has to vouch for their tokens before they are committed.
+    Stream,
+    Postgres,
 }
 
 impl<F: Fold> Consumer<F> {
@@ -221,7 +233,13 @@ impl<F: Fold> Consumer<F> {
     }
 
     /// Folds records that follow the checkpoint without a gap, and commits the new state with the new checkpoint.
-    async fn commit(&mut self, records: &[Record<'_>], fault: &mut Fault, progress: &mut Progress) -> Result<()> {
+    async fn commit(
+        &mut self,
+        records: &[Record<'_>],
+        source: Source,
+        fault: &mut Fault,
+        progress: &mut Progress,
+    ) -> Result<()> {
         let Some(last) = records.last() else { return Ok(()) };
         let (old, new_offset) = (self.parts()?.1.mark, last.offset);
         assert_eq!(records[0].offset, old.last_offset + 1, "records are folded without a gap");
@@ -238,9 +256,10 @@ impl<F: Fold> Consumer<F> {
             }
             debug!(consumer = self.name, offset = record.offset, state = self.fold.summary(), "record folded");
         }
-        let client = self.client.as_mut().context("no connection")?;
+        let client = self.client.as_ref().context("no connection")?;
+        let vouchers = &mut self.place.as_mut().context("nothing is loaded")?.vouchers;
         self.is_in_transaction = true;
-        let beginning = async { client.batch_execute("BEGIN").await.context("beginning") };
+        let beginning = async { client.batch_execute(BEGIN).await.context("beginning") };
         let holding = async {
             match self.name == BASELINE {
                 true => is_held_back(client, self.partition, new_offset).await,
@@ -254,9 +273,16 @@ impl<F: Fold> Consumer<F> {
                 _ => self.fold.save(client, &self.name, self.partition).await,
             }
         };
+        let vouching = async {
+            match source {
+                Source::Stream => vouchers.vouch_for(client, self.partition, records).await,
+                Source::Postgres => Ok(true),
+            }
+        };
         // All of it is sent before the first answer comes, in this order. Each answer is looked at before COMMIT: if the
         // checkpoint cannot move, what was saved is rolled back.
-        let (begun, is_held, is_moved, saved) = tokio::join!(beginning, holding, advancing, saving);
+        let (begun, is_held, is_moved, saved, is_vouched) =
+            tokio::join!(beginning, holding, advancing, saving, vouching);
         begun?;
         if is_held? {
             return Err(Interruption::HeldBack.into());
@@ -265,6 +291,9 @@ impl<F: Fold> Consumer<F> {
             return Err(Interruption::Fenced.into());
         }
         saved?;
+        if !is_vouched? {
+            return Err(Interruption::Unvouched.into());
+        }
         for (record, rejection) in &dead_letters {
             bury(client, &self.name, self.partition, record, rejection).await?;
         }

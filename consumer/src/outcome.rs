@@ -27,6 +27,9 @@ pub enum Interruption {
          (two of one name take turns, and only one is needed)"
     )]
     Fenced,
+    /// A record that was read from the stream is not the one that Postgres has at its offset.
+    #[error("an entry of the stream is not of this log")]
+    Unvouched,
     /// The baseline was about to pass a consumer that has just registered.
     #[error("a consumer has registered that is not this far")]
     HeldBack,

@@ -4,9 +4,8 @@
 use std::collections::VecDeque;
 
 use anyhow::{Context, Result};
-use common::stream::Entry;
 use deadpool_postgres::ClientWrapper as Client;
-use pglog::BatchRange;
+use pglog::{BatchRange, Record};
 
 /// Batches looked up at once.
 const RANGES_LEN_MAX: i64 = 1000;
@@ -52,17 +51,21 @@ impl Vouchers {
         Ok(Known { may_be_more })
     }
 
-    /// Judges an entry whose offset is `next_offset` of [`prepare`](Self::prepare) or higher.
-    pub fn judge(&self, entry: &Entry<'_>, known: &Known) -> Verdict {
-        let offset = entry.id.offset;
+    /// Whether all of these records, which follow each other without a gap, are of this log.
+    pub async fn vouch_for(&mut self, client: &Client, partition: i32, records: &[Record<'_>]) -> Result<bool> {
+        let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(true) };
+        let known = self.prepare(client, partition, first.offset, last.offset).await?;
+        Ok(records.iter().all(|record| self.judge(record.offset, record.token, &known) == Verdict::OfThisLog))
+    }
+
+    /// Judges an entry by its offset, which is `next_offset` of [`prepare`](Self::prepare) or higher, and its token.
+    pub fn judge(&self, offset: i64, token: i64, known: &Known) -> Verdict {
         let index = self.ranges.partition_point(|range| range.last_offset < offset);
         match self.ranges.get(index) {
             None if known.may_be_more => Verdict::NotKnownYet,
             None => Verdict::Stranger,
-            Some(range) => match &entry.fields {
-                Ok(fields) if range.first_offset <= offset && fields.token == range.token => Verdict::OfThisLog,
-                _ => Verdict::Stranger,
-            },
+            Some(range) if range.first_offset <= offset && range.token == token => Verdict::OfThisLog,
+            Some(_) => Verdict::Stranger,
         }
     }
 }
@@ -76,12 +79,6 @@ pub(crate) struct Known {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::stream::{DecodeError, EntryId, Fields};
-
-    fn entry(offset: i64, token: i64) -> Entry<'static> {
-        let fields = Fields { object: "ride", action: "create", data: "{}", staged_at_us: 0, token };
-        Entry { id: EntryId { offset, copy: 0 }, fields: Ok(fields) }
-    }
 
     #[test]
     fn only_the_token_of_its_batch_makes_an_entry_ours() {
@@ -91,13 +88,11 @@ mod tests {
         ];
         let vouchers = Vouchers { ranges: ranges.into() };
         let (all, more) = (Known { may_be_more: false }, Known { may_be_more: true });
-        assert_eq!(vouchers.judge(&entry(5, 100), &all), Verdict::OfThisLog);
-        assert_eq!(vouchers.judge(&entry(10, 200), &all), Verdict::OfThisLog);
-        assert_eq!(vouchers.judge(&entry(10, 100), &all), Verdict::Stranger);
-        assert_eq!(vouchers.judge(&entry(4, 100), &all), Verdict::Stranger);
-        assert_eq!(vouchers.judge(&entry(11, 200), &all), Verdict::Stranger);
-        assert_eq!(vouchers.judge(&entry(11, 200), &more), Verdict::NotKnownYet);
-        let junk = Entry { id: EntryId { offset: 5, copy: 0 }, fields: Err(DecodeError::Missing("data")) };
-        assert_eq!(vouchers.judge(&junk, &all), Verdict::Stranger);
+        assert_eq!(vouchers.judge(5, 100, &all), Verdict::OfThisLog);
+        assert_eq!(vouchers.judge(10, 200, &all), Verdict::OfThisLog);
+        assert_eq!(vouchers.judge(10, 100, &all), Verdict::Stranger);
+        assert_eq!(vouchers.judge(4, 100, &all), Verdict::Stranger);
+        assert_eq!(vouchers.judge(11, 200, &all), Verdict::Stranger);
+        assert_eq!(vouchers.judge(11, 200, &more), Verdict::NotKnownYet);
     }
 }

@@ -7,11 +7,16 @@ use anyhow::Result;
 use crate::bench::Bench;
 use crate::load::{drain_consumer, drain_streamer, stage};
 use crate::process::Ended;
+use crate::redis_load::{self, XADD, XRANGE};
 use crate::report::{Figures, Row, Wanted};
 use crate::sample::Samples;
+use crate::tools;
 
 /// The small backlog.
 const SMALL: i64 = 100_000;
+
+/// What the figures of a deep backlog are compared with.
+const SMALL_NAME: &str = "100,000 records";
 
 /// What is drained, by whom.
 #[derive(Default)]
@@ -39,7 +44,7 @@ impl Drains {
     fn rows(&self, name: &str, deep: &str) -> Vec<Row> {
         vec![
             Row::new(&format!("{name}, records/s, {deep}"), &self.deep_rate)
-                .beside("100,000 records, without the start", &self.small_rate)
+                .beside(&format!("{SMALL_NAME}, without the start"), &self.small_rate)
                 .wanted(Wanted::RatioAtLeast(0.9)),
             Row::new(&format!("{name}, peak memory, MB, {deep}"), &self.deep_memory).wanted(Wanted::AtMost(30.0)),
             Row::new(&format!("{name}, start and exit with nothing to do, s"), &self.empty_s),
@@ -47,11 +52,27 @@ impl Drains {
     }
 }
 
+/// How flat Redis is by itself.
+#[derive(Default)]
+struct Limit {
+    small_rate: Samples,
+    deep_rate: Samples,
+}
+
+impl Limit {
+    fn row(&self, name: &str, deep: &str) -> Row {
+        Row::new(&format!("{name}, {deep}"), &self.deep_rate).beside(SMALL_NAME, &self.small_rate)
+    }
+}
+
 /// Runs the case.
 pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
+    tools::redis_benchmark()?;
+    let reader = tools::xrange_drain(&bench.folder).await?;
     let (runs, deep_count) = (bench.config.runs, bench.config.deep_records);
     let small_count = SMALL.min(deep_count);
-    bench.progress.expect(runs + 3);
+    bench.progress.expect(runs + 4);
+    let (mut xadd, mut xrange) = (Limit::default(), Limit::default());
     let (mut streamer, mut consumer) = (Drains::default(), Drains::default());
     for round in 1..=runs {
         bench.progress.step(&format!("round {round}: {small_count} records"));
@@ -63,6 +84,9 @@ pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
         streamer.add_small(idle_streamer, drain_streamer(bench, &[], small_count).await?, small_count);
         bench.checkpoint().await?;
         consumer.add_small(idle_consumer, drain_consumer(bench, staged).await?, small_count);
+        xrange.small_rate.push(redis_load::xrange(bench, &reader, small_count).await?);
+        bench.fresh_redis().await?;
+        xadd.small_rate.push(redis_load::xadd(bench, small_count).await?);
     }
     fresh(bench).await?;
     bench.progress.step(&format!("staging {deep_count} records"));
@@ -72,11 +96,21 @@ pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
     bench.checkpoint().await?;
     bench.progress.step(&format!("consumer, {deep_count} records"));
     consumer.add_deep(drain_consumer(bench, staged).await?, deep_count);
+    bench.progress.step(&format!("Redis alone, {deep_count} entries"));
+    xrange.deep_rate.push(redis_load::xrange(bench, &reader, deep_count).await?);
+    fresh(bench).await?;
+    xadd.deep_rate.push(redis_load::xadd(bench, deep_count).await?);
     // Room for the cases that follow.
     fresh(bench).await?;
     let deep = format!("{} records", crate::sample::number(deep_count as f64));
-    let rows = [streamer.rows("streamer", &deep), consumer.rows("consumer", &deep)].concat();
-    Ok(Figures::of(rows).remark("Memory is looked at every 20 ms and is the peak that the kernel keeps (VmHWM)."))
+    let rows = [
+        streamer.rows("streamer", &deep),
+        vec![xadd.row(XADD, &deep)],
+        consumer.rows("consumer", &deep),
+        vec![xrange.row(XRANGE, &deep)],
+    ];
+    Ok(Figures::of(rows.concat())
+        .remark("Memory is looked at every 20 ms and is the peak that the kernel keeps (VmHWM)."))
 }
 
 async fn fresh(bench: &Bench) -> Result<()> {

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
 use pglog::{Page, Reader};
 
-use super::{Consumer, Place};
+use super::{Consumer, Place, Source};
 use crate::checkpoint;
 use crate::fold::Fold;
 use crate::outcome::{Fault, Interruption, Progress};
@@ -41,7 +41,7 @@ impl<F: Fold> Consumer<F> {
             self.counts.healed_count += page.len() as i64;
             progress.healed_count += page.len();
             let records: Vec<_> = page.records().collect();
-            self.commit(&records, fault, progress).await?;
+            self.commit(&records, Source::Postgres, fault, progress).await?;
         }
         Ok(self.checkpoint()? >= last_offset)
     }

@@ -9,9 +9,9 @@ use common::stream::{Entry, EntryId, Fields};
 use pglog::Record;
 use tracing::{debug, warn};
 
-use super::Consumer;
+use super::{Consumer, Source};
 use crate::fold::Fold;
-use crate::outcome::{Fault, Progress};
+use crate::outcome::{Fault, Interruption, Progress};
 use crate::tail::{PAGE_LEN_MAX, Tail};
 use crate::vouch::Verdict;
 
@@ -50,6 +50,43 @@ impl<F: Fold> Consumer<F> {
         fault: &mut Fault,
         progress: &mut Progress,
     ) -> Result<()> {
+        if let Some(records) = plain_records(entries, self.checkpoint()? + 1) {
+            match self.fold_plain(&records, entries, block, fault, progress).await {
+                Err(error) if matches!(error.downcast_ref(), Some(Interruption::Unvouched)) => {
+                    self.roll_back().await;
+                    self.place = None;
+                    self.load().await?;
+                }
+                folded => return folded,
+            }
+        }
+        self.fold_one_by_one(entries, block, fault, progress).await
+    }
+
+    /// Mostly a page is just what comes next. Then its tokens are looked up together with its commit.
+    async fn fold_plain(
+        &mut self,
+        records: &[Record<'_>],
+        entries: &[Entry<'_>],
+        block: Option<Duration>,
+        fault: &mut Fault,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        let last_id = entries.last().context("a page has entries")?.id;
+        self.read_ahead(last_id, entries.len(), block).await;
+        self.commit(records, Source::Stream, fault, progress).await?;
+        self.parts()?.1.position = last_id;
+        Ok(())
+    }
+
+    /// Looks at each entry: it may be a duplicate, a stranger, or lie behind a gap.
+    async fn fold_one_by_one(
+        &mut self,
+        entries: &[Entry<'_>],
+        block: Option<Duration>,
+        fault: &mut Fault,
+        progress: &mut Progress,
+    ) -> Result<()> {
         // Where the stream cannot tell what comes next, and Postgres must be asked.
         let mut unusable_to = 0;
         let mut is_all_used = true;
@@ -65,7 +102,12 @@ impl<F: Fold> Consumer<F> {
                 self.skip_duplicate(entry.id, progress);
                 continue;
             }
-            match (self.parts()?.1.vouchers.judge(entry, &known), &entry.fields) {
+            let vouchers = &self.parts()?.1.vouchers;
+            let verdict = match &entry.fields {
+                Ok(fields) => vouchers.judge(offset, fields.token, &known),
+                Err(_) => Verdict::Stranger,
+            };
+            match (verdict, &entry.fields) {
                 // Very far ahead: the records in between are nearer than their tokens.
                 (Verdict::NotKnownYet, _) => {
                     unusable_to = offset;
@@ -73,14 +115,13 @@ impl<F: Fold> Consumer<F> {
                 }
                 (Verdict::OfThisLog, Ok(fields)) => {
                     if offset > next {
-                        self.commit(&std::mem::take(&mut ready), fault, progress).await?;
+                        self.commit(&std::mem::take(&mut ready), Source::Stream, fault, progress).await?;
                         if !self.heal(offset - 1, fault, progress).await? {
                             is_all_used = false;
                             break;
                         }
                     }
-                    let Fields { object, action, data, staged_at_us, token } = *fields;
-                    ready.push(Record { offset, token, object, action, data, staged_at_us });
+                    ready.push(record(offset, fields));
                 }
                 // It sits where a record of ours belongs, and Redis refuses ours because of it.
                 (Verdict::Stranger, _) | (Verdict::OfThisLog, Err(_)) => {
@@ -89,11 +130,10 @@ impl<F: Fold> Consumer<F> {
                 }
             }
         }
-        // A read that does not wait must not be answered before it is wanted, unless there is more for certain.
-        if is_all_used && unusable_to == 0 && (block.is_some() || entries.len() == PAGE_LEN_MAX) {
-            self.read_ahead(last_id, block).await;
+        if is_all_used && unusable_to == 0 {
+            self.read_ahead(last_id, entries.len(), block).await;
         }
-        self.commit(&ready, fault, progress).await?;
+        self.commit(&ready, Source::Stream, fault, progress).await?;
         if unusable_to > self.checkpoint()? {
             self.catch_up(fault, progress).await?;
         }
@@ -105,8 +145,13 @@ impl<F: Fold> Consumer<F> {
         Ok(())
     }
 
-    /// Asks for the page after `position`, where reading will go on if the records in hand can be committed.
-    async fn read_ahead(&mut self, position: EntryId, block: Option<Duration>) {
+    /// Asks for the page after `position`, where reading will go on if the records in hand, a page of `page_len`, can be
+    /// committed.
+    async fn read_ahead(&mut self, position: EntryId, page_len: usize, block: Option<Duration>) {
+        // A read that does not wait must not be answered before it is wanted, unless there is more for certain.
+        if block.is_none() && page_len < PAGE_LEN_MAX {
+            return;
+        }
         if let Some(stream) = &mut self.stream
             && stream.ask(position, block).await.is_err()
         {
@@ -131,4 +176,19 @@ impl<F: Fold> Consumer<F> {
             warn!(consumer = self.name, id = %entry.id, why, "stream entry ignored: it is not of this log");
         }
     }
+}
+
+/// The page as records, if it has the offsets `next_offset`, `next_offset + 1`, … and nothing else.
+fn plain_records<'a>(entries: &[Entry<'a>], next_offset: i64) -> Option<Vec<Record<'a>>> {
+    let numbered = (next_offset..).zip(entries);
+    let records = numbered.map(|(offset, entry)| {
+        let fields = entry.fields.as_ref().ok()?;
+        (entry.id.offset == offset).then(|| record(offset, fields))
+    });
+    records.collect()
+}
+
+fn record<'a>(offset: i64, fields: &Fields<'a>) -> Record<'a> {
+    let Fields { object, action, data, staged_at_us, token } = *fields;
+    Record { offset, token, object, action, data, staged_at_us }
 }
