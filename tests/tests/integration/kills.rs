@@ -2,7 +2,9 @@
 
 use std::os::unix::process::ExitStatusExt;
 
-use nix::sys::signal::Signal;
+use consumer::Fault;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tests::{PrivatePostgres, PrivateRedis, Process, World, wait_until, write_rides};
 
 #[tokio::test]
@@ -42,6 +44,38 @@ async fn a_consumer_killed_again_and_again_counts_everything_once() {
     }
     Process::start(&world, "consumer", &["consumer0", "--drain"]).succeed().await;
     world.assert_converged(&["consumer0"]).await;
+}
+
+/// A consumer's COMMIT does not wait for the disk. Here nobody else brings it there either, and Postgres is killed.
+#[tokio::test]
+async fn what_postgres_forgets_of_a_consumer_is_state_and_checkpoint_together() {
+    let mut postgres = PrivatePostgres::start_with(&["autovacuum=off", "bgwriter_lru_maxpages=0"]).await;
+    let redis = PrivateRedis::start(&[]).await;
+    let world = World::on(&postgres.url(), &redis.url()).await;
+    world.write_rides(2500).await;
+    world.drain_streamer(&mut world.streamer()).await;
+    let mut consumer = world.consumer("consumer0");
+    consumer.run_once(Fault::None, None).await.unwrap();
+    let wal_writer = world.number("SELECT pid::bigint FROM pg_stat_activity WHERE backend_type = 'walwriter'").await;
+    let wal_writer = Pid::from_raw(wal_writer as i32);
+    kill(wal_writer, Signal::SIGSTOP).unwrap();
+    // A commit that waits for the disk takes along what was committed before it.
+    world.write_rides(1).await;
+    let progress = world.drain_consumer(&mut consumer).await;
+    assert_eq!(progress.applied_count, 1500);
+    assert_eq!(world.committed("consumer0").await.0, 2500, "everybody sees what is not on the disk yet");
+    postgres.kill().await;
+    kill(wal_writer, Signal::SIGKILL).unwrap();
+    postgres.start_again().await;
+    let world = world.reconnected().await;
+    let (last_offset, fold) = world.committed("consumer0").await;
+    assert_eq!((last_offset, fold.ride_count), (1000, 1000), "what was not on the disk is gone, all of it");
+    world.drain_streamer(&mut world.streamer()).await;
+    // The process that had folded the records does not know yet; it goes on, and so does a new one.
+    consumer.run_once(Fault::None, None).await.unwrap_err();
+    assert_eq!(world.drain_consumer(&mut consumer).await.applied_count, 1501);
+    world.drain_consumer(&mut world.consumer("consumer1")).await;
+    world.assert_converged(&["consumer0", "consumer1"]).await;
 }
 
 /// In production these moments are microseconds long. Here the process kills itself in each of them.
