@@ -27,7 +27,8 @@ DECLARE
     role_name TEXT;
 BEGIN
     FOREACH role_name IN ARRAY
-        ARRAY['rocket_api', 'rocket_streamer', 'rocket_consumer', 'rocket_reaper', 'rocket_operator']
+        ARRAY['rocket_api', 'rocket_completer', 'rocket_streamer', 'rocket_consumer', 'rocket_receipts', 'rocket_reaper',
+              'rocket_operator']
     LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
             BEGIN
@@ -45,24 +46,45 @@ REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION refuse_change_of_staged_log_records() FROM PUBLIC;
 
 -- Start from nothing, so that a grant which is no longer below is gone.
-REVOKE ALL ON log_identity, rides, staged_log_records, log_batches, checkpoints, consumer_states, dead_letters
-    FROM PUBLIC, rocket_api, rocket_streamer, rocket_consumer, rocket_reaper, rocket_operator;
+REVOKE ALL ON log_identity, rides, staged_log_records, log_batches, checkpoints, consumer_states, dead_letters,
+    tracked_operations, users, bookings, audit_records, completions, reaped_requests, receipts
+    FROM PUBLIC, rocket_api, rocket_completer, rocket_streamer, rocket_consumer, rocket_receipts, rocket_reaper,
+    rocket_operator;
 
-GRANT USAGE ON SCHEMA public TO rocket_api, rocket_streamer, rocket_consumer, rocket_reaper, rocket_operator;
+GRANT USAGE ON SCHEMA public TO rocket_api, rocket_completer, rocket_streamer, rocket_consumer, rocket_receipts,
+    rocket_reaper, rocket_operator;
 -- Whoever reads the order asks first whether it is this cluster's.
-GRANT SELECT ON log_identity TO rocket_streamer, rocket_consumer, rocket_reaper;
+GRANT SELECT ON log_identity TO rocket_streamer, rocket_consumer, rocket_receipts, rocket_reaper;
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- api: takes rides and shows them, and shows what consumers made of them.
 -- ---------------------------------------------------------------------------------------------------------------------
 -- A ride is written once. Its id and its time are Postgres's.
 GRANT SELECT, INSERT (distance_mm) ON rides TO rocket_api;
--- It stages, and never reads what is staged. transaction_id decides a record's batch: nobody but its default sets it.
-GRANT INSERT (object, action, data) ON staged_log_records TO rocket_api;
+-- It stages, and never reads what is staged, but for the id that it is told. transaction_id decides a record's batch: nobody but its default sets it.
+GRANT INSERT (object, action, data), SELECT (id) ON staged_log_records TO rocket_api;
 -- GET /totals: heads, checkpoints, states, and how many dead letters there are, but not what is in them.
 GRANT SELECT (partition, first_offset, record_count) ON log_batches TO rocket_api;
 GRANT SELECT ON checkpoints, consumer_states TO rocket_api;
 GRANT SELECT (name, partition, dropped_at) ON dead_letters TO rocket_api;
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- api and completer: book rides, phase by phase.
+-- ---------------------------------------------------------------------------------------------------------------------
+-- The completer makes rides and records where the api could not finish; of a ride it reads what the answer shows.
+GRANT SELECT, INSERT (distance_mm) ON rides TO rocket_completer;
+GRANT INSERT (object, action, data), SELECT (id) ON staged_log_records TO rocket_completer;
+GRANT SELECT ON users TO rocket_api, rocket_completer;
+-- What was asked for never changes, only how far it has come.
+GRANT SELECT, INSERT (target, key, payload, reference_time, timeout_at, expires_at),
+    UPDATE (status, recovery_point, token, error_count, error_message, result, started_at, timeout_at, finished_at)
+    ON tracked_operations TO rocket_api, rocket_completer;
+-- charge_key is Postgres's own random number.
+GRANT SELECT, INSERT (ride_id, user_id, operation_id, origin_lat, origin_lon, target_lat, target_lon),
+    UPDATE (stripe_charge_id) ON bookings TO rocket_api, rocket_completer;
+GRANT INSERT (action, data, origin_ip, resource_id, resource_type, user_id)
+    ON audit_records TO rocket_api, rocket_completer;
+GRANT SELECT, INSERT, UPDATE ON completions TO rocket_completer;
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- streamer: fixes the order, and reads it. It changes and deletes nothing.
@@ -87,6 +109,18 @@ GRANT SELECT, INSERT, UPDATE ON consumer_states TO rocket_consumer;
 GRANT SELECT, INSERT ON dead_letters TO rocket_consumer;
 
 -- ---------------------------------------------------------------------------------------------------------------------
+-- receipts: a consumer whose state is a table of its own.
+-- ---------------------------------------------------------------------------------------------------------------------
+GRANT SELECT ON staged_log_records, log_batches TO rocket_receipts;
+GRANT SELECT, INSERT, DELETE ON checkpoints TO rocket_receipts;
+GRANT UPDATE (last_offset, duplicate_count, healed_count, rejected_count, crash_count, updated_at)
+    ON checkpoints TO rocket_receipts;
+GRANT SELECT, INSERT ON dead_letters TO rocket_receipts;
+GRANT SELECT, INSERT, UPDATE (delivered_at) ON receipts TO rocket_receipts;
+-- To whom it goes.
+GRANT SELECT (id, email) ON users TO rocket_receipts;
+
+-- ---------------------------------------------------------------------------------------------------------------------
 -- reaper: marks batches as given up, then deletes them and their records. Before it deletes it folds them into a state
 -- of its own, as a consumer does; it unregisters nobody.
 -- ---------------------------------------------------------------------------------------------------------------------
@@ -99,6 +133,10 @@ GRANT UPDATE (last_offset, duplicate_count, healed_count, rejected_count, crash_
 GRANT SELECT, INSERT, UPDATE ON consumer_states TO rocket_reaper;
 -- A log that was reaped before there were baselines gets one from a consumer, with what that one lacks.
 GRANT SELECT, INSERT ON dead_letters TO rocket_reaper;
+-- It forgets old requests, and lists those that were not finished.
+GRANT SELECT, DELETE, UPDATE (status) ON tracked_operations TO rocket_reaper;
+GRANT SELECT (ride_id, operation_id) ON bookings TO rocket_reaper;
+GRANT SELECT, INSERT ON reaped_requests TO rocket_reaper;
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- operator: a person, with audit, doctor and dead-letters. Reads everything, settles dead letters, mends a consumer's

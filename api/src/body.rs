@@ -1,5 +1,6 @@
 //! The body of `POST /rides`: a form or JSON, by content type.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::time::Duration;
@@ -10,40 +11,73 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
-use crate::distance::parse_distance;
 use crate::error::Error;
 
 /// The largest body that is read, in bytes. A ride needs fifty.
 const BODY_LEN_MAX: usize = 16 * 1024;
 
-#[derive(Deserialize)]
-struct Form {
-    distance: Option<String>,
+/// The parameters of `POST /rides`.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Params<T> {
+    pub distance: Option<T>,
+    pub origin_lat: Option<T>,
+    pub origin_lon: Option<T>,
+    pub target_lat: Option<T>,
+    pub target_lon: Option<T>,
+    pub raise_error: Option<T>,
 }
 
-/// The distance is kept as the client wrote it, digit by digit.
-#[derive(Deserialize)]
-struct Document<'a> {
-    #[serde(borrow)]
-    distance: Option<&'a RawValue>,
+impl<T> Params<T> {
+    /// Whether it is a booked ride that these ask for.
+    pub fn have_coordinates(&self) -> bool {
+        [&self.origin_lat, &self.origin_lon, &self.target_lat, &self.target_lon].into_iter().any(Option::is_some)
+    }
+
+    fn map<U>(self, change: impl Fn(T) -> U) -> Params<U> {
+        Params {
+            distance: self.distance.map(&change),
+            origin_lat: self.origin_lat.map(&change),
+            origin_lon: self.origin_lon.map(&change),
+            target_lat: self.target_lat.map(&change),
+            target_lon: self.target_lon.map(&change),
+            raise_error: self.raise_error.map(&change),
+        }
+    }
 }
 
-/// The distance that the client wants, in millimetres.
-///
-/// # Errors
-/// What is wrong with the body, or that it took longer than `wait`.
-pub(crate) async fn read_distance<B>(request: Request<B>, wait: Duration) -> Result<i64, Error>
-where
-    B: HttpBody<Data = Bytes> + Unpin,
-{
-    let kind = Kind::of(request.headers());
-    let body = timeout(wait, read_all(request.into_body())).await.map_err(|_| Error::TooSlow)??;
-    match kind {
-        Kind::Form => parse_form(&body),
-        Kind::Json => parse_json(&body),
-        // Without a type and without a body, what is missing is the distance.
-        Kind::Unnamed if body.is_empty() => Err(Error::DistanceMissing),
-        Kind::Unnamed | Kind::Other => Err(Error::UnsupportedType),
+/// What came with a request.
+#[derive(Debug)]
+pub(crate) struct Body {
+    kind: Kind,
+    bytes: Bytes,
+}
+
+impl Body {
+    /// Reads it whole.
+    ///
+    /// # Errors
+    /// It is too large, broke off, or took longer than `wait`.
+    pub async fn read<B>(request: Request<B>, wait: Duration) -> Result<Self, Error>
+    where
+        B: HttpBody<Data = Bytes> + Unpin,
+    {
+        let kind = Kind::of(request.headers());
+        let bytes = timeout(wait, read_all(request.into_body())).await.map_err(|_| Error::TooSlow)??;
+        Ok(Self { kind, bytes })
+    }
+
+    /// The parameters in it, as the client wrote them, digit by digit.
+    ///
+    /// # Errors
+    /// It is neither a form nor a JSON object.
+    pub fn params(&self) -> Result<Params<Cow<'_, str>>, Error> {
+        match self.kind {
+            Kind::Form => parse_form(&self.bytes),
+            Kind::Json => parse_json(&self.bytes),
+            // Without a type and without a body, what is missing is the parameters.
+            Kind::Unnamed if self.bytes.is_empty() => Ok(Params::default()),
+            Kind::Unnamed | Kind::Other => Err(Error::UnsupportedType),
+        }
     }
 }
 
@@ -65,6 +99,7 @@ where
     Ok(whole)
 }
 
+#[derive(Debug, Clone, Copy)]
 enum Kind {
     Form,
     Json,
@@ -87,27 +122,25 @@ impl Kind {
     }
 }
 
-fn parse_form(body: &[u8]) -> Result<i64, Error> {
-    let form: Form = serde_urlencoded::from_bytes(body)
-        .map_err(|error| Error::Malformed(format!("The body must be a form: {error}.")))?;
-    form.distance.as_deref().map_or(Err(Error::DistanceMissing), parse_distance)
+fn parse_form(body: &[u8]) -> Result<Params<Cow<'_, str>>, Error> {
+    serde_urlencoded::from_bytes(body).map_err(|error| Error::Malformed(format!("The body must be a form: {error}.")))
 }
 
-fn parse_json(body: &[u8]) -> Result<i64, Error> {
+fn parse_json(body: &[u8]) -> Result<Params<Cow<'_, str>>, Error> {
     // Serde would take an array for a struct, too.
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(Error::Malformed("The body must be a JSON object.".to_owned()));
     }
-    let document: Document = serde_json::from_slice(body)
+    let document: Params<&RawValue> = serde_json::from_slice(body)
         .map_err(|error| Error::Malformed(format!("The body must be a JSON object: {error}.")))?;
-    match document.distance.map(RawValue::get) {
-        None => Err(Error::DistanceMissing),
-        // A number, as it stands; a string, for clients that send all numbers so.
-        Some(number) if number.starts_with(|c: char| c == '-' || c.is_ascii_digit()) => parse_distance(number),
-        Some(text) if text.starts_with('"') => {
-            let text: String = serde_json::from_str(text).map_err(|_| Error::DistanceNotANumber)?;
-            parse_distance(&text)
-        }
-        Some(_) => Err(Error::DistanceNotANumber),
+    Ok(document.map(text))
+}
+
+/// A number or a word as it stands, and a string without its quotes, for clients that send everything so.
+fn text(value: &RawValue) -> Cow<'_, str> {
+    let raw = value.get();
+    match raw.starts_with('"').then(|| serde_json::from_str(raw)) {
+        Some(Ok(text)) => Cow::Owned(text),
+        _ => Cow::Borrowed(raw),
     }
 }

@@ -131,6 +131,11 @@ pub(crate) fn sort_out(failure: &Failure) -> Error {
             return Error::Unavailable;
         }
     };
+    sort_out_postgres(error)
+}
+
+/// The same for what Postgres said.
+pub(crate) fn sort_out_postgres(error: &tokio_postgres::Error) -> Error {
     let passes = match error.code() {
         // The connection broke.
         None => true,

@@ -20,6 +20,71 @@ pub enum Error {
     /// The distance is negative, nothing, or absurd.
     #[error("Parameter 'distance' must be at least 0.001 and at most 1000000000 metres.")]
     DistanceOutOfRange,
+    /// A parameter of a booked ride was not given.
+    #[error("Please specify parameter '{0}'.")]
+    ParameterMissing(&'static str),
+    /// A coordinate is not a number.
+    #[error("Parameter '{0}' must be a floating-point number.")]
+    NotANumber(&'static str),
+    /// A latitude is beyond a pole.
+    #[error("Parameter '{0}' must be a valid latitude coordinate.")]
+    NotALatitude(&'static str),
+    /// A longitude is beyond the date line.
+    #[error("Parameter '{0}' must be a valid longitude coordinate.")]
+    NotALongitude(&'static str),
+    /// Neither true nor false.
+    #[error("Parameter '{0}' must be a boolean.")]
+    NotABoolean(&'static str),
+    /// A booked ride needs a user.
+    #[error("Please specify credentials in the Authorization header.")]
+    CredentialsMissing,
+    /// There is no such user.
+    #[error("Credentials in Authorization were invalid.")]
+    CredentialsInvalid,
+    /// A booked ride needs a key.
+    #[error("Please specify an idempotency key with the Idempotency-Key header.")]
+    KeyMissing,
+    /// A key as short as this is likely to be used twice.
+    #[error("Idempotency-Key must be at least {min} characters long.")]
+    KeyTooShort {
+        /// The bound, in characters.
+        min: usize,
+    },
+    /// The key is longer than what is stored.
+    #[error("Idempotency-Key must be at most {max} characters long.")]
+    KeyTooLong {
+        /// The bound, in characters.
+        max: usize,
+    },
+    /// The header is there several times, or holds what is not text.
+    #[error("Idempotency-Key must be given once, in printable ASCII characters, with or without quotes.")]
+    KeyMalformed,
+    /// The key was used for another ride.
+    #[error(
+        "There was a mismatch between this request's parameters and the parameters of a previously stored request with \
+         the same Idempotency-Key."
+    )]
+    KeyMismatch,
+    /// The first request with this key is not answered yet.
+    #[error("An API request with the same Idempotency-Key is already in progress.")]
+    KeyInProgress,
+    /// The first request with this key was sent so long ago that going on might charge twice.
+    #[error("The first request with this Idempotency-Key is too old to go on with. Please contact support.")]
+    KeyExpired,
+    /// Several requests were in each other's way. Nothing is lost.
+    #[error("Conflict detected with a concurrent request. Please retry with the same Idempotency-Key.")]
+    Conflict,
+    /// The payment processor is away or slow. The ride is kept; it is charged, once, when the request comes again.
+    #[error("Error from payment processor. Please contact support.")]
+    Processor,
+    /// A booking failed. It goes on where it stopped when the request comes again.
+    #[error(
+        "Internal server error. Please retry the request periodically with the same Idempotency-Key until it succeeds."
+    )]
+    BookingFailed,
+    /// Nobody told this api where to charge.
+    #[error("Rides cannot be booked here, because no payment processor is set up (STRIPE_API_KEY).")]
+    BookingsOff,
     /// A parameter of the query string cannot be used.
     #[error("Parameter '{name}' must be {wanted}.")]
     Parameter {
@@ -72,6 +137,24 @@ impl Error {
             Self::DistanceNotANumber => "distance_not_a_number",
             Self::DistanceOutOfRange => "distance_out_of_range",
             Self::Parameter { .. } => "parameter_invalid",
+            Self::ParameterMissing(_) => "parameter_missing",
+            Self::NotANumber(_) => "not_a_number",
+            Self::NotALatitude(_) => "not_a_latitude",
+            Self::NotALongitude(_) => "not_a_longitude",
+            Self::NotABoolean(_) => "not_a_boolean",
+            Self::CredentialsMissing => "credentials_missing",
+            Self::CredentialsInvalid => "credentials_invalid",
+            Self::KeyMissing => "idempotency_key_missing",
+            Self::KeyTooShort { .. } => "idempotency_key_too_short",
+            Self::KeyTooLong { .. } => "idempotency_key_too_long",
+            Self::KeyMalformed => "idempotency_key_malformed",
+            Self::KeyMismatch => "idempotency_key_mismatch",
+            Self::KeyInProgress => "idempotency_key_in_progress",
+            Self::KeyExpired => "idempotency_key_expired",
+            Self::Conflict => "conflict",
+            Self::Processor => "processor_unavailable",
+            Self::BookingFailed => "booking_failed",
+            Self::BookingsOff => "bookings_off",
             Self::Malformed(_) => "body_malformed",
             Self::TooLarge { .. } => "body_too_large",
             Self::TooSlow => "body_too_slow",
@@ -85,19 +168,39 @@ impl Error {
         }
     }
 
+    /// Whether the same request may succeed a little later.
+    fn is_about_another_request(&self) -> bool {
+        matches!(self, Self::KeyInProgress | Self::Conflict)
+    }
+
     fn status(&self) -> StatusCode {
         match self {
-            Self::DistanceMissing | Self::DistanceNotANumber | Self::DistanceOutOfRange | Self::Parameter { .. } => {
-                StatusCode::UNPROCESSABLE_ENTITY
-            }
-            Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::DistanceMissing
+            | Self::DistanceNotANumber
+            | Self::DistanceOutOfRange
+            | Self::Parameter { .. }
+            | Self::ParameterMissing(_)
+            | Self::NotANumber(_)
+            | Self::NotALatitude(_)
+            | Self::NotALongitude(_)
+            | Self::NotABoolean(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::CredentialsMissing | Self::CredentialsInvalid => StatusCode::UNAUTHORIZED,
+            Self::Malformed(_)
+            | Self::KeyMissing
+            | Self::KeyTooShort { .. }
+            | Self::KeyTooLong { .. }
+            | Self::KeyMalformed => StatusCode::BAD_REQUEST,
+            Self::KeyMismatch | Self::KeyInProgress | Self::Conflict => StatusCode::CONFLICT,
+            Self::KeyExpired => StatusCode::GONE,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::UnsupportedType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::NoSuchPath | Self::NoSuchRide => StatusCode::NOT_FOUND,
             Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Overloaded | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Overloaded | Self::Unavailable | Self::Processor | Self::BookingsOff => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Internal | Self::BookingFailed => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 }
@@ -111,7 +214,7 @@ impl IntoResponse for Error {
         }
         let body = Json(Body { error: self.to_string(), code: self.code() });
         let mut response = (self.status(), body).into_response();
-        if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+        if response.status() == StatusCode::SERVICE_UNAVAILABLE || self.is_about_another_request() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
         }
         if response.status() == StatusCode::REQUEST_TIMEOUT {

@@ -2,6 +2,7 @@
 //! there, or neither (I1). Requests that arrive together are committed together.
 
 mod body;
+mod bookings;
 mod connection;
 mod database;
 mod distance;
@@ -13,17 +14,19 @@ mod serve;
 mod totals;
 mod writer;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::extract::{Request, State};
 use axum::routing::get;
 use axum::{Json, Router};
+use booking::{Desk, DiePoint};
 use clap::Parser;
 use common::config::PostgresArgs;
 use common::shutdown::{CancellationToken, stop_at_last};
 use common::telemetry::LogArgs;
+use payments::{Stripe, StripeArgs};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tracing::info;
@@ -35,6 +38,9 @@ pub use limits::Limits;
 pub use rides::Ride;
 pub use totals::{ConsumerTotal, Sum, Totals};
 use writer::Writer;
+
+/// Connections for booked rides. A booking has one in hand but for the time in which the processor charges.
+const DESK_LEN: usize = 16;
 
 /// Takes rides over HTTP and stages their log records.
 #[derive(Debug, Clone, Parser)]
@@ -53,6 +59,18 @@ pub struct Config {
     pub api_bind: IpAddr,
 
     #[command(flatten)]
+    /// Who charges for booked rides. Without a key only guests are taken.
+    pub stripe: StripeArgs,
+
+    /// How long a booking may take in all before somebody else may go on with it.
+    #[arg(long, env = "CLAIM_WAIT", default_value = "90s", value_parser = humantime::parse_duration)]
+    pub claim_wait: Duration,
+
+    /// For chaos and tests: die by SIGKILL in the first booking that reaches this point.
+    #[arg(long, hide = true)]
+    pub die_at: Option<DiePoint>,
+
+    #[command(flatten)]
     /// What is logged.
     pub log: LogArgs,
 }
@@ -62,6 +80,8 @@ pub struct Config {
 struct App {
     database: Database,
     writer: Writer,
+    /// `None`: no payment processor is set up.
+    desk: Option<Desk>,
     body_wait: Duration,
 }
 
@@ -74,15 +94,23 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("listening on {}:{}: set API_PORT or API_BIND to another", config.api_bind, config.api_port)
     })?;
-    serve(&config.postgres.database_url, listener, Limits::default().within_open_files(), shutdown).await
+    let desk = match config.stripe.stripe_api_key {
+        Some(_) => {
+            let desk = desk(&config.postgres.database_url, Stripe::new(&config.stripe)?)?;
+            Some(desk.with_claim_wait(config.claim_wait).dying_at(config.die_at))
+        }
+        None => None,
+    };
+    serve(&config.postgres.database_url, desk, listener, Limits::default().within_open_files(), shutdown).await
 }
 
-/// As [`run`], on a socket that is open already, and within the given limits.
+/// As [`run`], on a socket that is open already, and within the given limits. Rides are booked if there is a desk.
 ///
 /// # Errors
 /// As [`run`].
 pub async fn serve(
     postgres: &tokio_postgres::Config,
+    desk: Option<Desk>,
     listener: TcpListener,
     limits: Limits,
     shutdown: CancellationToken,
@@ -91,7 +119,7 @@ pub async fn serve(
     let (writer, mut writing) = Writer::start(database.clone(), &limits);
     let address = listener.local_addr().context("reading the socket's address")?;
     info!(address = %address, connection_count_max = limits.connection_count_max, "api started");
-    let app = App { database, writer, body_wait: limits.body_wait };
+    let app = App { database, writer, desk, body_wait: limits.body_wait };
     let mut serving = tokio::spawn(serve::serve_until(listener, app, limits, shutdown.clone()));
     let served = tokio::select! {
         served = &mut serving => served,
@@ -115,10 +143,19 @@ pub async fn serve(
     Ok(())
 }
 
+/// Where an api books rides.
+///
+/// # Errors
+/// The connections cannot be set up.
+pub fn desk(postgres: &tokio_postgres::Config, stripe: Stripe) -> Result<Desk> {
+    Ok(Desk::new(common::postgres::pool(postgres, "api", DESK_LEN)?, stripe))
+}
+
 /// All but the way of `POST /rides`, which the server goes by itself: it is what nearly all requests are, and routing is a
 /// part of its cost that can be felt. The method is here all the same, for the `Allow` header.
 fn router(app: App) -> Router {
-    let create = async |State(app): State<App>, request: Request| rides::create(&app, request).await;
+    let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let create = async move |State(app): State<App>, request: Request| rides::create(&app, nobody, request).await;
     Router::new()
         .route("/rides", get(rides::list).post(create))
         .route("/rides/{id}", get(rides::show))

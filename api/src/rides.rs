@@ -1,18 +1,21 @@
 //! `POST /rides`, `GET /rides/{id}` and `GET /rides`.
 
+use std::net::IpAddr;
+
 use axum::Json;
 use axum::body::{Bytes, HttpBody};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderValue, Request, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Row;
 
 use crate::App;
-use crate::body::read_distance;
-use crate::distance::metres_with_one_decimal;
+use crate::body::Body;
+use crate::bookings;
+use crate::distance::{metres_with_one_decimal, parse_distance};
 use crate::error::Error;
 
 /// Rides a page, unless the client wants another number.
@@ -45,19 +48,29 @@ struct Created {
     ride: Ride,
 }
 
-/// Takes a ride.
-pub(crate) async fn create<B>(app: &App, request: Request<B>) -> Response
+/// Takes a ride: a guest's, or a booked one if anything in the request is of one.
+pub(crate) async fn create<B>(app: &App, peer: IpAddr, request: Request<B>) -> Response
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
-    written(app, request).await.unwrap_or_else(Error::into_response)
+    written(app, peer, request).await.unwrap_or_else(Error::into_response)
 }
 
-async fn written<B>(app: &App, request: Request<B>) -> Result<Response, Error>
+async fn written<B>(app: &App, peer: IpAddr, request: Request<B>) -> Result<Response, Error>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
-    let distance_mm = read_distance(request, app.body_wait).await?;
+    if bookings::is_asked_for(request.headers()) {
+        let headers = request.headers().clone();
+        let body = Body::read(request, app.body_wait).await?;
+        return bookings::book(app, &headers, peer, &body).await;
+    }
+    let body = Body::read(request, app.body_wait).await?;
+    let params = body.params()?;
+    if params.have_coordinates() {
+        return bookings::book(app, &HeaderMap::new(), peer, &body).await;
+    }
+    let distance_mm = parse_distance(params.distance.as_deref().ok_or(Error::DistanceMissing)?)?;
     let ride = app.writer.write(distance_mm).await?;
     let message = format!(
         "Payment accepted. Your pilot is on their way! distance={}m",

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,9 +60,10 @@ pub(crate) async fn serve_until(listener: TcpListener, app: App, limits: Limits,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 backoff.reset();
-                let connection = serve_connection(stream, app.clone(), router.clone(), limits, shutdown.clone(), place);
+                let (app, router, shutdown) = (app.clone(), router.clone(), shutdown.clone());
+                let connection = serve_connection(stream, peer.ip(), app, router, limits, shutdown, place);
                 tokio::spawn(connection);
             }
             Err(error) if concerns_one_client(&error) => {}
@@ -99,6 +101,7 @@ fn concerns_one_client(error: &io::Error) -> bool {
 
 async fn serve_connection(
     stream: TcpStream,
+    peer: IpAddr,
     app: App,
     router: Router,
     limits: Limits,
@@ -112,7 +115,7 @@ async fn serve_connection(
     let socket = TokioIo::new(Watched::new(stream, turns.clone(), &limits));
     let router = TowerToHyperService::new(router);
     let service = service_fn(|request| {
-        let (turn, answer) = (turns.begin(), answer(&app, &router, request, limits.request_wait));
+        let (turn, answer) = (turns.begin(), answer(&app, &router, peer, request, limits.request_wait));
         async move {
             let answered = answer.await;
             drop(turn);
@@ -143,12 +146,13 @@ async fn serve_connection(
 async fn answer(
     app: &App,
     router: &TowerToHyperService<Router>,
+    peer: IpAddr,
     request: Request<Incoming>,
     wait: Duration,
 ) -> Result<Response, Infallible> {
     let answer = async {
         match request.method() == Method::POST && request.uri().path() == "/rides" {
-            true => Ok(rides::create(app, request).await),
+            true => Ok(rides::create(app, peer, request).await),
             false => router.call(request).await,
         }
     };

@@ -4,7 +4,7 @@
 //! row is durable. A lone request goes at once; nothing ever waits for company. A commit to disk takes as long for a
 //! hundred rides as for one, so the more arrive, the cheaper each becomes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use deadpool_postgres::Client;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -31,6 +31,7 @@ type Answer = (Reply, Result<Ride, Error>);
 #[derive(Clone)]
 pub(crate) struct Writer {
     queue: mpsc::Sender<Request>,
+    written: Arc<Notify>,
 }
 
 impl Writer {
@@ -40,7 +41,8 @@ impl Writer {
         let (queue, requests) = mpsc::channel(limits.queue_len_max);
         let written = Arc::new(Notify::new());
         tokio::spawn(hint::send_hints(database.clone(), Arc::downgrade(&written)));
-        (Self { queue }, tokio::spawn(write_groups(database, requests, limits.group_len_max, written)))
+        let writing = write_groups(database, requests, limits.group_len_max, Arc::downgrade(&written));
+        (Self { queue, written }, tokio::spawn(writing))
     }
 
     /// Writes a ride and its log record; returns when both are durable.
@@ -54,11 +56,18 @@ impl Writer {
     }
 }
 
+impl Writer {
+    /// Says that somebody else has staged a record.
+    pub fn hint(&self) {
+        self.written.notify_one();
+    }
+}
+
 async fn write_groups(
     database: Database,
     mut requests: mpsc::Receiver<Request>,
     group_len_max: usize,
-    written: Arc<Notify>,
+    written: Weak<Notify>,
 ) {
     let (mut group, mut answers) = (Vec::with_capacity(group_len_max), Vec::new());
     // One group is in Postgres at a time. With two, both are smaller, and what that costs Postgres is more than what is won
@@ -71,7 +80,7 @@ async fn write_groups(
             tokio::task::yield_now().await;
             tell(told);
         });
-        if is_written {
+        if is_written && let Some(written) = written.upgrade() {
             written.notify_one();
         }
     }

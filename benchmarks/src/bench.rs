@@ -143,8 +143,8 @@ impl Bench {
         self.client
             .batch_execute(
                 "-- benchmarks::fresh_tables
-                 TRUNCATE rides, staged_log_records, log_batches, checkpoints, consumer_states, dead_letters
-                 RESTART IDENTITY",
+                 TRUNCATE rides, staged_log_records, log_batches, checkpoints, consumer_states, dead_letters,
+                          tracked_operations, bookings, audit_records, completions, receipts RESTART IDENTITY",
             )
             .await
             .context("emptying the tables")?;

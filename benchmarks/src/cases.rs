@@ -1,6 +1,7 @@
 //! The cases, one a file: each measures limit and subject in turns and returns its rows.
 
 pub(crate) mod api;
+pub(crate) mod booked;
 pub(crate) mod consumer;
 pub(crate) mod deep;
 pub(crate) mod held;

@@ -49,7 +49,7 @@ impl Fleet {
     pub async fn start_without_consumers(bench: &Bench) -> Result<Self> {
         bench.fresh_tables().await?;
         bench.fresh_redis().await?;
-        let api = start_api(bench).await?;
+        let api = start_api(bench, &[]).await?;
         Ok(Self { processes: vec![api.process, bench.start_process("streamer", &[])?], port: api.port })
     }
 

@@ -112,6 +112,8 @@ pub enum Case {
     Api,
     /// The api, offered far more than it takes.
     Overload,
+    /// Booked rides a second, charged, beside guests' rides; and answers given again.
+    Booked,
     /// Records a second from Postgres to the stream, beside redis-benchmark.
     Streamer,
     /// Records a second from the stream to a state, beside a bare reader.
@@ -185,6 +187,7 @@ async fn measure_all(bench: &Bench, cases: &[Case], report: &mut Report) -> Resu
         let figures = match case {
             Case::Api => cases::api::run(bench).await,
             Case::Overload => cases::overload::run(bench).await,
+            Case::Booked => cases::booked::run(bench).await,
             Case::Streamer => cases::streamer::run(bench).await,
             Case::Consumer => cases::consumer::run(bench).await,
             Case::Latency => cases::latency::run(bench).await,

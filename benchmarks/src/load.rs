@@ -123,9 +123,9 @@ pub(crate) struct Api {
 ///
 /// # Errors
 /// It does not come about.
-pub(crate) async fn start_api(bench: &Bench) -> Result<Api> {
+pub(crate) async fn start_api(bench: &Bench, args: &[&str]) -> Result<Api> {
     let port = free_port()?;
-    let mut process = bench.start_process("api", &["--api-port", &port.to_string()])?;
+    let mut process = bench.start_process("api", &[&["--api-port", &port.to_string()], args].concat())?;
     let url = format!("http://127.0.0.1:{port}/healthz");
     let deadline = tokio::time::Instant::now() + READY_WAIT;
     loop {

@@ -1,6 +1,8 @@
 -- The HTTP load: wrk posts rides of many distances. After `--` it takes, all of them optional:
 --   count      counts 201, 503 with Retry-After, and the rest; reading every answer's header costs wrk time of its own
 --   rate N     posts N rides a second, each connection waiting for the next free place in a timetable
+--   book           books rides, each with a key of its own
+--   replay         books one ride, again and again with the same key
 -- In the end it prints one line:
 --   RESULT requests errors socket_errors microseconds p50 p99 mean status_201 status_503_retry other   (times in us)
 
@@ -39,6 +41,22 @@ local function timetable(rate)
     end
 end
 
+local function book(key)
+    local headers = { ["Authorization"] = "user@example.com", ["Idempotency-Key"] = key,
+        ["Content-Type"] = "application/x-www-form-urlencoded" }
+    local body = "origin_lat=52.52&origin_lon=13.405&target_lat=48.8566&target_lon=2.3522"
+    return wrk.format(nil, nil, headers, body)
+end
+
+local function book_each()
+    -- Not the seed of the distances: no key may have been used before.
+    local prefix, number = string.format("%d-%s", os.time(), tostring({})), 0
+    return function()
+        number = number + 1
+        return book(string.format("%s-%012d", prefix, number))
+    end
+end
+
 function init(args)
     math.randomseed(42)
     for i = 1, 1000 do
@@ -47,6 +65,8 @@ function init(args)
     end
     for i, arg in ipairs(args) do
         if arg == "count" then response = count end
+        if arg == "book" then request = book_each() end
+        if arg == "replay" then request = function() return book("the-same-key-every-time") end end
         if arg == "rate" then delay = timetable(tonumber(args[i + 1])) end
     end
 end

@@ -24,6 +24,10 @@ pub(crate) enum Pace {
     MaxCounted,
     /// So many rides a second.
     PerSecond(u32),
+    /// As [`Pace::Max`], and the rides are booked.
+    Booked,
+    /// As [`Pace::Booked`], always the same one.
+    Replayed,
 }
 
 /// How it was answered.
@@ -110,6 +114,8 @@ impl Wrk {
         match pace {
             Pace::Max => {}
             Pace::MaxCounted => drop(command.args(["--", "count"])),
+            Pace::Booked => drop(command.args(["--", "book"])),
+            Pace::Replayed => drop(command.args(["--", "replay"])),
             Pace::PerSecond(rate) => drop(command.args(["--", "rate", &rate.to_string()])),
         }
         let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await.context("running wrk")?;

@@ -13,6 +13,7 @@ use pglog::{Reader, Record};
 use serde::Deserialize;
 use tokio_postgres::Row;
 
+use crate::bookings::{self, BookingRecords};
 use crate::history::History;
 use crate::world::World;
 
@@ -47,10 +48,13 @@ pub(crate) struct Checker {
     contents: Vec<u64>,
     /// Rides that have a record.
     rides: HashSet<i64>,
-    /// The highest checkpoint seen of each consumer.
+    /// The highest checkpoint seen of each consumer, since Postgres was started last.
     checkpoints: HashMap<String, i64>,
+    /// When that was.
+    postgres_started_at: String,
     /// The digest at an offset, and who had it first.
     digests: BTreeMap<i64, (i64, String)>,
+    bookings: BookingRecords,
     look_count: u64,
 }
 
@@ -67,7 +71,9 @@ impl Checker {
             contents: Vec::new(),
             rides: HashSet::new(),
             checkpoints: HashMap::new(),
+            postgres_started_at: String::new(),
             digests: BTreeMap::new(),
+            bookings: BookingRecords::default(),
             look_count: 0,
         })
     }
@@ -100,7 +106,8 @@ impl Checker {
         let consumers = client
             .query(
                 "-- chaos::checker::look
-                 SELECT name, last_offset, ride_count, total_distance_mm, digest, is_baseline
+                 SELECT name, last_offset, ride_count, total_distance_mm, digest, is_baseline,
+                        pg_postmaster_start_time()::text
                  FROM checkpoints JOIN consumer_states USING (name, partition) WHERE partition = 0",
                 &[],
             )
@@ -108,6 +115,12 @@ impl Checker {
             .context("reading the consumers")?;
         self.read_log(client).await?;
         for row in &consumers {
+            // A consumer's COMMIT does not wait for the disk: what a crash takes away is folded again.
+            let postgres_started_at: &str = row.get(6);
+            if self.postgres_started_at != postgres_started_at {
+                self.postgres_started_at = postgres_started_at.to_owned();
+                self.checkpoints.clear();
+            }
             self.check_consumer(row);
         }
         self.look_count += 1;
@@ -157,6 +170,7 @@ impl Checker {
         }
         let mut sum = self.sums.last().copied().unwrap_or_default();
         match serde_json::from_str::<Ride>(record.data) {
+            _ if record.object != "ride" => self.bookings.take(record, &self.history),
             Ok(ride) => {
                 sum.ride_count += 1;
                 sum.total_distance_mm += ride.distance_mm;
@@ -244,12 +258,14 @@ impl Checker {
                 .filter(|row| row.get::<_, i64>(1) < head)
                 .map(|row| format!("{} is at {}", row.get::<_, String>(0), row.get::<_, i64>(1)))
                 .collect();
-            if logged == sql && behind.is_empty() && consumers.len() == self.world.consumers.len() {
+            let unfinished = bookings::unfinished(&client).await?;
+            let all_agree = logged == sql && behind.is_empty() && consumers.len() == self.world.consumers.len();
+            if all_agree && unfinished.is_empty() {
                 break;
             }
             if tokio::time::Instant::now() > deadline {
                 self.history.violation(&format!(
-                    "no convergence within {patience:?}: SQL has {sql:?}, the log {logged:?} at head {head}; {}",
+                    "no convergence within {patience:?}: SQL has {sql:?}, the log {logged:?} at head {head}; {} {unfinished}",
                     behind.join(", ")
                 ));
                 break;
@@ -258,6 +274,7 @@ impl Checker {
         }
         self.check_batches(&client).await?;
         self.check_promises(&client).await?;
+        bookings::check(&self.world, &client).await?;
         self.read_again(&client).await?;
         sql_sum(&client).await
     }

@@ -22,6 +22,18 @@ pub enum Fault {
     KillConsumer,
     /// SIGKILL of the reaper.
     KillReaper,
+    /// SIGKILL of the completer.
+    KillCompleter,
+    /// SIGKILL of the receipts.
+    KillReceipts,
+    /// SIGKILL of the payment processor.
+    KillPayments,
+    /// The payment processor dies when it has charged, before it answers.
+    DieCharging,
+    /// The api dies at some point of a booking.
+    DieBooking,
+    /// SIGSTOP of the payment processor, and SIGCONT.
+    StopPayments,
     /// SIGSTOP of the api, and SIGCONT.
     StopApi,
     /// SIGSTOP of the streamer that leads, and SIGCONT.
@@ -117,10 +129,15 @@ impl Fault {
     pub(crate) async fn strike(self, world: &Arc<World>, rng: &mut StdRng) -> Result<String> {
         use Fault as F;
         match self {
-            F::KillApi | F::KillLeader | F::KillStandby | F::KillConsumer | F::KillReaper => {
-                strike_process::kill(world, self, rng).await
-            }
-            F::StopApi | F::StopLeader | F::StopStandby | F::StopConsumer => {
+            F::KillApi
+            | F::KillLeader
+            | F::KillStandby
+            | F::KillConsumer
+            | F::KillReaper
+            | F::KillCompleter
+            | F::KillReceipts
+            | F::KillPayments => strike_process::kill(world, self, rng).await,
+            F::StopApi | F::StopLeader | F::StopStandby | F::StopConsumer | F::StopPayments => {
                 strike_process::stop(world, self, rng).await
             }
             F::DieAfterAssign
@@ -129,6 +146,8 @@ impl Fault {
             | F::DieBeforeCommit
             | F::DieAtCommit
             | F::DieAfterCommit => strike_process::die_at(world, self, rng).await,
+            F::DieCharging => strike_process::die_charging(world).await,
+            F::DieBooking => strike_process::die_booking(world, rng).await,
             F::TwinConsumer | F::TwinLeader => strike_process::twin(world, self, rng).await,
             F::Flushall | F::DelStream | F::TrimStream => strike_redis::lose(world, self).await,
             F::RedisLosesASecond | F::RedisPutBack | F::RedisAway | F::StopRedis => {

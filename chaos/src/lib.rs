@@ -11,6 +11,7 @@
 //! The seed decides which faults strike whom, in which order and for how long. What the processes do meanwhile is up to
 //! the machine: the same seed is the same plan, not the same run.
 
+mod bookings;
 mod checker;
 mod fault;
 mod fleet;
@@ -49,6 +50,10 @@ const FAULTS_AT_ONCE: usize = 3;
 
 /// Clients of the api.
 const CLIENTS: u32 = 8;
+
+/// Clients that book, and the pause between two bookings of one.
+const BOOKING_CLIENTS: u64 = 4;
+const BOOKING_PAUSE: Duration = Duration::from_millis(200);
 
 /// Breaks a running pipeline from a seed, and checks all the time that nothing is lost.
 #[derive(Debug, Clone, Parser)]
@@ -122,6 +127,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<bool> {
     let pause = Duration::from_secs(1) * CLIENTS / config.rate.max(1);
     for client in 0..CLIENTS {
         clients.spawn(traffic::post_rides(Arc::clone(&world), pause, seed + u64::from(client), stop.clone()));
+    }
+    for client in 0..BOOKING_CLIENTS {
+        let seed = seed + 1000 + client;
+        clients.spawn(bookings::book_rides(Arc::clone(&world), BOOKING_PAUSE, seed, stop.clone()));
     }
     let stop_checking = CancellationToken::new();
     let checker = tokio::spawn(Checker::start(&world).await?.watch(stop_checking.clone()));
@@ -241,7 +250,8 @@ fn print_summary(world: &World, counts: &BTreeMap<Fault, usize>) {
     }
     let promises = &world.promises;
     println!(
-        "{} rides confirmed, {} of unknown fate, {} refused",
+        "{} rides booked, {} confirmed, {} of unknown fate, {} refused",
+        promises.booked.lock().map_or(0, |booked| booked.len()),
         promises.confirmed.lock().map_or(0, |confirmed| confirmed.len()),
         promises.unknown_count.load(Ordering::Relaxed),
         promises.refused_count.load(Ordering::Relaxed)

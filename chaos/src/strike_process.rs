@@ -9,6 +9,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 
 use crate::Fault;
+use crate::bookings::PAYMENTS_KEY;
 use crate::fleet::Slot;
 use crate::world::World;
 
@@ -20,6 +21,9 @@ async fn victim(world: &World, fault: Fault, rng: &mut StdRng) -> Result<Arc<Slo
     Ok(match fault {
         F::KillApi | F::StopApi => Arc::clone(&world.api),
         F::KillReaper => Arc::clone(&world.reaper),
+        F::KillCompleter => Arc::clone(&world.completer),
+        F::KillReceipts => Arc::clone(&world.receipts),
+        F::KillPayments | F::StopPayments => Arc::clone(&world.payments),
         F::KillLeader | F::StopLeader | F::DieAfterAssign | F::DieMidPipeline | F::DieAfterPublish | F::TwinLeader => {
             Arc::clone(&world.streamers[world.leader().await?])
         }
@@ -62,6 +66,32 @@ pub(crate) async fn die_at(world: &World, fault: Fault, rng: &mut StdRng) -> Res
     }
     ensure!(died, "{} did not come by {} within {DEATH_WAIT:?}", slot.spec.name, fault.name());
     Ok(format!("{} in batch {batch}", slot.spec.name))
+}
+
+/// The points of a booking at which an api dies.
+const BOOKING_POINTS: [&str; 5] = ["started", "ride-created", "charged", "charge-created", "finished"];
+
+pub(crate) async fn die_booking(world: &World, rng: &mut StdRng) -> Result<String> {
+    let _turn = world.api.turn.lock().await;
+    let point = BOOKING_POINTS[rng.random_range(0..BOOKING_POINTS.len())];
+    world.api.restart_with(vec!["--die-at".to_owned(), point.to_owned()]).await;
+    let died = world.api.dies_within(DEATH_WAIT).await;
+    if !died {
+        world.api.signal(Signal::SIGKILL);
+    }
+    ensure!(died, "no booking came by {point} within {DEATH_WAIT:?}");
+    Ok(point.to_owned())
+}
+
+pub(crate) async fn die_charging(world: &World) -> Result<String> {
+    let slot = &world.payments;
+    let _turn = slot.turn.lock().await;
+    let request = reqwest::Client::new().post(format!("{}/_faults", world.payments_url)).bearer_auth(PAYMENTS_KEY);
+    let body = r#"{"kind":"die-after-charge","count":1}"#;
+    let request = request.header("content-type", "application/json").body(body).timeout(DEATH_WAIT);
+    request.send().await.context("planning a death")?.error_for_status().context("planning a death")?;
+    ensure!(slot.dies_within(DEATH_WAIT).await, "nobody was charged within {DEATH_WAIT:?}");
+    Ok(slot.spec.name.clone())
 }
 
 pub(crate) async fn twin(world: &World, fault: Fault, rng: &mut StdRng) -> Result<String> {

@@ -1,7 +1,7 @@
 //! Rides, while everything breaks: clients of the api that remember what they were promised, and transactions that stage
 //! records by SQL and commit late.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -23,6 +23,8 @@ const ANSWER_WAIT: Duration = Duration::from_secs(10);
 pub(crate) struct Promises {
     /// Rides that somebody was told are written: id and distance in mm.
     pub confirmed: Mutex<HashMap<i64, i64>>,
+    /// Rides that somebody was told are booked.
+    pub booked: Mutex<HashSet<i64>>,
     /// Requests whose fate nobody was told: no answer, or one that leaves it open.
     pub unknown_count: AtomicU64,
     /// Requests that were refused for sure.
@@ -35,6 +37,10 @@ impl Promises {
         if twice.is_some() {
             history.violation(&format!("ride {id} was confirmed twice"));
         }
+    }
+
+    pub fn booked(&self, id: i64) {
+        self.booked.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
     }
 
     fn unknown(&self) {
@@ -60,7 +66,7 @@ struct Complaint {
 
 /// Posts rides, `pause` apart on average, until `stop`.
 pub(crate) async fn post_rides(world: Arc<World>, pause: Duration, seed: u64, stop: CancellationToken) {
-    let (promises, history, url) = (&world.promises, &world.history, format!("{}/rides", world.api_url));
+    let (promises, history, url) = (&world.promises, &world.history, world.rides_url.clone());
     let mut rng = StdRng::seed_from_u64(seed);
     let client = reqwest::Client::builder().timeout(ANSWER_WAIT).build().unwrap_or_default();
     while sleep_or_stop(pause.mul_f64(rng.random_range(0.0..2.0)), &stop).await {

@@ -1,6 +1,6 @@
 //! What faults strike at: servers, processes and traffic.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
+use crate::bookings::PAYMENTS_KEY;
 use crate::fleet::{self, Slot, Spec};
 use crate::history::History;
 use crate::servers::{Postgres, Redis};
@@ -20,8 +21,13 @@ pub(crate) struct World {
     pub redis: Mutex<Redis>,
     /// Straight to the server, by no proxy.
     pub postgres_url: String,
-    pub api_url: String,
+    pub rides_url: String,
+    pub payments_url: String,
+    pub receipts_folder: PathBuf,
     pub api: Arc<Slot>,
+    pub payments: Arc<Slot>,
+    pub completer: Arc<Slot>,
+    pub receipts: Arc<Slot>,
     pub streamers: [Arc<Slot>; 2],
     pub consumers: Vec<Arc<Slot>>,
     pub reaper: Arc<Slot>,
@@ -40,28 +46,40 @@ impl World {
         let redis = Redis::start(folder.join("redis"), launcher::find_clock_library().filter(|_| with_clock)).await?;
         let logs = folder.join("logs");
         std::fs::create_dir_all(&logs).with_context(|| format!("creating {}", logs.display()))?;
-        let api_port = free_port()?;
+        let (api_port, payments_port) = (free_port()?, free_port()?);
+        let payments_url = format!("http://127.0.0.1:{payments_port}");
+        let (receipts_folder, journal) = (folder.join("receipts"), folder.join("payments"));
         let sockets = (postgres.socket()?, redis.socket().to_owned());
-        let slot = async |name: &str, program, args: &str| {
-            let args = args.split_whitespace().map(str::to_owned).collect();
+        let slot = async |name: &str, program, args: Vec<String>| {
             let spec = Spec { name: name.to_owned(), program, args };
             Slot::new(spec, (&sockets.0, &sockets.1), &logs, history).await
         };
-        let streamer = async |name| slot(name, "streamer", "--fault-rate 0.1").await;
+        // Claims that hold longer than most charges take, and shorter than the longest pause of a stopped process.
+        let booking = format!("--stripe-api-base {payments_url} --stripe-api-key {PAYMENTS_KEY} --claim-wait 4s");
+        let completing = format!("{booking} --age-min 3s --idle-min 1s --retry-wait 500ms --interval 1s");
+        let mut charging = words(&format!("--payments-port {payments_port} --faults --fault-rate 0.05 --data"));
+        charging.push(journal.display().to_string());
+        let delivering = vec!["receipts".to_owned(), "--folder".to_owned(), receipts_folder.display().to_string()];
+        let streamer = async |name| slot(name, "streamer", words("--fault-rate 0.1")).await;
         let mut consumers = Vec::new();
         for number in 0..consumer_count {
             let name = format!("consumer{number}");
-            consumers.push(slot(&name, "consumer", &format!("{name} --fault-rate 0.05")).await?);
+            consumers.push(slot(&name, "consumer", words(&format!("{name} --fault-rate 0.05"))).await?);
         }
         let world = Arc::new(Self {
             history: Arc::clone(history),
             promises: Arc::default(),
             postgres_url: postgres.url().to_owned(),
-            api_url: format!("http://127.0.0.1:{api_port}"),
-            api: slot("api", "api", &format!("--api-port {api_port}")).await?,
+            rides_url: format!("http://127.0.0.1:{api_port}/rides"),
+            api: slot("api", "api", words(&format!("--api-port {api_port} {booking}"))).await?,
+            payments: slot("payments", "payments", charging).await?,
+            completer: slot("completer", "completer", words(&completing)).await?,
+            receipts: slot("receipts", "receipts", delivering).await?,
+            payments_url,
+            receipts_folder,
             streamers: [streamer("streamer_a").await?, streamer("streamer_b").await?],
             consumers,
-            reaper: slot("reaper", "reaper", "--keep 5s --interval 2s --stream-len-max 20000").await?,
+            reaper: slot("reaper", "reaper", words("--keep 5s --interval 2s --stream-len-max 20000")).await?,
             late: std::sync::Mutex::default(),
             postgres: Mutex::new(postgres),
             redis: Mutex::new(redis),
@@ -69,11 +87,14 @@ impl World {
         let client = world.connect().await?;
         pglog::apply_schema(&client).await.context("applying the schema")?;
         pglog::apply_roles(&client).await.context("applying the roles")?;
+        client.batch_execute(pglog::SEED).await.context("applying the seed")?;
         for slot in world.slots() {
             // Each has a role of its own, by which its connections are found, and may do what roles.sql allows.
             let (name, program) = (&slot.spec.name, slot.spec.program);
-            let create = format!("CREATE ROLE {name} LOGIN IN ROLE rocket_{program}");
-            client.batch_execute(&create).await.context("creating a role")?;
+            if program != "payments" {
+                let create = format!("CREATE ROLE {name} LOGIN IN ROLE rocket_{program}");
+                client.batch_execute(&create).await.context("creating a role")?;
+            }
             tokio::spawn(Arc::clone(slot).keep_running());
         }
         Ok(world)
@@ -81,7 +102,8 @@ impl World {
 
     /// Every process.
     pub fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
-        [&self.api].into_iter().chain(&self.streamers).chain(&self.consumers).chain([&self.reaper])
+        let others = [&self.receipts, &self.completer, &self.reaper, &self.payments];
+        [&self.api].into_iter().chain(&self.streamers).chain(&self.consumers).chain(others)
     }
 
     /// A connection straight to Postgres.
@@ -149,6 +171,10 @@ impl World {
         self.redis.lock().await.stop().await?;
         self.postgres.lock().await.stop().await
     }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
 }
 
 /// A port that nobody listens on, and that no outgoing connection takes while the api is down.

@@ -39,6 +39,29 @@ pub(crate) fn install_clock_library() {
     }
 }
 
+/// A Stripe server that nobody here wrote, for a test.
+const LOCALSTRIPE: &str = "localstripe==1.15.10";
+
+/// Installs localstripe into `.data/venv`, unless it is there or `LOCALSTRIPE` says where it is.
+pub(crate) fn install_localstripe() -> Result<()> {
+    let is_given = std::env::var_os("LOCALSTRIPE").is_some_and(|value| !value.is_empty());
+    if is_given || Path::new(".data/venv/bin/localstripe").is_file() {
+        return Ok(());
+    }
+    // Debian's Python comes without what makes an environment.
+    let makes_environments = || {
+        let status = Command::new("python3").args(["-c", "import ensurepip, venv"]).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    };
+    if !makes_environments() && is_on_path("apt-get") {
+        let line = "DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-venv";
+        Plan { commands: vec!["apt-get update".to_owned(), line.to_owned()], needs_root: true }.run()?;
+    }
+    let make = "mkdir -p .data && python3 -m venv --clear .data/venv".to_owned();
+    let install = format!(".data/venv/bin/pip install --quiet --disable-pip-version-check {LOCALSTRIPE}");
+    Plan { commands: vec![make, install], needs_root: false }.run()
+}
+
 /// What the benchmarks compare with: a file that tells whether it is here, and its package.
 const BENCHMARK_TOOLS: [(&str, &str); 5] = [
     ("wrk", "wrk"),

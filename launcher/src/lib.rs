@@ -25,12 +25,16 @@ pub use redis_server::RedisServer;
 pub use up::{UpConfig, up};
 pub use with_servers::{WithServersConfig, with_servers};
 
-/// What else is installed, if it can be had. Nothing fails without it: something is left out then.
+/// What else is installed.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct Extras {
     /// Install libfaketime too, where that is possible: chaos steps the clock of Redis with it.
     #[arg(long)]
     pub for_chaos: bool,
+
+    /// Install localstripe too, into .data/venv: a test books rides against it.
+    #[arg(long)]
+    pub for_tests: bool,
 
     /// Install wrk, nginx and what else the benchmarks compare with, where that is possible.
     #[arg(long)]
@@ -40,11 +44,14 @@ pub struct Extras {
 /// Finds both servers' binaries, and installs what is missing.
 ///
 /// # Errors
-/// A server is missing and cannot be installed; the text says what to run.
+/// A server, or what the tests need, is missing and cannot be installed; the text says what to run.
 pub fn setup(extras: Extras) -> anyhow::Result<()> {
     install::install_missing()?;
     if extras.for_chaos {
         install::install_clock_library();
+    }
+    if extras.for_tests {
+        install::install_localstripe()?;
     }
     if extras.for_benchmarks {
         install::install_benchmark_tools();

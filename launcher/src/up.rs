@@ -87,6 +87,7 @@ async fn run_processes(
     let console = Console { width, colours };
     let mut environment = servers.environment.clone();
     environment.push(("API_PORT".to_owned(), config.api_port.to_string()));
+    environment.extend(payment_settings(&config.data).await?);
     if colours {
         environment.push(("FORCE_COLOR".to_owned(), "1".to_owned()));
     }
@@ -131,6 +132,10 @@ fn greet(config: &UpConfig, servers: &Servers) {
     println!("Rocket Rides Log is starting. Ctrl-C stops all of it.");
     println!("  api     {base_url}");
     println!("  ride    curl -d distance=123.0 {base_url}/rides");
+    println!(
+        "  book    curl {base_url}/rides -H 'Authorization: user@example.com' -H 'Idempotency-Key: any-20-characters-or-more' \\\n                \
+         -d 'origin_lat=52.52&origin_lon=13.405&target_lat=48.8566&target_lon=2.3522'"
+    );
     println!("  totals  curl {base_url}/totals");
     if let Some(postgres) = &servers.postgres {
         println!("  sql     psql '{}'", postgres.url(DATABASE));
@@ -145,6 +150,30 @@ async fn check_port(api_port: u16) -> Result<()> {
         Ok(_) => Ok(()),
         Err(error) => bail!("port {api_port} cannot be used for the api ({error}): set API_PORT to another"),
     }
+}
+
+/// Where rides are charged and receipts go, as far as nobody has said so: to a private server, into a private folder.
+async fn payment_settings(data: &Path) -> Result<Vec<(String, String)>> {
+    let given = |name| std::env::var(name).is_ok_and(|value| !value.is_empty());
+    let mut settings = Vec::new();
+    let mut set = |name: &str, value: String| settings.push((name.to_owned(), value));
+    if !given("RECEIPTS_DIR") && !given("RECEIPTS_SMTP_URL") {
+        set("RECEIPTS_DIR", data.join("receipts").display().to_string());
+    }
+    if !given("PAYMENTS_DATA") {
+        set("PAYMENTS_DATA", data.join("payments").display().to_string());
+    }
+    if !given("PAYMENTS_PORT") {
+        // A free one: nobody but the processes here needs to know it.
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.context("looking for a free port")?;
+        let port = listener.local_addr().context("looking for a free port")?.port();
+        set("PAYMENTS_PORT", port.to_string());
+        if !given("STRIPE_API_KEY") {
+            set("STRIPE_API_BASE", format!("http://127.0.0.1:{port}"));
+            set("STRIPE_API_KEY", "sk_test_development".to_owned());
+        }
+    }
+    Ok(settings)
 }
 
 /// The servers that were started, and how processes find those and the others.
@@ -199,7 +228,11 @@ impl Servers {
             .parse()
             .map_err(|_| anyhow!("bad DATABASE_URL: give a URL such as postgres://localhost/rocket-rides-log"))?;
         let client = common::postgres::connect(&config, "launcher", || {}).await?;
-        pglog::apply_schema(&client).await.context("applying schema.sql")
+        pglog::apply_schema(&client).await.context("applying schema.sql")?;
+        if self.postgres.is_some() {
+            client.batch_execute(pglog::SEED).await.context("applying seed.sql")?;
+        }
+        Ok(())
     }
 
     async fn stop(self) {

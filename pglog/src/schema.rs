@@ -17,6 +17,9 @@ pub async fn apply_schema(client: &impl Session) -> Result<(), tokio_postgres::E
 /// The text of `roles.sql`.
 pub const ROLES: &str = include_str!("../../roles.sql");
 
+/// Two users for development and tests, as text: `seed.sql`.
+pub const SEED: &str = include_str!("../../seed.sql");
+
 /// Creates the roles that are missing, and gives each exactly what it needs. Applies to the tables of [`apply_schema`].
 ///
 /// # Errors
@@ -26,7 +29,7 @@ pub async fn apply_roles(client: &impl Session) -> Result<(), tokio_postgres::Er
 }
 
 /// The version of `schema.sql` that this crate goes with. Raise both together.
-pub const SCHEMA_VERSION: i32 = 2;
+pub const SCHEMA_VERSION: i32 = 3;
 
 /// Prepares a session that reads or extends the log: the tables must be there, of this version and of this cluster, and
 /// the planner is told to walk indexes.

@@ -6,6 +6,7 @@
 
 mod baseline;
 mod laggards;
+mod requests;
 mod trim;
 
 use std::time::Duration;
@@ -57,6 +58,10 @@ pub struct Config {
     #[arg(long, env = "REAPER_DEAD_AFTER", default_value = "1m", value_parser = humantime::parse_duration)]
     pub dead_after: Duration,
 
+    /// How long requests with an idempotency key can be sent again and get the same answer.
+    #[arg(long, env = "REAPER_KEEP_REQUESTS", default_value = "72h", value_parser = humantime::parse_duration)]
+    pub keep_requests: Duration,
+
     /// Look once, and exit.
     #[arg(long)]
     pub once: bool,
@@ -75,6 +80,10 @@ pub struct Cleaned {
     pub record_count: u64,
     /// Entries trimmed from the stream.
     pub trimmed_count: u64,
+    /// Requests forgotten, with their answers.
+    pub request_count: u64,
+    /// Of these, requests that were not finished: they are listed in `reaped_requests`.
+    pub unfinished_request_count: u64,
     /// Consumers that hold all this back.
     pub laggards: Vec<Laggard>,
 }
@@ -128,6 +137,14 @@ pub async fn run_once(config: &Config, shutdown: &CancellationToken) -> Result<C
     let reaped = reap_all(config, &mut client, shutdown, &mut cleaned).await;
     // In any case: the cap of the stream must hold most of all when something keeps Postgres from being cleaned.
     cleaned.trimmed_count = bounded(trim_stream(config, &client)).await?;
+    while !shutdown.is_cancelled() {
+        let forgotten = bounded(requests::forget(&client, config.keep_requests)).await?;
+        cleaned.request_count += forgotten.count;
+        cleaned.unfinished_request_count += forgotten.unfinished_count;
+        if forgotten.count == 0 {
+            break;
+        }
+    }
     reaped.map(|()| cleaned)
 }
 
@@ -174,6 +191,15 @@ fn log(cleaned: &Cleaned) {
             record_count = cleaned.record_count,
             trimmed_count = cleaned.trimmed_count,
             "removed what everybody has passed"
+        );
+    }
+    if cleaned.request_count > 0 {
+        info!(request_count = cleaned.request_count, "forgot requests that nobody sends again");
+    }
+    if cleaned.unfinished_request_count > 0 {
+        warn!(
+            unfinished_request_count = cleaned.unfinished_request_count,
+            "requests were never finished: look at each in reaped_requests, the processor may have charged"
         );
     }
     for Laggard { name, lag, still_s } in &cleaned.laggards {

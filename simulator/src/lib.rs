@@ -1,5 +1,6 @@
 //! Traffic for the api: calm by default, so that people can watch; as much as the machine gives when asked.
 
+mod booked;
 mod summary;
 
 use std::io::IsTerminal;
@@ -17,6 +18,7 @@ use rand::{RngExt, SeedableRng};
 use tokio::time::{Interval, MissedTickBehavior};
 use tracing::{debug, info, warn};
 
+pub use booked::Booking;
 pub use summary::Summary;
 
 /// Distances are drawn evenly from here, in metres.
@@ -46,6 +48,11 @@ pub struct Config {
     /// Requests in flight at once, at most.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub concurrency: u16,
+
+    /// The share of rides that are booked, 0 to 1, by clients of all kinds: half of the requests fail midway, some come five
+    /// times at once.
+    #[arg(long, default_value_t = 0.0, value_parser = parse_share)]
+    pub booked: f64,
 
     /// Stop after this many rides.
     #[arg(long)]
@@ -92,6 +99,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Summary>
         left_count: Mutex::new(config.count.unwrap_or(u64::MAX)),
         summary: Mutex::new(Summary::new()),
         calm: config.rate.is_none(),
+        booked: config.booked,
         stop: shutdown.child_token(),
     });
     let started_at = Instant::now();
@@ -141,6 +149,7 @@ struct Traffic {
     left_count: Mutex<u64>,
     summary: Mutex<Summary>,
     calm: bool,
+    booked: f64,
     stop: CancellationToken,
 }
 
@@ -149,7 +158,10 @@ impl Traffic {
         let mut backoff = Backoff::up_to(REFUSED_WAIT_MAX);
         while self.may_start().await {
             let sent_at = Instant::now();
-            let answer = run_once(&self.client, &self.url, rng.random_range(DISTANCE_M)).await;
+            let answer = match rng.random_bool(self.booked) {
+                true => booked::book(&self.client, &self.url, &mut rng).await,
+                false => run_once(&self.client, &self.url, rng.random_range(DISTANCE_M)).await,
+            };
             let was_served = answer.as_ref().is_ok_and(|(status, _)| *status != 503);
             self.account(answer, sent_at.elapsed());
             if was_served {
@@ -232,6 +244,13 @@ fn progress_bar(config: &Config) -> ProgressBar {
             ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
         }
         _ => ProgressBar::hidden(),
+    }
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("give a number between 0 and 1, for example 0.5".to_owned()),
     }
 }
 

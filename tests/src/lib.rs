@@ -4,6 +4,7 @@
 //! A test that finds no server fails and says what to do. It is never skipped.
 
 mod dump;
+mod payments;
 mod process;
 mod records;
 mod servers;
@@ -14,10 +15,11 @@ mod world;
 use std::time::{Duration, Instant};
 
 pub use dump::Dump;
+pub use payments::Payments;
 pub use process::{Process, binary};
 pub use records::ReadRecord;
 pub use servers::{Backup, PrivatePostgres, PrivateRedis, is_alive, scratch_folder};
-pub use tls_servers::{REDIS_COMMANDS, TlsServers};
+pub use tls_servers::{REDIS_COMMANDS, TlsServers, free_port};
 pub use world::{World, write_rides};
 
 /// How long anything may take before a test gives up on it. Generous: tests are never timed, only stopped.

@@ -1,4 +1,4 @@
-//! The database that every test's own is cloned from: tables and roles, and no rows.
+//! The database that every test's own is cloned from: tables, roles and the two users of seed.sql, and no other rows.
 
 use deadpool_postgres::ClientWrapper as Client;
 
@@ -16,6 +16,7 @@ pub(crate) async fn create_template(client: &Client, maintenance_url: &str) {
         let template = connect(&with_database(maintenance_url, TEMPLATE).parse().unwrap()).await;
         pglog::apply_schema(&template).await.unwrap();
         pglog::apply_roles(&template).await.unwrap();
+        template.batch_execute(pglog::SEED).await.unwrap();
         drop(template);
         // The server notices a moment later that the connection is gone, and nobody may be in a template that is cloned.
         crate::wait_until("the template is left alone", async || {

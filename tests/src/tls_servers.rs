@@ -166,6 +166,6 @@ fn write(folder: &Path, name: &str, text: &str, owner: Option<&std::fs::Metadata
 }
 
 /// A port that is free now. Somebody might take it before the server does; then the test fails, and says so.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }

@@ -14,6 +14,9 @@ use tokio_postgres::Config;
 
 use crate::template::{TEMPLATE, create_template, with_database};
 
+/// Processes that have a role of their own.
+const ROLES: [&str; 7] = ["api", "completer", "streamer", "consumer", "receipts", "reaper", "operator"];
+
 /// A database and a stream.
 pub struct World {
     database_url: String,
@@ -73,7 +76,7 @@ impl World {
     /// `DATABASE_URL` for the process `name`: it connects under its own role, so every test also shows that the grants
     /// of `roles.sql` suffice. What is no process of the pipeline connects as the owner.
     pub fn database_url_of(&self, name: &str) -> String {
-        if !["api", "streamer", "consumer", "reaper", "operator"].contains(&name) {
+        if !ROLES.contains(&name) {
             return self.database_url.clone();
         }
         let (_, server) = self.database_url.split_once('@').expect("a URL of bin/test names its user");

@@ -69,7 +69,7 @@ pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
 /// Posts rides to a fresh api on fresh tables, and checks that what was confirmed is there, each with its record (I1).
 async fn load(bench: &Bench, wrk: &Wrk, connections: u32) -> Result<Answers> {
     bench.fresh_tables().await?;
-    let api = start_api(bench).await?;
+    let api = start_api(bench, &[]).await?;
     let answers = wrk.post(api.port, connections, bench.config.seconds, Pace::Max).await?;
     // It finishes what it has in hand.
     api.process.stop().await?;

@@ -83,7 +83,7 @@ fn created_rate(answers: &Answers) -> f64 {
 
 async fn post(bench: &Bench, wrk: &Wrk, connections: u32, postgres: Postgres) -> Result<Answers> {
     bench.fresh_tables().await?;
-    let api = start_api(bench).await?;
+    let api = start_api(bench, &[]).await?;
     let mut locker = bench.connect().await?;
     let posting = wrk.post(api.port, connections, bench.config.seconds, Pace::MaxCounted);
     let answers = tokio::select! {

@@ -11,22 +11,37 @@ use super::finding::Finding;
 pub enum Role {
     /// Writes rides and stages their records.
     Api,
+    /// Finishes bookings.
+    Completer,
     /// Fixes the order.
     Streamer,
     /// Folds.
     Consumer,
+    /// Folds, and delivers receipts.
+    Receipts,
     /// Removes what is passed.
     Reaper,
 }
 
 /// What each process does to each table.
-const NEEDS: [(Role, &str, &[&str]); 22] = [
+const NEEDS: &[(Role, &str, &[&str])] = &[
     (Role::Api, "rides", &["SELECT", "INSERT"]),
     (Role::Api, "staged_log_records", &["INSERT"]),
     (Role::Api, "log_batches", &["SELECT"]),
     (Role::Api, "checkpoints", &["SELECT"]),
     (Role::Api, "consumer_states", &["SELECT"]),
     (Role::Api, "dead_letters", &["SELECT"]),
+    (Role::Api, "users", &["SELECT"]),
+    (Role::Api, "tracked_operations", &["SELECT", "INSERT", "UPDATE"]),
+    (Role::Api, "bookings", &["SELECT", "INSERT", "UPDATE"]),
+    (Role::Api, "audit_records", &["INSERT"]),
+    (Role::Completer, "rides", &["SELECT", "INSERT"]),
+    (Role::Completer, "staged_log_records", &["INSERT"]),
+    (Role::Completer, "users", &["SELECT"]),
+    (Role::Completer, "tracked_operations", &["SELECT", "INSERT", "UPDATE"]),
+    (Role::Completer, "bookings", &["SELECT", "INSERT", "UPDATE"]),
+    (Role::Completer, "audit_records", &["INSERT"]),
+    (Role::Completer, "completions", &["SELECT", "INSERT", "UPDATE"]),
     (Role::Streamer, "staged_log_records", &["SELECT"]),
     (Role::Streamer, "log_batches", &["SELECT", "INSERT"]),
     (Role::Streamer, "checkpoints", &["SELECT"]),
@@ -37,12 +52,22 @@ const NEEDS: [(Role, &str, &[&str]); 22] = [
     (Role::Consumer, "consumer_states", &["SELECT", "INSERT", "UPDATE"]),
     (Role::Consumer, "dead_letters", &["SELECT", "INSERT"]),
     (Role::Consumer, "log_identity", &["SELECT"]),
+    (Role::Receipts, "staged_log_records", &["SELECT"]),
+    (Role::Receipts, "log_batches", &["SELECT"]),
+    (Role::Receipts, "checkpoints", &["SELECT", "INSERT", "UPDATE"]),
+    (Role::Receipts, "dead_letters", &["SELECT", "INSERT"]),
+    (Role::Receipts, "receipts", &["SELECT", "INSERT", "UPDATE"]),
+    (Role::Receipts, "users", &["SELECT"]),
+    (Role::Receipts, "log_identity", &["SELECT"]),
     (Role::Reaper, "staged_log_records", &["SELECT", "DELETE"]),
     (Role::Reaper, "log_batches", &["SELECT", "UPDATE", "DELETE"]),
     (Role::Reaper, "checkpoints", &["SELECT", "INSERT", "UPDATE"]),
     (Role::Reaper, "consumer_states", &["SELECT", "INSERT", "UPDATE"]),
     (Role::Reaper, "dead_letters", &["SELECT", "INSERT"]),
     (Role::Reaper, "log_identity", &["SELECT"]),
+    (Role::Reaper, "tracked_operations", &["SELECT", "DELETE"]),
+    (Role::Reaper, "bookings", &["SELECT"]),
+    (Role::Reaper, "reaped_requests", &["SELECT", "INSERT"]),
 ];
 
 /// The check of privileges. `role` is the process to look at; without one, all of them.
@@ -64,14 +89,14 @@ pub(super) async fn check(client: &Client, role: Option<Role>, findings: &mut Ve
 async fn missing(client: &Client, role: Option<Role>) -> Result<(String, Vec<String>)> {
     let (mut tables, mut privileges) = (Vec::new(), Vec::new());
     for (needed_by, table, needs) in NEEDS {
-        for privilege in needs {
-            if role.is_none_or(|role| role == needed_by) {
-                tables.push(table);
+        for privilege in *needs {
+            if role.is_none_or(|role| role == *needed_by) {
+                tables.push(*table);
                 privileges.push(*privilege);
             }
         }
     }
-    let needs_identity = role != Some(Role::Api);
+    let needs_identity = !matches!(role, Some(Role::Api | Role::Completer));
     let rows = client
         .query(
             "-- operator::doctor::missing

@@ -22,12 +22,23 @@ impl Api {
         Self::start_within(&world.database_url_of("api").parse().unwrap(), api::Limits::default()).await
     }
 
+    /// An api that books rides, too.
+    pub async fn start_with(world: &World, stripe: payments::Stripe) -> Self {
+        let postgres: tokio_postgres::Config = world.database_url_of("api").parse().unwrap();
+        let desk = api::desk(&postgres, stripe).unwrap();
+        Self::start_whole(&postgres, Some(desk), api::Limits::default()).await
+    }
+
     pub async fn start_within(postgres: &tokio_postgres::Config, limits: api::Limits) -> Self {
+        Self::start_whole(postgres, None, limits).await
+    }
+
+    async fn start_whole(postgres: &tokio_postgres::Config, desk: Option<booking::Desk>, limits: api::Limits) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (postgres, shutdown) = (postgres.clone(), CancellationToken::new());
         let stop = shutdown.clone();
-        tokio::spawn(async move { api::serve(&postgres, listener, limits, stop).await.unwrap() });
+        tokio::spawn(async move { api::serve(&postgres, desk, listener, limits, stop).await.unwrap() });
         Self { port, client: reqwest::Client::new(), shutdown }
     }
 

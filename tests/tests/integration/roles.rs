@@ -7,7 +7,7 @@ use consumer::{Consumer, DistanceFold};
 use tests::{PrivatePostgres, World};
 use tokio_postgres::error::SqlState;
 
-const EVERYBODY: [&str; 5] = ["api", "streamer", "consumer", "reaper", "operator"];
+const EVERYBODY: [&str; 7] = ["api", "completer", "streamer", "consumer", "receipts", "reaper", "operator"];
 
 /// Refused to every role.
 const NOBODY_MAY: &[&str] = &[
@@ -83,6 +83,47 @@ async fn the_api_takes_rides_and_changes_nothing_else() {
 }
 
 #[tokio::test]
+async fn who_books_changes_no_request_no_booking_and_no_audit_record() {
+    let world = World::new().await;
+    for role in ["api", "completer"] {
+        let statements = [
+            "UPDATE tracked_operations SET payload = ''",
+            "UPDATE tracked_operations SET key = 'other'",
+            "DELETE FROM tracked_operations",
+            "UPDATE bookings SET user_id = 2",
+            "UPDATE bookings SET charge_key = gen_random_uuid()",
+            "DELETE FROM bookings",
+            "INSERT INTO users (email, stripe_customer_id) VALUES ('me@example.com', 'cus_me')",
+            "UPDATE users SET stripe_customer_id = 'cus_me'",
+            "SELECT * FROM audit_records",
+            "UPDATE audit_records SET action = 'other'",
+            "DELETE FROM audit_records",
+            "SELECT * FROM receipts",
+            "DELETE FROM reaped_requests",
+        ];
+        assert_refused(&world, role, &statements).await;
+    }
+    assert_refused(&world, "api", &["DELETE FROM completions"]).await;
+    assert_refused(&world, "completer", &["SELECT * FROM checkpoints", "SELECT * FROM staged_log_records"]).await;
+}
+
+#[tokio::test]
+async fn receipts_are_noted_and_marked_and_never_changed() {
+    let world = World::new().await;
+    let statements = [
+        "SELECT * FROM rides",
+        "SELECT stripe_customer_id FROM users",
+        STAGE,
+        CUT,
+        "SELECT * FROM consumer_states",
+        "UPDATE receipts SET data = '{}'",
+        "DELETE FROM receipts",
+        "SELECT * FROM tracked_operations",
+    ];
+    assert_refused(&world, "receipts", &statements).await;
+}
+
+#[tokio::test]
 async fn the_streamer_cuts_batches_and_neither_deletes_nor_moves_anything() {
     let world = World::new().await;
     let statements = [
@@ -132,6 +173,10 @@ async fn the_reaper_writes_nothing_into_the_log_and_unregisters_nobody() {
         "UPDATE checkpoints SET name = 'other'",
         "DELETE FROM checkpoints",
         "DELETE FROM dead_letters",
+        "UPDATE tracked_operations SET result = ''",
+        "SELECT charge_key FROM bookings",
+        "DELETE FROM bookings",
+        "DELETE FROM reaped_requests",
     ];
     assert_refused(&world, "reaper", &statements).await;
 }

@@ -87,7 +87,18 @@ async fn help_lists_every_setting() {
 async fn every_setting_is_in_the_example_file() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let example = std::fs::read_to_string(root.join(".env.example")).unwrap();
-    for name in ["api", "streamer", "consumer", "simulator", "reaper", "audit", "dead-letters"] {
+    for name in [
+        "api",
+        "completer",
+        "streamer",
+        "consumer",
+        "receipts",
+        "simulator",
+        "reaper",
+        "payments",
+        "audit",
+        "dead-letters",
+    ] {
         let help = start(name, &["--help"], &[]).succeed().await;
         for setting in help.split("[env: ").skip(1).map(|rest| rest.split(['=', ']']).next().unwrap()) {
             assert!(example.contains(&format!("{setting}=")), ".env.example does not tell of {setting} ({name})");

@@ -1,0 +1,131 @@
+//! `POST /rides` with a user, a key and coordinates: a booked ride.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use booking::{Journey, Order, Reply};
+use tracing::error;
+
+use crate::App;
+use crate::body::{Body, Params};
+use crate::database::sort_out_postgres;
+use crate::error::Error;
+
+/// The name of the header with the client's key.
+const KEY: &str = "idempotency-key";
+
+/// The shortest key, in characters. A shorter one is likely to be used twice.
+const KEY_LEN_MIN: usize = 20;
+/// The longest key, in characters.
+const KEY_LEN_MAX: usize = 255;
+
+/// Whether these headers ask for a booked ride, whatever the body says.
+pub(crate) fn is_asked_for(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::AUTHORIZATION) || headers.contains_key(KEY)
+}
+
+/// Books a ride, goes on with one, or answers what an earlier request with the same key was answered.
+pub(crate) async fn book(app: &App, headers: &HeaderMap, peer: IpAddr, body: &Body) -> Result<Response, Error> {
+    let desk = app.desk.clone().ok_or(Error::BookingsOff)?;
+    let email = headers.get(header::AUTHORIZATION).map_or(Ok(""), HeaderValue::to_str);
+    let email = email.map_err(|_| Error::CredentialsInvalid)?.trim();
+    if email.is_empty() {
+        return Err(Error::CredentialsMissing);
+    }
+    let user = desk.user(email).await.map_err(|error| sort_out(&error))?.ok_or(Error::CredentialsInvalid)?;
+    let key = read_key(headers)?;
+    let order = read_order(&body.params()?, peer)?;
+    // A task of its own: if the client leaves, what answers it is dropped, and the booking goes on.
+    let booking = tokio::spawn(async move { desk.book(&user, &key, &order).await });
+    let reply = booking.await.map_err(|_| Error::BookingFailed)?.map_err(|error| sort_out(&error))?;
+    app.writer.hint();
+    answer(reply)
+}
+
+fn answer(reply: Reply) -> Result<Response, Error> {
+    let status = StatusCode::from_u16(reply.status).map_err(|_| Error::Internal)?;
+    let mut response = (status, [(header::CONTENT_TYPE, "application/json")], reply.body).into_response();
+    if reply.is_replayed {
+        response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+/// The client's key, bare or as a quoted string.
+fn read_key(headers: &HeaderMap) -> Result<String, Error> {
+    let mut values = headers.get_all(KEY).iter();
+    let value = values.next().ok_or(Error::KeyMissing)?.to_str().map_err(|_| Error::KeyMalformed)?.trim();
+    if values.next().is_some() {
+        return Err(Error::KeyMalformed);
+    }
+    let key = match value.strip_prefix('"') {
+        Some(rest) => rest.strip_suffix('"').ok_or(Error::KeyMalformed)?,
+        None => value,
+    };
+    match key.len() {
+        0 => Err(Error::KeyMissing),
+        len if len < KEY_LEN_MIN => Err(Error::KeyTooShort { min: KEY_LEN_MIN }),
+        len if len > KEY_LEN_MAX => Err(Error::KeyTooLong { max: KEY_LEN_MAX }),
+        _ => Ok(key.to_owned()),
+    }
+}
+
+fn read_order(params: &Params<Cow<'_, str>>, origin_ip: IpAddr) -> Result<Order, Error> {
+    let latitude = |name, text| coordinate(name, text, 90.0, Error::NotALatitude);
+    let longitude = |name, text| coordinate(name, text, 180.0, Error::NotALongitude);
+    let journey = Journey {
+        origin_lat: latitude("origin_lat", &params.origin_lat)?,
+        origin_lon: longitude("origin_lon", &params.origin_lon)?,
+        target_lat: latitude("target_lat", &params.target_lat)?,
+        target_lon: longitude("target_lon", &params.target_lon)?,
+    };
+    let raise_error = match params.raise_error.as_deref() {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => return Err(Error::NotABoolean("raise_error")),
+    };
+    Ok(Order { journey, origin_ip, raise_error })
+}
+
+fn coordinate(
+    name: &'static str,
+    text: &Option<Cow<'_, str>>,
+    most: f64,
+    out_of_range: fn(&'static str) -> Error,
+) -> Result<f64, Error> {
+    let text = text.as_deref().map(str::trim).filter(|text| !text.is_empty()).ok_or(Error::ParameterMissing(name))?;
+    // Rust would also read "inf" and "nan".
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
+    let value: f64 = text.parse().ok().filter(|_| is_number).ok_or(Error::NotANumber(name))?;
+    match (-most..=most).contains(&value) {
+        // Not -0, which is another text and the same place.
+        true => Ok(value + 0.0),
+        false => Err(out_of_range(name)),
+    }
+}
+
+fn sort_out(error: &booking::Error) -> Error {
+    use booking::Error as Booking;
+    use idempotency::Error as Operation;
+    match error {
+        Booking::Operation(Operation::Mismatch { .. }) => Error::KeyMismatch,
+        // Fenced: this request took so long that another one with its key has taken over.
+        Booking::Operation(Operation::StillRunning { .. } | Operation::Fenced) => Error::KeyInProgress,
+        Booking::Operation(Operation::Expired { .. }) => Error::KeyExpired,
+        Booking::Conflict => Error::Conflict,
+        Booking::Processor(_) => Error::Processor,
+        Booking::Operation(Operation::Invalid(_)) => Error::KeyMalformed,
+        Booking::Unavailable(_) | Booking::Operation(Operation::Pool(_)) => Error::Unavailable,
+        Booking::Operation(Operation::Postgres(error)) => match sort_out_postgres(error) {
+            Error::Internal => Error::BookingFailed,
+            error => error,
+        },
+        Booking::Raised => Error::BookingFailed,
+        other => {
+            error!(error = other.explain(), "a booking failed");
+            Error::BookingFailed
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The phases of a booking, each by the recovery point at which it begins.
+
+use deadpool_postgres::{ClientWrapper, Transaction};
+use idempotency::Claim;
+use payments::{Charge, ChargeError};
+use pglog::NewRecord;
+use serde_json::{Value, json};
+
+use crate::desk::{Desk, DiePoint, Error, Order, Reply, User};
+use crate::{AMOUNT_CENTS, CURRENCY};
+
+/// The ride is there, and not paid for.
+pub(crate) const RIDE_CREATED: &str = "ride_created";
+/// It is paid for.
+pub(crate) const CHARGE_CREATED: &str = "charge_created";
+
+/// What came of a phase.
+pub(crate) enum Next {
+    /// There is another one.
+    Phase,
+    /// That was the last.
+    Done(Reply),
+}
+
+/// One booking, while it is driven.
+pub(crate) struct Trip<'a> {
+    pub desk: &'a Desk,
+    pub user: &'a User,
+    pub order: &'a Order,
+}
+
+/// What is read back of a booking that goes on.
+struct Booked {
+    ride_id: i64,
+    distance_mm: i64,
+    created_at: String,
+    charge_key: String,
+}
+
+impl Trip<'_> {
+    /// Does the phase at the claim's recovery point.
+    pub async fn next_phase(&self, claim: &mut Claim) -> Result<Next, Error> {
+        match claim.recovery_point.as_str() {
+            idempotency::STARTED => self.create_ride(claim).await,
+            RIDE_CREATED => self.create_charge(claim).await,
+            CHARGE_CREATED => self.stage_receipt(claim).await,
+            other => Err(Error::Bug(format!("Unhandled recovery point '{other}'."))),
+        }
+    }
+
+    async fn create_ride(&self, claim: &mut Claim) -> Result<Next, Error> {
+        let (operation_id, journey, distance_mm) = (claim.id, &self.order.journey, self.order.journey.distance_mm());
+        let mut client = self.desk.client().await?;
+        let phase = claim.begin(&mut client).await?;
+        let statement = phase
+            .tx()
+            .prepare_cached(
+                "-- booking::create_ride
+                 WITH ride AS (INSERT INTO rides (distance_mm) VALUES ($1) RETURNING id)
+                 INSERT INTO bookings (ride_id, user_id, operation_id, origin_lat, origin_lon, target_lat, target_lon)
+                 SELECT id, $2::bigint, $3::bigint, $4::float8, $5::float8, $6::float8, $7::float8 FROM ride
+                 RETURNING ride_id",
+            )
+            .await?;
+        let row = phase
+            .tx()
+            .query_one(
+                &statement,
+                &[
+                    &distance_mm,
+                    &self.user.id,
+                    &operation_id,
+                    &journey.origin_lat,
+                    &journey.origin_lon,
+                    &journey.target_lat,
+                    &journey.target_lon,
+                ],
+            )
+            .await?;
+        let ride_id: i64 = row.get(0);
+        self.audit(phase.tx(), "ride.created", ride_id, &json!(journey)).await?;
+        // The same record as a guest's ride has: whoever folds distances need not know the difference.
+        let data = format!(r#"{{"id":{ride_id},"distance_mm":{distance_mm}}}"#);
+        stage(phase.tx(), "ride", "create", &data).await?;
+        phase.advance(RIDE_CREATED).await?;
+        Ok(Next::Phase)
+    }
+
+    /// The only phase with a call to somebody else. While it lasts no transaction is open, and no connection in hand.
+    async fn create_charge(&self, claim: &mut Claim) -> Result<Next, Error> {
+        let booked = find(&*self.desk.client().await?, claim, RIDE_CREATED).await?;
+        if self.order.raise_error {
+            return Err(Error::Raised);
+        }
+        let charged = self
+            .desk
+            .stripe
+            .charge(&Charge {
+                amount_cents: AMOUNT_CENTS,
+                currency: CURRENCY,
+                customer: &self.user.stripe_customer_id,
+                description: &format!("Charge for ride {}", booked.ride_id),
+                idempotency_key: &booked.charge_key,
+            })
+            .await;
+        if let Err(error @ (ChargeError::Refused { .. } | ChargeError::Unavailable { .. })) = charged {
+            return Err(Error::Processor(error));
+        }
+        self.desk.pass(DiePoint::Charged);
+        let mut client = self.desk.client().await?;
+        let phase = claim.begin(&mut client).await?;
+        let ride_id = booked.ride_id;
+        match charged {
+            Ok(charge_id) => {
+                let statement = phase
+                    .tx()
+                    .prepare_cached(
+                        "-- booking::create_charge
+                         UPDATE bookings SET stripe_charge_id = $2 WHERE ride_id = $1 AND stripe_charge_id IS NULL",
+                    )
+                    .await?;
+                if phase.tx().execute(&statement, &[&ride_id, &charge_id]).await? != 1 {
+                    return Err(Error::Bug(format!("Ride {ride_id} is charged already.")));
+                }
+                let charge = json!({
+                    "id": charge_id, "ride_id": ride_id, "user_id": self.user.id,
+                    "amount": AMOUNT_CENTS, "currency": CURRENCY,
+                });
+                self.audit(phase.tx(), "charge.created", ride_id, &charge).await?;
+                stage(phase.tx(), "charge", "create", &charge.to_string()).await?;
+                phase.advance(CHARGE_CREATED).await?;
+                Ok(Next::Phase)
+            }
+            Err(ChargeError::Declined { message }) => {
+                let decline = json!({ "ride_id": ride_id, "user_id": self.user.id, "message": message });
+                self.audit(phase.tx(), "charge.declined", ride_id, &decline).await?;
+                stage(phase.tx(), "charge", "decline", &decline.to_string()).await?;
+                let error = format!("Error from payment processor: {message}");
+                let body = json!({ "error": error, "code": "charge_declined" }).to_string();
+                finish(phase, Reply { status: 402, body, is_replayed: false }).await
+            }
+            Err(error) => Err(Error::Processor(error)),
+        }
+    }
+
+    async fn stage_receipt(&self, claim: &mut Claim) -> Result<Next, Error> {
+        let mut client = self.desk.client().await?;
+        let booked = find(&client, claim, CHARGE_CREATED).await?;
+        let phase = claim.begin(&mut client).await?;
+        let receipt = json!({
+            "ride_id": booked.ride_id, "user_id": self.user.id, "amount": AMOUNT_CENTS, "currency": CURRENCY,
+        });
+        self.audit(phase.tx(), "receipt.staged", booked.ride_id, &receipt).await?;
+        stage(phase.tx(), "receipt", "create", &receipt.to_string()).await?;
+        let body = json!({
+            "message": "Payment accepted. Your pilot is on their way!",
+            "ride": { "id": booked.ride_id, "distance_mm": booked.distance_mm, "created_at": booked.created_at },
+        });
+        finish(phase, Reply { status: 201, body: body.to_string(), is_replayed: false }).await
+    }
+
+    async fn audit(&self, tx: &Transaction<'_>, action: &str, ride_id: i64, data: &Value) -> Result<(), Error> {
+        let statement = tx
+            .prepare_cached(
+                "-- booking::audit
+                 INSERT INTO audit_records (action, data, origin_ip, resource_id, resource_type, user_id)
+                 VALUES ($1, $2::text::jsonb, $3, $4, 'ride', $5)",
+            )
+            .await?;
+        let (data, origin_ip) = (data.to_string(), self.order.origin_ip);
+        tx.execute(&statement, &[&action, &data, &origin_ip, &ride_id, &self.user.id]).await?;
+        Ok(())
+    }
+}
+
+async fn stage(tx: &Transaction<'_>, object: &str, action: &str, data: &str) -> Result<(), Error> {
+    pglog::stage(tx, NewRecord { object, action, data }).await?;
+    Ok(())
+}
+
+async fn finish(phase: idempotency::Phase<'_>, reply: Reply) -> Result<Next, Error> {
+    let result = serde_json::to_vec(&reply).map_err(|error| Error::Bug(error.to_string()))?;
+    phase.finish(&result).await?;
+    Ok(Next::Done(reply))
+}
+
+/// The ride that an earlier phase has made.
+async fn find(client: &ClientWrapper, claim: &Claim, recovery_point: &str) -> Result<Booked, Error> {
+    let statement = client
+        .prepare_cached(
+            "-- booking::find
+             SELECT ride_id, distance_mm, charge_key::text,
+                    to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS created_at
+             FROM bookings JOIN rides ON rides.id = ride_id WHERE operation_id = $1",
+        )
+        .await?;
+    let row = client.query_opt(&statement, &[&claim.id]).await?;
+    let row = row.ok_or_else(|| Error::Bug(format!("Should have ride for key at {recovery_point}.")))?;
+    Ok(Booked {
+        ride_id: row.get("ride_id"),
+        distance_mm: row.get("distance_mm"),
+        created_at: row.get("created_at"),
+        charge_key: row.get("charge_key"),
+    })
+}

@@ -1,0 +1,61 @@
+//! A connection to Redis that is made when it is needed, and made anew after an error.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisResult, ScriptInvocation};
+use tokio::sync::Mutex;
+
+/// How long a connection may take to come about.
+const CONNECT_WAIT: Duration = Duration::from_secs(2);
+
+/// How long a command may take. The scripts here need less than a millisecond; a server that writes its log to a slow
+/// disk may need a second.
+const REPLY_WAIT: Duration = Duration::from_secs(5);
+
+/// One connection, which everybody shares.
+#[derive(Clone)]
+pub(crate) struct Link {
+    client: redis::Client,
+    connection: Arc<Mutex<Option<MultiplexedConnection>>>,
+}
+
+impl Link {
+    pub(crate) fn new(client: redis::Client) -> Self {
+        Self { client, connection: Arc::default() }
+    }
+
+    pub(crate) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> RedisResult<T> {
+        let mut connection = self.connect().await?;
+        let reply = script.invoke_async(&mut connection).await;
+        self.checked(reply).await
+    }
+
+    pub(crate) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
+        let mut connection = self.connect().await?;
+        let reply = command.query_async(&mut connection).await;
+        self.checked(reply).await
+    }
+
+    async fn connect(&self) -> RedisResult<MultiplexedConnection> {
+        let mut connection = self.connection.lock().await;
+        if let Some(connection) = &*connection {
+            return Ok(connection.clone());
+        }
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_WAIT))
+            .set_response_timeout(Some(REPLY_WAIT));
+        let connected = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        Ok(connection.insert(connected).clone())
+    }
+
+    /// After an error nobody knows what the connection is worth: the next command has a new one. Who is in the middle of
+    /// a command keeps the old one.
+    async fn checked<T>(&self, reply: RedisResult<T>) -> RedisResult<T> {
+        if reply.is_err() {
+            *self.connection.lock().await = None;
+        }
+        reply
+    }
+}

@@ -1,0 +1,2 @@
+-- KEYS: operation. ARGV: prefix.
+return { digits(server_time()), redis.call('HGETALL', KEYS[1]) }

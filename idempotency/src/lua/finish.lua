@@ -1,0 +1,14 @@
+-- KEYS: operation. ARGV: prefix, token, result, what to say if it has expired.
+local operation, now = KEYS[1], server_time()
+local found = redis.call('HMGET', operation, 'token', 'status', 'expires_at')
+if found[1] ~= ARGV[2] or found[2] ~= 'running' then
+    return 'fenced'
+end
+if has_passed(found[3], now) then
+    fail(operation, ARGV[4])
+    return 'expired'
+end
+redis.call('HSET', operation, 'result', ARGV[3], 'recovery_point', 'finished', 'finished_at', digits(now))
+redis.call('HDEL', operation, 'error_message')
+enter(operation, 'finished')
+return 'finished'

@@ -1,0 +1,100 @@
+//! A phase: one transaction that does some of the work and moves the recovery point.
+
+use deadpool_postgres::{ClientWrapper, Transaction};
+use tokio_postgres::IsolationLevel;
+
+use crate::claim::Claim;
+use crate::error::Error;
+
+/// A transaction that has been let in by the claim's token. Dropped, it is rolled back.
+pub struct Phase<'a> {
+    tx: Transaction<'a>,
+    claim: &'a mut Claim,
+}
+
+impl Claim {
+    /// Begins the phase of the recovery point. The operation's row is locked until the end of the phase, and no statement
+    /// in it may take longer than the claim holds.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] if the claim is not held any more; otherwise Postgres is away.
+    pub async fn begin<'a>(&'a mut self, client: &'a mut ClientWrapper) -> Result<Phase<'a>, Error> {
+        let tx = client.build_transaction().isolation_level(IsolationLevel::Serializable).start().await?;
+        // 0 would mean that there is no limit, NULL that the session's own is taken away.
+        let statement = tx
+            .prepare_cached(
+                "-- idempotency::begin
+                 SELECT set_config('statement_timeout',
+                     CASE WHEN timeout_at IS NULL THEN current_setting('statement_timeout')
+                     ELSE LEAST(GREATEST(ceil(extract(epoch FROM timeout_at - clock_timestamp()) * 1000), 1), 2147483647)
+                          ::bigint::text END, true)
+                 FROM tracked_operations
+                 WHERE id = $1 AND token = $2 AND recovery_point = $3 AND status = 'running'
+                   AND (timeout_at IS NULL OR timeout_at > clock_timestamp())
+                 FOR UPDATE",
+            )
+            .await?;
+        tx.query_opt(&statement, &[&self.id, &self.token, &self.recovery_point]).await?.ok_or(Error::Fenced)?;
+        tx.batch_execute("SAVEPOINT work").await?;
+        Ok(Phase { tx, claim: self })
+    }
+}
+
+impl<'a> Phase<'a> {
+    /// Where the phase does its work. What it does is kept with the recovery point, or not at all. A statement that
+    /// failed fails the phase: what follows it is refused.
+    pub fn tx(&self) -> &Transaction<'a> {
+        &self.tx
+    }
+
+    /// Ends the phase: the next one is `recovery_point`.
+    ///
+    /// # Errors
+    /// Postgres is away or refuses; nothing was kept. If the connection broke, that is not known.
+    pub async fn advance(self, recovery_point: &str) -> Result<(), Error> {
+        let statement = self
+            .tx
+            .prepare_cached("-- idempotency::advance\nUPDATE tracked_operations SET recovery_point = $2 WHERE id = $1")
+            .await?;
+        // It also proves that the transaction is sound: COMMIT of one that failed would answer Ok.
+        self.tx.execute(&statement, &[&self.claim.id, &recovery_point]).await?;
+        self.tx.commit().await?;
+        self.claim.recovery_point = recovery_point.to_owned();
+        Ok(())
+    }
+
+    /// Ends the phase and the operation. `result` is what everybody is answered who asks again.
+    ///
+    /// # Errors
+    /// [`Error::Expired`] if it took too long: nothing of the phase was kept, and the operation has failed. Otherwise as
+    /// [`advance`](Self::advance).
+    pub async fn finish(self, result: &[u8]) -> Result<(), Error> {
+        let statement = self
+            .tx
+            .prepare_cached(
+                "-- idempotency::finish
+                 UPDATE tracked_operations
+                 SET status = 'finished', recovery_point = 'finished', result = $2, error_message = NULL,
+                     finished_at = clock_timestamp()
+                 WHERE id = $1 AND (expires_at IS NULL OR expires_at > clock_timestamp())",
+            )
+            .await?;
+        if self.tx.execute(&statement, &[&self.claim.id, &result]).await? == 1 {
+            self.tx.commit().await?;
+            self.claim.recovery_point = crate::FINISHED.to_owned();
+            return Ok(());
+        }
+        Err(self.expire().await?)
+    }
+
+    async fn expire(self) -> Result<Error, Error> {
+        let expire = "-- idempotency::expire
+            UPDATE tracked_operations SET status = 'failed', error_count = error_count + 1, error_message = $2
+            WHERE id = $1 RETURNING target, key";
+        // What the phase did is undone, and the lock on the row is kept.
+        self.tx.batch_execute("ROLLBACK TO SAVEPOINT work").await?;
+        let row = self.tx.query_one(expire, &[&self.claim.id, &crate::EXPIRED]).await?;
+        self.tx.commit().await?;
+        Ok(Error::Expired { target: row.get(0), key: row.get(1) })
+    }
+}

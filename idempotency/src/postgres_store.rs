@@ -1,0 +1,58 @@
+//! Operations in Postgres, table `tracked_operations`.
+
+use deadpool_postgres::{Object, Pool};
+
+use crate::claim::{self, Claim, Claimed, Status, Tracked};
+use crate::error::Error;
+use crate::request::Request;
+use crate::store::Store;
+use crate::sweep;
+
+/// Keeps operations in Postgres. A connection of the pool is held for as long as one statement takes.
+#[derive(Clone)]
+pub struct PostgresStore {
+    pool: Pool,
+}
+
+impl PostgresStore {
+    /// Keeps operations in the database of `pool`, where `schema.sql` has been applied.
+    pub fn new(pool: Pool) -> Self {
+        Self { pool }
+    }
+
+    pub(crate) async fn take(&self) -> Result<Object, Error> {
+        Ok(self.pool.get().await?)
+    }
+}
+
+impl Store for PostgresStore {
+    async fn claim(&self, request: &Request) -> Result<Claimed, Error> {
+        // What Postgres would refuse need not wait for a connection.
+        request.check()?;
+        claim::claim(&*self.take().await?, request).await
+    }
+
+    async fn finish(&self, claim: &Claim, result: &[u8]) -> Result<(), Error> {
+        claim::finish(&*self.take().await?, claim, result).await
+    }
+
+    async fn fail(&self, claim: &Claim, message: &str) -> Result<bool, Error> {
+        claim::fail(&*self.take().await?, claim, message).await
+    }
+
+    async fn find(&self, target: &str, key: &str) -> Result<Option<Tracked>, Error> {
+        claim::find(&*self.take().await?, target, key).await
+    }
+
+    async fn fail_timed_out(&self, count_max: i64) -> Result<u64, Error> {
+        sweep::fail_timed_out(&*self.take().await?, count_max).await
+    }
+
+    async fn fail_expired(&self, count_max: i64) -> Result<u64, Error> {
+        sweep::fail_expired(&*self.take().await?, count_max).await
+    }
+
+    async fn delete_expired(&self, status: Status, count_max: i64) -> Result<u64, Error> {
+        sweep::delete_expired(&*self.take().await?, status, count_max).await
+    }
+}

@@ -1,0 +1,195 @@
+//! Operations in Redis: the rules of the table, as scripts. Each script is one step that nobody sees half of.
+//!
+//! What Redis forgets was never claimed. A server that is stopped hard loses what it had not written to its disk, at most
+//! a second's worth with `appendfsync everysec`; a failover loses what was not copied yet; and with an eviction policy
+//! operations disappear. Then an operation is done again. Where that must not be, keep operations in Postgres.
+//!
+//! The indexes of the sweepers are single keys, so this wants one server (or one shard), not a cluster. Redis 7.0 or
+//! newer, or Valkey.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use redis::{Client, RedisError, Script, ScriptInvocation, ServerErrorKind};
+
+use crate::claim::{Claim, Claimed, Status, Tracked, kept_message};
+use crate::error::Error;
+use crate::link::Link;
+use crate::request::{DURATION_MAX, Request};
+use crate::store::Store;
+
+macro_rules! script {
+    ($name:ident, $file:literal) => {
+        static $name: LazyLock<Script> =
+            LazyLock::new(|| Script::new(concat!(include_str!("lua/common.lua"), include_str!($file))));
+    };
+}
+
+script!(CLAIM, "lua/claim.lua");
+script!(FINISH, "lua/finish.lua");
+script!(FAIL, "lua/fail.lua");
+script!(FIND, "lua/find.lua");
+script!(FAIL_LATE, "lua/fail_late.lua");
+script!(DELETE_LATE, "lua/delete_late.lua");
+
+/// Keeps operations in Redis, in hashes `<prefix>:{<target>}:<key>`.
+#[derive(Clone)]
+pub struct RedisStore {
+    link: Link,
+    prefix: String,
+}
+
+impl RedisStore {
+    /// Keeps operations on the server of `client` under `prefix`, for example `idempotency`. Connects when first used,
+    /// and anew after an error.
+    pub fn new(client: Client, prefix: impl Into<String>) -> Self {
+        Self { link: Link::new(client), prefix: prefix.into() }
+    }
+
+    fn call<'a>(&self, script: &'a Script, key: String) -> ScriptInvocation<'a> {
+        let mut invocation = script.key(key);
+        invocation.arg(&self.prefix);
+        invocation
+    }
+
+    fn index(&self, name: &str) -> String {
+        format!("{}:{name}", self.prefix)
+    }
+}
+
+impl Store for RedisStore {
+    async fn claim(&self, request: &Request) -> Result<Claimed, Error> {
+        request.check()?;
+        let mut call = self.call(&CLAIM, operation_key(&self.prefix, &request.target, &request.key));
+        let reference_time = request.reference_time.map(|time| time.as_microsecond().to_string());
+        call.arg(&request.target)
+            .arg(&request.key)
+            .arg(&request.payload)
+            .arg(reference_time.unwrap_or_default())
+            .arg(microseconds(request.timeout))
+            .arg(microseconds(request.expiration));
+        let reply: Vec<Vec<u8>> = self.link.run(&call).await?;
+        let text = |index: usize| reply.get(index).and_then(|bytes| str::from_utf8(bytes).ok());
+        match text(0) {
+            Some("finished") => Ok(Claimed::Finished(reply.into_iter().nth(1).unwrap_or_default())),
+            Some("mismatch") => Err(request.mismatch()),
+            Some("expired") => Err(request.expired()),
+            Some("running") => {
+                let time_left = text(1).and_then(|left_us| left_us.parse().ok()).map(Duration::from_micros);
+                Err(request.still_running(time_left))
+            }
+            _ => Ok(Claimed::Mine(Claim {
+                id: number(text(1))?,
+                target: request.target.clone(),
+                key: request.key.clone(),
+                token: number(text(2))?,
+                recovery_point: text(3).unwrap_or(crate::STARTED).to_owned(),
+                payload: request.payload.clone(),
+                found: Status::from_name(text(4).filter(|status| *status != Status::Ready.name())),
+            })),
+        }
+    }
+
+    async fn finish(&self, claim: &Claim, result: &[u8]) -> Result<(), Error> {
+        let mut call = self.call(&FINISH, operation_key(&self.prefix, &claim.target, &claim.key));
+        call.arg(claim.token).arg(result).arg(crate::EXPIRED);
+        let came_of_it: String = self.link.run(&call).await?;
+        match came_of_it.as_str() {
+            "finished" => Ok(()),
+            "expired" => Err(Error::Expired { target: claim.target.clone(), key: claim.key.clone() }),
+            _ => Err(Error::Fenced),
+        }
+    }
+
+    async fn fail(&self, claim: &Claim, message: &str) -> Result<bool, Error> {
+        let mut call = self.call(&FAIL, operation_key(&self.prefix, &claim.target, &claim.key));
+        call.arg(claim.token).arg(kept_message(message));
+        Ok(self.link.run(&call).await?)
+    }
+
+    async fn find(&self, target: &str, key: &str) -> Result<Option<Tracked>, Error> {
+        let call = self.call(&FIND, operation_key(&self.prefix, target, key));
+        let (now_us, fields): (i64, HashMap<String, Vec<u8>>) = self.link.run(&call).await?;
+        if fields.is_empty() { Ok(None) } else { tracked(now_us, &fields).map(Some) }
+    }
+
+    async fn fail_timed_out(&self, count_max: i64) -> Result<u64, Error> {
+        let mut call = self.call(&FAIL_LATE, self.index("timeouts"));
+        Ok(self.link.run(call.arg(crate::TIMED_OUT).arg(count_max)).await?)
+    }
+
+    async fn fail_expired(&self, count_max: i64) -> Result<u64, Error> {
+        let mut call = self.call(&FAIL_LATE, self.index("expires:running"));
+        Ok(self.link.run(call.arg(crate::EXPIRED).arg(count_max)).await?)
+    }
+
+    async fn delete_expired(&self, status: Status, count_max: i64) -> Result<u64, Error> {
+        let mut call = self.call(&DELETE_LATE, self.index(&format!("expires:{}", status.name())));
+        Ok(self.link.run(call.arg(count_max)).await?)
+    }
+}
+
+/// The key of an operation's hash. The first `}` ends the target, so no two operations have the same key.
+fn operation_key(prefix: &str, target: &str, key: &str) -> String {
+    let target = target.replace('%', "%25").replace('}', "%7D");
+    format!("{prefix}:{{{target}}}:{key}")
+}
+
+fn microseconds(duration: Option<Duration>) -> String {
+    duration.map(|duration| duration.min(DURATION_MAX).as_micros().to_string()).unwrap_or_default()
+}
+
+fn number(text: Option<&str>) -> Result<i64, Error> {
+    text.and_then(|text| text.parse().ok()).ok_or_else(|| unreadable("a number"))
+}
+
+/// Somebody else has written under our prefix.
+fn unreadable(what: &'static str) -> Error {
+    let kind = redis::ErrorKind::Server(ServerErrorKind::ResponseError);
+    Error::Redis(RedisError::from((kind, "an operation in Redis lacks", what.to_owned())))
+}
+
+fn tracked(now_us: i64, fields: &HashMap<String, Vec<u8>>) -> Result<Tracked, Error> {
+    let text = |name: &str| fields.get(name).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    let time = |name: &str| -> Result<Option<Timestamp>, Error> {
+        let Some(time_us) = text(name) else { return Ok(None) };
+        Timestamp::from_microsecond(number(Some(&time_us))?).map(Some).map_err(|_| unreadable("a point in time"))
+    };
+    let known = |time: Option<Timestamp>| time.ok_or_else(|| unreadable("a point in time"));
+    let (timeout_at, expires_at) = (time("timeout_at")?, time("expires_at")?);
+    let left_us = |at: Timestamp| at.as_microsecond() - now_us;
+    Ok(Tracked {
+        id: number(text("id").as_deref())?,
+        target: text("target").unwrap_or_default(),
+        key: text("key").unwrap_or_default(),
+        payload: fields.get("payload").cloned().unwrap_or_default(),
+        status: Status::from_name(text("status").as_deref()),
+        recovery_point: text("recovery_point").unwrap_or_default(),
+        token: number(text("token").as_deref())?,
+        result: fields.get("result").cloned(),
+        error_count: number(text("error_count").as_deref())?.try_into().unwrap_or(i32::MAX),
+        error_message: text("error_message"),
+        reference_time: known(time("reference_time")?)?,
+        created_at: known(time("created_at")?)?,
+        started_at: known(time("started_at")?)?,
+        timeout_at,
+        expires_at,
+        finished_at: time("finished_at")?,
+        is_expired: expires_at.is_some_and(|at| left_us(at) <= 0),
+        time_left: timeout_at.map(|at| Duration::from_micros(left_us(at).try_into().unwrap_or(0))),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::operation_key;
+
+    #[test]
+    fn no_two_operations_share_a_key() {
+        assert_eq!(operation_key("idempotency", "[GET]/", "a"), "idempotency:{[GET]/}:a");
+        assert_ne!(operation_key("p", "a}:b", "c"), operation_key("p", "a", "b}:c"));
+        assert_ne!(operation_key("p", "a}", "c"), operation_key("p", "a%7D", "c"));
+    }
+}

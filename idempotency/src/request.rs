@@ -1,0 +1,73 @@
+//! What somebody asks for.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::error::Error;
+
+/// Time-outs and expirations above a hundred years count as this much: calendars end somewhere.
+pub(crate) const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// An operation that is asked for, for the first time or again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// What is done, and for whom; 1 to 500 characters. The same key under another target is another operation.
+    pub target: String,
+    /// What the client calls it; 1 to 255 characters.
+    pub key: String,
+    /// The request itself. The same key with another payload is refused; and whoever completes the operation later works
+    /// from it.
+    pub payload: Vec<u8>,
+    /// From when on `expiration` counts; `None`, or in the future: from the first claim on, on the server's clock.
+    pub reference_time: Option<Timestamp>,
+    /// How long a claim holds. After it somebody else may claim the operation. `None`: for ever.
+    pub timeout: Option<Duration>,
+    /// How long after the reference time the operation makes sense. `None`: for ever.
+    pub expiration: Option<Duration>,
+}
+
+impl Request {
+    /// An operation whose claims hold for `timeout`, and that does not expire.
+    pub fn new(
+        target: impl Into<String>,
+        key: impl Into<String>,
+        payload: impl Into<Vec<u8>>,
+        timeout: Duration,
+    ) -> Self {
+        Self {
+            target: target.into(),
+            key: key.into(),
+            payload: payload.into(),
+            reference_time: None,
+            timeout: Some(timeout),
+            expiration: None,
+        }
+    }
+
+    /// # Errors
+    /// [`Error::Invalid`] if target or key is empty, too long, or holds a zero byte.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let is_sound =
+            |text: &str, len_max| !text.is_empty() && text.chars().count() <= len_max && !text.contains('\0');
+        if !is_sound(&self.target, 500) {
+            return Err(Error::Invalid("The target of an operation needs 1 to 500 characters."));
+        }
+        if !is_sound(&self.key, 255) {
+            return Err(Error::Invalid("The key of an operation needs 1 to 255 characters."));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn expired(&self) -> Error {
+        Error::Expired { target: self.target.clone(), key: self.key.clone() }
+    }
+
+    pub(crate) fn still_running(&self, retry_after: Option<Duration>) -> Error {
+        Error::StillRunning { target: self.target.clone(), key: self.key.clone(), retry_after }
+    }
+
+    pub(crate) fn mismatch(&self) -> Error {
+        Error::Mismatch { target: self.target.clone(), key: self.key.clone() }
+    }
+}

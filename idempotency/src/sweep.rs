@@ -1,0 +1,47 @@
+//! What nobody finishes: it is marked, and what has expired is deleted. Several sweepers share the work.
+
+use deadpool_postgres::ClientWrapper as Client;
+
+use crate::claim::Status;
+use crate::error::Error;
+
+/// Marks operations as failed whose claims have run out, the oldest first. Returns how many, at most `count_max`.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn fail_timed_out(client: &Client, count_max: i64) -> Result<u64, Error> {
+    let statement = "-- idempotency::fail_timed_out
+        UPDATE tracked_operations AS op
+        SET status = 'failed', error_count = op.error_count + 1, error_message = $2
+        FROM (SELECT id FROM tracked_operations WHERE status = 'running' AND timeout_at <= now()
+              ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED) AS late
+        WHERE op.id = late.id";
+    Ok(client.execute(statement, &[&count_max, &crate::TIMED_OUT]).await?)
+}
+
+/// Marks running operations as failed that have expired, the oldest first. Returns how many, at most `count_max`.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn fail_expired(client: &Client, count_max: i64) -> Result<u64, Error> {
+    let statement = "-- idempotency::fail_expired
+        UPDATE tracked_operations AS op
+        SET status = 'failed', error_count = op.error_count + 1, error_message = $2
+        FROM (SELECT id FROM tracked_operations WHERE status = 'running' AND expires_at <= now()
+              ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED) AS late
+        WHERE op.id = late.id";
+    Ok(client.execute(statement, &[&count_max, &crate::EXPIRED]).await?)
+}
+
+/// Deletes operations of a status that have expired, the oldest first. Returns how many, at most `count_max`.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn delete_expired(client: &Client, status: Status, count_max: i64) -> Result<u64, Error> {
+    let statement = "-- idempotency::delete_expired
+        DELETE FROM tracked_operations AS op
+        USING (SELECT id FROM tracked_operations WHERE status = $1 AND expires_at <= now()
+               ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED) AS late
+        WHERE op.id = late.id";
+    Ok(client.execute(statement, &[&status.name(), &count_max]).await?)
+}

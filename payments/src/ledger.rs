@@ -1,0 +1,151 @@
+//! What the server knows: customers, charges, and which answer belongs to which idempotency key. The journal is its only
+//! writer, but for keys of requests in hand: so whatever is known here is on disk.
+
+use std::collections::HashMap;
+use std::time::SystemTime;
+
+use rand::distr::{Alphanumeric, SampleString};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// A customer who is there from the start and whose card is good: user@example.com.
+pub const GOOD_CUSTOMER: &str = "cus_good";
+
+/// A customer who is there from the start and whose card is declined: user-bad-source@example.com.
+pub const BAD_CUSTOMER: &str = "cus_bad";
+
+/// Stripe's test source that can be charged.
+pub(crate) const GOOD_SOURCE: &str = "tok_visa";
+
+/// Stripe's test source of which every charge is declined, though a customer can have it.
+pub(crate) const BAD_SOURCE: &str = "tok_chargeCustomerFail";
+
+pub(crate) const DECLINED_CODE: &str = "card_declined";
+pub(crate) const DECLINED_MESSAGE: &str = "Your card was declined.";
+
+/// A line of the journal: what a request made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    /// The request's idempotency key.
+    pub key: Option<String>,
+    /// The request in one form, to tell another request that comes under the same key.
+    pub request: String,
+    pub made: Made,
+}
+
+/// Everything that a request can make.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Made {
+    Customer(Customer),
+    Charge(ChargeObject),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Customer {
+    pub id: String,
+    pub created: u64,
+    pub email: String,
+    pub source: String,
+}
+
+/// A charge, be it paid or declined. `created` is in seconds since 1970.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ChargeObject {
+    pub id: String,
+    pub created: u64,
+    pub amount: i64,
+    pub currency: String,
+    pub customer: String,
+    pub description: Option<String>,
+    pub declined: bool,
+}
+
+/// What is known of an idempotency key.
+#[derive(Debug)]
+pub(crate) enum Known {
+    /// Its first request is in hand.
+    InHand,
+    /// Its answer is for ever that of what was made.
+    Done { request: String, made: Made },
+}
+
+/// All of it.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    pub keys: HashMap<String, Known>,
+    pub customers: HashMap<String, Customer>,
+    /// In the order of the journal.
+    pub charges: Vec<ChargeObject>,
+    /// Where in `charges` an id is.
+    pub places: HashMap<String, usize>,
+}
+
+impl Ledger {
+    /// No charges, and two customers.
+    pub fn new() -> Self {
+        let there = [
+            (GOOD_CUSTOMER, "user@example.com", GOOD_SOURCE),
+            (BAD_CUSTOMER, "user-bad-source@example.com", BAD_SOURCE),
+        ];
+        let customers = there.map(|(id, email, source)| {
+            let (id, email, source) = (id.to_owned(), email.to_owned(), source.to_owned());
+            (id.clone(), Customer { id, created: 0, email, source })
+        });
+        Self { keys: HashMap::new(), customers: customers.into(), charges: Vec::new(), places: HashMap::new() }
+    }
+
+    /// Takes up what the journal has.
+    pub fn apply(&mut self, Entry { key, request, made }: Entry) {
+        match &made {
+            Made::Customer(customer) => {
+                self.customers.insert(customer.id.clone(), customer.clone());
+            }
+            Made::Charge(charge) => {
+                self.places.insert(charge.id.clone(), self.charges.len());
+                self.charges.push(charge.clone());
+            }
+        }
+        if let Some(key) = key {
+            self.keys.insert(key, Known::Done { request, made });
+        }
+    }
+}
+
+impl Customer {
+    /// As Stripe shows it.
+    pub fn to_json(&self) -> Value {
+        let Self { id, created, email, .. } = self;
+        json!({ "id": id, "object": "customer", "created": created, "email": email, "livemode": false })
+    }
+}
+
+impl ChargeObject {
+    /// As Stripe shows it, as far as anybody here reads it.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "id": self.id,
+            "object": "charge",
+            "amount": self.amount,
+            "created": self.created,
+            "currency": self.currency,
+            "customer": self.customer,
+            "description": self.description,
+            "failure_code": self.declined.then_some(DECLINED_CODE),
+            "failure_message": self.declined.then_some(DECLINED_MESSAGE),
+            "livemode": false,
+            "paid": !self.declined,
+            "status": if self.declined { "failed" } else { "succeeded" },
+        })
+    }
+}
+
+/// An id that nobody has and nobody guesses: 143 random bits after the prefix.
+pub(crate) fn new_id(prefix: &str) -> String {
+    format!("{prefix}_{}", Alphanumeric.sample_string(&mut rand::rng(), 24))
+}
+
+/// In seconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,66 @@
+//! Payments: [`Stripe`], the client that charges by Stripe's HTTP API, and [`serve`], for development and tests a small
+//! server that answers as Stripe does.
+//!
+//! A charge is asked for at least once and made once: the client says the same key in each attempt, and the server that
+//! knows the key answers as it did before. So after a time-out, a 500 or a crash on either side the question is asked
+//! again, and never whether it was charged.
+
+mod answer;
+mod args;
+mod faults;
+mod journal;
+mod ledger;
+mod request;
+mod server;
+mod stripe;
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use common::fault::FaultArgs;
+use common::shutdown::CancellationToken;
+use common::telemetry::LogArgs;
+use tokio::net::TcpListener;
+
+pub use args::StripeArgs;
+pub use ledger::{BAD_CUSTOMER, GOOD_CUSTOMER};
+pub use server::serve;
+pub use stripe::{Charge, ChargeError, Stripe};
+
+/// Takes charges as Stripe does, for development and tests. No money moves.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "payments", version)]
+pub struct Config {
+    /// The port to listen on, at 127.0.0.1; 0 takes a free one.
+    #[arg(long, env = "PAYMENTS_PORT", default_value_t = 5006)]
+    pub payments_port: u16,
+
+    /// The folder of the journal, in which every charge is kept.
+    #[arg(long, env = "PAYMENTS_DATA", value_name = "FOLDER", default_value = ".data/payments")]
+    pub data: PathBuf,
+
+    /// Let POST /_faults plan what goes wrong with the next charges.
+    #[arg(long)]
+    pub faults: bool,
+
+    #[command(flatten)]
+    /// Injected time-outs and errors; here the probability is that of a charge.
+    pub fault: FaultArgs,
+
+    #[command(flatten)]
+    /// What is logged.
+    pub log: LogArgs,
+}
+
+/// Serves on the configured port until `shutdown`.
+///
+/// # Errors
+/// The port is taken, or as [`serve`].
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
+    let port = config.payments_port;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+    let listener = listener.await.with_context(|| format!("listening on port {port}: set PAYMENTS_PORT to another"))?;
+    serve(listener, config, shutdown).await
+}

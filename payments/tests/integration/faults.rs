@@ -1,0 +1,100 @@
+//! Whatever goes wrong, the same key gives the one charge.
+
+use std::time::Duration;
+
+use payments::ChargeError;
+
+use crate::world::{Folder, Server, fare};
+
+/// What the client is told when `fault` strikes, and how many charges there are then. The retry must give the one.
+async fn struck_by(fault: &str) -> (ChargeError, usize) {
+    let folder = Folder::new();
+    let server = Server::start(&folder).await;
+    let stripe = server.http.stripe();
+    server.http.plan(fault).await;
+    let told = stripe.charge(&fare("ride-1")).await.unwrap_err();
+    let charge_count = server.http.charges().await.len();
+    let id = stripe.charge(&fare("ride-1")).await.unwrap();
+    let charges = server.http.charges().await;
+    assert_eq!((charges.len(), charges[0]["id"].as_str()), (1, Some(id.as_str())));
+    server.stop().await;
+    (told, charge_count)
+}
+
+#[tokio::test]
+async fn an_error_before_the_charge_leaves_nothing_and_the_key_free() {
+    let (told, charge_count) = struck_by("kind=error-before").await;
+    assert_eq!(told, ChargeError::Unavailable { message: "An unknown error occurred.".to_owned() });
+    assert_eq!(charge_count, 0);
+}
+
+#[tokio::test]
+async fn an_error_after_the_charge_is_mended_by_a_retry() {
+    let (told, charge_count) = struck_by("{\"kind\":\"error-after\",\"count\":1}").await;
+    assert_eq!(told, ChargeError::Unavailable { message: "An unknown error occurred.".to_owned() });
+    assert_eq!(charge_count, 1);
+}
+
+#[tokio::test]
+async fn a_charge_that_is_never_answered_is_found_by_a_retry() {
+    let (told, charge_count) = struck_by("kind=time-out").await;
+    assert!(matches!(&told, ChargeError::Unavailable { message } if message.contains("no answer")), "{told:?}");
+    assert_eq!(charge_count, 1);
+}
+
+#[tokio::test]
+async fn a_charge_whose_client_left_is_made_all_the_same() {
+    // Slower than the client waits; its retries are told that the key is in use, until the charge is made.
+    let folder = Folder::new();
+    let server = Server::start(&folder).await;
+    let stripe = server.http.stripe();
+    server.http.plan("kind=slow&ms=4000").await;
+    let mut attempt_count = 1;
+    while stripe.charge(&fare("ride-1")).await.is_err() {
+        attempt_count += 1;
+        assert!(attempt_count < 600, "the key is in use for ever");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(attempt_count > 1, "it was not slow");
+    assert_eq!(server.http.charges().await.len(), 1);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_plan_strikes_as_often_as_it_says() {
+    let folder = Folder::new();
+    let server = Server::start(&folder).await;
+    let stripe = server.http.stripe();
+    server.http.plan("kind=error-before&count=2").await;
+    for key in ["ride-1", "ride-2"] {
+        assert!(stripe.charge(&fare(key)).await.is_err());
+    }
+    assert!(stripe.charge(&fare("ride-3")).await.is_ok());
+    assert_eq!(server.http.post("/_faults", None, "kind=flood").await.status, 400);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn faults_by_dice_charge_nobody_twice() {
+    let folder = Folder::new();
+    let server = Server::with(&folder, &["--fault-rate", "0.3", "--fault-seed", "7"]).await;
+    let stripe = server.http.stripe_that_waits(Duration::from_millis(200));
+    let mut failure_count = 0;
+    for number in 0..30 {
+        let key = format!("ride-{number}");
+        while stripe.charge(&fare(&key)).await.is_err() {
+            failure_count += 1;
+        }
+    }
+    assert!(failure_count > 0, "no fault struck");
+    assert_eq!(server.http.charges().await.len(), 30);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_plans_faults_where_they_are_not_wanted() {
+    let folder = Folder::new();
+    let server = Server::with(&folder, &["--fault-rate", "0"]).await;
+    assert_eq!(server.http.post("/_faults", None, "kind=error-before").await.status, 404);
+    server.stop().await;
+}

@@ -1,0 +1,182 @@
+//! Delivering what is noted.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use common::backoff::Backoff;
+use common::shutdown::{CancellationToken, sleep_or_stop};
+use deadpool_postgres::ClientWrapper as Client;
+use lettre::message::Mailbox;
+use lettre::message::header::ContentType;
+use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
+use tokio::io::AsyncWriteExt;
+use tracing::{info, warn};
+
+use crate::Config;
+
+/// How often to look for receipts.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The longest wait between two attempts while Postgres or the sink is away.
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// How long a mail server may take.
+const SMTP_WAIT: Duration = Duration::from_secs(20);
+
+/// Where receipts go.
+#[derive(Debug)]
+pub struct Sink {
+    way: Way,
+    from: Mailbox,
+}
+
+#[derive(Debug)]
+enum Way {
+    Folder(PathBuf),
+    Smtp(AsyncSmtpTransport<Tokio1Executor>),
+}
+
+/// A receipt that is to be delivered.
+struct Receipt {
+    ride_id: i64,
+    email: String,
+    amount_cents: i64,
+    currency: String,
+}
+
+impl Sink {
+    /// The sink of these settings.
+    ///
+    /// # Errors
+    /// The folder cannot be made, or the URL or the address is none. Says which.
+    pub fn new(config: &Config) -> Result<Self> {
+        let from = config.from.parse().with_context(|| format!("RECEIPTS_FROM {:?} is no address", config.from))?;
+        let way = match (&config.folder, &config.smtp_url) {
+            (Some(folder), _) => {
+                std::fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
+                Way::Folder(folder.clone())
+            }
+            (None, url) => {
+                let url = url.as_deref().context("set RECEIPTS_DIR or RECEIPTS_SMTP_URL")?;
+                let transport = AsyncSmtpTransport::<Tokio1Executor>::from_url(url).context("RECEIPTS_SMTP_URL")?;
+                Way::Smtp(transport.timeout(Some(SMTP_WAIT)).build())
+            }
+        };
+        Ok(Self { way, from })
+    }
+
+    async fn take(&self, receipt: &Receipt) -> Result<()> {
+        let message = self.message(receipt)?;
+        match &self.way {
+            Way::Folder(folder) => write(folder, receipt.ride_id, &message.formatted()).await,
+            Way::Smtp(transport) => transport.send(message).await.map(|_| ()).context("sending a mail"),
+        }
+    }
+
+    fn message(&self, receipt: &Receipt) -> Result<Message> {
+        let Receipt { ride_id, email, amount_cents, currency } = receipt;
+        let (whole, cents) = (amount_cents / 100, amount_cents % 100);
+        Message::builder()
+            // The same however often it is sent, so that a mailbox can tell.
+            .message_id(Some(format!("<ride-{ride_id}@rocket-rides-log>")))
+            .from(self.from.clone())
+            .to(email.parse().with_context(|| format!("{email:?} is no address"))?)
+            .subject(format!("Receipt for ride {ride_id}"))
+            .header(ContentType::TEXT_PLAIN)
+            .body(format!("Thank you for riding.\n\nRide {ride_id}: {whole}.{cents:02} {}\n", currency.to_uppercase()))
+            .context("writing a receipt")
+    }
+}
+
+/// A file is there whole, or not at all. Written again, it replaces itself.
+async fn write(folder: &Path, ride_id: i64, text: &[u8]) -> Result<()> {
+    let (path, partial) = (folder.join(format!("{ride_id}.eml")), folder.join(format!("{ride_id}.eml.partial")));
+    let written: io::Result<()> = async {
+        let mut file = tokio::fs::File::create(&partial).await?;
+        file.write_all(text).await?;
+        file.sync_all().await?;
+        tokio::fs::rename(&partial, &path).await?;
+        tokio::fs::File::open(folder).await?.sync_all().await
+    }
+    .await;
+    written.with_context(|| format!("writing {}", path.display()))
+}
+
+/// Delivers one receipt and marks it. Returns its ride; `None`: there is none to deliver. Several processes share the work.
+///
+/// It is marked after it was delivered: a crash in between delivers it again, the same file under the same name, or a mail
+/// with the same Message-ID.
+///
+/// # Errors
+/// Postgres or the sink is away. The receipt stays to be delivered.
+pub async fn deliver(client: &mut Client, sink: &Sink) -> Result<Option<i64>> {
+    let tx = client.transaction().await.context("beginning")?;
+    let row = tx
+        .query_opt(
+            "-- receipts::deliver
+             SELECT ride_id, email, (data ->> 'amount')::bigint AS amount, data ->> 'currency' AS currency
+             FROM receipts JOIN users ON users.id = (data ->> 'user_id')::bigint
+             WHERE delivered_at IS NULL ORDER BY ride_id LIMIT 1 FOR UPDATE OF receipts SKIP LOCKED",
+            &[],
+        )
+        .await
+        .context("looking for a receipt")?;
+    let Some(row) = row else { return Ok(None) };
+    let receipt = Receipt {
+        ride_id: row.get("ride_id"),
+        email: row.get("email"),
+        amount_cents: row.get("amount"),
+        currency: row.get("currency"),
+    };
+    sink.take(&receipt).await?;
+    let mark = "-- receipts::deliver\nUPDATE receipts SET delivered_at = now() WHERE ride_id = $1";
+    tx.execute(mark, &[&receipt.ride_id]).await.context("marking a receipt")?;
+    tx.commit().await.context("marking a receipt")?;
+    Ok(Some(receipt.ride_id))
+}
+
+/// Delivers until `stop`; if draining, whatever is left then, too.
+pub(crate) async fn keep_delivering(
+    postgres: &tokio_postgres::Config,
+    sink: &Sink,
+    is_draining: bool,
+    stop: &CancellationToken,
+) {
+    let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
+    loop {
+        let is_last = stop.is_cancelled();
+        let wait = match deliver_all(postgres, sink, stop, is_draining).await {
+            Ok(()) => {
+                backoff.reset();
+                LOOK_INTERVAL
+            }
+            Err(error) => {
+                let wait = backoff.next_wait();
+                warn!(error = format!("{error:#}"), wait_ms = wait.as_millis() as u64, "a receipt was not delivered");
+                wait
+            }
+        };
+        if is_last || !sleep_or_stop(wait, stop).await && !is_draining {
+            return;
+        }
+    }
+}
+
+async fn deliver_all(
+    postgres: &tokio_postgres::Config,
+    sink: &Sink,
+    stop: &CancellationToken,
+    is_draining: bool,
+) -> Result<()> {
+    let mut client = common::postgres::connect(postgres, "receipts", || {}).await?;
+    while is_draining || !stop.is_cancelled() {
+        match deliver(&mut client, sink).await? {
+            Some(ride_id) => info!(ride_id, "Delivered job: send_ride_receipt"),
+            None if is_draining || !sleep_or_stop(LOOK_INTERVAL, stop).await => break,
+            None => {}
+        }
+    }
+    Ok(())
+}

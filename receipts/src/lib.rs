@@ -1,0 +1,53 @@
+//! Receipts for booked rides. A consumer of the log notes each receipt that is asked for, in the transaction that moves its
+//! checkpoint; so each is noted once. Beside it, what is noted is delivered, and marked.
+
+mod deliver;
+mod fold;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{ArgGroup, Parser};
+use common::shutdown::CancellationToken;
+
+pub use deliver::{Sink, deliver};
+pub use fold::ReceiptsFold;
+
+/// Notes receipts and delivers them.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "receipts", version, group(ArgGroup::new("sink").required(true)))]
+pub struct Config {
+    #[command(flatten)]
+    /// The consumer that notes them.
+    pub consumer: consumer::Config,
+
+    /// Deliver into this folder, a file a receipt.
+    #[arg(long, env = "RECEIPTS_DIR", group = "sink")]
+    pub folder: Option<PathBuf>,
+
+    /// Deliver by this mail server, for example smtp://localhost:25
+    #[arg(long, env = "RECEIPTS_SMTP_URL", group = "sink", hide_env_values = true)]
+    pub smtp_url: Option<String>,
+
+    /// Whom receipts are from.
+    #[arg(long, env = "RECEIPTS_FROM", default_value = "receipts@example.com")]
+    pub from: String,
+}
+
+/// Notes and delivers until `shutdown`; with `--drain`, until the head of the log is reached and all is delivered.
+///
+/// # Errors
+/// The sink cannot be set up; otherwise as [`consumer::run`].
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
+    let sink = Sink::new(&config)?;
+    let is_draining = config.consumer.drain;
+    let stop = shutdown.child_token();
+    let delivering = deliver::keep_delivering(&config.consumer.postgres.database_url, &sink, is_draining, &stop);
+    let noting = async {
+        let noted = consumer::run(config.consumer.clone(), ReceiptsFold::default(), shutdown.clone()).await;
+        stop.cancel();
+        noted
+    };
+    let (noted, ()) = tokio::join!(noting, delivering);
+    noted
+}

@@ -1,0 +1,9 @@
+-- Two users for development and tests, as often as you like: psql "$DATABASE_URL" -f seed.sql
+-- The customers are those that the process payments has from the start; real ones come from the payment processor.
+INSERT INTO users (id, email, stripe_customer_id)
+VALUES (1, 'user@example.com', 'cus_good'),
+       -- Every charge of this one is declined.
+       (2, 'user-bad-source@example.com', 'cus_bad')
+ON CONFLICT (id) DO UPDATE SET email = excluded.email, stripe_customer_id = excluded.stripe_customer_id;
+
+SELECT setval(pg_get_serial_sequence('users', 'id'), max(id)) FROM users;
