@@ -16,7 +16,7 @@
 //! ```
 //!
 //! [`Runner::call`] goes through this for work of one step; [`Runner::call_in_phase`] for work whose effects are all in
-//! Postgres, and then they are kept with the result or not at all. [`claim`] and [`Claim::begin`] are for work of several
+//! Postgres, and then they are kept with the result or not at all. [`claim()`] and [`Claim::begin`] are for work of several
 //! phases. Operations are kept in Postgres ([`PostgresStore`]), in Redis ([`RedisStore`]), or in Postgres with their
 //! results in Redis ([`ResultsInRedis`]).
 //!
