@@ -77,10 +77,12 @@ GRANT INSERT (object, action, data), SELECT (id) ON staged_log_records TO rocket
 GRANT SELECT ON users TO rocket_api, rocket_completer;
 -- What was asked for never changes, only how far it has come.
 GRANT SELECT, INSERT (target, key, payload, reference_time, timeout_at, expires_at),
-    UPDATE (status, recovery_point, token, error_count, error_message, result, started_at, timeout_at, finished_at)
+    UPDATE (status, recovery_point, token, error_count, error_message, result, started_at, timeout_at,
+            expires_at, finished_at)
     ON tracked_operations TO rocket_api, rocket_completer;
 -- charge_key is Postgres's own random number.
-GRANT SELECT, INSERT (ride_id, user_id, operation_id, origin_lat, origin_lon, target_lat, target_lon),
+GRANT SELECT, INSERT (ride_id, user_id, operation_id, origin_lat, origin_lon, target_lat, target_lon, amount_cents,
+                      currency, stripe_customer_id),
     UPDATE (stripe_charge_id) ON bookings TO rocket_api, rocket_completer;
 GRANT INSERT (action, data, origin_ip, resource_id, resource_type, user_id)
     ON audit_records TO rocket_api, rocket_completer;

@@ -290,6 +290,10 @@ CREATE TABLE IF NOT EXISTS bookings (
     origin_lon       DOUBLE PRECISION NOT NULL,
     target_lat       DOUBLE PRECISION NOT NULL,
     target_lon       DOUBLE PRECISION NOT NULL,
+    -- What is charged, and to whom: as it was when the ride was booked, so that every try asks for the same.
+    amount_cents     BIGINT           NOT NULL,
+    currency         TEXT             NOT NULL,
+    stripe_customer_id TEXT           NOT NULL,
     -- Our idempotency key at the payment processor: random, so that no other database of ours has charged under it.
     charge_key       UUID             NOT NULL DEFAULT gen_random_uuid(),
     -- NULL until the processor has charged, and for ever if it declined.

@@ -94,12 +94,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("listening on {}:{}: set API_PORT or API_BIND to another", config.api_bind, config.api_port)
     })?;
-    let desk = match config.stripe.stripe_api_key {
-        Some(_) => {
+    let desk = match config.stripe.stripe_api_key.as_deref() {
+        // Set to nothing is not set.
+        Some(key) if !key.is_empty() => {
             let desk = desk(&config.postgres.database_url, Stripe::new(&config.stripe)?)?;
             Some(desk.with_claim_wait(config.claim_wait).dying_at(config.die_at))
         }
-        None => None,
+        _ => None,
     };
     serve(&config.postgres.database_url, desk, listener, Limits::default().within_open_files(), shutdown).await
 }

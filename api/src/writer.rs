@@ -54,9 +54,7 @@ impl Writer {
         })?;
         answer.await.unwrap_or(Err(Error::Internal))
     }
-}
 
-impl Writer {
     /// Says that somebody else has staged a record.
     pub fn hint(&self) {
         self.written.notify_one();

@@ -31,7 +31,7 @@ pub struct Completion {
 struct Left {
     operation_id: i64,
     key: String,
-    payload: Payload,
+    payload: Vec<u8>,
     user: User,
 }
 
@@ -43,9 +43,7 @@ struct Left {
 pub async fn complete(desk: &Desk, patience: &Patience, count_max: i64) -> Result<Completion, Error> {
     let mut completion = Completion::default();
     for left in take(desk, patience, count_max).await? {
-        let order =
-            Order { journey: left.payload.journey, origin_ip: IpAddr::V4(Ipv4Addr::LOCALHOST), raise_error: false };
-        match desk.book(&left.user, &left.key, &order).await {
+        match go_on(desk, &left).await {
             Ok(reply) => completion.replies.push(reply),
             Err(error) => {
                 tracing::debug!(operation = left.operation_id, error = %error, "not completed yet");
@@ -54,6 +52,14 @@ pub async fn complete(desk: &Desk, patience: &Patience, count_max: i64) -> Resul
         }
     }
     Ok(completion)
+}
+
+async fn go_on(desk: &Desk, left: &Left) -> Result<Reply, Error> {
+    let payload: Payload =
+        serde_json::from_slice(&left.payload).map_err(|error| Error::Bug(format!("Unreadable payload: {error}")))?;
+    let order = Order { journey: payload.journey, origin_ip: IpAddr::V4(Ipv4Addr::LOCALHOST), raise_error: false };
+    // As it was stored, byte for byte: it is compared.
+    desk.book_as(&left.user, &left.key, left.payload.clone(), &order).await
 }
 
 /// Chooses requests and puts off their next attempts, in one statement.
@@ -97,15 +103,11 @@ async fn take(desk: &Desk, patience: &Patience, count_max: i64) -> Result<Vec<Le
             ],
         )
         .await?;
-    rows.iter()
-        .map(|row| {
-            let payload: Vec<u8> = row.get("payload");
-            Ok(Left {
-                operation_id: row.get("id"),
-                key: row.get("key"),
-                payload: serde_json::from_slice(&payload).map_err(|error| Error::Bug(error.to_string()))?,
-                user: User { id: row.get("user_id"), stripe_customer_id: row.get("stripe_customer_id") },
-            })
-        })
-        .collect()
+    let left = rows.iter().map(|row| Left {
+        operation_id: row.get("id"),
+        key: row.get("key"),
+        payload: row.get("payload"),
+        user: User { id: row.get("user_id"), stripe_customer_id: row.get("stripe_customer_id") },
+    });
+    Ok(left.collect())
 }

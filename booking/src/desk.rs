@@ -175,6 +175,17 @@ impl Desk {
     pub async fn book(&self, user: &User, key: &str, order: &Order) -> Result<Reply, Error> {
         let payload = Payload { user_id: user.id, journey: order.journey };
         let payload = serde_json::to_vec(&payload).map_err(|error| Error::Bug(error.to_string()))?;
+        self.book_as(user, key, payload, order).await
+    }
+
+    /// The same, with the payload by which the request is known.
+    pub(crate) async fn book_as(
+        &self,
+        user: &User,
+        key: &str,
+        payload: Vec<u8>,
+        order: &Order,
+    ) -> Result<Reply, Error> {
         let request = Request {
             expiration: Some(EXPIRATION),
             ..Request::new(format!("{TARGET}{}", user.id), key, payload, self.claim_wait)
@@ -222,9 +233,7 @@ impl Desk {
             }
         }
     }
-}
 
-impl Desk {
     /// Lets the next try begin at once. If Postgres cannot be told, it begins when the claim has run out.
     async fn give_back(&self, claim: &Claim, error: &Error) {
         match error {

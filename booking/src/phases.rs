@@ -35,6 +35,9 @@ struct Booked {
     distance_mm: i64,
     created_at: String,
     charge_key: String,
+    amount_cents: i64,
+    currency: String,
+    stripe_customer_id: String,
 }
 
 impl Trip<'_> {
@@ -57,8 +60,10 @@ impl Trip<'_> {
             .prepare_cached(
                 "-- booking::create_ride
                  WITH ride AS (INSERT INTO rides (distance_mm) VALUES ($1) RETURNING id)
-                 INSERT INTO bookings (ride_id, user_id, operation_id, origin_lat, origin_lon, target_lat, target_lon)
-                 SELECT id, $2::bigint, $3::bigint, $4::float8, $5::float8, $6::float8, $7::float8 FROM ride
+                 INSERT INTO bookings (ride_id, user_id, operation_id, origin_lat, origin_lon, target_lat, target_lon,
+                                       amount_cents, currency, stripe_customer_id)
+                 SELECT id, $2::bigint, $3::bigint, $4::float8, $5::float8, $6::float8, $7::float8, $8::bigint, $9::text, $10::text
+                 FROM ride
                  RETURNING ride_id",
             )
             .await?;
@@ -74,6 +79,9 @@ impl Trip<'_> {
                     &journey.origin_lon,
                     &journey.target_lat,
                     &journey.target_lon,
+                    &AMOUNT_CENTS,
+                    &CURRENCY,
+                    &self.user.stripe_customer_id,
                 ],
             )
             .await?;
@@ -88,6 +96,7 @@ impl Trip<'_> {
 
     /// The only phase with a call to somebody else. While it lasts no transaction is open, and no connection in hand.
     async fn create_charge(&self, claim: &mut Claim) -> Result<Next, Error> {
+        let operation_id = claim.id;
         let booked = find(&*self.desk.client().await?, claim, RIDE_CREATED).await?;
         if self.order.raise_error {
             return Err(Error::Raised);
@@ -96,9 +105,9 @@ impl Trip<'_> {
             .desk
             .stripe
             .charge(&Charge {
-                amount_cents: AMOUNT_CENTS,
-                currency: CURRENCY,
-                customer: &self.user.stripe_customer_id,
+                amount_cents: booked.amount_cents,
+                currency: &booked.currency,
+                customer: &booked.stripe_customer_id,
                 description: &format!("Charge for ride {}", booked.ride_id),
                 idempotency_key: &booked.charge_key,
             })
@@ -110,6 +119,12 @@ impl Trip<'_> {
         let mut client = self.desk.client().await?;
         let phase = claim.begin(&mut client).await?;
         let ride_id = booked.ride_id;
+        // The processor has answered for good: from here on nothing is asked that could charge again.
+        let statement = phase
+            .tx()
+            .prepare_cached("-- booking::settle\nUPDATE tracked_operations SET expires_at = NULL WHERE id = $1")
+            .await?;
+        phase.tx().execute(&statement, &[&operation_id]).await?;
         match charged {
             Ok(charge_id) => {
                 let statement = phase
@@ -124,7 +139,7 @@ impl Trip<'_> {
                 }
                 let charge = json!({
                     "id": charge_id, "ride_id": ride_id, "user_id": self.user.id,
-                    "amount": AMOUNT_CENTS, "currency": CURRENCY,
+                    "amount": booked.amount_cents, "currency": booked.currency,
                 });
                 self.audit(phase.tx(), "charge.created", ride_id, &charge).await?;
                 stage(phase.tx(), "charge", "create", &charge.to_string()).await?;
@@ -148,7 +163,8 @@ impl Trip<'_> {
         let booked = find(&client, claim, CHARGE_CREATED).await?;
         let phase = claim.begin(&mut client).await?;
         let receipt = json!({
-            "ride_id": booked.ride_id, "user_id": self.user.id, "amount": AMOUNT_CENTS, "currency": CURRENCY,
+            "ride_id": booked.ride_id, "user_id": self.user.id,
+            "amount": booked.amount_cents, "currency": booked.currency,
         });
         self.audit(phase.tx(), "receipt.staged", booked.ride_id, &receipt).await?;
         stage(phase.tx(), "receipt", "create", &receipt.to_string()).await?;
@@ -189,7 +205,7 @@ async fn find(client: &ClientWrapper, claim: &Claim, recovery_point: &str) -> Re
     let statement = client
         .prepare_cached(
             "-- booking::find
-             SELECT ride_id, distance_mm, charge_key::text,
+             SELECT ride_id, distance_mm, charge_key::text, amount_cents, currency, stripe_customer_id,
                     to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS created_at
              FROM bookings JOIN rides ON rides.id = ride_id WHERE operation_id = $1",
         )
@@ -201,5 +217,8 @@ async fn find(client: &ClientWrapper, claim: &Claim, recovery_point: &str) -> Re
         distance_mm: row.get("distance_mm"),
         created_at: row.get("created_at"),
         charge_key: row.get("charge_key"),
+        amount_cents: row.get("amount_cents"),
+        currency: row.get("currency"),
+        stripe_customer_id: row.get("stripe_customer_id"),
     })
 }

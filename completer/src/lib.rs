@@ -8,13 +8,14 @@ use booking::{Completion, Desk, Patience};
 use clap::Parser;
 use common::backoff::Backoff;
 use common::config::PostgresArgs;
-use common::shutdown::{CancellationToken, sleep_or_stop};
+use common::shutdown::{CancellationToken, sleep_or_stop, stop_at_last};
 use common::telemetry::LogArgs;
 use payments::{Stripe, StripeArgs};
 use tracing::{info, warn};
 
-/// Requests a round.
-const ROUND_LEN_MAX: i64 = 100;
+/// Requests a round. Few, because they are taken together and worked one after another: the last one's next attempt must not
+/// be due before its turn.
+const ROUND_LEN_MAX: i64 = 5;
 
 /// The longest wait between two rounds while Postgres is away.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -83,10 +84,15 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let pool = common::postgres::pool(&config.postgres.database_url, "completer", POOL_LEN)?;
     let desk = Desk::new(pool, Stripe::new(&config.stripe)?).with_claim_wait(config.claim_wait);
     info!(age_min = ?config.age_min, idle_min = ?config.idle_min, "completer started");
+    let patience = config.patience();
     let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
     while !shutdown.is_cancelled() {
-        // To the end of the round: a booking that is cut off would have to wait for its claim to run out.
-        let wait = match booking::complete(&desk, &config.patience(), ROUND_LEN_MAX).await {
+        // A booking that is cut off has to wait for its claim to run out: so not at once, when told to stop.
+        let round = tokio::select! {
+            round = booking::complete(&desk, &patience, ROUND_LEN_MAX) => round,
+            () = stop_at_last(&shutdown) => break,
+        };
+        let wait = match round {
             Ok(completion) => {
                 backoff.reset();
                 log(&completion);

@@ -94,7 +94,7 @@ impl Store for RedisStore {
 
     async fn finish(&self, claim: &Claim, result: &[u8]) -> Result<(), Error> {
         let mut call = self.call(&FINISH, operation_key(&self.prefix, &claim.target, &claim.key));
-        call.arg(claim.token).arg(result).arg(crate::EXPIRED);
+        call.arg(claim.token).arg(result).arg(crate::EXPIRED).arg(claim.id);
         let came_of_it: String = self.link.run(&call).await?;
         match came_of_it.as_str() {
             "finished" => Ok(()),
@@ -105,7 +105,7 @@ impl Store for RedisStore {
 
     async fn fail(&self, claim: &Claim, message: &str) -> Result<bool, Error> {
         let mut call = self.call(&FAIL, operation_key(&self.prefix, &claim.target, &claim.key));
-        call.arg(claim.token).arg(kept_message(message));
+        call.arg(claim.token).arg(kept_message(message)).arg(claim.id);
         Ok(self.link.run(&call).await?)
     }
 

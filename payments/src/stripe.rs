@@ -177,6 +177,7 @@ struct Answer {
 struct Problem {
     #[serde(rename = "type")]
     kind: Option<String>,
+    code: Option<String>,
     message: Option<String>,
 }
 
@@ -187,11 +188,12 @@ fn understand(status: StatusCode, body: &[u8]) -> Result<String, ChargeError> {
         // Whoever says this is not Stripe, whatever the status: a proxy's 402 must not end a ride.
         _ => return Err(ChargeError::Unavailable { message: format!("HTTP {status}, and not in Stripe's words") }),
     };
+    let is_declined = problem.kind.as_deref() == Some("card_error") || problem.code.as_deref() == Some("card_declined");
     let message = problem.message.unwrap_or_else(|| format!("HTTP {status}"));
     Err(match status.as_u16() {
-        402 => ChargeError::Declined { message },
-        408 | 409 | 429 => ChargeError::Unavailable { message },
-        400..=499 if problem.kind.as_deref() == Some("card_error") => ChargeError::Declined { message },
+        400..=499 if is_declined => ChargeError::Declined { message },
+        // Without the word for it, somebody else's 402.
+        402 | 408 | 409 | 429 => ChargeError::Unavailable { message },
         400..=499 => ChargeError::Refused { message },
         _ => ChargeError::Unavailable { message },
     })

@@ -59,7 +59,7 @@ pub struct Config {
     pub dead_after: Duration,
 
     /// How long requests with an idempotency key can be sent again and get the same answer.
-    #[arg(long, env = "REAPER_KEEP_REQUESTS", default_value = "72h", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "REAPER_KEEP_REQUESTS", default_value = "72h", value_parser = parse_keep_requests)]
     pub keep_requests: Duration,
 
     /// Look once, and exit.
@@ -69,6 +69,14 @@ pub struct Config {
     #[command(flatten)]
     /// What is logged.
     pub log: LogArgs,
+}
+
+/// A client may send its request again for a day; forgotten sooner, it would be charged again.
+fn parse_keep_requests(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(keep) if keep >= Duration::from_secs(24 * 3600) => Ok(keep),
+        _ => Err("give a time of at least 24h, for example 72h".to_owned()),
+    }
 }
 
 /// What one look took away.

@@ -18,7 +18,8 @@ pub(crate) struct Forgotten {
     pub unfinished_count: u64,
 }
 
-/// Forgets requests that are older than `keep`, at most 1000. One that somebody works on is left alone.
+/// Forgets requests that are older than `keep` and have their answer, or have expired; at most 1000. One that somebody works
+/// on is left alone.
 ///
 /// # Errors
 /// Postgres is away.
@@ -30,6 +31,9 @@ pub(crate) async fn forget(client: &Client, keep: Duration) -> Result<Forgotten>
                  SELECT id FROM tracked_operations
                  WHERE created_at < now() - $1 * INTERVAL '1 second'
                    AND (status <> 'running' OR timeout_at <= now())
+                   -- What may still be gone on with stays, however old: sent again, it would be done again. Bookings that
+                   -- have their answer do not expire.
+                   AND (expires_at <= now() OR status = 'finished' AND starts_with(target, '[POST]/rides of user '))
                  ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED
              ), gone AS (
                  DELETE FROM tracked_operations WHERE id IN (SELECT id FROM old)

@@ -104,22 +104,32 @@ async fn write(folder: &Path, ride_id: i64, text: &[u8]) -> Result<()> {
     written.with_context(|| format!("writing {}", path.display()))
 }
 
-/// Delivers one receipt and marks it. Returns its ride; `None`: there is none to deliver. Several processes share the work.
+/// What came of delivering one receipt.
+#[derive(Debug)]
+pub struct Delivery {
+    /// Whose receipt it is.
+    pub ride_id: i64,
+    /// Whether the sink took it. If not, it stays to be delivered.
+    pub taken: Result<()>,
+}
+
+/// Delivers the next receipt after that of the ride `after`, and marks it. `None`: there is none. Several processes share
+/// the work.
 ///
 /// It is marked after it was delivered: a crash in between delivers it again, the same file under the same name, or a mail
 /// with the same Message-ID.
 ///
 /// # Errors
-/// Postgres or the sink is away. The receipt stays to be delivered.
-pub async fn deliver(client: &mut Client, sink: &Sink) -> Result<Option<i64>> {
+/// Postgres is away.
+pub async fn deliver(client: &mut Client, sink: &Sink, after: i64) -> Result<Option<Delivery>> {
     let tx = client.transaction().await.context("beginning")?;
     let row = tx
         .query_opt(
             "-- receipts::deliver
              SELECT ride_id, email, (data ->> 'amount')::bigint AS amount, data ->> 'currency' AS currency
              FROM receipts JOIN users ON users.id = (data ->> 'user_id')::bigint
-             WHERE delivered_at IS NULL ORDER BY ride_id LIMIT 1 FOR UPDATE OF receipts SKIP LOCKED",
-            &[],
+             WHERE delivered_at IS NULL AND ride_id > $1 ORDER BY ride_id LIMIT 1 FOR UPDATE OF receipts SKIP LOCKED",
+            &[&after],
         )
         .await
         .context("looking for a receipt")?;
@@ -130,53 +140,69 @@ pub async fn deliver(client: &mut Client, sink: &Sink) -> Result<Option<i64>> {
         amount_cents: row.get("amount"),
         currency: row.get("currency"),
     };
-    sink.take(&receipt).await?;
+    let ride_id = receipt.ride_id;
+    if let Err(error) = sink.take(&receipt).await {
+        return Ok(Some(Delivery { ride_id, taken: Err(error) }));
+    }
     let mark = "-- receipts::deliver\nUPDATE receipts SET delivered_at = now() WHERE ride_id = $1";
-    tx.execute(mark, &[&receipt.ride_id]).await.context("marking a receipt")?;
+    tx.execute(mark, &[&ride_id]).await.context("marking a receipt")?;
     tx.commit().await.context("marking a receipt")?;
-    Ok(Some(receipt.ride_id))
+    Ok(Some(Delivery { ride_id, taken: Ok(()) }))
 }
 
-/// Delivers until `stop`; if draining, whatever is left then, too.
+/// Delivers until `stop`; if draining, until nothing is left then.
+///
+/// # Errors
+/// Only when draining: something could not be delivered.
 pub(crate) async fn keep_delivering(
     postgres: &tokio_postgres::Config,
     sink: &Sink,
     is_draining: bool,
     stop: &CancellationToken,
-) {
+) -> Result<()> {
     let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
     loop {
+        // Looked at before: what was noted until then is in this round.
         let is_last = stop.is_cancelled();
-        let wait = match deliver_all(postgres, sink, stop, is_draining).await {
+        let round = deliver_all(postgres, sink).await;
+        if is_last {
+            return if is_draining { round } else { Ok(()) };
+        }
+        let wait = match round {
             Ok(()) => {
                 backoff.reset();
                 LOOK_INTERVAL
             }
             Err(error) => {
                 let wait = backoff.next_wait();
-                warn!(error = format!("{error:#}"), wait_ms = wait.as_millis() as u64, "a receipt was not delivered");
+                warn!(
+                    error = format!("{error:#}"),
+                    wait_ms = wait.as_millis() as u64,
+                    "receipts are not delivered yet"
+                );
                 wait
             }
         };
-        if is_last || !sleep_or_stop(wait, stop).await && !is_draining {
-            return;
+        sleep_or_stop(wait, stop).await;
+        if stop.is_cancelled() && !is_draining {
+            return Ok(());
         }
     }
 }
 
-async fn deliver_all(
-    postgres: &tokio_postgres::Config,
-    sink: &Sink,
-    stop: &CancellationToken,
-    is_draining: bool,
-) -> Result<()> {
+/// One round. What the sink does not take keeps nobody else's receipt from being delivered.
+async fn deliver_all(postgres: &tokio_postgres::Config, sink: &Sink) -> Result<()> {
     let mut client = common::postgres::connect(postgres, "receipts", || {}).await?;
-    while is_draining || !stop.is_cancelled() {
-        match deliver(&mut client, sink).await? {
-            Some(ride_id) => info!(ride_id, "Delivered job: send_ride_receipt"),
-            None if is_draining || !sleep_or_stop(LOOK_INTERVAL, stop).await => break,
-            None => {}
+    let (mut after, mut refused) = (i64::MIN, Ok(()));
+    while let Some(Delivery { ride_id, taken }) = deliver(&mut client, sink, after).await? {
+        after = ride_id;
+        match taken {
+            Ok(()) => info!(ride_id, "Delivered job: send_ride_receipt"),
+            Err(error) => {
+                warn!(ride_id, error = format!("{error:#}"), "a receipt was not taken");
+                refused = Err(error.context(format!("the receipt of ride {ride_id}")));
+            }
         }
     }
-    Ok(())
+    refused
 }

@@ -10,7 +10,7 @@ use anyhow::Result;
 use clap::{ArgGroup, Parser};
 use common::shutdown::CancellationToken;
 
-pub use deliver::{Sink, deliver};
+pub use deliver::{Delivery, Sink, deliver};
 pub use fold::ReceiptsFold;
 
 /// Notes receipts and delivers them.
@@ -48,6 +48,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
         stop.cancel();
         noted
     };
-    let (noted, ()) = tokio::join!(noting, delivering);
-    noted
+    let (noted, delivered) = tokio::join!(noting, delivering);
+    noted.and(delivered)
 }

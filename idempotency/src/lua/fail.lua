@@ -1,7 +1,7 @@
--- KEYS: operation. ARGV: prefix, token, message.
+-- KEYS: operation. ARGV: prefix, token, message, id.
 local operation = KEYS[1]
-local found = redis.call('HMGET', operation, 'token', 'status')
-if found[1] ~= ARGV[2] or found[2] ~= 'running' then
+local found = redis.call('HMGET', operation, 'token', 'status', 'id')
+if found[1] ~= ARGV[2] or found[2] ~= 'running' or found[3] ~= ARGV[4] then
     return 0
 end
 redis.call('HSET', operation, 'timeout_at', digits(server_time()))

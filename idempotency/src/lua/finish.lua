@@ -1,7 +1,7 @@
--- KEYS: operation. ARGV: prefix, token, result, what to say if it has expired.
+-- KEYS: operation. ARGV: prefix, token, result, what to say if it has expired, id.
 local operation, now = KEYS[1], server_time()
-local found = redis.call('HMGET', operation, 'token', 'status', 'expires_at')
-if found[1] ~= ARGV[2] or found[2] ~= 'running' then
+local found = redis.call('HMGET', operation, 'token', 'status', 'expires_at', 'id')
+if found[1] ~= ARGV[2] or found[2] ~= 'running' or found[4] ~= ARGV[5] then
     return 'fenced'
 end
 if has_passed(found[3], now) then

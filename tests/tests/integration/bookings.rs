@@ -82,7 +82,10 @@ impl Counter {
     async fn assert_booked_once(&self) {
         let rides = self.number("SELECT count(*) FROM rides").await;
         let bookings = self.number("SELECT count(*) FROM bookings WHERE stripe_charge_id IS NOT NULL").await;
-        assert_eq!((rides, bookings, self.payments.charges().await.len()), (1, 1, 1));
+        let charges = self.payments.charges().await;
+        assert_eq!((rides, bookings, charges.len()), (1, 1, 1));
+        let row = self.world.client().query_one("SELECT stripe_charge_id FROM bookings", &[]).await.unwrap();
+        assert_eq!(row.get::<_, &str>(0), charges[0]["id"]);
         for (object, action) in [("ride", "create"), ("charge", "create"), ("receipt", "create")] {
             let query =
                 format!("SELECT count(*) FROM staged_log_records WHERE object = '{object}' AND action = '{action}'");
@@ -110,7 +113,8 @@ impl Counter {
     async fn age(&self, by: &str) {
         self.execute(&format!(
             "UPDATE tracked_operations SET created_at = created_at - INTERVAL '{by}',
-                 started_at = started_at - INTERVAL '{by}', timeout_at = timeout_at - INTERVAL '{by}'"
+                 started_at = started_at - INTERVAL '{by}', timeout_at = timeout_at - INTERVAL '{by}',
+                 expires_at = expires_at - INTERVAL '{by}'"
         ))
         .await;
     }
@@ -363,6 +367,7 @@ async fn ra_t20_to_t23_the_completer_leaves_alone_what_is_young_just_tried_runni
     let counter = Counter::open().await;
     assert_eq!(counter.complete().await, (0, 0), "T22: nothing is there");
     counter.stop_at_ride_created(KEY).await;
+    counter.execute("UPDATE tracked_operations SET started_at = now() - INTERVAL '4 min'").await;
     assert_eq!(counter.complete().await, (0, 0), "T20: young");
     counter.age("1 hour").await;
     counter.execute("UPDATE tracked_operations SET started_at = now()").await;
@@ -521,4 +526,74 @@ async fn ra_t29_the_simulator_books_and_what_it_leaves_is_completed() {
     assert_eq!(counter.payments.charges().await.len(), 60);
     let receipts = "SELECT count(*) FROM staged_log_records WHERE object = 'receipt'";
     assert_eq!(counter.number(receipts).await, 60);
+}
+
+/// Seventeen digits: what is stored and read again must be the same number, and the same text.
+#[tokio::test]
+async fn coordinates_of_many_digits_are_completed_too() {
+    let counter = Counter::open().await;
+    let journey = "origin_lat=37.774900000000002&origin_lon=-122.41941550000001&target_lat=37.7&target_lon=-122.3";
+    let headers = [("authorization", USER), ("idempotency-key", KEY)];
+    assert_eq!(counter.post(&headers, &format!("{journey}&raise_error=true")).await.0, 500);
+    counter.age("1 hour").await;
+    assert_eq!(counter.complete().await, (1, 0));
+    assert_eq!(counter.post(&headers, journey).await.0, 201);
+    counter.assert_booked_once().await;
+}
+
+/// The processor forgets our key after a day: from then on nobody asks it again. What it has answered is brought to its end
+/// however old it is.
+#[tokio::test]
+async fn after_a_day_only_what_is_charged_already_is_gone_on_with() {
+    let counter = Counter::open().await;
+    counter.stop_at_ride_created(KEY).await;
+    counter.age("24 hours").await;
+    assert_eq!(counter.complete().await, (0, 0));
+    let (status, _, body) = counter.book(KEY).await;
+    assert_eq!(status, 410, "{body}");
+    assert_eq!(counter.payments.charges().await.len(), 0);
+
+    let counter = Counter::open().await;
+    assert_eq!(counter.book(KEY).await.0, 201);
+    counter
+        .execute(
+            "DELETE FROM staged_log_records WHERE object = 'receipt';
+             DELETE FROM audit_records WHERE action = 'receipt.staged';
+             UPDATE tracked_operations SET status = 'failed', recovery_point = 'charge_created', result = NULL",
+        )
+        .await;
+    counter.age("100 hours").await;
+    // Not even the reaper forgets it.
+    Process::start(&counter.world, "reaper", &["--once"]).succeed().await;
+    assert_eq!(counter.complete().await, (1, 0));
+    counter.assert_booked_once().await;
+}
+
+/// The price of a ride and its payer are those of the booking, whatever has changed since.
+#[tokio::test]
+async fn a_booking_is_charged_to_whom_it_was_booked_for() {
+    let counter = Counter::open().await;
+    counter.payments.plan("error-after", 1).await;
+    assert_eq!(counter.book(KEY).await.0, 503);
+    counter.execute("UPDATE users SET stripe_customer_id = 'cus_other' WHERE id = 1").await;
+    assert_eq!(counter.book(KEY).await.0, 201);
+    counter.assert_booked_once().await;
+}
+
+/// A receipt that cannot be delivered keeps no other from it.
+#[tokio::test]
+async fn a_user_without_a_sound_address_holds_up_nobody() {
+    let counter = Counter::open().await;
+    counter.execute("UPDATE users SET email = 'no address' WHERE id = 1").await;
+    counter.execute("INSERT INTO users (id, email, stripe_customer_id) VALUES (3, 'third@example.com', 'cus_3')").await;
+    let receipts = "INSERT INTO receipts (ride_id, record_offset, data)
+        SELECT ride, ride, format('{\"ride_id\":%s,\"user_id\":%s,\"amount\":2000,\"currency\":\"usd\"}', ride, person)::json
+        FROM (VALUES (1, 1), (2, 3)) AS of (ride, person)";
+    counter.execute(receipts).await;
+    let folder = tests::scratch_folder();
+    let flags = ["receipts", "--drain", "--folder", folder.to_str().unwrap()];
+    let output = Process::start(&counter.world, "receipts", &flags).fail(1).await;
+    assert!(output.contains("the receipt of ride 1"), "{output}");
+    assert!(folder.join("2.eml").exists(), "{output}");
+    std::fs::remove_dir_all(&folder).unwrap();
 }
