@@ -69,8 +69,9 @@ async fn every_answer_is_an_id_or_one_of_three_errors() {
     let answers = [
         (402, error("card_error"), declined("m")),
         (400, error("card_error"), declined("m")),
-        (402, error("invalid_request_error"), declined("m")),
-        (402, "{\"error\":{}}".to_owned(), declined("HTTP 402 Payment Required")),
+        (402, error("invalid_request_error"), unavailable("m")),
+        (402, error("invalid_request_error").replace("null", "\"card_declined\""), declined("m")),
+        (402, "{\"error\":{}}".to_owned(), unavailable("HTTP 402 Payment Required")),
         (400, error("invalid_request_error"), refused("m")),
         (400, error("idempotency_error"), refused("m")),
         (401, error("invalid_request_error"), refused("m")),
