@@ -82,7 +82,8 @@ pub(crate) async fn show(State(app): State<App>) -> Result<Json<Totals>, Error> 
                      WHERE dead_letters.name = checkpoints.name AND dead_letters.partition = checkpoints.partition
                        AND dropped_at IS NULL
                     ) AS dead_letter_count
-             FROM sql LEFT JOIN (checkpoints LEFT JOIN consumer_states USING (name, partition)
+             -- Consumers of other folds have no such state, and no total.
+             FROM sql LEFT JOIN (checkpoints JOIN consumer_states USING (name, partition)
                                  LEFT JOIN heads USING (partition)) ON NOT is_baseline
              ORDER BY name, partition",
             vec![],
