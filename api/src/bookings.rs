@@ -60,15 +60,12 @@ fn read_key(headers: &HeaderMap) -> Result<String, Error> {
     if values.next().is_some() {
         return Err(Error::KeyMalformed);
     }
-    let key = match value.strip_prefix('"') {
-        Some(rest) => rest.strip_suffix('"').ok_or(Error::KeyMalformed)?,
-        None => value,
-    };
+    let key = idempotency::unquoted(value).ok_or(Error::KeyMalformed)?;
     match key.len() {
         0 => Err(Error::KeyMissing),
         len if len < KEY_LEN_MIN => Err(Error::KeyTooShort { min: KEY_LEN_MIN }),
         len if len > KEY_LEN_MAX => Err(Error::KeyTooLong { max: KEY_LEN_MAX }),
-        _ => Ok(key.to_owned()),
+        _ => Ok(key),
     }
 }
 

@@ -94,13 +94,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("listening on {}:{}: set API_PORT or API_BIND to another", config.api_bind, config.api_port)
     })?;
-    let desk = match config.stripe.stripe_api_key.as_deref() {
-        // Set to nothing is not set.
-        Some(key) if !key.is_empty() => {
+    let desk = match config.stripe.key() {
+        Some(_) => {
             let desk = desk(&config.postgres.database_url, Stripe::new(&config.stripe)?)?;
             Some(desk.with_claim_wait(config.claim_wait).dying_at(config.die_at))
         }
-        _ => None,
+        None => None,
     };
     serve(&config.postgres.database_url, desk, listener, Limits::default().within_open_files(), shutdown).await
 }

@@ -83,9 +83,13 @@ async fn take(desk: &Desk, patience: &Patience, count_max: i64) -> Result<Vec<Le
                  ON CONFLICT (operation_id) DO UPDATE
                  SET attempt_count = c.attempt_count + 1,
                      next_attempt_at = now() + least($3 * power(2, least(c.attempt_count, 30)), $4) * INTERVAL '1 second'
+                 -- Another completer, whose commit this statement's snapshot does not show, may have just taken it.
+                 WHERE c.next_attempt_at <= now()
+                 RETURNING operation_id
              )
              SELECT due.id, due.key, due.payload, users.id AS user_id, users.stripe_customer_id
-             FROM due JOIN users ON users.id = substr(due.target, length($6) + 1)::bigint
+             FROM due JOIN put_off ON put_off.operation_id = due.id
+                      JOIN users ON users.id = substr(due.target, length($6) + 1)::bigint
              ORDER BY due.created_at",
         )
         .await?;

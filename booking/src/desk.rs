@@ -1,28 +1,22 @@
 //! Where rides are booked: claims the request, drives it from phase to phase, and gives it back if it cannot go on.
 
 use std::net::IpAddr;
-use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use deadpool_postgres::{Client, Pool};
-use futures_util::FutureExt;
-use idempotency::{Claim, Claimed, Request};
+use idempotency::{PostgresStore, Request, Runner};
 use payments::Stripe;
 use serde::{Deserialize, Serialize};
-use tracing::{debug, error, warn};
 
 use crate::journey::Journey;
-use crate::phases::{CHARGE_CREATED, Next, RIDE_CREATED, Trip};
+use crate::phases::Trip;
 
 /// How long a request has for all of its phases before somebody else may take it over.
-pub const CLAIM_WAIT: Duration = Duration::from_secs(90);
+const CLAIM_WAIT: Duration = Duration::from_secs(90);
 
 /// How long a request may be sent again if it is not finished. Stripe remembers our key for 24 hours; after that it might
 /// charge a second time, so then a human has to look.
 const EXPIRATION: Duration = Duration::from_secs(23 * 3600);
-
-/// How often a phase is tried whose transaction was in the way of another.
-const CONFLICT_COUNT_MAX: u32 = 5;
 
 /// Who books.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +73,7 @@ pub enum Error {
     /// The client asked for it.
     #[error("error raised on request")]
     Raised,
-    /// Postgres is away.
+    /// Postgres is away, or does not answer.
     #[error("no connection to postgres: {0}")]
     Unavailable(String),
     /// Something is there that cannot be.
@@ -125,6 +119,7 @@ pub enum DiePoint {
 #[derive(Clone)]
 pub struct Desk {
     pool: Pool,
+    runner: Runner<PostgresStore>,
     pub(crate) stripe: Stripe,
     claim_wait: Duration,
     die_at: Option<DiePoint>,
@@ -133,7 +128,13 @@ pub struct Desk {
 impl Desk {
     /// Takes connections from `pool` and charges by `stripe`.
     pub fn new(pool: Pool, stripe: Stripe) -> Self {
-        Self { pool, stripe, claim_wait: CLAIM_WAIT, die_at: None }
+        Self {
+            runner: Runner::new(PostgresStore::new(pool.clone())),
+            pool,
+            stripe,
+            claim_wait: CLAIM_WAIT,
+            die_at: None,
+        }
     }
 
     /// The same, with claims that hold so long. All who work on the same requests should have the same.
@@ -190,74 +191,19 @@ impl Desk {
             expiration: Some(EXPIRATION),
             ..Request::new(format!("{TARGET}{}", user.id), key, payload, self.claim_wait)
         };
-        let claimed = idempotency::claim(&*self.client().await?, &request).await?;
-        let mut claim = match claimed {
-            Claimed::Mine(claim) => claim,
-            Claimed::Finished(result) => {
-                let reply: Reply = serde_json::from_slice(&result).map_err(|error| Error::Bug(error.to_string()))?;
-                return Ok(Reply { is_replayed: true, ..reply });
-            }
-        };
-        let driven = AssertUnwindSafe(self.drive(&mut claim, user, order)).catch_unwind().await;
-        // The transaction that a panic leaves open was rolled back when it was dropped.
-        let driven = driven.unwrap_or_else(|panic| Err(idempotency::Error::panicked(panic.as_ref()).into()));
-        if let Err(error) = &driven {
-            self.give_back(&claim, error).await;
-        }
-        driven
-    }
-
-    async fn drive(&self, claim: &mut Claim, user: &User, order: &Order) -> Result<Reply, Error> {
         let trip = Trip { desk: self, user, order };
-        let mut conflict_count = 0;
-        loop {
-            self.pass(match claim.recovery_point.as_str() {
-                RIDE_CREATED => DiePoint::RideCreated,
-                CHARGE_CREATED => DiePoint::ChargeCreated,
-                _ => DiePoint::Started,
-            });
-            match trip.next_phase(claim).await {
-                Ok(Next::Phase) => {}
-                Ok(Next::Done(reply)) => {
-                    self.pass(DiePoint::Finished);
-                    return Ok(reply);
-                }
-                Err(Error::Operation(error)) if error.is_conflict() => {
-                    conflict_count += 1;
-                    if conflict_count == CONFLICT_COUNT_MAX {
-                        return Err(Error::Conflict);
-                    }
-                    debug!(operation = claim.id, "a phase is tried again after a conflict");
-                }
-                Err(error) => return Err(error),
-            }
+        // Once the claim has run out nothing can be changed any more; a server that never answers must not hold us longer.
+        let outcome = tokio::time::timeout(self.claim_wait, self.runner.call_in_phases(&request, &trip)).await;
+        let outcome = outcome.map_err(|_| Error::Unavailable("no answer in time".to_owned()))?;
+        let outcome = outcome.map_err(|error| match error {
+            Error::Operation(error) if error.is_conflict() => Error::Conflict,
+            error => error,
+        })?;
+        if !outcome.is_replayed {
+            self.pass(DiePoint::Finished);
         }
-    }
-
-    /// Lets the next try begin at once. If Postgres cannot be told, it begins when the claim has run out.
-    async fn give_back(&self, claim: &Claim, error: &Error) {
-        match error {
-            Error::Operation(idempotency::Error::Fenced) => return,
-            Error::Bug(_) | Error::Operation(idempotency::Error::Panic(_)) => {
-                error!(
-                    operation = claim.id,
-                    recovery_point = claim.recovery_point,
-                    error = error.explain(),
-                    "a booking failed"
-                );
-            }
-            _ => warn!(
-                operation = claim.id,
-                recovery_point = claim.recovery_point,
-                error = error.explain(),
-                "a booking stops"
-            ),
-        }
-        let given_back =
-            async { Ok::<_, Error>(idempotency::fail(&*self.client().await?, claim, &error.explain()).await?) };
-        if let Err(error) = given_back.await {
-            warn!(error = error.explain(), "Failed to unlock key {}.", claim.id);
-        }
+        let reply: Reply = serde_json::from_slice(&outcome.result).map_err(|error| Error::Bug(error.to_string()))?;
+        Ok(Reply { is_replayed: outcome.is_replayed, ..reply })
     }
 
     pub(crate) async fn client(&self) -> Result<Client, Error> {

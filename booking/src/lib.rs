@@ -19,7 +19,7 @@ mod journey;
 mod phases;
 
 pub use complete::{Completion, Patience, complete};
-pub use desk::{CLAIM_WAIT, Desk, DiePoint, Error, Order, Reply, User};
+pub use desk::{Desk, DiePoint, Error, Order, Reply, User};
 pub use journey::Journey;
 
 /// What a ride costs, in cents.

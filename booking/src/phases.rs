@@ -1,7 +1,7 @@
 //! The phases of a booking, each by the recovery point at which it begins.
 
 use deadpool_postgres::{ClientWrapper, Transaction};
-use idempotency::Claim;
+use idempotency::{Claim, Phase, Phases, Progress};
 use payments::{Charge, ChargeError};
 use pglog::NewRecord;
 use serde_json::{Value, json};
@@ -13,14 +13,6 @@ use crate::{AMOUNT_CENTS, CURRENCY};
 pub(crate) const RIDE_CREATED: &str = "ride_created";
 /// It is paid for.
 pub(crate) const CHARGE_CREATED: &str = "charge_created";
-
-/// What came of a phase.
-pub(crate) enum Next {
-    /// There is another one.
-    Phase,
-    /// That was the last.
-    Done(Reply),
-}
 
 /// One booking, while it is driven.
 pub(crate) struct Trip<'a> {
@@ -40,18 +32,30 @@ struct Booked {
     stripe_customer_id: String,
 }
 
-impl Trip<'_> {
-    /// Does the phase at the claim's recovery point.
-    pub async fn next_phase(&self, claim: &mut Claim) -> Result<Next, Error> {
+impl Phases for Trip<'_> {
+    type Error = Error;
+
+    async fn next_phase(&self, claim: &mut Claim) -> Result<Progress, Error> {
         match claim.recovery_point.as_str() {
-            idempotency::STARTED => self.create_ride(claim).await,
-            RIDE_CREATED => self.create_charge(claim).await,
-            CHARGE_CREATED => self.stage_receipt(claim).await,
+            idempotency::STARTED => {
+                self.desk.pass(DiePoint::Started);
+                self.create_ride(claim).await
+            }
+            RIDE_CREATED => {
+                self.desk.pass(DiePoint::RideCreated);
+                self.create_charge(claim).await
+            }
+            CHARGE_CREATED => {
+                self.desk.pass(DiePoint::ChargeCreated);
+                self.stage_receipt(claim).await
+            }
             other => Err(Error::Bug(format!("Unhandled recovery point '{other}'."))),
         }
     }
+}
 
-    async fn create_ride(&self, claim: &mut Claim) -> Result<Next, Error> {
+impl Trip<'_> {
+    async fn create_ride(&self, claim: &mut Claim) -> Result<Progress, Error> {
         let (operation_id, journey, distance_mm) = (claim.id, &self.order.journey, self.order.journey.distance_mm());
         let mut client = self.desk.client().await?;
         let phase = claim.begin(&mut client).await?;
@@ -90,12 +94,11 @@ impl Trip<'_> {
         // The same record as a guest's ride has: whoever folds distances need not know the difference.
         let data = format!(r#"{{"id":{ride_id},"distance_mm":{distance_mm}}}"#);
         stage(phase.tx(), "ride", "create", &data).await?;
-        phase.advance(RIDE_CREATED).await?;
-        Ok(Next::Phase)
+        Ok(phase.advance(RIDE_CREATED).await?)
     }
 
     /// The only phase with a call to somebody else. While it lasts no transaction is open, and no connection in hand.
-    async fn create_charge(&self, claim: &mut Claim) -> Result<Next, Error> {
+    async fn create_charge(&self, claim: &mut Claim) -> Result<Progress, Error> {
         let operation_id = claim.id;
         let booked = find(&*self.desk.client().await?, claim, RIDE_CREATED).await?;
         if self.order.raise_error {
@@ -112,9 +115,11 @@ impl Trip<'_> {
                 idempotency_key: &booked.charge_key,
             })
             .await;
-        if let Err(error @ (ChargeError::Refused { .. } | ChargeError::Unavailable { .. })) = charged {
-            return Err(Error::Processor(error));
-        }
+        let charged = match charged {
+            Ok(charge_id) => Ok(charge_id),
+            Err(ChargeError::Declined { message }) => Err(message),
+            Err(error) => return Err(Error::Processor(error)),
+        };
         self.desk.pass(DiePoint::Charged);
         let mut client = self.desk.client().await?;
         let phase = claim.begin(&mut client).await?;
@@ -143,10 +148,9 @@ impl Trip<'_> {
                 });
                 self.audit(phase.tx(), "charge.created", ride_id, &charge).await?;
                 stage(phase.tx(), "charge", "create", &charge.to_string()).await?;
-                phase.advance(CHARGE_CREATED).await?;
-                Ok(Next::Phase)
+                Ok(phase.advance(CHARGE_CREATED).await?)
             }
-            Err(ChargeError::Declined { message }) => {
+            Err(message) => {
                 let decline = json!({ "ride_id": ride_id, "user_id": self.user.id, "message": message });
                 self.audit(phase.tx(), "charge.declined", ride_id, &decline).await?;
                 stage(phase.tx(), "charge", "decline", &decline.to_string()).await?;
@@ -154,11 +158,10 @@ impl Trip<'_> {
                 let body = json!({ "error": error, "code": "charge_declined" }).to_string();
                 finish(phase, Reply { status: 402, body, is_replayed: false }).await
             }
-            Err(error) => Err(Error::Processor(error)),
         }
     }
 
-    async fn stage_receipt(&self, claim: &mut Claim) -> Result<Next, Error> {
+    async fn stage_receipt(&self, claim: &mut Claim) -> Result<Progress, Error> {
         let mut client = self.desk.client().await?;
         let booked = find(&client, claim, CHARGE_CREATED).await?;
         let phase = claim.begin(&mut client).await?;
@@ -194,10 +197,9 @@ async fn stage(tx: &Transaction<'_>, object: &str, action: &str, data: &str) -> 
     Ok(())
 }
 
-async fn finish(phase: idempotency::Phase<'_>, reply: Reply) -> Result<Next, Error> {
+async fn finish(phase: Phase<'_>, reply: Reply) -> Result<Progress, Error> {
     let result = serde_json::to_vec(&reply).map_err(|error| Error::Bug(error.to_string()))?;
-    phase.finish(&result).await?;
-    Ok(Next::Done(reply))
+    Ok(phase.finish(result).await?)
 }
 
 /// The ride that an earlier phase has made.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio_postgres::error::SqlState;
+
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -72,10 +74,23 @@ impl Error {
 
     /// Whether two transactions were in each other's way, and the same phase may be tried again at once.
     pub fn is_conflict(&self) -> bool {
-        use tokio_postgres::error::SqlState;
-        let Self::Postgres(error) = self else { return false };
-        error.code().is_some_and(|state| {
-            [&SqlState::T_R_SERIALIZATION_FAILURE, &SqlState::T_R_DEADLOCK_DETECTED].contains(&state)
-        })
+        is_conflict(self)
     }
+}
+
+/// The same of any error: it or what it comes from.
+pub(crate) fn is_conflict(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<tokio_postgres::Error>() {
+            let conflicts = [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED];
+            return error.code().is_some_and(|state| conflicts.contains(state));
+        }
+        next = match error.downcast_ref() {
+            // It names the source of its error as its own.
+            Some(Error::Failed(error)) => Some(error.as_ref()),
+            _ => error.source(),
+        };
+    }
+    false
 }

@@ -67,8 +67,8 @@ fn invalid(name: &str) -> Invalid {
     Invalid(format!("Invalid {name}"))
 }
 
-/// A key without its quotes. `None`: no key of printable ASCII.
-fn unquoted(text: &str) -> Option<String> {
+/// A key as a header holds it, bare or in quotes, without its quotes. `None`: it is none, or not of printable ASCII.
+pub fn unquoted(text: &str) -> Option<String> {
     if !text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
         return None;
     }

@@ -47,7 +47,7 @@ pub struct IdempotencyKey(pub String);
 /// [phase](crate::Phase).
 #[derive(Clone)]
 pub struct IdempotencyLayer<S> {
-    manager: Runner<S>,
+    runner: Runner<S>,
     settings: Settings,
     is_key_required: bool,
     body_len_max: usize,
@@ -57,7 +57,7 @@ impl<S: Store> IdempotencyLayer<S> {
     /// Keeps track of requests in `store`; everything else as by default.
     pub fn new(store: S) -> Self {
         Self {
-            manager: Runner::new(store),
+            runner: Runner::new(store),
             settings: Settings::default(),
             is_key_required: false,
             body_len_max: BODY_LEN_MAX,
@@ -135,7 +135,7 @@ impl<S: Store> IdempotencyLayer<S> {
             answered = Some(Ok(answer));
             kept
         };
-        let called = self.manager.call(operation, work).await;
+        let called = self.runner.call(operation, work).await;
         Ok(match (called, answered) {
             (Ok(_), Some(answered)) | (Err(Error::Failed(_)), Some(answered)) => answered?,
             (Ok(outcome), None) => Answer::decode(outcome.result)

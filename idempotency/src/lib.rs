@@ -16,8 +16,8 @@
 //! ```
 //!
 //! [`Runner::call`] goes through this for work of one step; [`Runner::call_in_phase`] for work whose effects are all in
-//! Postgres, and then they are kept with the result or not at all. [`claim()`] and [`Claim::begin`] are for work of several
-//! phases. Operations are kept in Postgres ([`PostgresStore`]), in Redis ([`RedisStore`]), or in Postgres with their
+//! Postgres, and then they are kept with the result or not at all; [`Runner::call_in_phases`] for work of several
+//! [`Phases`]. Operations are kept in Postgres ([`PostgresStore`]), in Redis ([`RedisStore`]), or in Postgres with their
 //! results in Redis ([`ResultsInRedis`]).
 //!
 //! # Around one's own axum service
@@ -66,8 +66,9 @@ pub use claim::{Claim, Claimed, Status, Tracked, claim, fail, find, finish};
 pub use codec::{decode, encode};
 pub use error::Error;
 pub use go_duration::parse_go_duration;
+pub use headers::unquoted;
 pub use layer::{IdempotencyKey, IdempotencyLayer, IdempotencyService};
-pub use phase::Phase;
+pub use phase::{Phase, Phases, Progress};
 pub use postgres_store::PostgresStore;
 pub use redis_store::RedisStore;
 pub use request::Request;

@@ -1,10 +1,34 @@
 //! A phase: one transaction that does some of the work and moves the recovery point.
 
+use std::future::Future;
+
 use deadpool_postgres::{ClientWrapper, Transaction};
 use tokio_postgres::IsolationLevel;
 
 use crate::claim::Claim;
 use crate::error::Error;
+
+/// Work that goes in phases, for [`Runner::call_in_phases`](crate::Runner::call_in_phases).
+pub trait Phases: Sync {
+    /// Why it stops. If its [source](std::error::Error::source) is a conflict of transactions, the phase is tried again.
+    type Error: std::error::Error + From<Error> + Send + 'static;
+
+    /// Does the phase that begins at the claim's recovery point: asks others what has to be asked, with no transaction
+    /// open, then [begins](Claim::begin) the phase and [advances](Phase::advance) or [finishes](Phase::finish).
+    ///
+    /// # Errors
+    /// The operation stops here, and the next call begins with this phase again.
+    fn next_phase(&self, claim: &mut Claim) -> impl Future<Output = Result<Progress, Self::Error>> + Send;
+}
+
+/// What came of a phase.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// The recovery point has moved: there is another phase.
+    Advanced,
+    /// That was the last. The result of the operation.
+    Finished(Vec<u8>),
+}
 
 /// A transaction that has been let in by the claim's token. Dropped, it is rolled back.
 pub struct Phase<'a> {
@@ -51,7 +75,7 @@ impl<'a> Phase<'a> {
     ///
     /// # Errors
     /// Postgres is away or refuses; nothing was kept. If the connection broke, that is not known.
-    pub async fn advance(self, recovery_point: &str) -> Result<(), Error> {
+    pub async fn advance(self, recovery_point: &str) -> Result<Progress, Error> {
         let statement = self
             .tx
             .prepare_cached("-- idempotency::advance\nUPDATE tracked_operations SET recovery_point = $2 WHERE id = $1")
@@ -60,7 +84,7 @@ impl<'a> Phase<'a> {
         self.tx.execute(&statement, &[&self.claim.id, &recovery_point]).await?;
         self.tx.commit().await?;
         self.claim.recovery_point = recovery_point.to_owned();
-        Ok(())
+        Ok(Progress::Advanced)
     }
 
     /// Ends the phase and the operation. `result` is what everybody is answered who asks again.
@@ -68,7 +92,7 @@ impl<'a> Phase<'a> {
     /// # Errors
     /// [`Error::Expired`] if it took too long: nothing of the phase was kept, and the operation has failed. Otherwise as
     /// [`advance`](Self::advance).
-    pub async fn finish(self, result: &[u8]) -> Result<(), Error> {
+    pub async fn finish(self, result: Vec<u8>) -> Result<Progress, Error> {
         let statement = self
             .tx
             .prepare_cached(
@@ -82,7 +106,7 @@ impl<'a> Phase<'a> {
         if self.tx.execute(&statement, &[&self.claim.id, &result]).await? == 1 {
             self.tx.commit().await?;
             self.claim.recovery_point = crate::FINISHED.to_owned();
-            return Ok(());
+            return Ok(Progress::Finished(result));
         }
         Err(self.expire().await?)
     }

@@ -5,18 +5,30 @@ use deadpool_postgres::ClientWrapper as Client;
 use crate::claim::Status;
 use crate::error::Error;
 
+/// Marks what is running and past the time in this column, the oldest first.
+macro_rules! fail_late {
+    ($name:literal, $column:literal) => {
+        concat!(
+            "-- idempotency::",
+            $name,
+            "
+             UPDATE tracked_operations AS op
+             SET status = 'failed', error_count = op.error_count + 1, error_message = $2
+             FROM (SELECT id FROM tracked_operations WHERE status = 'running' AND ",
+            $column,
+            " <= now()
+                   ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED) AS late
+             WHERE op.id = late.id"
+        )
+    };
+}
+
 /// Marks operations as failed whose claims have run out, the oldest first. Returns how many, at most `count_max`.
 ///
 /// # Errors
 /// Postgres is away.
 pub async fn fail_timed_out(client: &Client, count_max: i64) -> Result<u64, Error> {
-    let statement = "-- idempotency::fail_timed_out
-        UPDATE tracked_operations AS op
-        SET status = 'failed', error_count = op.error_count + 1, error_message = $2
-        FROM (SELECT id FROM tracked_operations WHERE status = 'running' AND timeout_at <= now()
-              ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED) AS late
-        WHERE op.id = late.id";
-    Ok(client.execute(statement, &[&count_max, &crate::TIMED_OUT]).await?)
+    Ok(client.execute(fail_late!("fail_timed_out", "timeout_at"), &[&count_max, &crate::TIMED_OUT]).await?)
 }
 
 /// Marks running operations as failed that have expired, the oldest first. Returns how many, at most `count_max`.
@@ -24,13 +36,7 @@ pub async fn fail_timed_out(client: &Client, count_max: i64) -> Result<u64, Erro
 /// # Errors
 /// Postgres is away.
 pub async fn fail_expired(client: &Client, count_max: i64) -> Result<u64, Error> {
-    let statement = "-- idempotency::fail_expired
-        UPDATE tracked_operations AS op
-        SET status = 'failed', error_count = op.error_count + 1, error_message = $2
-        FROM (SELECT id FROM tracked_operations WHERE status = 'running' AND expires_at <= now()
-              ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED) AS late
-        WHERE op.id = late.id";
-    Ok(client.execute(statement, &[&count_max, &crate::EXPIRED]).await?)
+    Ok(client.execute(fail_late!("fail_expired", "expires_at"), &[&count_max, &crate::EXPIRED]).await?)
 }
 
 /// Deletes operations of a status that have expired, the oldest first. Returns how many, at most `count_max`.

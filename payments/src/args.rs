@@ -19,7 +19,7 @@ pub struct StripeArgs {
 
 impl StripeArgs {
     /// The key; one that is set to nothing is none.
-    pub(crate) fn key(&self) -> Option<&str> {
+    pub fn key(&self) -> Option<&str> {
         self.stripe_api_key.as_deref().filter(|key| !key.is_empty())
     }
 }

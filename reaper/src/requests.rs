@@ -33,7 +33,8 @@ pub(crate) async fn forget(client: &Client, keep: Duration) -> Result<Forgotten>
                    AND (status <> 'running' OR timeout_at <= now())
                    -- What may still be gone on with stays, however old: sent again, it would be done again. Bookings that
                    -- have their answer do not expire.
-                   AND (expires_at <= now() OR status = 'finished' AND starts_with(target, '[POST]/rides of user '))
+                   AND (expires_at <= now()
+                        OR status = 'finished' AND EXISTS (SELECT FROM bookings WHERE operation_id = tracked_operations.id))
                  ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED
              ), gone AS (
                  DELETE FROM tracked_operations WHERE id IN (SELECT id FROM old)

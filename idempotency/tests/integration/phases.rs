@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::support::{PostgresWorld, World, expiring, operation, wait_until};
-use idempotency::{Claimed, Error, Outcome, Phase, PostgresStore, Request, Runner, Status, claim};
+use idempotency::{
+    Claim, Claimed, Error, Outcome, Phase, Phases, PostgresStore, Progress, Request, Runner, STARTED, Status, claim,
+};
 use tokio_postgres::error::SqlState;
 
 async fn world() -> (PostgresWorld, Runner<PostgresStore>) {
@@ -183,7 +185,7 @@ async fn who_was_overtaken_begins_no_phase() {
     assert!(matches!(old.begin(&mut client).await, Err(Error::Fenced)), "its time is up");
     let mut new = world.claim(&request).await;
     assert!(matches!(old.begin(&mut client).await, Err(Error::Fenced)), "somebody else has it");
-    new.begin(&mut client).await.unwrap().finish(b"Ok!").await.unwrap();
+    new.begin(&mut client).await.unwrap().finish(b"Ok!".to_vec()).await.unwrap();
     assert!(matches!(new.begin(&mut client).await, Err(Error::Fenced)), "it is finished");
 }
 
@@ -196,7 +198,7 @@ async fn nobody_waits_for_an_open_phase_to_be_told_that_it_is_running() {
     let phase = held.begin(&mut client).await.unwrap();
     let asking = tokio::time::timeout(Duration::from_secs(30), async { claim(&*world.client().await, &request).await });
     assert!(matches!(asking.await.expect("it waits for the phase"), Err(Error::StillRunning { .. })));
-    phase.finish(b"Ok!").await.unwrap();
+    phase.finish(b"Ok!".to_vec()).await.unwrap();
     assert_eq!(claim(&*world.client().await, &request).await.unwrap(), Claimed::Finished(b"Ok!".to_vec()));
 }
 
@@ -210,6 +212,74 @@ async fn a_phase_that_outlives_its_claim_is_kept_when_it_was_let_in() {
     wait_until("the claim has run out", async || world.find(&request).await.time_left == Some(Duration::ZERO)).await;
     // Its row is locked, so nobody has overtaken it, and no sweeper has touched it.
     assert_eq!(idempotency::fail_timed_out(&*world.client().await, 10).await.unwrap(), 0);
-    phase.finish(b"Ok!").await.unwrap();
+    phase.finish(b"Ok!".to_vec()).await.unwrap();
     assert_eq!(claim(&*world.client().await, &request).await.unwrap(), Claimed::Finished(b"Ok!".to_vec()));
+}
+
+/// Two phases with an effect each, of which the second has troubles at first.
+struct TwoPhases {
+    pool: deadpool_postgres::Pool,
+    troubles: std::sync::Mutex<Vec<&'static str>>,
+}
+
+impl Phases for TwoPhases {
+    type Error = Error;
+
+    async fn next_phase(&self, claim: &mut Claim) -> Result<Progress, Error> {
+        let mut client = self.pool.get().await?;
+        let is_first = claim.recovery_point == STARTED;
+        let phase = claim.begin(&mut client).await?;
+        write_effect(&phase).await?;
+        if is_first {
+            return phase.advance("half").await;
+        }
+        let trouble = self.troubles.lock().unwrap().pop();
+        match trouble {
+            Some("conflict") => {
+                let conflict = "DO $$ BEGIN RAISE EXCEPTION 'conflict' USING ERRCODE = 'serialization_failure'; END $$";
+                phase.tx().batch_execute(conflict).await?;
+            }
+            Some("panic") => panic!("Boom!"),
+            Some(other) => return Err(Error::Failed(other.into())),
+            None => {}
+        }
+        phase.finish(b"Ok!".to_vec()).await
+    }
+}
+
+#[tokio::test]
+async fn work_of_several_phases_goes_on_where_it_stopped() {
+    let (world, manager) = world().await;
+    let request = operation("key");
+    // The last one first.
+    let troubles = [&["panic", "an outage"][..], &["conflict"; 9]].concat();
+    let work = TwoPhases { pool: world.pool.clone(), troubles: troubles.into() };
+    let error = manager.call_in_phases(&request, &work).await.unwrap_err();
+    assert!(error.is_conflict(), "five times is enough: {error:?}");
+    assert_eq!(work.troubles.lock().unwrap().len(), 6);
+    let error = manager.call_in_phases(&request, &work).await.unwrap_err();
+    assert_eq!(error.to_string(), "an outage", "after four conflicts more");
+    let tracked = world.find(&request).await;
+    assert_eq!((tracked.status, tracked.recovery_point.as_str(), tracked.error_count), (Status::Failed, "half", 2));
+    assert_eq!(tracked.error_message.as_deref(), Some("an outage"));
+    assert_eq!(manager.call_in_phases(&request, &work).await.unwrap_err().to_string(), r#"Got panic "Boom!""#);
+    assert_eq!(effect_count(&world).await, 1, "of the phase that was kept");
+
+    for is_replayed in [false, true] {
+        let outcome = manager.call_in_phases(&request, &work).await.unwrap();
+        assert_eq!(outcome, Outcome { result: b"Ok!".to_vec(), is_replayed });
+        assert_eq!(effect_count(&world).await, 2);
+    }
+}
+
+#[tokio::test]
+async fn a_conflict_is_known_wherever_it_comes_from() {
+    let (_world, manager) = world().await;
+    let work = async |phase: &Phase<'_>| {
+        let conflict = "DO $$ BEGIN RAISE EXCEPTION 'conflict' USING ERRCODE = 'deadlock_detected'; END $$";
+        phase.tx().batch_execute(conflict).await.map(|()| Vec::new())
+    };
+    let error = manager.call_in_phase(&operation("key"), work).await.unwrap_err();
+    assert!(matches!(error, Error::Failed(_)) && error.is_conflict(), "{error:?}");
+    assert!(!Error::Failed("conflict".into()).is_conflict());
 }
