@@ -118,7 +118,7 @@ GRANT SELECT, INSERT, DELETE ON checkpoints TO rocket_receipts;
 GRANT UPDATE (last_offset, duplicate_count, healed_count, rejected_count, crash_count, updated_at)
     ON checkpoints TO rocket_receipts;
 GRANT SELECT, INSERT ON dead_letters TO rocket_receipts;
-GRANT SELECT, INSERT, UPDATE (delivered_at) ON receipts TO rocket_receipts;
+GRANT SELECT, INSERT, UPDATE (delivered_at, next_attempt_at) ON receipts TO rocket_receipts;
 -- To whom it goes.
 GRANT SELECT (id, email) ON users TO rocket_receipts;
 

@@ -369,19 +369,21 @@ CREATE TABLE IF NOT EXISTS reaped_requests (
 -- Written by the consumer receipts, which also delivers them.
 -- ---------------------------------------------------------------------------------------------------------------------
 CREATE TABLE IF NOT EXISTS receipts (
-    ride_id       BIGINT      NOT NULL,
+    ride_id         BIGINT      NOT NULL,
     -- The record that asked for it.
-    record_offset BIGINT      NOT NULL,
-    data          JSON        NOT NULL,
+    record_offset   BIGINT      NOT NULL,
+    data            JSON        NOT NULL,
     -- NULL: to be delivered.
-    delivered_at  TIMESTAMPTZ,
+    delivered_at    TIMESTAMPTZ,
+    -- Put off before each attempt, so that no two processes have the same receipt in hand.
+    next_attempt_at TIMESTAMPTZ NOT NULL DEFAULT now(),
 
     CONSTRAINT receipts_pkey PRIMARY KEY (ride_id)
 );
 
 DO $$ BEGIN
     IF to_regclass('receipts_undelivered') IS NULL THEN
-        CREATE INDEX receipts_undelivered ON receipts (ride_id) WHERE delivered_at IS NULL;
+        CREATE INDEX receipts_undelivered ON receipts (next_attempt_at) WHERE delivered_at IS NULL;
     END IF;
 END $$;
 

@@ -103,3 +103,8 @@ fn major_version(binary: &Path) -> Option<u32> {
     let start = text.find(|c: char| c.is_ascii_digit())?;
     text[start..].split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
+
+/// What a variable of the environment says; one that is set to nothing says nothing.
+pub(crate) fn given(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::find::{find_clock_library, find_postgres, find_redis};
+use crate::find::{find_clock_library, find_postgres, find_redis, given};
 
 /// Finds both servers, or installs what is missing.
 pub(crate) fn install_missing() -> Result<()> {
@@ -30,22 +30,22 @@ pub(crate) fn install_missing() -> Result<()> {
 
 /// Installs libfaketime. Where that cannot be done, chaos leaves one fault out and says so: no reason to fail.
 pub(crate) fn install_clock_library() {
-    let line = "DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends libfaketime";
-    if find_clock_library().is_none() && is_on_path("apt-get") {
-        let plan = Plan { commands: vec!["apt-get update".to_owned(), line.to_owned()], needs_root: true };
-        if let Err(error) = plan.run() {
-            eprintln!("going on without libfaketime: {error:#}");
-        }
+    if find_clock_library().is_none()
+        && is_on_path("apt-get")
+        && let Err(error) = Plan::apt_get("libfaketime").run()
+    {
+        eprintln!("going on without libfaketime: {error:#}");
     }
 }
 
-/// A Stripe server that nobody here wrote, for a test.
-const LOCALSTRIPE: &str = "localstripe==1.15.10";
+/// What the tests need of Python, and a copy of it that says what is installed.
+const REQUIREMENTS: &str = "tests/requirements.txt";
+const INSTALLED: &str = ".data/venv/requirements.txt";
 
-/// Installs localstripe into `.data/venv`, unless it is there or `LOCALSTRIPE` says where it is.
-pub(crate) fn install_localstripe() -> Result<()> {
-    let is_given = std::env::var_os("LOCALSTRIPE").is_some_and(|value| !value.is_empty());
-    if is_given || Path::new(".data/venv/bin/localstripe").is_file() {
+/// Installs what the tests need of Python into `.data/venv`, unless it is there.
+pub(crate) fn install_python_packages() -> Result<()> {
+    let required = std::fs::read(REQUIREMENTS).with_context(|| format!("reading {REQUIREMENTS}"))?;
+    if std::fs::read(INSTALLED).is_ok_and(|installed| installed == required) {
         return Ok(());
     }
     // Debian's Python comes without what makes an environment.
@@ -54,12 +54,12 @@ pub(crate) fn install_localstripe() -> Result<()> {
         status.is_ok_and(|status| status.success())
     };
     if !makes_environments() && is_on_path("apt-get") {
-        let line = "DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-venv";
-        Plan { commands: vec!["apt-get update".to_owned(), line.to_owned()], needs_root: true }.run()?;
+        Plan::apt_get("python3-venv").run()?;
     }
     let make = "mkdir -p .data && python3 -m venv --clear .data/venv".to_owned();
-    let install = format!(".data/venv/bin/pip install --quiet --disable-pip-version-check {LOCALSTRIPE}");
-    Plan { commands: vec![make, install], needs_root: false }.run()
+    let install = format!(".data/venv/bin/pip install --quiet --disable-pip-version-check -r {REQUIREMENTS}");
+    let note = format!("cp {REQUIREMENTS} {INSTALLED}");
+    Plan { commands: vec![make, install, note], needs_root: false }.run()
 }
 
 /// What the benchmarks compare with: a file that tells whether it is here, and its package.
@@ -100,7 +100,7 @@ fn is_on_path(program: &str) -> bool {
 
 /// What is missing and why, for Postgres and for Redis. A server that is given by URL need not be here.
 fn missing() -> (Option<String>, Option<String>) {
-    let given = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let given = |name| given(name).is_some();
     (
         (!given("DATABASE_URL")).then(find_postgres).and_then(Result::err),
         (!given("REDIS_URL")).then(find_redis).and_then(Result::err),
@@ -113,6 +113,11 @@ struct Plan {
 }
 
 impl Plan {
+    fn apt_get(package: &str) -> Self {
+        let install = format!("DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends {package}");
+        Self { commands: vec!["apt-get update".to_owned(), install], needs_root: true }
+    }
+
     fn for_this_machine(postgres: bool, redis: bool) -> Option<Self> {
         let pick = |names: [&'static str; 2]| {
             [postgres.then_some(names[0]), redis.then_some(names[1])]

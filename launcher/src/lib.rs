@@ -32,7 +32,7 @@ pub struct Extras {
     #[arg(long)]
     pub for_chaos: bool,
 
-    /// Install localstripe too, into .data/venv: a test books rides against it.
+    /// Install what tests need of Python too, into .data/venv: see tests/requirements.txt.
     #[arg(long)]
     pub for_tests: bool,
 
@@ -51,7 +51,7 @@ pub fn setup(extras: Extras) -> anyhow::Result<()> {
         install::install_clock_library();
     }
     if extras.for_tests {
-        install::install_localstripe()?;
+        install::install_python_packages()?;
     }
     if extras.for_benchmarks {
         install::install_benchmark_tools();

@@ -10,7 +10,7 @@ use common::shutdown::{CancellationToken, sleep_or_stop};
 use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 
-use crate::find::{find_postgres, find_redis};
+use crate::find::{find_postgres, find_redis, given};
 use crate::leftovers::Register;
 use crate::lock::lock;
 use crate::postgres_server::PostgresServer;
@@ -154,7 +154,7 @@ async fn check_port(api_port: u16) -> Result<()> {
 
 /// Where rides are charged and receipts go, as far as nobody has said so: to a private server, into a private folder.
 async fn payment_settings(data: &Path) -> Result<Vec<(String, String)>> {
-    let given = |name| std::env::var(name).is_ok_and(|value| !value.is_empty());
+    let given = |name| given(name).is_some();
     let mut settings = Vec::new();
     let mut set = |name: &str, value: String| settings.push((name.to_owned(), value));
     if !given("RECEIPTS_DIR") && !given("RECEIPTS_SMTP_URL") {
@@ -185,7 +185,6 @@ struct Servers {
 
 impl Servers {
     async fn start(data: &Path, register: &mut Register) -> Result<Self> {
-        let given = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let mut servers = Self { postgres: None, redis: None, environment: Vec::new() };
         let outcome = async {
             let database_url = match given("DATABASE_URL") {

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use common::backoff::Backoff;
 use common::shutdown::{CancellationToken, sleep_or_stop};
 use deadpool_postgres::ClientWrapper as Client;
@@ -12,6 +12,7 @@ use lettre::message::Mailbox;
 use lettre::message::header::ContentType;
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::Config;
@@ -24,6 +25,12 @@ const RETRY_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// How long a mail server may take.
 const SMTP_WAIT: Duration = Duration::from_secs(20);
+
+/// How long the sink and Postgres may take for one receipt.
+const DELIVERY_WAIT: Duration = Duration::from_secs(40);
+
+/// The pause between two attempts to deliver a receipt: longer than one may take.
+const ATTEMPT_WAIT: Duration = Duration::from_secs(60);
 
 /// Where receipts go.
 #[derive(Debug)]
@@ -41,7 +48,8 @@ enum Way {
 /// A receipt that is to be delivered.
 struct Receipt {
     ride_id: i64,
-    email: String,
+    /// `None`: nobody knows the user.
+    email: Option<String>,
     amount_cents: i64,
     currency: String,
 }
@@ -77,6 +85,7 @@ impl Sink {
 
     fn message(&self, receipt: &Receipt) -> Result<Message> {
         let Receipt { ride_id, email, amount_cents, currency } = receipt;
+        let email = email.as_deref().context("the user is unknown")?;
         let (whole, cents) = (amount_cents / 100, amount_cents % 100);
         Message::builder()
             // The same however often it is sent, so that a mailbox can tell.
@@ -113,23 +122,28 @@ pub struct Delivery {
     pub taken: Result<()>,
 }
 
-/// Delivers the next receipt after that of the ride `after`, and marks it. `None`: there is none. Several processes share
-/// the work.
+/// Delivers a receipt that is due, and marks it. `None`: none is due. Several processes share the work: each receipt is
+/// one's for a minute, and no transaction is open while the sink takes it.
 ///
 /// It is marked after it was delivered: a crash in between delivers it again, the same file under the same name, or a mail
 /// with the same Message-ID.
 ///
 /// # Errors
 /// Postgres is away.
-pub async fn deliver(client: &mut Client, sink: &Sink, after: i64) -> Result<Option<Delivery>> {
-    let tx = client.transaction().await.context("beginning")?;
-    let row = tx
+pub async fn deliver(client: &Client, sink: &Sink) -> Result<Option<Delivery>> {
+    let row = client
         .query_opt(
-            "-- receipts::deliver
+            "-- receipts::take
+             WITH due AS (
+                 SELECT ride_id FROM receipts WHERE delivered_at IS NULL AND next_attempt_at <= now()
+                 ORDER BY next_attempt_at LIMIT 1 FOR UPDATE SKIP LOCKED
+             ), taken AS (
+                 UPDATE receipts AS r SET next_attempt_at = now() + $1 * INTERVAL '1 second'
+                 FROM due WHERE r.ride_id = due.ride_id RETURNING r.ride_id, data
+             )
              SELECT ride_id, email, (data ->> 'amount')::bigint AS amount, data ->> 'currency' AS currency
-             FROM receipts JOIN users ON users.id = (data ->> 'user_id')::bigint
-             WHERE delivered_at IS NULL AND ride_id > $1 ORDER BY ride_id LIMIT 1 FOR UPDATE OF receipts SKIP LOCKED",
-            &[&after],
+             FROM taken LEFT JOIN users ON users.id = (data ->> 'user_id')::bigint",
+            &[&ATTEMPT_WAIT.as_secs_f64()],
         )
         .await
         .context("looking for a receipt")?;
@@ -144,9 +158,8 @@ pub async fn deliver(client: &mut Client, sink: &Sink, after: i64) -> Result<Opt
     if let Err(error) = sink.take(&receipt).await {
         return Ok(Some(Delivery { ride_id, taken: Err(error) }));
     }
-    let mark = "-- receipts::deliver\nUPDATE receipts SET delivered_at = now() WHERE ride_id = $1";
-    tx.execute(mark, &[&ride_id]).await.context("marking a receipt")?;
-    tx.commit().await.context("marking a receipt")?;
+    let mark = "-- receipts::mark\nUPDATE receipts SET delivered_at = now() WHERE ride_id = $1";
+    client.execute(mark, &[&ride_id]).await.context("marking a receipt")?;
     Ok(Some(Delivery { ride_id, taken: Ok(()) }))
 }
 
@@ -161,19 +174,25 @@ pub(crate) async fn keep_delivering(
     stop: &CancellationToken,
 ) -> Result<()> {
     let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
+    let mut client = None;
     loop {
         // Looked at before: what was noted until then is in this round.
         let is_last = stop.is_cancelled();
-        let round = deliver_all(postgres, sink).await;
-        if is_last {
-            return if is_draining { round } else { Ok(()) };
-        }
+        let round = deliver_all(postgres, &mut client, sink).await;
         let wait = match round {
-            Ok(()) => {
+            Ok(left) if is_last && is_draining && left > 0 => {
+                // Somebody else has them in hand, or died with them.
+                tokio::time::sleep(LOOK_INTERVAL).await;
+                continue;
+            }
+            round if is_last => return if is_draining { round.map(|_| ()) } else { Ok(()) },
+            Ok(_) => {
                 backoff.reset();
                 LOOK_INTERVAL
             }
             Err(error) => {
+                // It may be the connection's fault.
+                client = None;
                 let wait = backoff.next_wait();
                 warn!(
                     error = format!("{error:#}"),
@@ -190,19 +209,30 @@ pub(crate) async fn keep_delivering(
     }
 }
 
-/// One round. What the sink does not take keeps nobody else's receipt from being delivered.
-async fn deliver_all(postgres: &tokio_postgres::Config, sink: &Sink) -> Result<()> {
-    let mut client = common::postgres::connect(postgres, "receipts", || {}).await?;
-    let (mut after, mut refused) = (i64::MIN, Ok(()));
-    while let Some(Delivery { ride_id, taken }) = deliver(&mut client, sink, after).await? {
-        after = ride_id;
+/// One round. What the sink does not take keeps nobody else's receipt from being delivered. Returns how many are left that
+/// are not due yet.
+async fn deliver_all(postgres: &tokio_postgres::Config, client: &mut Option<Client>, sink: &Sink) -> Result<i64> {
+    let client = match client {
+        Some(client) => client,
+        None => client.insert(common::postgres::connect(postgres, "receipts", || {}).await?),
+    };
+    let mut refused = None;
+    let late = || anyhow!("Postgres does not answer");
+    while let Some(Delivery { ride_id, taken }) =
+        timeout(DELIVERY_WAIT, deliver(client, sink)).await.map_err(|_| late())??
+    {
         match taken {
             Ok(()) => info!(ride_id, "Delivered job: send_ride_receipt"),
             Err(error) => {
                 warn!(ride_id, error = format!("{error:#}"), "a receipt was not taken");
-                refused = Err(error.context(format!("the receipt of ride {ride_id}")));
+                refused = Some(error.context(format!("the receipt of ride {ride_id}")));
             }
         }
     }
-    refused
+    if let Some(error) = refused {
+        return Err(error);
+    }
+    let left = "-- receipts::left\nSELECT count(*) FROM receipts WHERE delivered_at IS NULL";
+    let row = timeout(DELIVERY_WAIT, client.query_one(left, &[])).await.map_err(|_| late())?;
+    Ok(row.context("counting what is left")?.get(0))
 }

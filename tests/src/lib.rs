@@ -6,6 +6,7 @@
 mod dump;
 mod payments;
 mod process;
+mod python;
 mod records;
 mod servers;
 mod template;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 pub use dump::Dump;
 pub use payments::Payments;
 pub use process::{Process, binary};
+pub use python::python_program;
 pub use records::ReadRecord;
 pub use servers::{Backup, PrivatePostgres, PrivateRedis, is_alive, scratch_folder};
 pub use tls_servers::{REDIS_COMMANDS, TlsServers, free_port};

@@ -3,13 +3,12 @@
 //! It shows that requests and answers are of the shape that others take for Stripe's. It says nothing about idempotency
 //! keys: localstripe 1.15 does not look at them.
 
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use payments::{Charge, ChargeError, Stripe, StripeArgs};
 use serde_json::Value;
-use tests::World;
+use tests::{World, python_program};
 use tokio::process::{Child, Command};
 
 use crate::api::Api;
@@ -30,7 +29,7 @@ struct LocalStripe {
 
 impl LocalStripe {
     async fn start() -> Self {
-        let program = program();
+        let program = python_program("localstripe");
         // It cannot take a free port by itself.
         let port = std::net::TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port();
         let mut command = Command::new(&program);
@@ -64,19 +63,6 @@ impl LocalStripe {
         let token = self.ask(request.header("content-type", "application/x-www-form-urlencoded")).await;
         token["id"].as_str().unwrap_or_else(|| panic!("no token: {token}")).to_owned()
     }
-}
-
-/// `LOCALSTRIPE`, or else the one in the project's own environment for Python.
-fn program() -> PathBuf {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.data/venv/bin/localstripe");
-    let program = std::env::var_os("LOCALSTRIPE").filter(|path| !path.is_empty()).map_or(own, PathBuf::from);
-    assert!(
-        program.is_file(),
-        "this test needs localstripe, and there is none at {}: python3 -m venv .data/venv && .data/venv/bin/pip install \
-         localstripe==1.15.10, or set LOCALSTRIPE to where it is",
-        program.display()
-    );
-    program
 }
 
 fn fare<'a>(customer: &'a str, idempotency_key: &'a str) -> Charge<'a> {

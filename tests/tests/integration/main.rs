@@ -25,6 +25,7 @@ mod memory;
 mod overload;
 mod poison;
 mod reaper;
+mod receipts;
 mod restore;
 mod roles;
 mod secrets;

@@ -1,0 +1,75 @@
+//! Receipts by mail, and who has them in hand.
+
+use std::path::Path;
+
+use tests::{Process, World, free_port, python_program, scratch_folder, wait_until};
+use tokio::process::Command;
+
+/// Notes a receipt for each of these rides, of the user 1.
+async fn note(world: &World, ride_ids: &[i64]) {
+    let note = "INSERT INTO receipts (ride_id, record_offset, data)
+        SELECT ride_id, ride_id, format('{\"ride_id\":%s,\"user_id\":1,\"amount\":2000,\"currency\":\"usd\"}', ride_id)::json
+        FROM unnest($1::bigint[]) AS ride_id";
+    world.client().execute(note, &[&ride_ids]).await.unwrap();
+}
+
+/// The mails that have come, whole.
+fn mails(mailbox: &Path) -> Vec<String> {
+    let Ok(files) = std::fs::read_dir(mailbox.join("new")) else { return Vec::new() };
+    files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect()
+}
+
+/// The mail server is one that nobody here wrote: aiosmtpd, <https://pypi.org/project/aiosmtpd>.
+#[tokio::test]
+async fn receipts_are_mailed_once_and_wait_for_a_mail_server_that_is_away() {
+    let (world, folder, port) = (World::new().await, scratch_folder(), free_port());
+    let mailbox = folder.join("mailbox");
+    let url = format!("smtp://127.0.0.1:{port}");
+    note(&world, &[7, 8]).await;
+    let mut receipts = Process::start(&world, "receipts", &["receipts", "--smtp-url", &url]);
+    receipts.wait_for("receipts are not delivered yet").await;
+
+    let mut server = Command::new(python_program("aiosmtpd"));
+    server.args(["-n", "-l", &format!("127.0.0.1:{port}"), "-c", "aiosmtpd.handlers.Mailbox"]).arg(&mailbox);
+    let _server = Process::spawn("aiosmtpd", server);
+    wait_until("the mail server listens", async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok())
+        .await;
+    assert_eq!(world.number("SELECT count(*) FROM receipts WHERE delivered_at IS NOT NULL").await, 0);
+    // A minute is soon over.
+    world.client().execute("UPDATE receipts SET next_attempt_at = now()", &[]).await.unwrap();
+    let undelivered = "SELECT count(*) FROM receipts WHERE delivered_at IS NULL";
+    wait_until("the receipts are delivered", async || world.number(undelivered).await == 0).await;
+    receipts.stop().await;
+
+    let mut mails = mails(&mailbox);
+    mails.sort_by_key(|mail| mail.contains("ride 8"));
+    assert_eq!(mails.len(), 2, "{mails:?}");
+    for (mail, ride_id) in mails.iter().zip([7, 8]) {
+        for line in [
+            "To: user@example.com".to_owned(),
+            "From: receipts@example.com".to_owned(),
+            format!("Subject: Receipt for ride {ride_id}"),
+            format!("Message-ID: <ride-{ride_id}@rocket-rides-log>"),
+            format!("Ride {ride_id}: 20.00 USD"),
+        ] {
+            assert!(mail.contains(&line), "{line:?} is not in {mail}");
+        }
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[tokio::test]
+async fn what_another_process_has_in_hand_is_waited_for() {
+    let (world, folder) = (World::new().await, scratch_folder());
+    note(&world, &[1, 2]).await;
+    // It was killed in the middle of it.
+    let take = "UPDATE receipts SET next_attempt_at = now() + INTERVAL '3 seconds' WHERE ride_id = 1";
+    world.client().execute(take, &[]).await.unwrap();
+    let flags = ["receipts", "--drain", "--folder", folder.to_str().unwrap()];
+    let mut receipts = Process::start(&world, "receipts", &flags);
+    receipts.wait_for("Delivered job: send_ride_receipt ride_id=2").await;
+    assert!(!folder.join("1.eml").exists(), "it may still be delivered by another process");
+    receipts.succeed().await;
+    assert!(folder.join("1.eml").exists());
+    std::fs::remove_dir_all(&folder).unwrap();
+}
