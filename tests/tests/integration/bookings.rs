@@ -78,6 +78,17 @@ impl Counter {
         assert_eq!(self.post(&headers, &raising).await.0, 500);
     }
 
+    /// A request whose last phase is undone.
+    async fn stop_at_charge_created(&self, key: &str) {
+        assert_eq!(self.book(key).await.0, 201);
+        self.execute(
+            "DELETE FROM staged_log_records WHERE object = 'receipt';
+             DELETE FROM audit_records WHERE action = 'receipt.staged';
+             UPDATE tracked_operations SET status = 'failed', recovery_point = 'charge_created', result = NULL",
+        )
+        .await;
+    }
+
     /// One ride, one charge, one receipt, one of each record.
     async fn assert_booked_once(&self) {
         let rides = self.number("SELECT count(*) FROM rides").await;
@@ -180,14 +191,7 @@ async fn ra_t03_to_t08_a_request_goes_on_from_wherever_it_stopped() {
 
     // T08: at charge_created.
     let counter = Counter::open().await;
-    assert_eq!(counter.book(KEY).await.0, 201);
-    counter
-        .execute(
-            "DELETE FROM staged_log_records WHERE object = 'receipt';
-             DELETE FROM audit_records WHERE action = 'receipt.staged';
-             UPDATE tracked_operations SET status = 'failed', recovery_point = 'charge_created', result = NULL",
-        )
-        .await;
+    counter.stop_at_charge_created(KEY).await;
     let (status, is_replayed, _) = counter.book(KEY).await;
     assert_eq!((status, is_replayed), (201, false));
     counter.assert_booked_once().await;
@@ -554,14 +558,7 @@ async fn after_a_day_only_what_is_charged_already_is_gone_on_with() {
     assert_eq!(counter.payments.charges().await.len(), 0);
 
     let counter = Counter::open().await;
-    assert_eq!(counter.book(KEY).await.0, 201);
-    counter
-        .execute(
-            "DELETE FROM staged_log_records WHERE object = 'receipt';
-             DELETE FROM audit_records WHERE action = 'receipt.staged';
-             UPDATE tracked_operations SET status = 'failed', recovery_point = 'charge_created', result = NULL",
-        )
-        .await;
+    counter.stop_at_charge_created(KEY).await;
     counter.age("100 hours").await;
     // Not even the reaper forgets it.
     Process::start(&counter.world, "reaper", &["--once"]).succeed().await;

@@ -1,12 +1,12 @@
 //! A hundred thousand odd requests at the real api: none brings it down, hangs, or makes it lose count.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
-use tests::{Process, World};
+use tests::{Payments, Process, World};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -21,12 +21,20 @@ const PIPELINE_LEN_MAX: usize = 20;
 /// Far below the api's own bound on a request (15 s): that must not be what ends it.
 const ANSWER_WAIT: Duration = Duration::from_secs(12);
 
+/// What is said of a booked ride; of a guest's, its distance too.
+const BOOKED: &str = "Payment accepted. Your pilot is on their way!";
+/// What guests' rides are selected from.
+const GUESTS: &str = "rides WHERE id NOT IN (SELECT ride_id FROM bookings)";
+
 /// What a client did, and what came of it.
 #[derive(Debug, Default)]
 struct Tally {
     request_count: usize,
+    /// Guests' rides.
     ride_count: i64,
     distance_mm: i64,
+    /// The ids of booked rides.
+    booked: BTreeSet<i64>,
     /// How often each status came.
     statuses: BTreeMap<u16, usize>,
     left_count: i64,
@@ -44,7 +52,8 @@ async fn a_hundred_thousand_odd_requests_break_nothing() {
     let seed: u64 = std::env::var("FUZZ_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
     println!("FUZZ_SEED={seed} sends the same requests again");
     let world = World::new().await;
-    let mut process = Process::start(&world, "api", &["--api-port", "0"]);
+    let payments = Payments::start().await;
+    let mut process = Process::start(&world, "api", &[&["--api-port", "0"], &payments.flags()[..]].concat());
     process.wait_for("api started").await;
     let output = process.output();
     let address = output.split("address=").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
@@ -59,6 +68,7 @@ async fn a_hundred_thousand_odd_requests_break_nothing() {
         sum.request_count += tally.request_count;
         sum.ride_count += tally.ride_count;
         sum.distance_mm += tally.distance_mm;
+        sum.booked.extend(tally.booked);
         for (status, count) in tally.statuses {
             *sum.statuses.entry(status).or_default() += count;
         }
@@ -67,7 +77,7 @@ async fn a_hundred_thousand_odd_requests_break_nothing() {
     }
     println!("{sum:?} in {:?}", started_at.elapsed());
     assert!(sum.request_count >= 100_000, "{sum:?}");
-    for status in [200, 201, 400, 404, 405, 413, 415, 422, 431] {
+    for status in [200, 201, 400, 401, 402, 404, 405, 409, 413, 415, 422, 431] {
         assert!(sum.statuses.contains_key(&status), "nothing was answered with {status}: {sum:?}");
     }
 
@@ -81,13 +91,18 @@ async fn a_hundred_thousand_odd_requests_break_nothing() {
     // Now all that was begun is finished.
     process.stop().await;
     let unanswered = format!("distance_mm = {}", fuzz_garbage::UNANSWERED.1);
-    let query = format!("SELECT count(*), COALESCE(sum(distance_mm), 0)::bigint FROM rides WHERE NOT {unanswered}");
+    let query = format!("SELECT count(*), COALESCE(sum(distance_mm), 0)::bigint FROM {GUESTS} AND NOT {unanswered}");
     let row = world.client().query_one(&query, &[]).await.unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (sum.ride_count, sum.distance_mm), "{sum:?}");
-    let unanswered_count = world.number(&format!("SELECT count(*) FROM rides WHERE {unanswered}")).await;
+    let unanswered_count = world.number(&format!("SELECT count(*) FROM {GUESTS} AND {unanswered}")).await;
     assert!(unanswered_count <= sum.left_count, "{unanswered_count} of {}", sum.left_count);
-    let staged_count = world.number("SELECT count(*) FROM staged_log_records").await;
-    assert_eq!(staged_count, sum.ride_count + unanswered_count, "a ride and its record, or neither");
+    let staged_count = world.number("SELECT count(*) FROM staged_log_records WHERE object = 'ride'").await;
+    let ride_count = world.number("SELECT count(*) FROM rides").await;
+    assert_eq!(staged_count, ride_count, "a ride and its record, or neither");
+    let query = "SELECT ride_id FROM bookings WHERE stripe_charge_id IS NOT NULL";
+    let charged: BTreeSet<i64> = world.client().query(query, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(charged, sum.booked);
+    assert_eq!(payments.charges().await.len(), charged.len(), "every booked ride is charged once");
 }
 
 async fn run_client(address: String, mut rng: StdRng) -> Tally {
@@ -168,7 +183,14 @@ fn check(request: &Request, answer: &Answer, tally: &mut Tally) {
     assert!((200..500).contains(&answer.status), "{}", shown());
     let body = || serde_json::from_slice::<Value>(&answer.body).unwrap_or_else(|error| panic!("{error}: {}", shown()));
     if answer.status == 201 {
-        let distance_mm = body()["ride"]["distance_mm"].as_i64().unwrap();
+        let (is_booked, ride) = (body()["message"] == BOOKED, &body()["ride"]);
+        if is_booked {
+            assert_eq!(request.expected, Expected::Answer, "{}", shown());
+            // The same one again and again, if it is replayed.
+            tally.booked.insert(ride["id"].as_i64().unwrap());
+            return;
+        }
+        let distance_mm = ride["distance_mm"].as_i64().unwrap();
         tally.ride_count += 1;
         tally.distance_mm += distance_mm;
         assert!(matches!(request.expected, Expected::Answer) || request.expected == Expected::Ride(distance_mm));

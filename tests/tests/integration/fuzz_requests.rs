@@ -97,7 +97,8 @@ pub fn pick<'a, T>(rng: &mut StdRng, from: &'a [T]) -> &'a T {
 pub fn well_formed(rng: &mut StdRng) -> Request {
     match rng.random_range(0..100) {
         0..40 => good_ride(rng),
-        40..75 => odd_body(rng),
+        40..70 => odd_body(rng),
+        70..75 => booking(rng),
         75..92 => odd_target(rng),
         _ => odd_framing(rng),
     }
@@ -118,9 +119,57 @@ pub fn good_ride(rng: &mut StdRng) -> Request {
         6 => (JSON, format!("{{\"distance\":{plain}{}}}", "0".repeat(rng.random_range(0..300)))),
         _ => ("application/json; charset=\"x\"", format!("{{\"distance\":0.{distance_mm:020}e17}}")),
     };
-    let mut request = post(rng, content_type, body.as_bytes());
-    request.expected = Expected::Ride(distance_mm);
+    let headers = odd_header(rng);
+    let mut request = post_with(&headers, content_type, body.as_bytes());
+    if !headers.contains("authorization") {
+        request.expected = Expected::Ride(distance_mm);
+    }
     request
+}
+
+/// A ride to be booked: by one of a few users, with one of a few keys, from one of a few places; or nearly so.
+fn booking(rng: &mut StdRng) -> Request {
+    let user = *pick(
+        rng,
+        &[
+            "user@example.com",
+            "user@example.com",
+            "user@example.com",
+            "user-bad-source@example.com",
+            "nobody@example.com",
+            "",
+            "user@example.com\u{ff}",
+            "Bearer user@example.com",
+        ],
+    );
+    let number = rng.random_range(0..40);
+    let key = match rng.random_range(0..10) {
+        0..6 => format!("a-key-of-the-odd-requests-{number}"),
+        6 => format!("\"a-key-of-the-odd-requests-{number}\""),
+        7 => "k".repeat(rng.random_range(0..300)),
+        8 => format!("\"a-key-of-the-odd-requests-{number}"),
+        _ => "a-key\u{ff}-of-the-odd-requests".to_owned(),
+    };
+    let latitude = *pick(rng, &["1", "1", "1", "1.0", "1e0", "91"]);
+    let longitude = match rng.random_bool(0.9) {
+        true => "2",
+        false => *pick(rng, NUMBERS),
+    };
+    let (content_type, body) = match rng.random_bool(0.5) {
+        true => (FORM, format!("origin_lat={latitude}&origin_lon=2&target_lat=3&target_lon={longitude}")),
+        false => (
+            JSON,
+            format!("{{\"origin_lat\":{latitude},\"origin_lon\":2,\"target_lat\":3,\"target_lon\":{longitude}}}"),
+        ),
+    };
+    let headers = match rng.random_range(0..10) {
+        0 => format!("authorization: {user}\r\n"),
+        1 => format!("idempotency-key: {key}\r\n"),
+        2 => String::new(),
+        3 => format!("authorization: {user}\r\nidempotency-key: {key}\r\nidempotency-key: {key}\r\n"),
+        _ => format!("authorization: {user}\r\nidempotency-key: {key}\r\n"),
+    };
+    post_with(&headers, content_type, body.as_bytes())
 }
 
 /// A body that its content type does not deserve.
@@ -216,13 +265,18 @@ fn odd_framing(rng: &mut StdRng) -> Request {
 }
 
 pub fn post(rng: &mut StdRng, content_type: &str, body: &[u8]) -> Request {
-    let mut bytes = b"POST /rides HTTP/1.1\r\nhost: x\r\n".to_vec();
-    if !content_type.is_empty() {
-        // A byte and not UTF-8, which values of headers need not be.
-        let content_type: Vec<u8> = content_type.chars().map(|c| c as u8).collect();
-        bytes.extend([b"content-type: ", &content_type[..], b"\r\n"].concat());
-    }
-    bytes.extend(format!("{}content-length: {}\r\n\r\n", odd_header(rng), body.len()).as_bytes());
+    post_with(&odd_header(rng), content_type, body)
+}
+
+fn post_with(headers: &str, content_type: &str, body: &[u8]) -> Request {
+    let content_type = match content_type {
+        "" => String::new(),
+        content_type => format!("content-type: {content_type}\r\n"),
+    };
+    let len = body.len();
+    let head = format!("POST /rides HTTP/1.1\r\nhost: x\r\n{content_type}{headers}content-length: {len}\r\n\r\n");
+    // Bytes and not UTF-8, which values of headers need not be.
+    let mut bytes: Vec<u8> = head.chars().map(|c| c as u8).collect();
     bytes.extend(body);
     Request { bytes, expected: Expected::Answer, is_head: false, is_last: body.len() > 16 * 1024 }
 }
