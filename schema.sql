@@ -131,6 +131,38 @@ CREATE TABLE IF NOT EXISTS log_batches (
     CONSTRAINT log_batches_not_empty CHECK (record_count >= 1)
 );
 
+-- The log in plain SQL, for readers in other languages: at most count_max records that follow an offset, all of one batch.
+-- No rows at the head of the log. It walks the batch from its beginning: where that is too slow, see pglog/src/reader.rs.
+CREATE OR REPLACE FUNCTION log_records_after(after_offset BIGINT, count_max BIGINT DEFAULT 1000, of_partition INT DEFAULT 0)
+RETURNS TABLE (record_offset BIGINT, object TEXT, action TEXT, data JSON, staged_at TIMESTAMPTZ) LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    batch    log_batches;
+    previous pg_snapshot;
+BEGIN
+    SELECT * INTO batch FROM log_batches AS b
+    WHERE b.partition = of_partition AND b.first_offset <= after_offset + 1 ORDER BY b.first_offset DESC LIMIT 1;
+    IF batch.first_offset + batch.record_count <= after_offset + 1 THEN
+        RETURN;
+    END IF;
+    SELECT b.snapshot INTO previous FROM log_batches AS b
+    WHERE b.partition = of_partition AND b.first_offset < batch.first_offset ORDER BY b.first_offset DESC LIMIT 1;
+    IF batch.reaped_at IS NOT NULL OR previous IS NULL AND batch.first_offset > 1
+       OR batch.partition IS NULL AND EXISTS (SELECT FROM log_batches AS b WHERE b.partition = of_partition) THEN
+        RAISE EXCEPTION 'the record at offset % is reaped', after_offset + 1;
+    END IF;
+    previous := COALESCE(previous, '1:1:');
+    RETURN QUERY
+        SELECT * FROM (
+            SELECT batch.first_offset + row_number() OVER (ORDER BY r.id) - 1 AS place, r.object, r.action, r.data, r.staged_at
+            FROM staged_log_records AS r
+            WHERE r.partition = of_partition
+              AND r.transaction_id >= pg_snapshot_xmin(previous) AND r.transaction_id < pg_snapshot_xmax(batch.snapshot)
+              AND NOT pg_visible_in_snapshot(r.transaction_id, previous)
+              AND pg_visible_in_snapshot(r.transaction_id, batch.snapshot)
+        ) AS records
+        WHERE place > after_offset ORDER BY place LIMIT count_max;
+END $$;
+
 -- ---------------------------------------------------------------------------------------------------------------------
 -- How far each consumer is. State and checkpoint move in one transaction (I5).
 -- Written by consumer under its name, read by streamer, reaper and api. A row here registers the consumer: no record

@@ -48,6 +48,7 @@ fn answer(reply: Reply) -> Result<Response, Error> {
     let status = StatusCode::from_u16(reply.status).map_err(|_| Error::Internal)?;
     let mut response = (status, [(header::CONTENT_TYPE, "application/json")], reply.body).into_response();
     if reply.is_replayed {
+        monitor::counter!("rocket_rides_idempotent_replays_total").increment(1);
         response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
     }
     Ok(response)
@@ -106,6 +107,9 @@ fn coordinate(
 fn sort_out(error: &booking::Error) -> Error {
     use booking::Error as Booking;
     use idempotency::Error as Operation;
+    if matches!(error, Booking::Operation(Operation::Mismatch { .. } | Operation::StillRunning { .. })) {
+        monitor::counter!("rocket_rides_idempotency_conflicts_total").increment(1);
+    }
     match error {
         Booking::Operation(Operation::Mismatch { .. }) => Error::KeyMismatch,
         // Fenced: this request took so long that another one with its key has taken over.

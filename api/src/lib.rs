@@ -9,6 +9,7 @@ mod distance;
 mod error;
 mod hint;
 mod limits;
+mod metrics;
 mod rides;
 mod serve;
 mod totals;
@@ -21,12 +22,13 @@ use anyhow::{Context, Result};
 use axum::extract::{Request, State};
 use axum::routing::get;
 use axum::{Json, Router};
-use booking::{Desk, DiePoint};
+use booking::{BookingArgs, Desk, DiePoint};
 use clap::Parser;
 use common::config::PostgresArgs;
 use common::shutdown::{CancellationToken, stop_at_last};
 use common::telemetry::LogArgs;
-use payments::{Stripe, StripeArgs};
+use deadpool_postgres::Pool;
+use monitor::{Health, MonitorArgs};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tracing::info;
@@ -41,6 +43,9 @@ use writer::Writer;
 
 /// Connections for booked rides. A booking has one in hand but for the time in which the processor charges.
 const DESK_LEN: usize = 16;
+
+/// An api that has waited so long for a commit, or for any answer of Postgres, is not ready.
+const AGE_MAX: Duration = Duration::from_secs(5);
 
 /// Takes rides over HTTP and stages their log records.
 #[derive(Debug, Clone, Parser)]
@@ -59,16 +64,16 @@ pub struct Config {
     pub api_bind: IpAddr,
 
     #[command(flatten)]
-    /// Who charges for booked rides. Without a key only guests are taken.
-    pub stripe: StripeArgs,
-
-    /// How long a booking may take in all before somebody else may go on with it.
-    #[arg(long, env = "CLAIM_WAIT", default_value = "90s", value_parser = humantime::parse_duration)]
-    pub claim_wait: Duration,
+    /// Booked rides. Without a key of the payment processor only guests are taken.
+    pub booking: BookingArgs,
 
     /// For chaos and tests: die by SIGKILL in the first booking that reaches this point.
     #[arg(long, hide = true)]
     pub die_at: Option<DiePoint>,
+
+    #[command(flatten)]
+    /// Metrics and health.
+    pub monitor: MonitorArgs,
 
     #[command(flatten)]
     /// What is logged.
@@ -94,17 +99,19 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("listening on {}:{}: set API_PORT or API_BIND to another", config.api_bind, config.api_port)
     })?;
-    let desk = match config.stripe.key() {
-        Some(_) => {
-            let desk = desk(&config.postgres.database_url, Stripe::new(&config.stripe)?)?;
-            Some(desk.with_claim_wait(config.claim_wait).dying_at(config.die_at))
-        }
+    let desk = match config.booking.stripe.key() {
+        Some(_) => Some(config.booking.desk(desk_pool(&config.postgres.database_url)?)?.dying_at(config.die_at)),
         None => None,
     };
-    serve(&config.postgres.database_url, desk, listener, Limits::default().within_open_files(), shutdown).await
+    let health = monitor::start(&config.monitor).await?;
+    metrics::describe();
+    let postgres = &config.postgres.database_url;
+    health.ask_postgres(postgres, health.pulse("postgres", AGE_MAX), monitor::anything);
+    serve(postgres, desk, listener, Limits::default().within_open_files(), &health, shutdown).await
 }
 
-/// As [`run`], on a socket that is open already, and within the given limits. Rides are booked if there is a desk.
+/// As [`run`], on a socket that is open already, and within the given limits. Rides are booked if there is a desk. `health`
+/// learns whether rides can be written.
 ///
 /// # Errors
 /// As [`run`].
@@ -113,10 +120,11 @@ pub async fn serve(
     desk: Option<Desk>,
     listener: TcpListener,
     limits: Limits,
+    health: &Health,
     shutdown: CancellationToken,
 ) -> Result<()> {
     let database = Database::new(postgres, limits.answer_wait)?;
-    let (writer, mut writing) = Writer::start(database.clone(), &limits);
+    let (writer, mut writing) = Writer::start(database.clone(), &limits, health.pulse("writes", AGE_MAX));
     let address = listener.local_addr().context("reading the socket's address")?;
     info!(address = %address, connection_count_max = limits.connection_count_max, "api started");
     let app = App { database, writer, desk, body_wait: limits.body_wait };
@@ -143,12 +151,12 @@ pub async fn serve(
     Ok(())
 }
 
-/// Where an api books rides.
+/// The connections of an api's desk.
 ///
 /// # Errors
-/// The connections cannot be set up.
-pub fn desk(postgres: &tokio_postgres::Config, stripe: Stripe) -> Result<Desk> {
-    Ok(Desk::new(common::postgres::pool(postgres, "api", DESK_LEN)?, stripe))
+/// They cannot be set up.
+pub fn desk_pool(postgres: &tokio_postgres::Config) -> Result<Pool> {
+    common::postgres::pool(postgres, "api", DESK_LEN)
 }
 
 /// All but the way of `POST /rides`, which the server goes by itself: it is what nearly all requests are, and routing is a

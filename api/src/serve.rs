@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 use crate::connection::{Turns, Watched};
 use crate::error::Error;
 use crate::limits::Limits;
-use crate::{App, rides, router};
+use crate::{App, metrics, rides, router};
 
 /// The largest header, in bytes, request line included; larger ones are answered with 431. Browsers with full cookie
 /// jars send 8 KiB.
@@ -150,15 +150,20 @@ async fn answer(
     request: Request<Incoming>,
     wait: Duration,
 ) -> Result<Response, Infallible> {
+    let (began_at, method, path) = (Instant::now(), request.method().clone(), request.uri().path().to_owned());
     let answer = async {
         match request.method() == Method::POST && request.uri().path() == "/rides" {
             true => Ok(rides::create(app, peer, request).await),
             false => router.call(request).await,
         }
     };
-    timeout(wait, answer).await.unwrap_or_else(|_| {
+    let answered = timeout(wait, answer).await.unwrap_or_else(|_| {
         // What it waited for has said so itself, once for all.
         debug!(waited_s = wait.as_secs_f32(), "a request took too long");
         Ok(Error::Unavailable.into_response())
-    })
+    });
+    if let Ok(response) = &answered {
+        metrics::answered(&method, &path, response.status().as_u16(), began_at.elapsed());
+    }
+    answered
 }

@@ -7,6 +7,7 @@
 use std::sync::{Arc, Weak};
 
 use deadpool_postgres::Client;
+use monitor::Pulse;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::warn;
@@ -15,6 +16,7 @@ use crate::database::{Database, Failure, sort_out, until};
 use crate::error::Error;
 use crate::hint;
 use crate::limits::Limits;
+use crate::metrics;
 use crate::rides::Ride;
 
 struct Request {
@@ -37,11 +39,11 @@ pub(crate) struct Writer {
 impl Writer {
     /// Starts the writing task and the task that sends hints. The handle ends when every [`Writer`] is gone and
     /// everything accepted has been answered.
-    pub fn start(database: Database, limits: &Limits) -> (Self, tokio::task::JoinHandle<()>) {
+    pub fn start(database: Database, limits: &Limits, pulse: Pulse) -> (Self, tokio::task::JoinHandle<()>) {
         let (queue, requests) = mpsc::channel(limits.queue_len_max);
         let written = Arc::new(Notify::new());
         tokio::spawn(hint::send_hints(database.clone(), Arc::downgrade(&written)));
-        let writing = write_groups(database, requests, limits.group_len_max, Arc::downgrade(&written));
+        let writing = write_groups(database, requests, limits.group_len_max, Arc::downgrade(&written), pulse);
         (Self { queue, written }, tokio::spawn(writing))
     }
 
@@ -66,11 +68,12 @@ async fn write_groups(
     mut requests: mpsc::Receiver<Request>,
     group_len_max: usize,
     written: Weak<Notify>,
+    pulse: Pulse,
 ) {
     let (mut group, mut answers) = (Vec::with_capacity(group_len_max), Vec::new());
     // One group is in Postgres at a time. With two, both are smaller, and what that costs Postgres is more than what is won
     // by not waiting for the disk in between.
-    while next_group(&mut requests, &mut group, group_len_max, &mut answers).await {
+    while next_group(&mut requests, &mut group, group_len_max, &mut answers, &pulse).await {
         let told = std::mem::take(&mut answers);
         // Postgres first: while it writes these, there is time to answer those before.
         let (is_written, ()) = tokio::join!(write_group(&database, &mut group, &mut answers), async {
@@ -90,6 +93,7 @@ async fn next_group(
     group: &mut Vec<Request>,
     group_len_max: usize,
     answers: &mut Vec<Answer>,
+    pulse: &Pulse,
 ) -> bool {
     // One turn for the other tasks: requests that lie in sockets already would otherwise miss this group by microseconds.
     // If there is nothing else to do, this returns at once.
@@ -104,8 +108,10 @@ async fn next_group(
         // will ask again. To write them now would write them twice.
         group.retain(|request| !request.reply.is_closed());
         if !group.is_empty() {
+            pulse.beat();
             return true;
         }
+        pulse.rest();
         tell(std::mem::take(answers));
         if requests.recv_many(group, group_len_max).await == 0 {
             return false;
@@ -173,6 +179,9 @@ async fn write_and_answer(
             Err(failure) => return Err(failure),
         };
         let is_written = results.iter().all(Result::is_ok);
+        if is_written {
+            metrics::written(len);
+        }
         answers.extend(group.drain(..len).map(|request| request.reply).zip(results));
         left = later;
         len = left.len().min(if is_written { 2 * len } else { 1 });

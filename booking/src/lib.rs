@@ -13,11 +13,13 @@
 //! nobody knows whether it has charged: the request stays at `ride_created`, and the next try asks under the same key of
 //! ours, so that it is charged once. api books, completer brings to an end what clients have left; both by this crate.
 
+mod args;
 mod complete;
 mod desk;
 mod journey;
 mod phases;
 
+pub use args::BookingArgs;
 pub use complete::{Completion, Patience, complete};
 pub use desk::{Desk, DiePoint, Error, Order, Reply, User};
 pub use journey::Journey;

@@ -4,9 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use common::shutdown::{CancellationToken, sleep_or_stop};
 use deadpool_postgres::ClientWrapper as Client;
+use payments::{Stripe, StripeArgs};
 use pglog::Record;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -128,11 +129,12 @@ pub(crate) async fn check(world: &World, client: &Client) -> Result<()> {
         .context("reading bookings")?;
     let booked: HashMap<i64, Option<String>> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     let mut charged = HashMap::new();
-    for charge in charges(world).await? {
-        let ride_id = charge["description"].as_str().and_then(|text| text.strip_prefix("Charge for ride "));
+    let (stripe_api_base, key) = (world.payments_url.clone(), Some(PAYMENTS_KEY.to_owned()));
+    for charge in Stripe::new(&StripeArgs { stripe_api_base, stripe_api_key: key })?.charges().await? {
+        let ride_id = charge.description.as_deref().and_then(|text| text.strip_prefix("Charge for ride "));
         let ride_id = ride_id.and_then(|text| text.parse::<i64>().ok()).context("a charge is of no ride")?;
-        if let Some(twice) = charged.insert(ride_id, charge["id"].as_str().map(str::to_owned)) {
-            history.violation(&format!("ride {ride_id} was charged twice: {twice:?} and {}", charge["id"]));
+        if let Some(twice) = charged.insert(ride_id, Some(charge.id)) {
+            history.violation(&format!("ride {ride_id} was charged twice, one of them is {twice:?}"));
         }
     }
     if booked != charged {
@@ -157,24 +159,6 @@ pub(crate) async fn check(world: &World, client: &Client) -> Result<()> {
         history.violation(&format!("{twice} audit records are there twice"));
     }
     Ok(())
-}
-
-/// All charges that stand.
-async fn charges(world: &World) -> Result<Vec<Value>> {
-    let client = reqwest::Client::new();
-    let mut charges: Vec<Value> = Vec::new();
-    loop {
-        let after = charges.last().and_then(|last| last["id"].as_str()).map(|id| format!("&starting_after={id}"));
-        let url = format!("{}/v1/charges?limit=100{}", world.payments_url, after.unwrap_or_default());
-        let response = client.get(url).bearer_auth(PAYMENTS_KEY).send().await.context("reading charges")?;
-        ensure!(response.status().is_success(), "reading charges: {}", response.status());
-        let page: Value = response.json().await.context("reading charges")?;
-        charges.extend(page["data"].as_array().context("no charges")?.iter().cloned());
-        if page["has_more"] != Value::Bool(true) {
-            charges.retain(|charge| charge["paid"] == Value::Bool(true));
-            return Ok(charges);
-        }
-    }
 }
 
 /// The key by which everybody charges here.

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use tracing_subscriber::EnvFilter;
 
@@ -36,6 +36,20 @@ pub struct LogArgs {
     /// What is logged: error, warn, info, debug or trace, or one of them for a part, for example info,consumer=debug
     #[arg(long, env = "RUST_LOG", default_value = "info", value_parser = parse_filter)]
     pub rust_log: String,
+
+    /// How lines of the log look: for people, or for programs
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// How lines of the log look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// A JSON object a line.
+    Json,
 }
 
 fn parse_filter(text: &str) -> Result<String, String> {
@@ -50,11 +64,9 @@ fn parse_filter(text: &str) -> Result<String, String> {
 pub fn start(args: &LogArgs) {
     let filter = EnvFilter::new(&args.rust_log);
     let colours = std::io::stderr().is_terminal() || std::env::var_os("FORCE_COLOR").is_some();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(colours)
-        .compact()
-        .init();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match args.log_format {
+        LogFormat::Text => builder.with_ansi(colours).compact().init(),
+        LogFormat::Json => builder.with_ansi(false).json().flatten_event(true).init(),
+    }
 }

@@ -23,7 +23,7 @@ use tokio_rustls::TlsConnector;
 /// Whose certificates are believed.
 #[derive(Clone, Debug, Args)]
 pub struct TlsArgs {
-    /// Certificates of authorities to trust beside the system's, for TLS to Postgres and Redis: a PEM file
+    /// Certificates of authorities to trust beside the system's, for every server that TLS is spoken to: a PEM file
     #[arg(long, env = "TLS_CA_FILE", value_name = "FILE", value_parser = read_authorities)]
     pub tls_ca_file: Option<Authorities>,
 }
@@ -41,7 +41,7 @@ static TRUST: OnceLock<Trust> = OnceLock::new();
 /// Everybody who is trusted, in the forms that the clients want.
 struct Trust {
     postgres: MakeRustlsConnect,
-    connector: TlsConnector,
+    config: ClientConfig,
     redis_pem: Vec<u8>,
 }
 
@@ -63,7 +63,15 @@ pub(crate) fn for_postgres() -> Result<MakeRustlsConnect> {
 /// # Errors
 /// No authority is known at all.
 pub(crate) fn connector() -> Result<TlsConnector> {
-    Ok(trusted()?.connector.clone())
+    Ok(TlsConnector::from(Arc::new(client_config()?)))
+}
+
+/// How to encrypt any other connection.
+///
+/// # Errors
+/// No authority is known at all.
+pub fn client_config() -> Result<ClientConfig> {
+    Ok(trusted()?.config.clone())
 }
 
 /// The same client; if it encrypts, it believes those whom this process trusts.
@@ -130,8 +138,7 @@ impl Trust {
             .context("preparing TLS")?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let connector = TlsConnector::from(Arc::new(config.clone()));
-        Ok(Self { postgres: MakeRustlsConnect::new(config), connector, redis_pem })
+        Ok(Self { postgres: MakeRustlsConnect::new(config.clone()), config, redis_pem })
     }
 }
 

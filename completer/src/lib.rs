@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use booking::{Completion, Desk, Patience};
+use booking::{BookingArgs, Completion, Patience};
 use clap::Parser;
 use common::backoff::Backoff;
 use common::config::PostgresArgs;
 use common::shutdown::{CancellationToken, sleep_or_stop, stop_at_last};
 use common::telemetry::LogArgs;
-use payments::{Stripe, StripeArgs};
+use monitor::{MonitorArgs, counter, declare_counter};
 use tracing::{info, warn};
 
 /// Requests a round. Few, because they are taken together and worked one after another: the last one's next attempt must not
@@ -23,6 +23,9 @@ const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Connections: a booking has one in hand, and requests are brought to their ends one after another.
 const POOL_LEN: usize = 2;
 
+/// A completer to which Postgres is silent for so long is not ready.
+const AGE_MAX: Duration = Duration::from_secs(5);
+
 /// Finishes what clients have left unfinished.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "completer", version)]
@@ -32,8 +35,8 @@ pub struct Config {
     pub postgres: PostgresArgs,
 
     #[command(flatten)]
-    /// Who charges.
-    pub stripe: StripeArgs,
+    /// Who charges, and how long that may take.
+    pub booking: BookingArgs,
 
     /// How old a request is before it is looked at: until then its client may send it again.
     #[arg(long, env = "COMPLETER_AGE_MIN", default_value = "5m", value_parser = humantime::parse_duration)]
@@ -47,10 +50,6 @@ pub struct Config {
     #[arg(long, env = "COMPLETER_RETRY_WAIT", default_value = "1m", value_parser = humantime::parse_duration)]
     pub retry_wait: Duration,
 
-    /// How long a booking may take in all before somebody else may go on with it; the same as the api's.
-    #[arg(long, env = "CLAIM_WAIT", default_value = "90s", value_parser = humantime::parse_duration)]
-    pub claim_wait: Duration,
-
     /// How often to look.
     #[arg(long, env = "COMPLETER_INTERVAL", default_value = "5s", value_parser = humantime::parse_duration)]
     pub interval: Duration,
@@ -58,6 +57,10 @@ pub struct Config {
     /// Look once, and exit.
     #[arg(long)]
     pub once: bool,
+
+    #[command(flatten)]
+    /// Metrics and health.
+    pub monitor: MonitorArgs,
 
     #[command(flatten)]
     /// What is logged.
@@ -82,8 +85,17 @@ impl Config {
 /// No payment processor is set up; with `--once`, whatever went wrong. A server that is away is waited for.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let pool = common::postgres::pool(&config.postgres.database_url, "completer", POOL_LEN)?;
-    let desk = Desk::new(pool, Stripe::new(&config.stripe)?).with_claim_wait(config.claim_wait);
+    let desk = config.booking.desk(pool)?;
     info!(age_min = ?config.age_min, idle_min = ?config.idle_min, "completer started");
+    let health = monitor::start(&config.monitor).await?;
+    let rounds = health.pulse("rounds", config.interval + config.booking.claim_wait * ROUND_LEN_MAX as u32);
+    health.ask_postgres(&config.postgres.database_url, health.pulse("postgres", AGE_MAX), monitor::anything);
+    declare_counter(
+        "rocket_rides_requests_completed_total",
+        "Requests of absent clients that were brought to an end",
+        &[],
+    );
+    declare_counter("rocket_rides_completions_failed_total", "Requests that are tried again later", &[]);
     let patience = config.patience();
     let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
     while !shutdown.is_cancelled() {
@@ -95,7 +107,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
         let wait = match round {
             Ok(completion) => {
                 backoff.reset();
+                rounds.beat();
                 log(&completion);
+                counter!("rocket_rides_requests_completed_total").increment(completion.replies.len() as u64);
+                counter!("rocket_rides_completions_failed_total").increment(completion.errors.len() as u64);
                 let is_full = completion.replies.len() + completion.errors.len() == ROUND_LEN_MAX as usize;
                 if is_full { Duration::ZERO } else { config.interval }
             }

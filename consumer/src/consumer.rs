@@ -119,6 +119,11 @@ impl<F: Fold> Consumer<F> {
         self.place.as_ref().map(|place| (place.mark.last_offset, &self.fold))
     }
 
+    /// Whether the stream could be read when it was last tried.
+    pub(crate) fn reads_stream(&self) -> bool {
+        self.redis_again_at.is_none()
+    }
+
     /// Waits up to `block` for entries (not at all if `None`), folds at most 1000 of them, and commits. When the stream
     /// has nothing to offer, or is away, what Postgres has beyond the checkpoint is read from there.
     ///

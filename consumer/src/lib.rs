@@ -17,11 +17,13 @@ mod consumer;
 mod dead_letter;
 mod distance;
 mod fold;
+mod metrics;
 mod outcome;
 mod tail;
 mod vouch;
 
-use std::time::Duration;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::Parser;
@@ -30,6 +32,7 @@ use common::config::{PostgresArgs, StreamArgs};
 use common::fault::{Dice, FaultArgs, Faults, Planned};
 use common::shutdown::{CancellationToken, sleep_or_stop, stop_at_last};
 use common::telemetry::LogArgs;
+use monitor::{Health, MonitorArgs};
 use tracing::{info, warn};
 
 pub use bootstrap::{BASELINE, copy};
@@ -45,6 +48,9 @@ const BLOCK: Duration = Duration::from_secs(1);
 
 /// The pause when the stream holds only entries that are not of this log: the streamer is about to set it aside.
 const BLOCKED_WAIT: Duration = Duration::from_millis(200);
+
+/// A consumer that gets nothing done, or nothing from the stream, for so long is not ready.
+const AGE_MAX: Duration = Duration::from_secs(5);
 
 /// The longest wait between two attempts while a server is away.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -86,6 +92,10 @@ pub struct Config {
     pub unregister: bool,
 
     #[command(flatten)]
+    /// Metrics and health.
+    pub monitor: MonitorArgs,
+
+    #[command(flatten)]
     /// What is logged.
     pub log: LogArgs,
 }
@@ -96,6 +106,15 @@ pub struct Config {
 /// Only what an operator must look at: records that are reaped, a consumer that was unregistered, damaged tables. A
 /// server that is away is waited for.
 pub async fn run<F: Fold>(config: Config, fold: F, shutdown: CancellationToken) -> Result<()> {
+    let health = monitor::start(&config.monitor).await?;
+    run_watched(config, fold, &health, shutdown).await
+}
+
+/// The same, for a process that tells of itself already: the consumer is a part of it.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_watched<F: Fold>(config: Config, fold: F, health: &Health, shutdown: CancellationToken) -> Result<()> {
     if config.unregister || config.copy_from.is_some() {
         return administer(&config, &fold).await;
     }
@@ -108,6 +127,8 @@ pub async fn run<F: Fold>(config: Config, fold: F, shutdown: CancellationToken) 
         fault_seed = faults.seed(),
         "consumer started"
     );
+    let (steps, stream) = (health.pulse("steps", AGE_MAX), health.pulse("stream", AGE_MAX));
+    let mark = metrics::start(health, &config);
     let mut consumer = Consumer::new(&config, fold, shutdown.clone());
     let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
     let mut fault = faults.draw(by_dice);
@@ -120,6 +141,17 @@ pub async fn run<F: Fold>(config: Config, fold: F, shutdown: CancellationToken) 
         match step {
             Ok(progress) => {
                 backoff.reset();
+                steps.beat();
+                if consumer.reads_stream() {
+                    stream.beat();
+                }
+                metrics::count(&config.name, &progress);
+                if let Some((last_offset, _)) = consumer.state().filter(|_| health.is_served()) {
+                    let mut mark = mark.lock().unwrap_or_else(PoisonError::into_inner);
+                    if mark.is_none_or(|(before, _)| before != last_offset) {
+                        *mark = Some((last_offset, Instant::now()));
+                    }
+                }
                 if progress.record_count() > 0 {
                     log(&config.name, &progress, &consumer);
                     fault = faults.draw(by_dice);
@@ -132,6 +164,8 @@ pub async fn run<F: Fold>(config: Config, fold: F, shutdown: CancellationToken) 
             Err(error) => match error.downcast_ref() {
                 Some(interruption @ Interruption::Crash) => {
                     warn!(consumer = config.name, "{interruption}");
+                    let name = config.name.clone();
+                    monitor::counter!("rocket_rides_crashes_survived_total", "consumer" => name).increment(1);
                     fault = faults.draw(by_dice);
                 }
                 Some(Interruption::Unregistered) => return Err(error),
@@ -140,6 +174,8 @@ pub async fn run<F: Fold>(config: Config, fold: F, shutdown: CancellationToken) 
                         return Err(error.context(way_out));
                     }
                     let (wait, error) = (backoff.next_wait(), format!("{error:#}"));
+                    let name = config.name.clone();
+                    monitor::counter!("rocket_rides_retries_total", "consumer" => name).increment(1);
                     warn!(
                         consumer = config.name,
                         error,

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use common::shutdown::{CancellationToken, sleep_or_stop};
 use nix::sys::signal::Signal;
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::find::{find_postgres, find_redis, given};
@@ -21,6 +22,9 @@ use crate::supervise::{Console, keep_running};
 
 /// The private database.
 const DATABASE: &str = "rocket-rides-log";
+
+/// The first process of the Procfile tells of itself on this port, the next one on the next.
+const FIRST_MONITOR_PORT: u16 = 5010;
 
 /// Starts everything, and prints a line every few seconds that shows how the consumers converge.
 #[derive(Debug, Clone, Args)]
@@ -92,13 +96,19 @@ async fn run_processes(
         environment.push(("FORCE_COLOR".to_owned(), "1".to_owned()));
     }
     greet(config, servers);
+    let monitor_ports = monitor_ports(entries.len()).await?;
+    for (entry, port) in entries.iter().zip(&monitor_ports) {
+        println!("  health  http://127.0.0.1:{port}/readyz and /metrics: {}", entry.name);
+    }
     let (started, mut pids) = mpsc::unbounded_channel();
     let summary_index = entries.len();
     let mut running: Vec<_> = entries
         .into_iter()
         .enumerate()
-        .map(|(index, entry)| {
-            let (environment, console) = (environment.clone(), console.clone());
+        .zip(monitor_ports)
+        .map(|((index, entry), monitor_port)| {
+            let (mut environment, console) = (environment.clone(), console.clone());
+            environment.push(("MONITOR_PORT".to_owned(), monitor_port.to_string()));
             tokio::spawn(keep_running(index, entry, environment, console, started.clone(), stop.clone()))
         })
         .collect();
@@ -145,8 +155,24 @@ fn greet(config: &UpConfig, servers: &Servers) {
     }
 }
 
+/// A port for what each process tells of itself: the same ones each time, as far as they are free.
+async fn monitor_ports(count: usize) -> Result<Vec<u16>> {
+    let mut ports = Vec::new();
+    // Held until all are chosen, so that none is chosen twice.
+    let mut held = Vec::new();
+    for wanted in (FIRST_MONITOR_PORT..).take(count) {
+        let listener = match TcpListener::bind(("127.0.0.1", wanted)).await {
+            Ok(listener) => listener,
+            Err(_) => TcpListener::bind(("127.0.0.1", 0)).await.context("looking for a free port")?,
+        };
+        ports.push(listener.local_addr().context("reading a socket's address")?.port());
+        held.push(listener);
+    }
+    Ok(ports)
+}
+
 async fn check_port(api_port: u16) -> Result<()> {
-    match tokio::net::TcpListener::bind(("127.0.0.1", api_port)).await {
+    match TcpListener::bind(("127.0.0.1", api_port)).await {
         Ok(_) => Ok(()),
         Err(error) => bail!("port {api_port} cannot be used for the api ({error}): set API_PORT to another"),
     }

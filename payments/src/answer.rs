@@ -34,6 +34,10 @@ impl Answer {
         }
     }
 
+    pub fn is_good(&self) -> bool {
+        self.status.is_success()
+    }
+
     /// The same answer, marked as one that was given before.
     pub fn again(self) -> Self {
         Self { replayed: true, ..self }

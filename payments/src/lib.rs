@@ -22,12 +22,13 @@ use clap::Parser;
 use common::fault::FaultArgs;
 use common::shutdown::CancellationToken;
 use common::telemetry::LogArgs;
+use monitor::{MonitorArgs, declare_counter};
 use tokio::net::TcpListener;
 
 pub use args::StripeArgs;
 pub use ledger::{BAD_CUSTOMER, GOOD_CUSTOMER};
 pub use server::serve;
-pub use stripe::{Charge, ChargeError, Stripe};
+pub use stripe::{Charge, ChargeError, Charged, Stripe};
 
 /// Takes charges as Stripe does, for development and tests. No money moves.
 #[derive(Debug, Clone, Parser)]
@@ -50,6 +51,10 @@ pub struct Config {
     pub fault: FaultArgs,
 
     #[command(flatten)]
+    /// Metrics and health.
+    pub monitor: MonitorArgs,
+
+    #[command(flatten)]
     /// What is logged.
     pub log: LogArgs,
 }
@@ -62,5 +67,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let port = config.payments_port;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
     let listener = listener.await.with_context(|| format!("listening on port {port}: set PAYMENTS_PORT to another"))?;
+    monitor::start(&config.monitor).await?;
+    for outcome in ["made", "declined"] {
+        let help = "Charges and customers that were made, and charges that were declined";
+        declare_counter("rocket_rides_charges_total", help, &[("outcome", outcome)]);
+    }
     serve(listener, config, shutdown).await
 }

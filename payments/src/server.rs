@@ -139,6 +139,8 @@ async fn create(
     // In a task of its own: when the client leaves, this future is dropped, and the key must not stay in hand for ever.
     let carried_out = tokio::spawn(carry_out(app, Entry { key, request, made }, fault, slow));
     let answer = carried_out.await.map_err(|_| Answer::internal())??;
+    let outcome = if answer.is_good() { "made" } else { "declined" };
+    monitor::counter!("rocket_rides_charges_total", "outcome" => outcome).increment(1);
     match fault {
         Some(Fault::ErrorAfter) => Err(Answer::internal()),
         Some(Fault::TimeOut) => {

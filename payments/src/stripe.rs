@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
@@ -133,6 +133,29 @@ impl Stripe {
         self.post("/v1/customers", &[("email", email), ("source", source)], idempotency_key).await
     }
 
+    /// All charges that were made and not declined, the newest first.
+    ///
+    /// # Errors
+    /// No answer, or none that can be used.
+    pub async fn charges(&self) -> Result<Vec<Charged>> {
+        let mut charges: Vec<Charged> = Vec::new();
+        loop {
+            let after = charges.last().map_or_else(String::new, |last| format!("&starting_after={}", last.id));
+            let request = Request::get(format!("{}/v1/charges?limit=100{after}", self.base))
+                .header(AUTHORIZATION, self.bearer.clone())
+                .body(Full::default())?;
+            let answer = tokio::time::timeout(self.answer_wait, self.exchange(request)).await;
+            let (status, body) = answer.with_context(|| format!("no answer from {}", self.base))??;
+            ensure!(status.is_success(), "reading charges: HTTP {status}");
+            let page: Page = serde_json::from_slice(&body).context("reading charges")?;
+            charges.extend(page.data);
+            if !page.has_more {
+                charges.retain(|charge| charge.paid);
+                return Ok(charges);
+            }
+        }
+    }
+
     async fn post(&self, path: &str, form: &[(&str, &str)], idempotency_key: &str) -> Result<String, ChargeError> {
         let refused = |error: &dyn Error| ChargeError::Refused { message: format!("bad request: {error}") };
         // Stripe takes a request without a key too, and then every retry would charge again.
@@ -164,6 +187,29 @@ impl Stripe {
         let body = body.map_err(anyhow::Error::from_boxed).with_context(|| format!("reading from {}", self.base))?;
         Ok((status, body.to_bytes()))
     }
+}
+
+/// A charge, as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Charged {
+    /// For example `ch_3PqJ0s2eZvKYlo2C`.
+    pub id: String,
+    /// In the currency's smallest unit.
+    pub amount: i64,
+    /// Three letters, for example `usd`.
+    pub currency: String,
+    /// Who was charged.
+    pub customer: Option<String>,
+    /// As it was asked for.
+    pub description: Option<String>,
+    /// Whether money moved.
+    pub paid: bool,
+}
+
+#[derive(Deserialize)]
+struct Page {
+    data: Vec<Charged>,
+    has_more: bool,
 }
 
 /// All that matters of an answer: the id of what was made, or else the error.
@@ -204,15 +250,14 @@ fn connector(base: &str) -> Result<HttpsConnector<HttpConnector>> {
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(CONNECT_WAIT));
-    let provider = ring::default_provider();
-    let builder = HttpsConnectorBuilder::new();
-    let builder = if base.starts_with("https:") {
-        let wanted = "TLS is asked for, and this machine knows no authority: install ca-certificates";
-        builder.with_provider_and_native_roots(provider).context(wanted)?
+    let config = if base.starts_with("https:") {
+        common::tls::client_config()?
     } else {
-        let config = ClientConfig::builder_with_provider(provider.into()).with_safe_default_protocol_versions();
-        let config = config.context("preparing TLS")?.with_root_certificates(RootCertStore::empty());
-        builder.with_tls_config(config.with_no_client_auth())
+        // Never used.
+        let builder = ClientConfig::builder_with_provider(ring::default_provider().into());
+        let builder = builder.with_safe_default_protocol_versions().context("preparing TLS")?;
+        builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth()
     };
+    let builder = HttpsConnectorBuilder::new().with_tls_config(config);
     Ok(builder.https_or_http().enable_http1().wrap_connector(tcp))
 }

@@ -18,6 +18,7 @@
 
 mod batch;
 mod checkpoint;
+mod lag;
 mod reader;
 mod reap;
 mod record;
@@ -29,6 +30,7 @@ pub use batch::{
     Batch, BatchRange, LEADER_LOCK, assign, batch_ranges, first_retained, head, is_anything_staged, token_at,
 };
 pub use checkpoint::{hold_reaping, hold_registration, lowest_checkpoint};
+pub use lag::{Lag, lag};
 pub use reader::Reader;
 pub use reap::{Reaped, reap, reapable};
 pub use record::{Page, Record};

@@ -18,6 +18,7 @@ use common::config::{PostgresArgs, StreamArgs};
 use common::shutdown::{CancellationToken, sleep_or_stop, stop_at_last};
 use common::telemetry::LogArgs;
 use deadpool_postgres::ClientWrapper as Client;
+use monitor::{MonitorArgs, counter, declare_counter, declare_gauge, gauge};
 use pglog::Reaped;
 use tracing::{info, warn};
 
@@ -67,6 +68,10 @@ pub struct Config {
     pub once: bool,
 
     #[command(flatten)]
+    /// Metrics and health.
+    pub monitor: MonitorArgs,
+
+    #[command(flatten)]
     /// What is logged.
     pub log: LogArgs,
 }
@@ -96,6 +101,10 @@ pub struct Cleaned {
     pub laggards: Vec<Laggard>,
 }
 
+/// How long a look may take before the reaper is not ready; and how long Postgres may be silent.
+const LOOK_WAIT: Duration = Duration::from_secs(60);
+const AGE_MAX: Duration = Duration::from_secs(5);
+
 /// Looks every `interval` until `shutdown`; with `--once`, once.
 ///
 /// # Errors
@@ -103,6 +112,10 @@ pub struct Cleaned {
 /// cluster or version. A server that is away is waited for.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     info!(keep = ?config.keep, stream_len_max = config.stream_len_max, "reaper started");
+    let health = monitor::start(&config.monitor).await?;
+    let looks = health.pulse("looks", config.interval + LOOK_WAIT);
+    health.ask_postgres(&config.postgres.database_url, health.pulse("postgres", AGE_MAX), monitor::anything);
+    describe_metrics();
     let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
     while !shutdown.is_cancelled() {
         let look = tokio::select! {
@@ -111,7 +124,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
         };
         let wait = match look {
             Ok(cleaned) => {
+                looks.beat();
                 log(&cleaned);
+                count(&cleaned);
                 backoff.reset();
                 config.interval
             }
@@ -190,6 +205,22 @@ async fn trim_stream(config: &Config, client: &Client) -> Result<u64> {
         pglog::first_retained(client, config.stream.partition).await.context("asking what is retained")?;
     let mut stream = common::redis::connect(&config.stream.redis_url).await?;
     trim::trim(&mut stream, &config.stream.key(), first_retained, config.stream_len_max).await
+}
+
+fn describe_metrics() {
+    declare_counter("rocket_rides_records_reaped_total", "Records deleted from Postgres", &[]);
+    declare_counter("rocket_rides_entries_trimmed_total", "Entries trimmed from the stream", &[]);
+    declare_counter("rocket_rides_requests_forgotten_total", "Requests that nobody sends again, forgotten", &[]);
+    declare_counter("rocket_rides_requests_unfinished_total", "Of these, requests that were never finished", &[]);
+    declare_gauge("rocket_rides_laggards", "Consumers that do not move and hold back what could be removed", &[]);
+}
+
+fn count(cleaned: &Cleaned) {
+    counter!("rocket_rides_records_reaped_total").increment(cleaned.record_count);
+    counter!("rocket_rides_entries_trimmed_total").increment(cleaned.trimmed_count);
+    counter!("rocket_rides_requests_forgotten_total").increment(cleaned.request_count);
+    counter!("rocket_rides_requests_unfinished_total").increment(cleaned.unfinished_request_count);
+    gauge!("rocket_rides_laggards").set(cleaned.laggards.len() as f64);
 }
 
 fn log(cleaned: &Cleaned) {

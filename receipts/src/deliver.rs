@@ -4,13 +4,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use common::backoff::Backoff;
 use common::shutdown::{CancellationToken, sleep_or_stop};
 use deadpool_postgres::ClientWrapper as Client;
 use lettre::message::Mailbox;
 use lettre::message::header::ContentType;
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
+use monitor::counter;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -175,12 +176,17 @@ pub(crate) async fn keep_delivering(
 ) -> Result<()> {
     let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
     let mut client = None;
+    // What was refused in an earlier round is not due again in the last one.
+    let mut refusal = None;
     loop {
         // Looked at before: what was noted until then is in this round.
         let is_last = stop.is_cancelled();
-        let round = deliver_all(postgres, &mut client, sink).await;
+        let round = deliver_all(postgres, &mut client, sink, &mut refusal).await;
         let wait = match round {
-            Ok(left) if is_last && is_draining && left > 0 => {
+            Ok(left_count) if is_last && is_draining && left_count > 0 => {
+                if let Some(error) = refusal {
+                    return Err(error);
+                }
                 // Somebody else has them in hand, or died with them.
                 tokio::time::sleep(LOOK_INTERVAL).await;
                 continue;
@@ -209,30 +215,36 @@ pub(crate) async fn keep_delivering(
     }
 }
 
-/// One round. What the sink does not take keeps nobody else's receipt from being delivered. Returns how many are left that
-/// are not due yet.
-async fn deliver_all(postgres: &tokio_postgres::Config, client: &mut Option<Client>, sink: &Sink) -> Result<i64> {
+/// One round. What the sink does not take keeps nobody else's receipt from being delivered. Returns how many are left, none of
+/// which is due.
+async fn deliver_all(
+    postgres: &tokio_postgres::Config,
+    client: &mut Option<Client>,
+    sink: &Sink,
+    refusal: &mut Option<anyhow::Error>,
+) -> Result<i64> {
     let client = match client {
         Some(client) => client,
         None => client.insert(common::postgres::connect(postgres, "receipts", || {}).await?),
     };
-    let mut refused = None;
-    let late = || anyhow!("Postgres does not answer");
-    while let Some(Delivery { ride_id, taken }) =
-        timeout(DELIVERY_WAIT, deliver(client, sink)).await.map_err(|_| late())??
-    {
+    while let Some(Delivery { ride_id, taken }) = in_time(deliver(client, sink)).await? {
         match taken {
-            Ok(()) => info!(ride_id, "Delivered job: send_ride_receipt"),
+            Ok(()) => {
+                counter!("rocket_rides_receipts_delivered_total").increment(1);
+                info!(ride_id, "Delivered job: send_ride_receipt");
+            }
             Err(error) => {
-                warn!(ride_id, error = format!("{error:#}"), "a receipt was not taken");
-                refused = Some(error.context(format!("the receipt of ride {ride_id}")));
+                counter!("rocket_rides_receipts_refused_total").increment(1);
+                warn!(ride_id, error = format!("{error:#}"), "a receipt was not taken, and is tried again later");
+                *refusal = Some(error.context(format!("the receipt of ride {ride_id}")));
             }
         }
     }
-    if let Some(error) = refused {
-        return Err(error);
-    }
     let left = "-- receipts::left\nSELECT count(*) FROM receipts WHERE delivered_at IS NULL";
-    let row = timeout(DELIVERY_WAIT, client.query_one(left, &[])).await.map_err(|_| late())?;
-    Ok(row.context("counting what is left")?.get(0))
+    let row = in_time(async { client.query_one(left, &[]).await.context("counting what is left") }).await?;
+    Ok(row.get(0))
+}
+
+async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(DELIVERY_WAIT, work).await.with_context(|| format!("no answer within {DELIVERY_WAIT:?}"))?
 }

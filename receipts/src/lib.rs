@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{ArgGroup, Parser};
 use common::shutdown::CancellationToken;
+use monitor::declare_counter;
 
 pub use deliver::{Delivery, Sink, deliver};
 pub use fold::ReceiptsFold;
@@ -40,11 +41,19 @@ pub struct Config {
 /// The sink cannot be set up; otherwise as [`consumer::run`].
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let sink = Sink::new(&config)?;
+    let health = monitor::start(&config.consumer.monitor).await?;
+    declare_counter(
+        "rocket_rides_receipts_delivered_total",
+        "Receipts that the folder or the mail server has taken",
+        &[],
+    );
+    declare_counter("rocket_rides_receipts_refused_total", "Receipts that it has not taken, to be tried again", &[]);
     let is_draining = config.consumer.drain;
     let stop = shutdown.child_token();
     let delivering = deliver::keep_delivering(&config.consumer.postgres.database_url, &sink, is_draining, &stop);
     let noting = async {
-        let noted = consumer::run(config.consumer.clone(), ReceiptsFold::default(), shutdown.clone()).await;
+        let noted =
+            consumer::run_watched(config.consumer.clone(), ReceiptsFold::default(), &health, shutdown.clone()).await;
         stop.cancel();
         noted
     };

@@ -13,6 +13,7 @@ use common::backoff::Backoff;
 use common::shutdown::{CancellationToken, sleep_or_stop};
 use common::telemetry::LogArgs;
 use indicatif::{ProgressBar, ProgressStyle};
+use monitor::{MonitorArgs, describe_counter};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::{Interval, MissedTickBehavior};
@@ -67,6 +68,10 @@ pub struct Config {
     pub seed: Option<u64>,
 
     #[command(flatten)]
+    /// Metrics and health.
+    pub monitor: MonitorArgs,
+
+    #[command(flatten)]
     /// What is logged.
     pub log: LogArgs,
 }
@@ -88,6 +93,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Summary>
     let seed = config.seed.unwrap_or_else(rand::random);
     let base_url = format!("http://127.0.0.1:{}", config.api_port);
     info!(base_url, seed, "simulator started");
+    monitor::start(&config.monitor).await?;
+    describe_counter!("rocket_rides_answers_total", "Answers to guests, by status; 0: there was none");
     let client = reqwest::Client::builder().timeout(ANSWER_WAIT).build().context("setting up the HTTP client")?;
     wait_until_ready(&client, &base_url, &shutdown).await;
 
@@ -193,6 +200,8 @@ impl Traffic {
     }
 
     fn account(&self, answer: Result<(u16, String)>, latency: Duration) {
+        let status = answer.as_ref().map_or(0, |answer| answer.0).to_string();
+        monitor::counter!("rocket_rides_answers_total", "status" => status).increment(1);
         let mut summary = self.summary.lock().unwrap_or_else(PoisonError::into_inner);
         match answer {
             Ok((status, body)) => {

@@ -10,10 +10,12 @@
 
 mod foreign;
 mod leadership;
+mod metrics;
 mod publish;
 mod streamer;
 
-use std::time::Duration;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Parser;
@@ -22,6 +24,7 @@ use common::config::{PostgresArgs, StreamArgs};
 use common::fault::{Dice, FaultArgs, Faults, Planned};
 use common::shutdown::{CancellationToken, sleep_or_stop, stop_at_last};
 use common::telemetry::LogArgs;
+use monitor::MonitorArgs;
 use tracing::{info, warn};
 
 pub use publish::{Fault, Refused};
@@ -36,6 +39,9 @@ const STANDBY_WAIT: Duration = Duration::from_millis(500);
 
 /// The longest wait between two attempts while a server is away.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// A streamer that gets nothing done for so long is not ready.
+const AGE_MAX: Duration = Duration::from_secs(5);
 
 /// Fixes the order of staged records and appends them to the Redis Stream.
 #[derive(Debug, Clone, Parser)]
@@ -66,6 +72,10 @@ pub struct Config {
     pub drain: bool,
 
     #[command(flatten)]
+    /// Metrics and health.
+    pub monitor: MonitorArgs,
+
+    #[command(flatten)]
     /// What is logged.
     pub log: LogArgs,
 }
@@ -84,6 +94,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
         fault_seed = faults.seed(),
         "streamer started"
     );
+    let health = monitor::start(&config.monitor).await?;
+    let steps = health.pulse("steps", AGE_MAX);
+    let mark = metrics::start(&health, &config.postgres, &config.stream);
     let mut streamer = Streamer::new(&config);
     let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
     let mut stood_by = false;
@@ -93,9 +106,15 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
             step = streamer.run_once(fault) => step,
             () = stop_at_last(&shutdown) => break,
         };
+        if let Ok(step) = &step {
+            steps.beat();
+            metrics::leads(!matches!(step, Step::StandingBy));
+        }
         let go_on = match step {
             Ok(Step::Published(published)) => {
                 log(&published, fault);
+                metrics::count(&published, fault != Fault::None);
+                *mark.lock().unwrap_or_else(PoisonError::into_inner) = Some((published.last_offset(), Instant::now()));
                 (fault, stood_by) = (faults.draw(by_dice), false);
                 backoff.reset();
                 // Who stages while we publish sends a hint, which is not lost: it need not be looked for.
@@ -119,6 +138,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
             }
             Err(error) if is_final(&error) => return Err(error),
             Err(error) => {
+                monitor::counter!("rocket_rides_retries_total").increment(1);
                 let wait = backoff.next_wait();
                 warn!(
                     error = format!("{error:#}"),

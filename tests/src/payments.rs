@@ -1,12 +1,15 @@
 //! A payment processor of a test's own.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
 use common::shutdown::CancellationToken;
-use payments::{Stripe, StripeArgs};
-use serde_json::Value;
+use payments::{Charged, Stripe, StripeArgs};
 use tokio::net::TcpListener;
+use tokio::process::Command;
+
+use crate::process::{Process, binary};
 
 /// A server as Stripe is one, in this process, with a journal of its own.
 pub struct Payments {
@@ -30,6 +33,22 @@ impl Payments {
         payments
     }
 
+    /// One that is a process, and may die. It listens on `port`, now or when it is started again.
+    pub fn start_process(port: u16) -> (Self, Process) {
+        let folder = std::env::temp_dir().join(format!("payments-{:016x}", rand::random::<u64>()));
+        let base = format!("http://127.0.0.1:{port}");
+        let payments = Self { base, folder, client: reqwest::Client::new(), shutdown: CancellationToken::new() };
+        let process = payments.start_again(port);
+        (payments, process)
+    }
+
+    /// The process again, with what it has kept.
+    pub fn start_again(&self, port: u16) -> Process {
+        let mut command = Command::new(binary("payments"));
+        command.args(["--faults", "--payments-port", &port.to_string(), "--data"]).arg(&self.folder);
+        Process::spawn("payments", command)
+    }
+
     fn serve(&mut self, listener: TcpListener) {
         let folder = self.folder.display().to_string();
         let config = payments::Config::parse_from(["payments", "--faults", "--data", &folder]);
@@ -50,13 +69,21 @@ impl Payments {
 
     /// A client of it.
     pub fn stripe(&self) -> Stripe {
-        let args = StripeArgs { stripe_api_base: self.base.clone(), stripe_api_key: Some(KEY.to_owned()) };
-        Stripe::new(&args).unwrap()
+        Stripe::new(&self.args()).unwrap()
     }
 
-    /// Does this to the next `count` charges: `time-out`, `error-before`, `error-after`, `slow`.
+    /// A client of it that does not wait long for an answer.
+    pub fn impatient_stripe(&self, answer_wait: Duration) -> Stripe {
+        Stripe::with_answer_wait(&self.args(), answer_wait).unwrap()
+    }
+
+    fn args(&self) -> StripeArgs {
+        StripeArgs { stripe_api_base: self.base.clone(), stripe_api_key: Some(KEY.to_owned()) }
+    }
+
+    /// Does this to the next `count` charges: `time-out`, `error-before`, `error-after`, `die-after-charge`, `slow` (3 s).
     pub async fn plan(&self, kind: &str, count: u32) {
-        let body = format!("kind={kind}&count={count}&ms=300");
+        let body = format!("kind={kind}&count={count}&ms=3000");
         let request = self.client.post(format!("{}/_faults", self.base)).bearer_auth(KEY);
         let request = request.header("content-type", "application/x-www-form-urlencoded").body(body);
         let response = request.send().await.unwrap();
@@ -64,20 +91,8 @@ impl Payments {
     }
 
     /// All charges that stand, the newest first.
-    pub async fn charges(&self) -> Vec<Value> {
-        let mut charges: Vec<Value> = Vec::new();
-        loop {
-            let after = charges
-                .last()
-                .map_or_else(String::new, |last| format!("&starting_after={}", last["id"].as_str().unwrap()));
-            let url = format!("{}/v1/charges?limit=100{after}", self.base);
-            let page: Value = self.client.get(url).bearer_auth(KEY).send().await.unwrap().json().await.unwrap();
-            charges.extend(page["data"].as_array().unwrap().iter().cloned());
-            if page["has_more"] != Value::Bool(true) {
-                charges.retain(|charge| charge["paid"] == Value::Bool(true));
-                return charges;
-            }
-        }
+    pub async fn charges(&self) -> Vec<Charged> {
+        self.stripe().charges().await.unwrap()
     }
 }
 

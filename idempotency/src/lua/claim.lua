@@ -10,6 +10,10 @@ if not status then
     if expiration and reference_time + expiration <= now then
         return { 'expired' }
     end
+    -- Redis may have evicted an operation of this name: the sweepers must not take this one for it.
+    for _, old in ipairs({ 'running', 'failed', 'finished' }) do
+        redis.call('ZREM', prefix .. ':expires:' .. old, operation)
+    end
     redis.call('HSET', operation, 'id', redis.call('INCR', prefix .. ':last_id'), 'target', ARGV[2], 'key', ARGV[3],
         'payload', ARGV[4], 'recovery_point', 'started', 'token', 0, 'error_count', 0,
         'reference_time', digits(reference_time), 'created_at', digits(now))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{HOUR, World, expiring, operation};
+use crate::support::{HOUR, RedisWorld, World, expiring, operation};
 use futures_util::future::join_all;
 use idempotency::{Claimed, Error, FINISHED, Request, STARTED, Status, Store};
 use jiff::{SignedDuration, Timestamp};
@@ -395,4 +395,19 @@ async fn an_operation_is_running_for_as_long_as_its_claim_holds(world: &impl Wor
     .await;
     let second = world.claim(&Request { timeout: Some(HOUR), ..request.clone() }).await;
     assert_eq!((second.found, second.token), (Status::Running, first.token + 1));
+}
+
+/// Redis evicts hashes and leaves the indexes.
+#[tokio::test]
+async fn an_evicted_operation_leaves_nothing_that_harms_the_next_of_its_name() {
+    let world = RedisWorld::new().await;
+    let request = expiring("key");
+    world.finish(&request, b"Ok!").await;
+    world.expire(&request).await;
+    let operation = format!("{}:{{{}}}:{}", world.prefix, request.target, request.key);
+    redis::cmd("DEL").arg(operation).exec_async(&mut world.connection().await).await.unwrap();
+
+    world.claim(&request).await;
+    assert_eq!(world.store().delete_expired(Status::Finished, 10).await.unwrap(), 0);
+    assert_eq!(world.find(&request).await.status, Status::Running);
 }

@@ -25,7 +25,7 @@ impl Api {
     /// An api that books rides, too.
     pub async fn start_with(world: &World, stripe: payments::Stripe) -> Self {
         let postgres: tokio_postgres::Config = world.database_url_of("api").parse().unwrap();
-        let desk = api::desk(&postgres, stripe).unwrap();
+        let desk = booking::Desk::new(api::desk_pool(&postgres).unwrap(), stripe);
         Self::start_whole(&postgres, Some(desk), api::Limits::default()).await
     }
 
@@ -38,7 +38,9 @@ impl Api {
         let port = listener.local_addr().unwrap().port();
         let (postgres, shutdown) = (postgres.clone(), CancellationToken::new());
         let stop = shutdown.clone();
-        tokio::spawn(async move { api::serve(&postgres, desk, listener, limits, stop).await.unwrap() });
+        tokio::spawn(async move {
+            api::serve(&postgres, desk, listener, limits, &monitor::Health::default(), stop).await.unwrap()
+        });
         Self { port, client: reqwest::Client::new(), shutdown }
     }
 

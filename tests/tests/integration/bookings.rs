@@ -31,8 +31,14 @@ type Answer = (u16, bool, String);
 
 impl Counter {
     async fn open() -> Self {
-        let (world, payments) = (World::new().await, Payments::start().await);
-        let api = Api::start_with(&world, payments.stripe()).await;
+        let payments = Payments::start().await;
+        let stripe = payments.stripe();
+        Self::open_with(payments, stripe).await
+    }
+
+    async fn open_with(payments: Payments, stripe: Stripe) -> Self {
+        let world = World::new().await;
+        let api = Api::start_with(&world, stripe).await;
         Self { world, payments, api, http: reqwest::Client::new() }
     }
 
@@ -96,7 +102,7 @@ impl Counter {
         let charges = self.payments.charges().await;
         assert_eq!((rides, bookings, charges.len()), (1, 1, 1));
         let row = self.world.client().query_one("SELECT stripe_charge_id FROM bookings", &[]).await.unwrap();
-        assert_eq!(row.get::<_, &str>(0), charges[0]["id"]);
+        assert_eq!(row.get::<_, &str>(0), charges[0].id);
         for (object, action) in [("ride", "create"), ("charge", "create"), ("receipt", "create")] {
             let query =
                 format!("SELECT count(*) FROM staged_log_records WHERE object = '{object}' AND action = '{action}'");
@@ -148,9 +154,9 @@ async fn ra_t01_a_new_key_books_charges_and_answers_201() {
     assert!((distance_mm - 877_463_000).abs() < 1_000_000, "{distance_mm}");
     counter.assert_booked_once().await;
     let charge = &counter.payments.charges().await[0];
-    assert_eq!((&charge["amount"], &charge["currency"]), (&json!(2000), &json!("usd")));
-    assert_eq!(charge["customer"], payments::GOOD_CUSTOMER);
-    assert_eq!(charge["description"], format!("Charge for ride {}", body["ride"]["id"]));
+    assert_eq!((charge.amount, charge.currency.as_str()), (2000, "usd"));
+    assert_eq!(charge.customer.as_deref(), Some(payments::GOOD_CUSTOMER));
+    assert_eq!(charge.description, Some(format!("Charge for ride {}", body["ride"]["id"])));
     let audit = "SELECT data::text, host(origin_ip) FROM audit_records WHERE action = 'ride.created'";
     let audit = counter.world.client().query_one(audit, &[]).await.unwrap();
     assert_eq!(audit.get::<_, &str>(1), "127.0.0.1");
@@ -457,8 +463,10 @@ async fn fifty_requests_with_one_key_are_one_ride_one_charge_one_receipt() {
 #[tokio::test]
 async fn an_outage_of_the_processor_is_not_final() {
     // Once it has charged, it says so to whoever asks again.
-    for (fault, failure_count) in [("error-before", 2), ("error-after", 1)] {
-        let counter = Counter::open().await;
+    for (fault, failure_count) in [("error-before", 2), ("error-after", 1), ("time-out", 1)] {
+        let payments = Payments::start().await;
+        let stripe = payments.impatient_stripe(Duration::from_secs(5));
+        let counter = Counter::open_with(payments, stripe).await;
         counter.payments.plan(fault, failure_count).await;
         let headers = [("authorization", USER), ("idempotency-key", KEY)];
         for _ in 0..failure_count {
@@ -470,6 +478,43 @@ async fn an_outage_of_the_processor_is_not_final() {
         assert_eq!((status, is_replayed), (201, false), "{fault}");
         counter.assert_booked_once().await;
     }
+}
+
+#[tokio::test]
+async fn a_processor_that_dies_after_it_has_charged_is_asked_again() {
+    let port = tests::free_port();
+    let (payments, mut process) = Payments::start_process(port);
+    process.wait_for("payments started").await;
+    let stripe = payments.stripe();
+    let counter = Counter::open_with(payments, stripe).await;
+    counter.payments.plan("die-after-charge", 1).await;
+    assert_eq!(counter.book(KEY).await.0, 503);
+    process.ended().await;
+    assert_eq!(counter.book(KEY).await.0, 503, "it is down");
+    assert_eq!(counter.recovery_point().await, ("ride_created".to_owned(), "failed".to_owned()));
+    let mut process = counter.payments.start_again(port);
+    process.wait_for("payments started").await;
+    assert_eq!(counter.book(KEY).await.0, 201);
+    counter.assert_booked_once().await;
+}
+
+/// The claim runs out while the processor is asked, and somebody else takes over.
+#[tokio::test]
+async fn who_is_overtaken_while_it_charges_changes_nothing() {
+    let counter = Counter::open().await;
+    counter.payments.plan("slow", 1).await;
+    let (first, ()) = tokio::join!(counter.book(KEY), async {
+        wait_until("the first has its ride", async || counter.number("SELECT count(*) FROM bookings").await == 1).await;
+        counter.age("1 hour").await;
+        let claim = "UPDATE tracked_operations SET token = token + 1, timeout_at = now() + INTERVAL '1 min'";
+        counter.execute(claim).await;
+    });
+    assert_eq!(first.0, 409, "{}", first.2);
+    assert_eq!(counter.recovery_point().await, ("ride_created".to_owned(), "running".to_owned()));
+    assert_eq!(counter.number("SELECT count(*) FROM staged_log_records").await, 1);
+    counter.age("1 hour").await;
+    assert_eq!(counter.complete().await, (1, 0));
+    counter.assert_booked_once().await;
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ async fn receipts_are_mailed_once_and_wait_for_a_mail_server_that_is_away() {
     let url = format!("smtp://127.0.0.1:{port}");
     note(&world, &[7, 8]).await;
     let mut receipts = Process::start(&world, "receipts", &["receipts", "--smtp-url", &url]);
-    receipts.wait_for("receipts are not delivered yet").await;
+    receipts.wait_for("a receipt was not taken").await;
 
     let mut server = Command::new(python_program("aiosmtpd"));
     server.args(["-n", "-l", &format!("127.0.0.1:{port}"), "-c", "aiosmtpd.handlers.Mailbox"]).arg(&mailbox);

@@ -1,0 +1,32 @@
+//! The flags of every process that books.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+use deadpool_postgres::Pool;
+use payments::{Stripe, StripeArgs};
+
+use crate::desk::Desk;
+
+/// Who charges, and how long a booking may take.
+#[derive(Debug, Clone, Args)]
+pub struct BookingArgs {
+    #[command(flatten)]
+    /// Who charges for booked rides.
+    pub stripe: StripeArgs,
+
+    /// How long a booking may take in all before somebody else may go on with it; the same in every process.
+    #[arg(long, env = "CLAIM_WAIT", default_value = "90s", value_parser = humantime::parse_duration)]
+    pub claim_wait: Duration,
+}
+
+impl BookingArgs {
+    /// A desk that takes connections from `pool`.
+    ///
+    /// # Errors
+    /// There is no key, or no certificate authority. Says what to set.
+    pub fn desk(&self, pool: Pool) -> Result<Desk> {
+        Ok(Desk::new(pool, Stripe::new(&self.stripe)?).with_claim_wait(self.claim_wait))
+    }
+}

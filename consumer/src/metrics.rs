@@ -1,0 +1,104 @@
+//! What a consumer counts and measures.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use monitor::{Health, Unit, counter, declare_counter, declare_gauge, describe_histogram, gauge, histogram};
+
+use crate::Config;
+use crate::outcome::Progress;
+
+/// The checkpoint that was committed last, and when.
+pub(crate) type Mark = Arc<Mutex<Option<(i64, Instant)>>>;
+
+/// Says what the metrics mean, and begins to measure how far behind the consumer is.
+pub(crate) fn start(health: &Health, config: &Config) -> Mark {
+    declare_counter(
+        "rocket_rides_records_applied_total",
+        "Records folded into the state",
+        &[("consumer", &config.name)],
+    );
+    declare_counter(
+        "rocket_rides_records_passed_total",
+        "Records of other kinds, passed over",
+        &[("consumer", &config.name)],
+    );
+    declare_counter(
+        "rocket_rides_dead_letters_total",
+        "Records that could not be applied, put aside",
+        &[("consumer", &config.name)],
+    );
+    declare_counter(
+        "rocket_rides_gaps_healed_total",
+        "Times that the stream lacked records and Postgres had them",
+        &[("consumer", &config.name)],
+    );
+    declare_counter(
+        "rocket_rides_records_healed_total",
+        "Records read from Postgres because the stream lacked them",
+        &[("consumer", &config.name)],
+    );
+    declare_counter(
+        "rocket_rides_duplicates_skipped_total",
+        "Entries whose offset had been passed",
+        &[("consumer", &config.name)],
+    );
+    declare_counter(
+        "rocket_rides_entries_rejected_total",
+        "Entries of the stream that are not of this log",
+        &[("consumer", &config.name)],
+    );
+    declare_counter("rocket_rides_crashes_survived_total", "Crashes on purpose", &[("consumer", &config.name)]);
+    declare_counter(
+        "rocket_rides_retries_total",
+        "Steps that failed and were tried again",
+        &[("consumer", &config.name)],
+    );
+    declare_gauge(
+        "rocket_rides_lag_records",
+        "Records that have an offset and are not folded yet",
+        &[("consumer", &config.name)],
+    );
+    declare_gauge(
+        "rocket_rides_lag_seconds",
+        "How long the first of these records has waited",
+        &[("consumer", &config.name)],
+    );
+    describe_histogram!(
+        "rocket_rides_commit_to_fold_seconds",
+        Unit::Seconds,
+        "From when a record was staged until it was in the committed state; one record a second at most"
+    );
+    let mark = Mark::default();
+    let (shared, partition, name) = (Arc::clone(&mark), config.stream.partition, config.name.clone());
+    health.ask_postgres(&config.postgres.database_url, health.pulse("postgres", crate::AGE_MAX), move |client| {
+        let (mark, name) = (*shared.lock().unwrap_or_else(PoisonError::into_inner), name.clone());
+        Box::pin(async move {
+            let Some((last_offset, at)) = mark else { return monitor::anything(client).await };
+            let lag = pglog::lag(client, partition, last_offset, at.elapsed()).await?;
+            gauge!("rocket_rides_lag_records", "consumer" => name.clone()).set(lag.record_count as f64);
+            gauge!("rocket_rides_lag_seconds", "consumer" => name.clone()).set(lag.waiting_s);
+            // A record is measured once.
+            if let Some(taken_s) = lag.taken_s.filter(|_| at.elapsed() <= crate::BLOCK) {
+                histogram!("rocket_rides_commit_to_fold_seconds", "consumer" => name).record(taken_s);
+            }
+            Ok(())
+        })
+    });
+    mark
+}
+
+pub(crate) fn count(name: &str, progress: &Progress) {
+    let add = |metric: &'static str, count: usize| {
+        if count > 0 {
+            counter!(metric, "consumer" => name.to_owned()).increment(count as u64);
+        }
+    };
+    add("rocket_rides_records_applied_total", progress.applied_count);
+    add("rocket_rides_records_passed_total", progress.passed_count);
+    add("rocket_rides_dead_letters_total", progress.dead_letter_count);
+    add("rocket_rides_gaps_healed_total", usize::from(progress.healed_count > 0));
+    add("rocket_rides_records_healed_total", progress.healed_count);
+    add("rocket_rides_duplicates_skipped_total", progress.duplicate_count);
+    add("rocket_rides_entries_rejected_total", progress.rejected_count);
+}

@@ -1,0 +1,101 @@
+//! Whether a process moves.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A pulse that rests is not judged.
+const RESTING: u64 = u64::MAX;
+
+/// All pulses of a process. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Health {
+    is_served: bool,
+    pulses: Arc<Mutex<Vec<Pulse>>>,
+}
+
+impl Health {
+    pub(crate) fn served() -> Self {
+        Self { is_served: true, ..Self::default() }
+    }
+
+    /// Whether anybody can look at it.
+    pub fn is_served(&self) -> bool {
+        self.is_served
+    }
+
+    /// A new pulse. Until it has beaten for the first time, the process is not ready.
+    pub fn pulse(&self, name: &'static str, age_max: Duration) -> Pulse {
+        let pulse = Pulse(Arc::new(Beats { name, age_max, born: Instant::now(), last_ms: AtomicU64::new(0) }));
+        self.pulses.lock().unwrap_or_else(PoisonError::into_inner).push(pulse.clone());
+        pulse
+    }
+
+    /// Every pulse, in the order in which they were made.
+    pub(crate) fn pulses(&self) -> Vec<Pulse> {
+        self.pulses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// One thing that a process has to get done again and again. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Pulse(Arc<Beats>);
+
+#[derive(Debug)]
+struct Beats {
+    name: &'static str,
+    age_max: Duration,
+    born: Instant,
+    /// When it beat last, in milliseconds after it was born; 0: never yet; or [`RESTING`].
+    last_ms: AtomicU64,
+}
+
+impl Pulse {
+    /// It got done, or there was nothing to do.
+    pub fn beat(&self) {
+        let now_ms = (self.0.born.elapsed().as_millis() as u64).max(1);
+        self.0.last_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// There is nothing to do for now, however long that is; the next beat says that there is something again.
+    pub fn rest(&self) {
+        self.0.last_ms.store(RESTING, Ordering::Relaxed);
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        self.0.name
+    }
+
+    /// How long nothing got done. `None`: nothing has ever been done.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        match self.0.last_ms.load(Ordering::Relaxed) {
+            0 => None,
+            RESTING => Some(Duration::ZERO),
+            last_ms => Some(self.0.born.elapsed().saturating_sub(Duration::from_millis(last_ms))),
+        }
+    }
+
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.age().is_some_and(|age| age <= self.0.age_max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pulse_is_fresh_after_a_beat_and_while_it_rests() {
+        let health = Health::default();
+        let pulse = health.pulse("rounds", Duration::from_secs(60));
+        assert!(!pulse.is_fresh(), "it has never beaten");
+        pulse.beat();
+        assert!(pulse.is_fresh() && health.pulses()[0].is_fresh());
+        let late = health.pulse("late", Duration::ZERO);
+        late.beat();
+        std::thread::sleep(Duration::from_millis(5));
+        assert!(!late.is_fresh());
+        late.rest();
+        assert!(late.is_fresh());
+    }
+}

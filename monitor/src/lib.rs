@@ -1,0 +1,60 @@
+//! What a process says of itself over HTTP, on a port of its own:
+//!
+//! - `/metrics`: what it has counted and measured, for Prometheus
+//! - `/livez`: 200 as long as it answers at all
+//! - `/readyz`, also called `/healthz`: 200 while everything that it does succeeds, and 503 as soon as it does not
+//!
+//! Ready means that there is progress while there is work, and not merely that servers can be reached. Each loop of a
+//! process has a [`Pulse`], which beats with every success. A pulse that has not beaten for too long makes the process
+//! unready, whatever the reason is, and the next beat makes it ready again.
+//!
+//! ```
+//! # async fn example(args: monitor::MonitorArgs) -> anyhow::Result<()> {
+//! use std::time::Duration;
+//!
+//! let health = monitor::start(&args).await?;
+//! let rounds = health.pulse("rounds", Duration::from_secs(5));
+//! loop {
+//!     // … a round of work …
+//!     rounds.beat();
+//!     monitor::counter!("rocket_rides_rounds_total").increment(1);
+//!     # break Ok(());
+//! }
+//! # }
+//! ```
+//!
+//! Metrics are recorded with the macros of the crate `metrics`, which are handed on here. Where nobody asked for a port they
+//! cost next to nothing.
+
+mod declare;
+mod health;
+mod probe;
+mod server;
+
+use std::net::{IpAddr, SocketAddr};
+
+use clap::Args;
+
+pub use declare::{declare_counter, declare_gauge};
+pub use health::{Health, Pulse};
+pub use metrics::{Unit, counter, describe_counter, describe_histogram, gauge, histogram};
+pub use probe::{Question, anything};
+pub use server::start;
+
+/// Where a process tells of itself.
+#[derive(Debug, Clone, Args)]
+pub struct MonitorArgs {
+    /// Serve /metrics, /livez and /readyz on this port; 0 takes a free one. Not set: nowhere
+    #[arg(long, env = "MONITOR_PORT")]
+    pub monitor_port: Option<u16>,
+
+    /// The address to serve them on. 0.0.0.0 listens to the whole network
+    #[arg(long, env = "MONITOR_BIND", default_value = "127.0.0.1")]
+    pub monitor_bind: IpAddr,
+}
+
+impl MonitorArgs {
+    fn address(&self) -> Option<SocketAddr> {
+        Some((self.monitor_bind, self.monitor_port?).into())
+    }
+}

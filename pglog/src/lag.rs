@@ -1,0 +1,53 @@
+//! How far behind somebody is, in records and in time, by Postgres's own clock.
+
+use std::time::Duration;
+
+use crate::Error;
+use crate::session::Session;
+
+/// How far behind somebody is who has come to an offset.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Lag {
+    /// Records beyond the offset, as far as they have one.
+    pub record_count: i64,
+    /// How long the first of them has waited, in seconds; 0 if there is none.
+    pub waiting_s: f64,
+    /// How long the record at the offset took from when it was staged until it was passed, in seconds. `None`: the offset is
+    /// not the end of a batch, or the record is gone.
+    pub taken_s: Option<f64>,
+}
+
+/// How far behind somebody is who has passed `offset`, `since` ago.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn lag(client: &impl Session, partition: i32, offset: i64, since: Duration) -> Result<Lag, Error> {
+    let row = client
+        .query_one(
+            "-- pglog::lag
+             WITH passed AS (
+                 SELECT first_offset + record_count - 1 AS last_offset, fresh_last_id FROM log_batches
+                 WHERE partition = $1 AND first_offset <= $2 ORDER BY first_offset DESC LIMIT 1
+             ), waiting AS (
+                 SELECT first_offset + record_count - 1 AS last_offset, fresh_first_id, created_at FROM log_batches
+                 WHERE partition = $1 AND first_offset <= $2 + 1 ORDER BY first_offset DESC LIMIT 1
+             )
+             SELECT GREATEST(0, (SELECT first_offset + record_count - 1 FROM log_batches WHERE partition = $1
+                                 ORDER BY first_offset DESC LIMIT 1) - $2) AS record_count,
+                    (SELECT extract(epoch FROM clock_timestamp() - COALESCE(
+                                (SELECT staged_at FROM staged_log_records WHERE partition = $1 AND id = fresh_first_id),
+                                created_at))::float8
+                     FROM waiting WHERE last_offset > $2) AS waiting_s,
+                    (SELECT extract(epoch FROM clock_timestamp() - $3 * INTERVAL '1 second' - staged_at)::float8
+                     FROM passed JOIN staged_log_records ON partition = $1 AND id = fresh_last_id
+                     WHERE last_offset = $2) AS taken_s",
+            &[&partition, &offset, &since.as_secs_f64()],
+        )
+        .await?;
+    Ok(Lag {
+        record_count: row.get::<_, Option<i64>>("record_count").unwrap_or(0),
+        waiting_s: row.get::<_, Option<f64>>("waiting_s").unwrap_or(0.0).max(0.0),
+        // Two clocks that are read one after the other may disagree by a little.
+        taken_s: row.get::<_, Option<f64>>("taken_s").map(|seconds| seconds.max(0.0)),
+    })
+}

@@ -1,0 +1,62 @@
+//! What a streamer counts and measures.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use common::config::{PostgresArgs, StreamArgs};
+use monitor::{Health, Unit, counter, declare_counter, declare_gauge, describe_histogram, gauge, histogram};
+
+use crate::streamer::Published;
+
+/// The end of what was published last, and when.
+pub(crate) type Mark = Arc<Mutex<Option<(i64, Instant)>>>;
+
+/// Says what the metrics mean, and begins to measure how far behind the stream is.
+pub(crate) fn start(health: &Health, postgres: &PostgresArgs, stream: &StreamArgs) -> Mark {
+    declare_counter("rocket_rides_batches_published_total", "Batches appended to the stream", &[]);
+    declare_counter("rocket_rides_records_published_total", "Records appended to the stream, each once", &[]);
+    declare_counter("rocket_rides_entries_added_total", "Entries added to the stream, double-sends included", &[]);
+    declare_counter("rocket_rides_entries_refused_total", "Entries that Redis refused because it had them", &[]);
+    declare_counter("rocket_rides_faults_injected_total", "Double-sends on purpose", &[]);
+    declare_counter("rocket_rides_retries_total", "Steps that failed and were tried again", &[]);
+    declare_gauge("rocket_rides_leader", "1 on the streamer that leads, 0 on those that stand by", &[]);
+    declare_gauge("rocket_rides_unpublished_records", "Records that have an offset and are not in the stream yet", &[]);
+    describe_histogram!("rocket_rides_publish_duration_seconds", Unit::Seconds, "How long appending a batch took");
+    describe_histogram!(
+        "rocket_rides_commit_to_append_seconds",
+        Unit::Seconds,
+        "From when a record was staged until it was in the stream; one record a second at most"
+    );
+    let mark = Mark::default();
+    let (shared, partition) = (Arc::clone(&mark), stream.partition);
+    health.ask_postgres(&postgres.database_url, health.pulse("postgres", crate::AGE_MAX), move |client| {
+        let mark = shared.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Box::pin(async move {
+            match mark {
+                Some((last_offset, at)) => {
+                    let lag = pglog::lag(client, partition, last_offset, at.elapsed()).await?;
+                    gauge!("rocket_rides_unpublished_records").set(lag.record_count as f64);
+                    if let Some(taken_s) = lag.taken_s {
+                        histogram!("rocket_rides_commit_to_append_seconds").record(taken_s);
+                    }
+                    Ok(())
+                }
+                None => monitor::anything(client).await,
+            }
+        })
+    });
+    mark
+}
+
+pub(crate) fn count(published: &Published, is_fault: bool) {
+    counter!("rocket_rides_batches_published_total").increment(1);
+    counter!("rocket_rides_records_published_total").increment(published.record_count as u64);
+    counter!("rocket_rides_entries_added_total").increment(published.added_count as u64);
+    counter!("rocket_rides_entries_refused_total").increment(published.refused_count as u64);
+    counter!("rocket_rides_faults_injected_total").increment(is_fault.into());
+    histogram!("rocket_rides_publish_duration_seconds").record(published.elapsed);
+}
+
+pub(crate) fn leads(is_leader: bool) {
+    gauge!("rocket_rides_leader").set(f64::from(u8::from(is_leader)));
+}
