@@ -88,6 +88,8 @@ struct App {
     /// `None`: no payment processor is set up.
     desk: Option<Desk>,
     body_wait: Duration,
+    /// Whether anybody looks at what is counted.
+    is_watched: bool,
 }
 
 /// Serves until `shutdown`; then requests in flight are finished.
@@ -127,7 +129,7 @@ pub async fn serve(
     let (writer, mut writing) = Writer::start(database.clone(), &limits, health.pulse("writes", AGE_MAX));
     let address = listener.local_addr().context("reading the socket's address")?;
     info!(address = %address, connection_count_max = limits.connection_count_max, "api started");
-    let app = App { database, writer, desk, body_wait: limits.body_wait };
+    let app = App { database, writer, desk, body_wait: limits.body_wait, is_watched: health.is_served() };
     let mut serving = tokio::spawn(serve::serve_until(listener, app, limits, shutdown.clone()));
     let served = tokio::select! {
         served = &mut serving => served,

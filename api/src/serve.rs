@@ -150,7 +150,7 @@ async fn answer(
     request: Request<Incoming>,
     wait: Duration,
 ) -> Result<Response, Infallible> {
-    let (began_at, method, path) = (Instant::now(), request.method().clone(), request.uri().path().to_owned());
+    let asked = app.is_watched.then(|| (Instant::now(), request.method().clone(), request.uri().path().to_owned()));
     let answer = async {
         match request.method() == Method::POST && request.uri().path() == "/rides" {
             true => Ok(rides::create(app, peer, request).await),
@@ -162,7 +162,7 @@ async fn answer(
         debug!(waited_s = wait.as_secs_f32(), "a request took too long");
         Ok(Error::Unavailable.into_response())
     });
-    if let Ok(response) = &answered {
+    if let (Ok(response), Some((began_at, method, path))) = (&answered, asked) {
         metrics::answered(&method, &path, response.status().as_u16(), began_at.elapsed());
     }
     answered

@@ -5,6 +5,7 @@ use idempotency::{Claim, Phase, Phases, Progress};
 use payments::{Charge, ChargeError};
 use pglog::NewRecord;
 use serde_json::{Value, json};
+use tokio_postgres::error::SqlState;
 
 use crate::desk::{Desk, DiePoint, Error, Order, Reply, User};
 use crate::{AMOUNT_CENTS, CURRENCY};
@@ -90,10 +91,15 @@ impl Trip<'_> {
             )
             .await?;
         let ride_id: i64 = row.get(0);
-        self.audit(phase.tx(), "ride.created", ride_id, &json!(journey)).await?;
         // The same record as a guest's ride has: whoever folds distances need not know the difference.
         let data = format!(r#"{{"id":{ride_id},"distance_mm":{distance_mm}}}"#);
-        stage(phase.tx(), "ride", "create", &data).await?;
+        let journey = json!(journey);
+        // Sent together, here and below: each wait for an answer costs more than a statement.
+        let (audited, staged) = tokio::join!(
+            self.audit(phase.tx(), "ride.created", ride_id, &journey),
+            stage(phase.tx(), "ride", "create", &data)
+        );
+        all_of([audited, staged])?;
         Ok(phase.advance(RIDE_CREATED).await?)
     }
 
@@ -139,21 +145,33 @@ impl Trip<'_> {
                          UPDATE bookings SET stripe_charge_id = $2 WHERE ride_id = $1 AND stripe_charge_id IS NULL",
                     )
                     .await?;
-                if phase.tx().execute(&statement, &[&ride_id, &charge_id]).await? != 1 {
-                    return Err(Error::Bug(format!("Ride {ride_id} is charged already.")));
-                }
                 let charge = json!({
                     "id": charge_id, "ride_id": ride_id, "user_id": self.user.id,
                     "amount": booked.amount_cents, "currency": booked.currency,
                 });
-                self.audit(phase.tx(), "charge.created", ride_id, &charge).await?;
-                stage(phase.tx(), "charge", "create", &charge.to_string()).await?;
+                let noting = async {
+                    match phase.tx().execute(&statement, &[&ride_id, &charge_id]).await? {
+                        1 => Ok(()),
+                        _ => Err(Error::Bug(format!("Ride {ride_id} is charged already."))),
+                    }
+                };
+                let text = charge.to_string();
+                let (noted, audited, staged) = tokio::join!(
+                    noting,
+                    self.audit(phase.tx(), "charge.created", ride_id, &charge),
+                    stage(phase.tx(), "charge", "create", &text)
+                );
+                all_of([noted, audited, staged])?;
                 Ok(phase.advance(CHARGE_CREATED).await?)
             }
             Err(message) => {
                 let decline = json!({ "ride_id": ride_id, "user_id": self.user.id, "message": message });
-                self.audit(phase.tx(), "charge.declined", ride_id, &decline).await?;
-                stage(phase.tx(), "charge", "decline", &decline.to_string()).await?;
+                let text = decline.to_string();
+                let (audited, staged) = tokio::join!(
+                    self.audit(phase.tx(), "charge.declined", ride_id, &decline),
+                    stage(phase.tx(), "charge", "decline", &text)
+                );
+                all_of([audited, staged])?;
                 let error = format!("Error from payment processor: {message}");
                 let body = json!({ "error": error, "code": "charge_declined" }).to_string();
                 finish(phase, Reply { status: 402, body, is_replayed: false }).await
@@ -169,8 +187,12 @@ impl Trip<'_> {
             "ride_id": booked.ride_id, "user_id": self.user.id,
             "amount": booked.amount_cents, "currency": booked.currency,
         });
-        self.audit(phase.tx(), "receipt.staged", booked.ride_id, &receipt).await?;
-        stage(phase.tx(), "receipt", "create", &receipt.to_string()).await?;
+        let text = receipt.to_string();
+        let (audited, staged) = tokio::join!(
+            self.audit(phase.tx(), "receipt.staged", booked.ride_id, &receipt),
+            stage(phase.tx(), "receipt", "create", &text)
+        );
+        all_of([audited, staged])?;
         let body = json!({
             "message": "Payment accepted. Your pilot is on their way!",
             "ride": { "id": booked.ride_id, "distance_mm": booked.distance_mm, "created_at": booked.created_at },
@@ -190,6 +212,18 @@ impl Trip<'_> {
         tx.execute(&statement, &[&action, &data, &origin_ip, &ride_id, &self.user.id]).await?;
         Ok(())
     }
+}
+
+/// What came of statements that were sent together. After the one that failed the others only hear that one has: its error is
+/// the one that counts.
+fn all_of<const N: usize>(results: [Result<(), Error>; N]) -> Result<(), Error> {
+    let is_aftermath = |error: &Error| {
+        let Error::Operation(idempotency::Error::Postgres(error)) = error else { return false };
+        error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION)
+    };
+    let mut errors: Vec<Error> = results.into_iter().filter_map(Result::err).collect();
+    errors.sort_by_key(is_aftermath);
+    errors.into_iter().next().map_or(Ok(()), Err)
 }
 
 async fn stage(tx: &Transaction<'_>, object: &str, action: &str, data: &str) -> Result<(), Error> {

@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use deadpool_postgres::{ClientWrapper, Transaction};
-use tokio_postgres::IsolationLevel;
+use tokio_postgres::types::ToSql;
 
 use crate::claim::Claim;
 use crate::error::Error;
@@ -43,7 +43,7 @@ impl Claim {
     /// # Errors
     /// [`Error::Fenced`] if the claim is not held any more; otherwise Postgres is away.
     pub async fn begin<'a>(&'a mut self, client: &'a mut ClientWrapper) -> Result<Phase<'a>, Error> {
-        let tx = client.build_transaction().isolation_level(IsolationLevel::Serializable).start().await?;
+        let tx = client.transaction().await?;
         // 0 would mean that there is no limit, NULL that the session's own is taken away.
         let statement = tx
             .prepare_cached(
@@ -58,8 +58,11 @@ impl Claim {
                  FOR UPDATE",
             )
             .await?;
-        tx.query_opt(&statement, &[&self.id, &self.token, &self.recovery_point]).await?.ok_or(Error::Fenced)?;
-        tx.batch_execute("SAVEPOINT work").await?;
+        // Sent together: one round trip.
+        let held: [&(dyn ToSql + Sync); 3] = [&self.id, &self.token, &self.recovery_point];
+        let (row, saved) = tokio::join!(tx.query_opt(&statement, &held), tx.batch_execute("SAVEPOINT work"));
+        row?.ok_or(Error::Fenced)?;
+        saved?;
         Ok(Phase { tx, claim: self })
     }
 }
