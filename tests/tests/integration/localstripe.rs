@@ -1,4 +1,4 @@
-//! The client against a Stripe server that nobody here wrote: localstripe, <https://pypi.org/project/localstripe>.
+//! The client against a Stripe server that nobody here wrote: localstripe.
 //!
 //! It shows that requests and answers are of the shape that others take for Stripe's. It says nothing about idempotency
 //! keys: localstripe 1.15 does not look at them.

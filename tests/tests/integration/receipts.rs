@@ -19,7 +19,7 @@ fn mails(mailbox: &Path) -> Vec<String> {
     files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect()
 }
 
-/// The mail server is one that nobody here wrote: aiosmtpd, <https://pypi.org/project/aiosmtpd>.
+/// The mail server is one that nobody here wrote: aiosmtpd.
 #[tokio::test]
 async fn receipts_are_mailed_once_and_wait_for_a_mail_server_that_is_away() {
     let (world, folder, port) = (World::new().await, scratch_folder(), free_port());
