@@ -164,7 +164,7 @@ pub async fn deliver(client: &Client, sink: &Sink) -> Result<Option<Delivery>> {
     Ok(Some(Delivery { ride_id, taken: Ok(()) }))
 }
 
-/// Delivers until `stop`; if draining, until nothing is left then.
+/// Delivers until `stop`; if draining, until nothing is left then, or until `shutdown`.
 ///
 /// # Errors
 /// Only when draining: something could not be delivered.
@@ -173,6 +173,7 @@ pub(crate) async fn keep_delivering(
     sink: &Sink,
     is_draining: bool,
     stop: &CancellationToken,
+    shutdown: &CancellationToken,
 ) -> Result<()> {
     let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
     let mut client = None;
@@ -181,14 +182,16 @@ pub(crate) async fn keep_delivering(
     loop {
         // Looked at before: what was noted until then is in this round.
         let is_last = stop.is_cancelled();
-        let round = deliver_all(postgres, &mut client, sink, &mut refusal).await;
+        let round = deliver_all(postgres, &mut client, sink, &mut refusal, shutdown).await;
         let wait = match round {
             Ok(left_count) if is_last && is_draining && left_count > 0 => {
                 if let Some(error) = refusal {
                     return Err(error);
                 }
                 // Somebody else has them in hand, or died with them.
-                tokio::time::sleep(LOOK_INTERVAL).await;
+                if !sleep_or_stop(LOOK_INTERVAL, shutdown).await {
+                    return Ok(());
+                }
                 continue;
             }
             round if is_last => return if is_draining { round.map(|_| ()) } else { Ok(()) },
@@ -222,12 +225,20 @@ async fn deliver_all(
     client: &mut Option<Client>,
     sink: &Sink,
     refusal: &mut Option<anyhow::Error>,
+    shutdown: &CancellationToken,
 ) -> Result<i64> {
     let client = match client {
         Some(client) => client,
         None => client.insert(common::postgres::connect(postgres, "receipts", || {}).await?),
     };
-    while let Some(Delivery { ride_id, taken }) = in_time(deliver(client, sink)).await? {
+    // No more than are due now: what is refused slowly may be due again before the others are through.
+    let due = "-- receipts::due\nSELECT count(*) FROM receipts WHERE delivered_at IS NULL AND next_attempt_at <= now()";
+    let row = in_time(async { client.query_one(due, &[]).await.context("counting what is due") }).await?;
+    for _ in 0..row.get::<_, i64>(0) {
+        if shutdown.is_cancelled() {
+            break;
+        }
+        let Some(Delivery { ride_id, taken }) = in_time(deliver(client, sink)).await? else { break };
         match taken {
             Ok(()) => {
                 counter!("rocket_rides_receipts_delivered_total").increment(1);

@@ -50,7 +50,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     declare_counter("rocket_rides_receipts_refused_total", "Receipts that it has not taken, to be tried again", &[]);
     let is_draining = config.consumer.drain;
     let stop = shutdown.child_token();
-    let delivering = deliver::keep_delivering(&config.consumer.postgres.database_url, &sink, is_draining, &stop);
+    let delivering =
+        deliver::keep_delivering(&config.consumer.postgres.database_url, &sink, is_draining, &stop, &shutdown);
     let noting = async {
         let noted =
             consumer::run_watched(config.consumer.clone(), ReceiptsFold::default(), &health, shutdown.clone()).await;
