@@ -84,13 +84,19 @@ class Consumer:
         records, next_offset = [], self.last_offset + 1
         for entry_id, fields in entries:
             offset = int(entry_id.split(b"-")[0])
-            token, _staged_at_us, object_len, what = fields[b"about"].split(b" ", 3)
-            if offset < next_offset or tokens.get(offset) != int(token):
+            try:
+                token, _staged_at_us, object_len, what = fields[b"about"].split(b" ", 3)
+                is_ours = tokens.get(offset) == int(token)
+                about = (what[: int(object_len)].decode(), what[int(object_len) + 1 :].decode())
+                data = fields[b"data"]
+            except (KeyError, ValueError):
+                # Somebody else's.
+                continue
+            if offset < next_offset or not is_ours:
                 continue
             if offset > next_offset:
                 break
-            about = (what[: int(object_len)].decode(), what[int(object_len) + 1 :].decode())
-            records.append((offset, about, fields[b"data"]))
+            records.append((offset, about, data))
             next_offset += 1
         return records
 

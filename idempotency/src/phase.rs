@@ -38,7 +38,8 @@ pub struct Phase<'a> {
 
 impl Claim {
     /// Begins the phase of the recovery point. The operation's row is locked until the end of the phase, and no statement
-    /// in it may take longer than the claim holds.
+    /// in it may take longer than the claim holds. The transaction has the session's isolation, by default read committed:
+    /// other rows that are read and then decided on must be locked, or guarded by constraints.
     ///
     /// # Errors
     /// [`Error::Fenced`] if the claim is not held any more; otherwise Postgres is away.
