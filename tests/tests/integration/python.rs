@@ -41,9 +41,6 @@ async fn python_stages_rides_and_folds_them_whatever_the_stream_does() {
         .to_owned();
     forged.exec_async(&mut redis).await.unwrap();
 
-    let strange = redis::cmd("XADD").arg(world.stream_name()).arg("2003-8").arg("foo").arg("bar").to_owned();
-    strange.exec_async(&mut redis).await.unwrap();
-
     let longest = "SELECT format('longest of %s rides: %s, %s mm', count(*), (array_agg(id ORDER BY distance_mm DESC, id))[1], \
                    max(distance_mm)) FROM rides";
     let expected: String = world.client().query_one(longest, &[]).await.unwrap().get(0);
