@@ -13,57 +13,22 @@ pub(crate) type Mark = Arc<Mutex<Option<(i64, Instant)>>>;
 
 /// Says what the metrics mean, and begins to measure how far behind the consumer is.
 pub(crate) fn start(health: &Health, config: &Config) -> Mark {
-    declare_counter(
-        "rocket_rides_records_applied_total",
-        "Records folded into the state",
-        &[("consumer", &config.name)],
-    );
-    declare_counter(
-        "rocket_rides_records_passed_total",
-        "Records of other kinds, passed over",
-        &[("consumer", &config.name)],
-    );
-    declare_counter(
-        "rocket_rides_dead_letters_total",
-        "Records that could not be applied, put aside",
-        &[("consumer", &config.name)],
-    );
-    declare_counter(
-        "rocket_rides_gaps_healed_total",
-        "Times that the stream lacked records and Postgres had them",
-        &[("consumer", &config.name)],
-    );
-    declare_counter(
-        "rocket_rides_records_healed_total",
-        "Records read from Postgres because the stream lacked them",
-        &[("consumer", &config.name)],
-    );
-    declare_counter(
-        "rocket_rides_duplicates_skipped_total",
-        "Entries whose offset had been passed",
-        &[("consumer", &config.name)],
-    );
-    declare_counter(
-        "rocket_rides_entries_rejected_total",
-        "Entries of the stream that are not of this log",
-        &[("consumer", &config.name)],
-    );
-    declare_counter("rocket_rides_crashes_survived_total", "Crashes on purpose", &[("consumer", &config.name)]);
-    declare_counter(
-        "rocket_rides_retries_total",
-        "Steps that failed and were tried again",
-        &[("consumer", &config.name)],
-    );
-    declare_gauge(
-        "rocket_rides_lag_records",
-        "Records that have an offset and are not folded yet",
-        &[("consumer", &config.name)],
-    );
-    declare_gauge(
-        "rocket_rides_lag_seconds",
-        "How long the first of these records has waited",
-        &[("consumer", &config.name)],
-    );
+    let labels = [("consumer", config.name.as_str())];
+    for (name, help) in [
+        ("rocket_rides_records_applied_total", "Records folded into the state"),
+        ("rocket_rides_records_passed_total", "Records of other kinds, passed over"),
+        ("rocket_rides_dead_letters_total", "Records that could not be applied, put aside"),
+        ("rocket_rides_gaps_healed_total", "Times that the stream lacked records and Postgres had them"),
+        ("rocket_rides_records_healed_total", "Records read from Postgres because the stream lacked them"),
+        ("rocket_rides_duplicates_skipped_total", "Entries whose offset had been passed"),
+        ("rocket_rides_entries_rejected_total", "Entries of the stream that are not of this log"),
+        ("rocket_rides_crashes_survived_total", "Crashes on purpose"),
+        ("rocket_rides_retries_total", "Steps that failed and were tried again"),
+    ] {
+        declare_counter(name, help, &labels);
+    }
+    declare_gauge("rocket_rides_lag_records", "Records that have an offset and are not folded yet", &labels);
+    declare_gauge("rocket_rides_lag_seconds", "How long the first of these records has waited", &labels);
     describe_histogram!(
         "rocket_rides_commit_to_fold_seconds",
         Unit::Seconds,

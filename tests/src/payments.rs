@@ -25,19 +25,15 @@ const KEY: &str = "sk_test_of_the_tests";
 impl Payments {
     /// Starts it.
     pub async fn start() -> Self {
-        let folder = std::env::temp_dir().join(format!("payments-{:016x}", rand::random::<u64>()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base = format!("http://{}", listener.local_addr().unwrap());
-        let mut payments = Self { base, folder, client: reqwest::Client::new(), shutdown: CancellationToken::new() };
+        let mut payments = Self::at(listener.local_addr().unwrap().port());
         payments.serve(listener);
         payments
     }
 
     /// One that is a process, and may die. It listens on `port`, now or when it is started again.
     pub fn start_process(port: u16) -> (Self, Process) {
-        let folder = std::env::temp_dir().join(format!("payments-{:016x}", rand::random::<u64>()));
-        let base = format!("http://127.0.0.1:{port}");
-        let payments = Self { base, folder, client: reqwest::Client::new(), shutdown: CancellationToken::new() };
+        let payments = Self::at(port);
         let process = payments.start_again(port);
         (payments, process)
     }
@@ -47,6 +43,15 @@ impl Payments {
         let mut command = Command::new(binary("payments"));
         command.args(["--faults", "--payments-port", &port.to_string(), "--data"]).arg(&self.folder);
         Process::spawn("payments", command)
+    }
+
+    fn at(port: u16) -> Self {
+        Self {
+            base: format!("http://127.0.0.1:{port}"),
+            folder: std::env::temp_dir().join(format!("payments-{:016x}", rand::random::<u64>())),
+            client: reqwest::Client::new(),
+            shutdown: CancellationToken::new(),
+        }
     }
 
     fn serve(&mut self, listener: TcpListener) {
