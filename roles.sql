@@ -28,7 +28,7 @@ DECLARE
 BEGIN
     FOREACH role_name IN ARRAY
         ARRAY['rocket_api', 'rocket_completer', 'rocket_streamer', 'rocket_consumer', 'rocket_receipts', 'rocket_reaper',
-              'rocket_operator']
+              'rocket_dashboard', 'rocket_operator']
     LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
             BEGIN
@@ -49,12 +49,12 @@ REVOKE EXECUTE ON FUNCTION refuse_change_of_staged_log_records() FROM PUBLIC;
 REVOKE ALL ON log_identity, rides, staged_log_records, log_batches, checkpoints, consumer_states, dead_letters,
     tracked_operations, users, bookings, audit_records, completions, reaped_requests, receipts
     FROM PUBLIC, rocket_api, rocket_completer, rocket_streamer, rocket_consumer, rocket_receipts, rocket_reaper,
-    rocket_operator;
+    rocket_dashboard, rocket_operator;
 
 GRANT USAGE ON SCHEMA public TO rocket_api, rocket_completer, rocket_streamer, rocket_consumer, rocket_receipts,
-    rocket_reaper, rocket_operator;
+    rocket_reaper, rocket_dashboard, rocket_operator;
 -- Whoever reads the order asks first whether it is this cluster's.
-GRANT SELECT ON log_identity TO rocket_streamer, rocket_consumer, rocket_receipts, rocket_reaper;
+GRANT SELECT ON log_identity TO rocket_streamer, rocket_consumer, rocket_receipts, rocket_reaper, rocket_dashboard;
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- api: takes rides and shows them, and shows what consumers made of them.
@@ -139,6 +139,13 @@ GRANT SELECT, INSERT ON dead_letters TO rocket_reaper;
 GRANT SELECT, DELETE, UPDATE (status) ON tracked_operations TO rocket_reaper;
 GRANT SELECT (ride_id, operation_id) ON bookings TO rocket_reaper;
 GRANT SELECT, INSERT ON reaped_requests TO rocket_reaper;
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- dashboard: looks. It sees when records were staged, and not what is in them.
+-- ---------------------------------------------------------------------------------------------------------------------
+GRANT SELECT ON rides, log_batches, checkpoints, consumer_states TO rocket_dashboard;
+GRANT SELECT (partition, id, transaction_id, staged_at) ON staged_log_records TO rocket_dashboard;
+GRANT SELECT (name, partition, dropped_at) ON dead_letters TO rocket_dashboard;
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- operator: a person, with audit, doctor and dead-letters. Reads everything, settles dead letters, mends a consumer's

@@ -68,7 +68,7 @@ pub(crate) async fn show(State(app): State<App>) -> Result<Json<Totals>, Error> 
             "-- api::totals::show
              WITH sql AS (
                  SELECT count(*) AS sql_ride_count,
-                        COALESCE(least(sum(distance_mm), 9223372036854775807), 0)::bigint AS sql_total_distance_mm
+                        least(COALESCE(sum(distance_mm), 0), 9223372036854775807)::bigint AS sql_total_distance_mm
                  FROM rides
              ), heads AS (
                  SELECT DISTINCT ON (partition) partition, first_offset + record_count - 1 AS head FROM log_batches

@@ -207,7 +207,7 @@ impl Desk {
     }
 
     pub(crate) async fn client(&self) -> Result<Client, Error> {
-        self.pool.get().await.map_err(|error| Error::Unavailable(error.to_string()))
+        common::postgres::take(&self.pool).await.map_err(|error| Error::Unavailable(format!("{error:#}")))
     }
 }
 

@@ -23,8 +23,9 @@ impl Backoff {
     }
 
     /// It failed: how long to wait. Between half of the nominal wait and all of it, at random, so that processes which
-    /// lost the same server do not all come back in the same moment.
+    /// lost the same server do not all come back in the same moment. It is counted.
     pub fn next_wait(&mut self) -> Duration {
+        metrics::counter!("rocket_rides_retries_total").increment(1);
         let nominal = Self::FIRST.saturating_mul(1 << self.failure_count.min(16)).min(self.longest);
         self.failure_count = self.failure_count.saturating_add(1);
         nominal.mul_f64(0.5 + rand::random::<f64>() / 2.0)

@@ -1,6 +1,6 @@
 //! Connections to Postgres. Users: every process but the simulator.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use deadpool_postgres::{
@@ -68,12 +68,15 @@ pub fn pool(config: &Config, process: &str, size: usize) -> Result<Pool> {
         .context("building the connection pool")
 }
 
-/// A connection of the pool.
+/// A connection of the pool. How long that took is measured.
 ///
 /// # Errors
 /// Postgres is away or refuses, or everybody else has the connections.
 pub async fn take(pool: &Pool) -> Result<deadpool_postgres::Client> {
-    let taken = pool.get().await.map_err(|error| match error {
+    let asked_at = Instant::now();
+    let taken = pool.get().await;
+    metrics::histogram!("rocket_rides_pool_wait_seconds").record(asked_at.elapsed());
+    let taken = taken.map_err(|error| match error {
         // Its own text would leave out the cause.
         PoolError::Backend(error) => anyhow::Error::new(error).context("connecting to Postgres"),
         error => error.into(),

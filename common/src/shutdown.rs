@@ -18,8 +18,9 @@ pub fn on_signal() -> Result<CancellationToken> {
             _ = interrupt.recv() => "SIGINT",
             _ = terminate.recv() => "SIGTERM",
         };
-        tracing::info!(signal = name, "stopping");
+        // First of all: to log may fail.
         cancelled.cancel();
+        tracing::info!(signal = name, "stopping");
     });
     Ok(token)
 }

@@ -64,7 +64,12 @@ fn parse_filter(text: &str) -> Result<String, String> {
 pub fn start(args: &LogArgs) {
     let filter = EnvFilter::new(&args.rust_log);
     let colours = std::io::stderr().is_terminal() || std::env::var_os("FORCE_COLOR").is_some();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // Of a log that nobody reads any more it could only be complained there, and that complaint would be a panic.
+        .log_internal_errors(false)
+        .with_target(false);
     match args.log_format {
         LogFormat::Text => builder.with_ansi(colours).compact().init(),
         LogFormat::Json => builder.with_ansi(false).json().flatten_event(true).init(),

@@ -128,12 +128,17 @@ pub async fn run_watched<F: Fold>(config: Config, fold: F, health: &Health, shut
         "consumer started"
     );
     let (steps, stream) = (health.pulse("steps", AGE_MAX), health.pulse("stream", AGE_MAX));
+    let orders = health.orders();
     let mark = metrics::start(health, &config);
     let mut consumer = Consumer::new(&config, fold, shutdown.clone());
     let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
     let mut fault = faults.draw(by_dice);
     let block = (!config.drain).then_some(BLOCK);
     while !shutdown.is_cancelled() {
+        let is_ordered = orders.is_open();
+        if is_ordered {
+            fault = Fault::CrashBeforeCommit;
+        }
         let step = tokio::select! {
             step = consumer.run_once(fault, block) => step,
             () = stop_at_last(&shutdown) => break,
@@ -166,6 +171,9 @@ pub async fn run_watched<F: Fold>(config: Config, fold: F, health: &Health, shut
                     warn!(consumer = config.name, "{interruption}");
                     let name = config.name.clone();
                     monitor::counter!("rocket_rides_crashes_survived_total", "consumer" => name).increment(1);
+                    if is_ordered {
+                        orders.fill();
+                    }
                     fault = faults.draw(by_dice);
                 }
                 Some(Interruption::Unregistered) => return Err(error),
@@ -174,8 +182,6 @@ pub async fn run_watched<F: Fold>(config: Config, fold: F, health: &Health, shut
                         return Err(error.context(way_out));
                     }
                     let (wait, error) = (backoff.next_wait(), format!("{error:#}"));
-                    let name = config.name.clone();
-                    monitor::counter!("rocket_rides_retries_total", "consumer" => name).increment(1);
                     warn!(
                         consumer = config.name,
                         error,

@@ -23,7 +23,6 @@ pub(crate) fn start(health: &Health, config: &Config) -> Mark {
         ("rocket_rides_duplicates_skipped_total", "Entries whose offset had been passed"),
         ("rocket_rides_entries_rejected_total", "Entries of the stream that are not of this log"),
         ("rocket_rides_crashes_survived_total", "Crashes on purpose"),
-        ("rocket_rides_retries_total", "Steps that failed and were tried again"),
     ] {
         declare_counter(name, help, &labels);
     }

@@ -62,6 +62,22 @@ pub(crate) fn install_python_packages() -> Result<()> {
     Plan { commands: vec![make, install, note], needs_root: false }.run()
 }
 
+/// Browsers that the tests of the live page can use.
+const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+
+/// Installs a browser, unless there is one. Debian has one as a package; elsewhere that which the tests' own Python packages
+/// bring along is taken.
+pub(crate) fn install_browser() -> Result<()> {
+    if BROWSERS.iter().any(|name| is_on_path(name)) || given("CHROMIUM").is_some() {
+        return Ok(());
+    }
+    if is_on_path("apt-get") && Path::new("/etc/debian_version").is_file() && !Path::new("/usr/bin/snap").is_file() {
+        return Plan::apt_get("chromium").run();
+    }
+    Plan { commands: vec![".data/venv/bin/playwright install --with-deps chromium".to_owned()], needs_root: false }
+        .run()
+}
+
 /// What the benchmarks compare with: a file that tells whether it is here, and its package.
 const BENCHMARK_TOOLS: [(&str, &str); 5] = [
     ("wrk", "wrk"),

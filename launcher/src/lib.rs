@@ -32,7 +32,7 @@ pub struct Extras {
     #[arg(long)]
     pub for_chaos: bool,
 
-    /// Install what tests need of Python too, into .data/venv: see tests/requirements.txt.
+    /// Install what tests need too: of Python, into .data/venv (see tests/requirements.txt), and a browser.
     #[arg(long)]
     pub for_tests: bool,
 
@@ -52,6 +52,7 @@ pub fn setup(extras: Extras) -> anyhow::Result<()> {
     }
     if extras.for_tests {
         install::install_python_packages()?;
+        install::install_browser()?;
     }
     if extras.for_benchmarks {
         install::install_benchmark_tools();

@@ -23,6 +23,9 @@ use crate::supervise::{Console, keep_running};
 /// The private database.
 const DATABASE: &str = "rocket-rides-log";
 
+/// The live page is here, if nobody else is.
+const DASHBOARD_PORT: u16 = 5007;
+
 /// The first process of the Procfile tells of itself on this port, the next one on the next.
 const FIRST_MONITOR_PORT: u16 = 5010;
 
@@ -95,10 +98,21 @@ async fn run_processes(
     if colours {
         environment.push(("FORCE_COLOR".to_owned(), "1".to_owned()));
     }
-    greet(config, servers);
-    let monitor_ports = monitor_ports(entries.len()).await?;
+    let monitor_ports = free_ports(FIRST_MONITOR_PORT, entries.len()).await?;
+    let page_port = match given("DASHBOARD_PORT") {
+        Some(port) => port,
+        None => free_ports(DASHBOARD_PORT, 1).await?[0].to_string(),
+    };
+    greet(config, servers, &page_port);
+    let mut watched = Vec::new();
     for (entry, port) in entries.iter().zip(&monitor_ports) {
         println!("  health  http://127.0.0.1:{port}/readyz and /metrics: {}", entry.name);
+        watched.push(format!("{}=127.0.0.1:{port}", entry.name));
+    }
+    environment.push(("DASHBOARD_PORT".to_owned(), page_port));
+    environment.push(("DASHBOARD_WATCH".to_owned(), watched.join(",")));
+    if given("FAULT_ORDERS").is_none() {
+        environment.push(("FAULT_ORDERS".to_owned(), "true".to_owned()));
     }
     let (started, mut pids) = mpsc::unbounded_channel();
     let summary_index = entries.len();
@@ -137,9 +151,10 @@ async fn print_summaries(config: UpConfig, index: usize, console: Console, stop:
     }
 }
 
-fn greet(config: &UpConfig, servers: &Servers) {
+fn greet(config: &UpConfig, servers: &Servers, page_port: &str) {
     let base_url = format!("http://127.0.0.1:{}", config.api_port);
     println!("Rocket Rides Log is starting. Ctrl-C stops all of it.");
+    println!("  watch   http://127.0.0.1:{page_port}");
     println!("  api     {base_url}");
     println!("  ride    curl -d distance=123.0 {base_url}/rides");
     println!(
@@ -155,12 +170,12 @@ fn greet(config: &UpConfig, servers: &Servers) {
     }
 }
 
-/// A port for what each process tells of itself: the same ones each time, as far as they are free.
-async fn monitor_ports(count: usize) -> Result<Vec<u16>> {
+/// Ports from `first` on: the same ones each time, as far as they are free.
+async fn free_ports(first: u16, count: usize) -> Result<Vec<u16>> {
     let mut ports = Vec::new();
     // Held until all are chosen, so that none is chosen twice.
     let mut held = Vec::new();
-    for wanted in (FIRST_MONITOR_PORT..).take(count) {
+    for wanted in (first..).take(count) {
         let listener = match TcpListener::bind(("127.0.0.1", wanted)).await {
             Ok(listener) => listener,
             Err(_) => TcpListener::bind(("127.0.0.1", 0)).await.context("looking for a free port")?,

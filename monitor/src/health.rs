@@ -1,8 +1,10 @@
 //! Whether a process moves.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::orders::Orders;
 
 /// A pulse that rests is not judged.
 const RESTING: u64 = u64::MAX;
@@ -11,12 +13,14 @@ const RESTING: u64 = u64::MAX;
 #[derive(Debug, Clone, Default)]
 pub struct Health {
     is_served: bool,
+    takes_orders: bool,
     pulses: Arc<Mutex<Vec<Pulse>>>,
+    orders: Arc<OnceLock<Orders>>,
 }
 
 impl Health {
-    pub(crate) fn served() -> Self {
-        Self { is_served: true, ..Self::default() }
+    pub(crate) fn served(takes_orders: bool) -> Self {
+        Self { is_served: true, takes_orders, ..Self::default() }
     }
 
     /// Whether anybody can look at it.
@@ -29,6 +33,24 @@ impl Health {
         let pulse = Pulse(Arc::new(Beats { name, age_max, born: Instant::now(), last_ms: AtomicU64::new(0) }));
         self.pulses.lock().unwrap_or_else(PoisonError::into_inner).push(pulse.clone());
         pulse
+    }
+
+    /// The orders of whoever watches, to be carried out by the caller. There are never any unless `FAULT_ORDERS` is set.
+    pub fn orders(&self) -> Orders {
+        match self.takes_orders {
+            true => self.orders.get_or_init(Orders::default).clone(),
+            false => Orders::default(),
+        }
+    }
+
+    /// Where orders go; `None` if they are not taken.
+    pub(crate) fn order_book(&self) -> Option<&Orders> {
+        self.orders.get()
+    }
+
+    /// Whether every loop moves.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.pulses().iter().all(Pulse::is_fresh)
     }
 
     /// Every pulse, in the order in which they were made.

@@ -3,6 +3,7 @@
 //! - `/metrics`: what it has counted and measured, for Prometheus
 //! - `/livez`: 200 as long as it answers at all
 //! - `/readyz`, also called `/healthz`: 200 while everything that it does succeeds, and 503 as soon as it does not
+//! - `POST /fault`, in development only: injects a fault into the next batch
 //!
 //! Ready means that there is progress while there is work, and not merely that servers can be reached. Each loop of a
 //! process has a [`Pulse`], which beats with every success. A pulse that has not beaten for too long makes the process
@@ -28,6 +29,7 @@
 
 mod declare;
 mod health;
+mod orders;
 mod probe;
 mod server;
 
@@ -38,8 +40,9 @@ use clap::Args;
 pub use declare::{declare_counter, declare_gauge};
 pub use health::{Health, Pulse};
 pub use metrics::{Unit, counter, describe_counter, describe_histogram, gauge, histogram};
+pub use orders::Orders;
 pub use probe::{Question, anything};
-pub use server::start;
+pub use server::{ORDER_HEADER, start};
 
 /// Where a process tells of itself.
 #[derive(Debug, Clone, Args)]
@@ -51,6 +54,10 @@ pub struct MonitorArgs {
     /// The address to serve them on. 0.0.0.0 listens to the whole network
     #[arg(long, env = "MONITOR_BIND", default_value = "127.0.0.1")]
     pub monitor_bind: IpAddr,
+
+    /// For development: take orders to inject a fault (POST /fault), as the buttons of the live page give them
+    #[arg(long, env = "FAULT_ORDERS")]
+    pub fault_orders: bool,
 }
 
 impl MonitorArgs {

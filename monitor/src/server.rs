@@ -1,21 +1,22 @@
-//! The three paths.
+//! The paths.
 
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
-use metrics::{describe_gauge, gauge};
+use metrics::{Unit, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tracing::info;
 
 use crate::MonitorArgs;
+use crate::declare::declare_counter;
 use crate::health::Health;
 
 /// The buckets of everything that is measured in seconds: from a quick commit to a client's patience.
@@ -23,6 +24,10 @@ const SECONDS: [f64; 14] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 
 
 /// The buckets of everything that is counted in batches.
 const SIZES: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
+
+/// A header that orders must have. No page of another site can send one without being asked for leave first, and it gets
+/// none here.
+pub const ORDER_HEADER: &str = "x-fault-order";
 
 /// How often measurements are put into their buckets, so that they do not pile up while nobody asks.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -33,7 +38,7 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// The port is taken.
 pub async fn start(args: &MonitorArgs) -> Result<Health> {
     let Some(address) = args.address() else { return Ok(Health::default()) };
-    let health = Health::served();
+    let health = Health::served(args.fault_orders);
     let listener = TcpListener::bind(address).await;
     let listener = listener.with_context(|| format!("listening on {address}: set MONITOR_PORT to another"))?;
     let address = listener.local_addr().context("reading the socket's address")?;
@@ -43,6 +48,7 @@ pub async fn start(args: &MonitorArgs) -> Result<Health> {
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready))
         .route("/healthz", get(ready))
+        .route("/fault", post(order))
         .with_state(app);
     info!(%address, "monitor started");
     tokio::spawn(async move { axum::serve(listener, router).await });
@@ -66,6 +72,15 @@ fn record() -> Result<PrometheusHandle> {
         .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), &SIZES));
     let handle = builder.context("choosing buckets")?.install_recorder().context("installing the recorder")?;
     describe_gauge!("rocket_rides_ready", "1 while every loop of the process makes progress, else 0");
+    declare_counter("rocket_rides_retries_total", "What failed and was tried again, after a pause", &[]);
+    describe_histogram!(
+        "rocket_rides_pool_wait_seconds",
+        Unit::Seconds,
+        "How long was waited for a connection of the pool to Postgres"
+    );
+    describe_gauge!("rocket_rides_start_time_seconds", Unit::Seconds, "When the process started, since 1970");
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    gauge!("rocket_rides_start_time_seconds").set(since_1970.as_secs_f64());
     let upkeep = handle.clone();
     tokio::spawn(async move {
         loop {
@@ -77,8 +92,7 @@ fn record() -> Result<PrometheusHandle> {
 }
 
 async fn metrics(State(app): State<App>) -> impl IntoResponse {
-    let is_ready = app.health.pulses().iter().all(|pulse| pulse.is_fresh());
-    gauge!("rocket_rides_ready").set(f64::from(u8::from(is_ready)));
+    gauge!("rocket_rides_ready").set(f64::from(u8::from(app.health.is_ready())));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], app.metrics.render())
 }
 
@@ -106,4 +120,18 @@ async fn ready(State(app): State<App>) -> impl IntoResponse {
     let ready = parts.iter().all(|part| part.ready);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { ready, parts }))
+}
+
+/// Takes an order to inject a fault into the next batch.
+async fn order(State(app): State<App>, headers: HeaderMap) -> (StatusCode, &'static str) {
+    let Some(orders) = app.health.order_book() else {
+        return (StatusCode::NOT_FOUND, "no orders are taken here: FAULT_ORDERS is not set\n");
+    };
+    if !headers.contains_key(ORDER_HEADER) {
+        return (StatusCode::FORBIDDEN, "give the header x-fault-order\n");
+    }
+    match orders.place() {
+        true => (StatusCode::ACCEPTED, "the next batch will suffer\n"),
+        false => (StatusCode::TOO_MANY_REQUESTS, "too many orders are open: wait for the next batches\n"),
+    }
 }

@@ -95,13 +95,17 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
         "streamer started"
     );
     let health = monitor::start(&config.monitor).await?;
-    let steps = health.pulse("steps", AGE_MAX);
+    let (steps, orders) = (health.pulse("steps", AGE_MAX), health.orders());
     let mark = metrics::start(&health, &config.postgres, &config.stream);
     let mut streamer = Streamer::new(&config);
     let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
     let mut stood_by = false;
     let mut fault = faults.draw(by_dice);
     while !shutdown.is_cancelled() {
+        let is_ordered = orders.is_open();
+        if is_ordered {
+            fault = Fault::SendTwice;
+        }
         let step = tokio::select! {
             step = streamer.run_once(fault) => step,
             () = stop_at_last(&shutdown) => break,
@@ -114,6 +118,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
             Ok(Step::Published(published)) => {
                 log(&published, fault);
                 metrics::count(&published, fault != Fault::None);
+                if is_ordered {
+                    orders.fill();
+                }
                 *mark.lock().unwrap_or_else(PoisonError::into_inner) = Some((published.last_offset(), Instant::now()));
                 (fault, stood_by) = (faults.draw(by_dice), false);
                 backoff.reset();
@@ -138,7 +145,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
             }
             Err(error) if is_final(&error) => return Err(error),
             Err(error) => {
-                monitor::counter!("rocket_rides_retries_total").increment(1);
                 let wait = backoff.next_wait();
                 warn!(
                     error = format!("{error:#}"),

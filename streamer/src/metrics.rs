@@ -18,7 +18,6 @@ pub(crate) fn start(health: &Health, postgres: &PostgresArgs, stream: &StreamArg
     declare_counter("rocket_rides_entries_added_total", "Entries added to the stream, double-sends included", &[]);
     declare_counter("rocket_rides_entries_refused_total", "Entries that Redis refused because it had them", &[]);
     declare_counter("rocket_rides_faults_injected_total", "Double-sends on purpose", &[]);
-    declare_counter("rocket_rides_retries_total", "Steps that failed and were tried again", &[]);
     declare_gauge("rocket_rides_leader", "1 on the streamer that leads, 0 on those that stand by", &[]);
     declare_gauge("rocket_rides_unpublished_records", "Records that have an offset and are not in the stream yet", &[]);
     describe_histogram!("rocket_rides_publish_duration_seconds", Unit::Seconds, "How long appending a batch took");

@@ -11,6 +11,7 @@ mod records;
 mod servers;
 mod template;
 mod tls_servers;
+mod watched;
 mod world;
 
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ pub use python::python_program;
 pub use records::ReadRecord;
 pub use servers::{Backup, PrivatePostgres, PrivateRedis, is_alive, scratch_folder};
 pub use tls_servers::{REDIS_COMMANDS, TlsServers, free_port};
+pub use watched::Watched;
 pub use world::{World, write_rides};
 
 /// How long anything may take before a test gives up on it. Generous: tests are never timed, only stopped.

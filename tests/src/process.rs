@@ -76,6 +76,14 @@ impl Process {
         }
     }
 
+    /// Waits until it has logged `words`, and returns the address of that line: `127.0.0.1:5010`.
+    pub async fn address_after(&mut self, words: &str) -> String {
+        self.wait_for(words).await;
+        let output = self.output();
+        let line = output.lines().find(|line| line.contains(words)).unwrap();
+        line.split("address=").nth(1).unwrap().split_whitespace().next().unwrap().to_owned()
+    }
+
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()

@@ -9,10 +9,11 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use crate::{PrivatePostgres, PrivateRedis, World, scratch_folder, wait_until};
 
 /// What each process says to Redis. `docs/SECURITY.md` has the same lists.
-pub const REDIS_COMMANDS: [(&str, &[&str]); 3] = [
+pub const REDIS_COMMANDS: [(&str, &[&str]); 4] = [
     ("streamer", &["+info", "+xadd", "+xinfo|stream", "+eval", "+exists", "+rename"]),
     ("consumer", &["+info", "+xread"]),
     ("reaper", &["+info", "+xtrim"]),
+    ("dashboard", &["+info", "+xinfo|stream", "+xlen"]),
 ];
 
 /// Both servers, for as long as a test runs.

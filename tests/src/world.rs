@@ -15,7 +15,7 @@ use tokio_postgres::Config;
 use crate::template::{TEMPLATE, create_template, with_database};
 
 /// Processes that have a role of their own.
-const ROLES: [&str; 7] = ["api", "completer", "streamer", "consumer", "receipts", "reaper", "operator"];
+const ROLES: [&str; 8] = ["api", "completer", "streamer", "consumer", "receipts", "reaper", "dashboard", "operator"];
 
 /// A database and a stream.
 pub struct World {

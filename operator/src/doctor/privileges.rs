@@ -21,6 +21,8 @@ pub enum Role {
     Receipts,
     /// Removes what is passed.
     Reaper,
+    /// Looks.
+    Dashboard,
 }
 
 /// What each process does to each table.
@@ -68,6 +70,13 @@ const NEEDS: &[(Role, &str, &[&str])] = &[
     (Role::Reaper, "tracked_operations", &["SELECT", "DELETE"]),
     (Role::Reaper, "bookings", &["SELECT"]),
     (Role::Reaper, "reaped_requests", &["SELECT", "INSERT"]),
+    (Role::Dashboard, "rides", &["SELECT"]),
+    (Role::Dashboard, "staged_log_records", &["SELECT"]),
+    (Role::Dashboard, "log_batches", &["SELECT"]),
+    (Role::Dashboard, "checkpoints", &["SELECT"]),
+    (Role::Dashboard, "consumer_states", &["SELECT"]),
+    (Role::Dashboard, "dead_letters", &["SELECT"]),
+    (Role::Dashboard, "log_identity", &["SELECT"]),
 ];
 
 /// The check of privileges. `role` is the process to look at; without one, all of them.

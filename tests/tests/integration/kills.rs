@@ -1,11 +1,13 @@
 //! Every process is killed, and stopped, in the middle of its work (I7).
 
 use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
 
 use consumer::Fault;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::{PrivatePostgres, PrivateRedis, Process, World, wait_until, write_rides};
+use tokio::process::Command;
 
 #[tokio::test]
 async fn a_streamer_killed_again_and_again_publishes_everything_once() {
@@ -195,6 +197,21 @@ async fn every_process_stops_on_either_signal_with_status_0() {
     world.drain_streamer(&mut world.streamer()).await;
     world.drain_consumer(&mut world.consumer("consumer0")).await;
     world.assert_converged(&["consumer0"]).await;
+}
+
+/// Whoever read its log, a launcher say, was killed. To write to nobody is an error, and must not be the end of anything.
+#[tokio::test]
+async fn a_process_whose_log_nobody_reads_works_on_and_stops_when_it_is_told() {
+    let world = World::new().await;
+    let mut command = Command::new(tests::binary("streamer"));
+    command.args(world.flags("streamer")).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut streamer = command.spawn().unwrap();
+    drop(streamer.stderr.take());
+    world.write_rides(5).await;
+    wait_until("it publishes", async || world.stream_len().await == 5).await;
+    kill(Pid::from_raw(streamer.id().unwrap() as i32), Signal::SIGTERM).unwrap();
+    let status = tokio::time::timeout(tests::PATIENCE, streamer.wait()).await.expect("it ends").unwrap();
+    assert!(status.success(), "{status}");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod causes;
 mod chaos;
 mod consumer;
 mod convergence;
+mod dashboard;
 mod dead_letters;
 mod doctor;
 mod documentation;

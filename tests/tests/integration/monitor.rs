@@ -1,51 +1,6 @@
 //! What processes tell of themselves: metrics that say what happened, and health that follows the servers.
 
-use std::collections::BTreeMap;
-
-use tests::{Payments, PrivatePostgres, PrivateRedis, Process, World, wait_until};
-
-/// A process with a monitor.
-struct Watched {
-    process: Process,
-    base: String,
-    client: reqwest::Client,
-}
-
-impl Watched {
-    async fn start(world: &World, name: &str, args: &[&str]) -> Self {
-        let mut process = Process::start(world, name, &[args, &["--monitor-port", "0"]].concat());
-        process.wait_for("monitor started").await;
-        let output = process.output();
-        let line = output.lines().find(|line| line.contains("monitor started")).unwrap();
-        let base = format!("http://{}", line.split("address=").nth(1).unwrap().split_whitespace().next().unwrap());
-        Self { process, base, client: reqwest::Client::new() }
-    }
-
-    async fn get(&self, path: &str) -> (u16, String) {
-        let response = self.client.get(format!("{}{path}", self.base)).send().await.unwrap();
-        (response.status().as_u16(), response.text().await.unwrap())
-    }
-
-    async fn is_ready(&self) -> bool {
-        self.get("/readyz").await.0 == 200
-    }
-
-    /// Samples by name and labels, as they are written.
-    async fn metrics(&self) -> BTreeMap<String, f64> {
-        let (status, text) = self.get("/metrics").await;
-        assert_eq!(status, 200);
-        let samples = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-        samples
-            .map(|line| line.rsplit_once(' ').unwrap())
-            .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
-            .collect()
-    }
-
-    /// What was counted; 0 if it never happened.
-    async fn metric(&self, name: &str) -> f64 {
-        self.metrics().await.get(name).copied().unwrap_or(0.0)
-    }
-}
+use tests::{Payments, PrivatePostgres, PrivateRedis, Process, Watched, World, wait_until};
 
 #[tokio::test]
 async fn metrics_say_what_happened() {
@@ -78,6 +33,7 @@ async fn metrics_say_what_happened() {
     assert_eq!(api.metric("rocket_rides_idempotent_replays_total").await, 1.0);
     let count = r#"rocket_rides_http_request_duration_seconds_count{route="/rides"}"#;
     assert_eq!(api.metric(count).await, 5.0);
+    assert!(api.metric("rocket_rides_pool_wait_seconds_count").await > 0.0);
 
     // Two guests' rides, a booked one, its charge and its receipt.
     let applied = r#"rocket_rides_records_applied_total{consumer="consumer0"}"#;
@@ -193,9 +149,19 @@ fn every_metric_is_documented() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let documented = std::fs::read_to_string(root.join("docs/MONITORING.md")).unwrap();
     let mut count = 0;
-    for package in
-        ["api", "streamer", "consumer", "reaper", "completer", "receipts", "payments", "simulator", "monitor"]
-    {
+    for package in [
+        "api",
+        "streamer",
+        "consumer",
+        "reaper",
+        "completer",
+        "receipts",
+        "payments",
+        "simulator",
+        "monitor",
+        "common",
+        "dashboard",
+    ] {
         for file in std::fs::read_dir(root.join(package).join("src")).unwrap() {
             let path = file.unwrap().path();
             let Ok(source) = std::fs::read_to_string(&path) else { continue };

@@ -1,0 +1,14 @@
+//! The page's files, compiled in: nothing is loaded from elsewhere, and there is no build step.
+
+/// Path, type and content of each.
+pub(crate) const ASSETS: [(&str, &str, &str); 9] = [
+    ("/", "text/html; charset=utf-8", include_str!("../page/index.html")),
+    ("/page.css", "text/css", include_str!("../page/page.css")),
+    ("/page.js", "text/javascript", include_str!("../page/page.js")),
+    ("/plots.js", "text/javascript", include_str!("../page/plots.js")),
+    ("/words.js", "text/javascript", include_str!("../page/words.js")),
+    ("/favicon.svg", "image/svg+xml", include_str!("../page/favicon.svg")),
+    ("/vendor/uplot.js", "text/javascript", include_str!("../page/vendor/uPlot-1.6.32.min.js")),
+    ("/vendor/uplot.css", "text/css", include_str!("../page/vendor/uPlot-1.6.32.min.css")),
+    ("/vendor/uplot-license.txt", "text/plain; charset=utf-8", include_str!("../page/vendor/uPlot-LICENSE")),
+];

@@ -1,0 +1,120 @@
+//! A live page: how far the log is and how far each consumer, their totals as they meet SQL's own sum, and what keeps them
+//! from it. It reads, and writes nothing.
+//!
+//! ```text
+//! Postgres, Redis, /metrics of each process ──twice a second──▶ sampler ──▶ samples ──server-sent events──▶ browsers
+//! rides ──counted again, now and then──▶ recount ──┘
+//! ```
+//!
+//! Samples are taken once, however many people watch. "Converged" is never a consumer's word: it is shown when all
+//! checkpoints are at the head and a recount of the rides at that head gives what each consumer has (I9).
+
+mod assets;
+mod database;
+mod faults;
+mod processes;
+mod recount;
+mod sample;
+mod sampler;
+mod server;
+mod stream;
+mod verdict;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use common::config::{PostgresArgs, StreamArgs};
+use common::shutdown::{CancellationToken, stop_at_last};
+use common::telemetry::LogArgs;
+use monitor::MonitorArgs;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tracing::info;
+
+use crate::database::Database;
+use crate::faults::FaultDesk;
+pub use crate::processes::Target;
+use crate::processes::Watch;
+use crate::recount::Recounts;
+use crate::sampler::{History, Pulses, Sampler};
+use crate::server::{App, local_hosts};
+use crate::stream::Stream;
+
+/// A page that has not heard of a server for so long is not ready.
+const AGE_MAX: Duration = Duration::from_secs(5);
+
+/// Serves a live page of how the consumers converge. Reads only.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "dashboard", version)]
+pub struct Config {
+    #[command(flatten)]
+    /// Where Postgres is.
+    pub postgres: PostgresArgs,
+
+    #[command(flatten)]
+    /// Where the stream is.
+    pub stream: StreamArgs,
+
+    /// The port of the page; 0 takes a free one.
+    #[arg(long, env = "DASHBOARD_PORT", default_value_t = 5007)]
+    pub dashboard_port: u16,
+
+    /// The address to listen on. 0.0.0.0 listens to the whole network; the page has no password.
+    #[arg(long, env = "DASHBOARD_BIND", default_value = "127.0.0.1")]
+    pub dashboard_bind: IpAddr,
+
+    /// Processes to show, by the addresses of their monitors: consumer0=127.0.0.1:5014,streamer=127.0.0.1:5013
+    #[arg(long, env = "DASHBOARD_WATCH", value_delimiter = ',', value_name = "NAME=HOST:PORT")]
+    pub watch: Vec<Target>,
+
+    #[command(flatten)]
+    /// Metrics and health. FAULT_ORDERS also gives the page buttons that inject faults.
+    pub monitor: MonitorArgs,
+
+    #[command(flatten)]
+    /// What is logged.
+    pub log: LogArgs,
+}
+
+/// Serves until `shutdown`.
+///
+/// # Errors
+/// The port is taken, or faults are to be injected from other machines. Servers that are away are none: the page says so.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
+    ensure!(
+        !config.monitor.fault_orders || config.dashboard_bind.is_loopback(),
+        "FAULT_ORDERS is set, and DASHBOARD_BIND lets other machines press the buttons: unset one of them"
+    );
+    let (bind, port) = (config.dashboard_bind, config.dashboard_port);
+    let listener = TcpListener::bind((bind, port)).await;
+    let listener = listener.with_context(|| format!("listening on {bind}:{port}: set DASHBOARD_PORT to another"))?;
+    let address = listener.local_addr().context("reading the socket's address")?;
+    let health = monitor::start(&config.monitor).await?;
+    let pulses = Pulses { postgres: health.pulse("postgres", AGE_MAX), redis: health.pulse("redis", AGE_MAX) };
+
+    let (postgres, partition) = (&config.postgres.database_url, config.stream.partition);
+    let watch = Watch::new(&config.watch);
+    let desk = config.monitor.fault_orders.then(|| FaultDesk::new(watch.clone(), &config.stream));
+    let sampler = Sampler {
+        database: Database::new(postgres, partition),
+        stream: Stream::new(&config.stream),
+        watch,
+        recounts: Recounts::start(postgres, partition),
+    };
+    let (sender, samples) = watch::channel(None);
+    let history = History::default();
+    let sampling = tokio::spawn(sampler.run(sender, history.clone(), pulses, shutdown.clone()));
+
+    info!(%address, stream = ?config.stream, faults = desk.is_some(), "dashboard started");
+    let app = App { samples, history, desk, hosts: local_hosts(bind), shutdown: shutdown.clone() };
+    let serving = axum::serve(listener, server::router(app)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    tokio::select! {
+        served = async { serving.await } => served.context("serving")?,
+        () = stop_at_last(&shutdown) => {}
+    }
+    sampling.await.context("the sampler died")?;
+    info!("dashboard stopped");
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! What the processes say of themselves on their monitor ports.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde::Deserialize;
+
+use crate::sample::Process;
+
+/// How long a process may take to answer.
+const ANSWER_WAIT: Duration = Duration::from_secs(1);
+
+/// A process to watch: `consumer0=127.0.0.1:5014`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    name: String,
+    address: String,
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let target = text.split_once('=').and_then(|(name, address)| {
+            let (host, port) = address.rsplit_once(':')?;
+            let is_good = !name.is_empty() && !host.is_empty() && port.parse::<u16>().is_ok();
+            is_good.then(|| Self { name: name.to_owned(), address: address.to_owned() })
+        });
+        target.ok_or_else(|| "give NAME=HOST:PORT, for example consumer0=127.0.0.1:5014".to_owned())
+    }
+}
+
+impl Target {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+}
+
+/// Who asks the processes.
+#[derive(Debug, Clone)]
+pub(crate) struct Watch {
+    pub targets: Vec<Target>,
+    pub client: reqwest::Client,
+}
+
+impl Watch {
+    pub fn new(targets: &[Target]) -> Self {
+        let client = reqwest::Client::builder().timeout(ANSWER_WAIT).no_proxy().build();
+        Self { targets: targets.to_vec(), client: client.unwrap_or_default() }
+    }
+
+    /// Asks all of them at once.
+    pub async fn ask(&self) -> Vec<Process> {
+        join_all(self.targets.iter().map(|target| self.ask_one(target))).await
+    }
+
+    async fn ask_one(&self, target: &Target) -> Process {
+        let away = || Process { name: target.name.clone(), ..Process::default() };
+        let (Ok(readiness), Ok(metrics)) =
+            tokio::join!(self.client.get(target.url("/readyz")).send(), self.client.get(target.url("/metrics")).send())
+        else {
+            return away();
+        };
+        let (Ok(readiness), Ok(metrics)) = tokio::join!(readiness.json::<Readiness>(), metrics.text()) else {
+            return away();
+        };
+        let late = readiness.parts.into_iter().filter(|part| !part.ready).map(|part| part.name);
+        let process = Process { is_ready: Some(readiness.ready), waits_for: late.collect(), ..away() };
+        with_metrics(process, &metrics)
+    }
+}
+
+/// What `/readyz` answers.
+#[derive(Deserialize)]
+struct Readiness {
+    ready: bool,
+    parts: Vec<Part>,
+}
+
+#[derive(Deserialize)]
+struct Part {
+    name: String,
+    ready: bool,
+}
+
+/// Takes out of `/metrics` what the page shows.
+fn with_metrics(mut process: Process, metrics: &str) -> Process {
+    for line in metrics.lines().filter(|line| !line.starts_with('#')) {
+        let Some((sample, value)) = line.rsplit_once(' ') else { continue };
+        let (name, labels) = sample.split_once('{').unwrap_or((sample, ""));
+        let value: Option<f64> = value.parse().ok();
+        match name {
+            "rocket_rides_start_time_seconds" => process.started_at_s = value,
+            "rocket_rides_leader" => process.is_leader = value.map(|value| value > 0.0),
+            "rocket_rides_entries_refused_total" => process.refused_count = value,
+            "rocket_rides_crashes_survived_total" => {
+                let consumer = labels.strip_prefix("consumer=\"").and_then(|rest| rest.split('"').next());
+                process.consumer = consumer.map(str::to_owned);
+            }
+            _ => {}
+        }
+    }
+    process
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_a_name_and_an_address() {
+        let target: Target = "consumer0=127.0.0.1:5014".parse().unwrap();
+        assert_eq!((target.name(), target.url("/readyz").as_str()), ("consumer0", "http://127.0.0.1:5014/readyz"));
+        for bad in ["consumer0", "=127.0.0.1:1", "a=127.0.0.1", "a=:1", "a=b:70000"] {
+            assert_eq!(
+                bad.parse::<Target>().unwrap_err(),
+                "give NAME=HOST:PORT, for example consumer0=127.0.0.1:5014",
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_shown_is_found_among_the_metrics() {
+        let metrics = "# HELP rocket_rides_leader x\nrocket_rides_leader 1\nrocket_rides_entries_refused_total 7\n\
+                       rocket_rides_start_time_seconds 12.5\n\
+                       rocket_rides_crashes_survived_total{consumer=\"consumer0\"} 3\n";
+        let process = with_metrics(Process::default(), metrics);
+        assert_eq!((process.is_leader, process.refused_count), (Some(true), Some(7.0)));
+        assert_eq!((process.started_at_s, process.consumer.as_deref()), (Some(12.5), Some("consumer0")));
+    }
+}

@@ -1,0 +1,293 @@
+//! The live page: in a real browser, and what must not be done to it.
+
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use tests::{PrivatePostgres, PrivateRedis, Process, Watched, World, python_program, scratch_folder, wait_until};
+use tokio::process::Command;
+
+struct Page {
+    process: Process,
+    url: String,
+    client: reqwest::Client,
+}
+
+impl Page {
+    async fn start(world: &World, args: &[&str]) -> Self {
+        Self::start_on(world, tests::free_port(), args).await
+    }
+
+    async fn start_on(world: &World, port: u16, args: &[&str]) -> Self {
+        let port = port.to_string();
+        let mut process = Process::start(world, "dashboard", &[&["--dashboard-port", &port], args].concat());
+        let url = format!("http://{}", process.address_after("dashboard started").await);
+        Self { process, url, client: reqwest::Client::new() }
+    }
+
+    async fn state(&self) -> Option<Value> {
+        let response = self.client.get(format!("{}/state", self.url)).send().await.unwrap();
+        if !response.status().is_success() {
+            return None;
+        }
+        Some(response.json().await.unwrap())
+    }
+
+    async fn says(&self, verdict: &str) -> bool {
+        self.state().await.is_some_and(|state| state["verdict"] == verdict)
+    }
+
+    async fn token(&self) -> Option<String> {
+        let answer: Value = self.client.get(format!("{}/faults", self.url)).send().await.unwrap().json().await.unwrap();
+        answer["token"].as_str().map(str::to_owned)
+    }
+
+    async fn order(&self, headers: &[(&str, &str)], order: &Value) -> (u16, Value) {
+        let request =
+            headers.iter().fold(self.client.post(format!("{}/faults", self.url)), |request, (name, value)| {
+                request.header(*name, *value)
+            });
+        let response = request.json(order).send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap_or_default())
+    }
+}
+
+/// A browser watches while everything behind the page is broken and mended. See tests/browser/watch.py.
+#[tokio::test]
+async fn a_browser_sees_consumers_converge_whatever_happens_to_the_servers() {
+    let (mut postgres, mut redis) = (PrivatePostgres::start().await, PrivateRedis::start(&[]).await);
+    let mut world = World::on(&postgres.url(), &redis.url()).await;
+    let mut watched = vec![("streamer".to_owned(), Watched::start(&world, "streamer", &["--fault-orders"]).await)];
+    for name in ["consumer0", "consumer1", "consumer2"] {
+        watched.push((name.to_owned(), Watched::start(&world, "consumer", &[name, "--fault-orders"]).await));
+    }
+    let port = tests::free_port();
+    let api = Process::start(&world, "api", &["--api-port", &port.to_string()]);
+    let simulator = Process::start(&world, "simulator", &["--api-port", &port.to_string(), "--rate", "30"]);
+    let targets: Vec<String> = watched.iter().map(|(name, watched)| format!("{name}={}", watched.address())).collect();
+    let (page_port, flags) = (tests::free_port(), ["--fault-orders", "--watch", &targets.join(",")]);
+    let page = Page::start_on(&world, page_port, &flags).await;
+
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    // In the repository only where that is asked for: a test leaves the work tree as it is.
+    let pictures = match std::env::var_os("UPDATE_PICTURES") {
+        Some(_) => root.join("docs/images"),
+        None => scratch_folder(),
+    };
+    let mut command = Command::new(python_program("python"));
+    command.arg(root.join("tests/browser/watch.py")).arg(&page.url).arg(&pictures);
+    let mut browser = Process::spawn("the browser", command);
+
+    browser.wait_for("faults: ordered and seen").await;
+    browser.wait_for("now: no more traffic").await;
+    simulator.stop().await;
+    browser.wait_for("converged: ").await;
+    let (ride_count, distance_mm) = world.sql_totals().await;
+    let seen = browser.output().replace(',', "");
+    let expected = format!("converged: {ride_count} rides {}.{:03} m", distance_mm / 1000, distance_mm % 1000);
+    assert!(seen.contains(&expected), "{expected}:\n{seen}");
+
+    browser.wait_for("now: kill Redis").await;
+    redis.kill().await;
+    browser.wait_for("now: start Redis").await;
+    redis.start_again().await;
+    browser.wait_for("now: kill Postgres").await;
+    postgres.kill().await;
+    browser.wait_for("now: start Postgres").await;
+    postgres.start_again().await;
+    world = world.reconnected().await;
+
+    browser.wait_for("now: stop the page's server for a while").await;
+    page.process.signal(Signal::SIGSTOP);
+    browser.wait_for("now: let it go on").await;
+    page.process.signal(Signal::SIGCONT);
+    browser.wait_for("now: kill the page's server").await;
+    page.process.kill().await;
+    browser.wait_for("now: start the page's server").await;
+    let page = Page::start_on(&world, page_port, &flags).await;
+    browser.wait_for("now: one more ride").await;
+    world.write_rides(1).await;
+    let output = browser.succeed().await;
+    assert!(output.contains("seen everything"), "{output}");
+    for kind in ["light-wide", "light-phone", "dark-wide", "dark-phone"] {
+        let picture = std::fs::metadata(pictures.join(format!("dashboard-{kind}.png"))).unwrap();
+        assert!(picture.len() > 20_000, "{kind}: {} bytes", picture.len());
+    }
+    world.assert_converged(&["consumer0", "consumer1", "consumer2"]).await;
+    page.process.stop().await;
+    api.stop().await;
+    for (_, watched) in watched {
+        watched.process.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn converged_is_never_shown_on_a_consumers_own_word() {
+    let world = World::new().await;
+    let page = Page::start(&world, &[]).await;
+    wait_until("nobody is there", async || page.says("nobody").await).await;
+    world.write_rides(20).await;
+    world.drain_streamer(&mut world.streamer()).await;
+    let (mut first, mut second) = (world.consumer("consumer0"), world.consumer("consumer1"));
+    world.drain_consumer(&mut first).await;
+    let progress = second.run_once(consumer::Fault::None, None).await.unwrap();
+    assert!(progress.record_count() > 0);
+    world.drain_consumer(&mut second).await;
+    wait_until("both have converged", async || page.says("converged").await).await;
+
+    world.write_rides(1).await;
+    wait_until("a ride without an offset is no convergence", async || page.says("behind").await).await;
+    world.drain_streamer(&mut world.streamer()).await;
+    world.drain_consumer(&mut first).await;
+    world.drain_consumer(&mut second).await;
+    wait_until("both have converged again", async || page.says("converged").await).await;
+
+    let spoil = "UPDATE consumer_states SET total_distance_mm = total_distance_mm + 1 WHERE name = 'consumer1'";
+    world.client().batch_execute(spoil).await.unwrap();
+    wait_until("a millimetre too much shows", async || page.says("differs").await).await;
+    let state = page.state().await.unwrap();
+    let (ride_count, distance_mm) = world.sql_totals().await;
+    assert_eq!(state["recount"]["ride_count"], ride_count);
+    assert_eq!(state["recount"]["distance_mm"], distance_mm.to_string());
+    let mend = "UPDATE consumer_states SET total_distance_mm = total_distance_mm - 1 WHERE name = 'consumer1'";
+    world.client().batch_execute(mend).await.unwrap();
+    wait_until("it is mended", async || page.says("converged").await).await;
+
+    // Both have the same sum and count, and did not fold the same rides.
+    let swap = "UPDATE consumer_states SET digest = digest + 1 WHERE name = 'consumer1'";
+    world.client().batch_execute(swap).await.unwrap();
+    wait_until("other rides of the same sum show", async || page.says("differs").await).await;
+    page.process.stop().await;
+}
+
+#[tokio::test]
+async fn the_page_comes_with_everything_it_needs_and_with_nothing_else() {
+    let world = World::new().await;
+    let page = Page::start(&world, &[]).await;
+    let html = page.client.get(&page.url).send().await.unwrap();
+    let policy = html.headers()["content-security-policy"].to_str().unwrap().to_owned();
+    assert!(policy.starts_with("default-src 'none'; script-src 'self'"), "{policy}");
+    let html = html.text().await.unwrap();
+    let mut asked_count = 0;
+    for path in html.split(['"', '\'']).filter(|part| part.starts_with('/') && part.len() > 1) {
+        let response = page.client.get(format!("{}{path}", page.url)).send().await.unwrap();
+        assert!(response.status().is_success() || path == "/state", "{path}: {}", response.status());
+        asked_count += 1;
+    }
+    assert!(asked_count >= 6, "{asked_count}");
+    assert!(!html.contains("http://") && !html.contains("https://"), "the page names another host");
+    let missing = page.client.get(format!("{}/nothing", page.url)).send().await.unwrap();
+    assert_eq!(missing.status().as_u16(), 404);
+    page.process.stop().await;
+}
+
+#[tokio::test]
+async fn who_comes_late_gets_the_last_minutes_first() {
+    let world = World::new().await;
+    world.write_rides(3).await;
+    let page = Page::start(&world, &[]).await;
+    wait_until("there is a sample", async || page.state().await.is_some()).await;
+    let mut events = page.client.get(format!("{}/events", page.url)).send().await.unwrap();
+    let mut text = String::new();
+    while !text.contains("event: sample") {
+        text.push_str(std::str::from_utf8(&events.chunk().await.unwrap().unwrap()).unwrap());
+    }
+    assert!(text.starts_with("event: history\ndata: [{\"at_ms\":"), "{text}");
+    // It is still open when the server is told to stop: a stream without end must not keep it.
+    page.process.stop().await;
+}
+
+#[tokio::test]
+async fn no_more_watch_than_the_server_can_serve() {
+    let world = World::new().await;
+    let page = Page::start(&world, &[]).await;
+    let events = format!("{}/events", page.url);
+    let mut watching = Vec::new();
+    for _ in 0..100 {
+        let response = page.client.get(&events).send().await.unwrap();
+        assert!(response.status().is_success());
+        watching.push(response);
+    }
+    let refused = page.client.get(&events).send().await.unwrap();
+    assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].to_str().unwrap()), (503, "10"));
+    drop(watching);
+    wait_until("there is room again", async || page.client.get(&events).send().await.unwrap().status().is_success())
+        .await;
+    page.process.stop().await;
+}
+
+#[tokio::test]
+async fn buttons_are_for_this_page_alone_and_for_development() {
+    let world = World::new().await;
+    let page = Page::start(&world, &[]).await;
+    assert_eq!(page.token().await, None, "no buttons unless they are asked for");
+    let wipe = json!({ "kind": "wipe" });
+    assert_eq!(page.order(&[("x-fault-token", "null")], &wipe).await.0, 404);
+    page.process.stop().await;
+
+    let page = Page::start(&world, &["--fault-orders"]).await;
+    let token = page.token().await.unwrap();
+    // As a form, or a script, of another site would send it: it cannot know the token.
+    assert_eq!(page.order(&[], &wipe).await.0, 403);
+    assert_eq!(page.order(&[("x-fault-token", "guess")], &wipe).await.0, 403);
+    // A name of another that was made to point here.
+    let host = ("host", "rides.example.com");
+    assert_eq!(page.order(&[("x-fault-token", &token), host], &wipe).await.0, 403);
+    let read = page.client.get(format!("{}/faults", page.url)).header(host.0, host.1).send().await.unwrap();
+    assert_eq!(read.status().as_u16(), 403, "nor can such a name read the token");
+    let (status, answer) = page.order(&[("x-fault-token", &token)], &json!({ "kind": "meltdown" })).await;
+    assert_eq!((status, answer["error"].as_str().unwrap()), (422, "There is no such fault."));
+
+    world.write_rides(2).await;
+    world.drain_streamer(&mut world.streamer()).await;
+    let (status, answer) = page.order(&[("x-fault-token", &token)], &wipe).await;
+    assert_eq!((status, answer["done"].as_str().unwrap()), (200, "the stream is wiped"));
+    assert_eq!(world.stream_len().await, 0);
+    let (status, answer) = page.order(&[("x-fault-token", &token)], &json!({ "kind": "crash", "consumer": "x" })).await;
+    assert_eq!((status, answer["error"].as_str().unwrap()), (409, "no process is watched that consumes as x"));
+    page.process.stop().await;
+}
+
+#[tokio::test]
+async fn the_page_does_not_let_other_machines_press_its_buttons() {
+    let world = World::new().await;
+    let flags = ["--dashboard-port", "0", "--dashboard-bind", "0.0.0.0", "--fault-orders"];
+    let output = Process::start(&world, "dashboard", &flags).fail(1).await;
+    assert!(
+        output.contains("FAULT_ORDERS is set, and DASHBOARD_BIND lets other machines press the buttons"),
+        "{output}"
+    );
+}
+
+#[tokio::test]
+async fn processes_take_orders_only_where_they_are_told_to() {
+    let world = World::new().await;
+    let client = reqwest::Client::new();
+    let closed = Watched::start(&world, "streamer", &[]).await;
+    let url = format!("http://{}/fault", closed.address());
+    let response = client.post(&url).header("x-fault-order", "1").send().await.unwrap();
+    assert_eq!(response.status().as_u16(), 404);
+    closed.process.stop().await;
+
+    let open = Watched::start(&world, "streamer", &["--fault-orders"]).await;
+    let url = format!("http://{}/fault", open.address());
+    assert_eq!(client.post(&url).send().await.unwrap().status().as_u16(), 403, "without the header");
+    assert_eq!(client.post(&url).header("x-fault-order", "1").send().await.unwrap().status().as_u16(), 202);
+    // A batch that was in hand when the order came is not spoilt, but one that follows is.
+    let (mut written_count, injected) = (0.0, "rocket_rides_faults_injected_total");
+    wait_until("a batch is sent twice", async || {
+        world.write_rides(1).await;
+        written_count += 1.0;
+        open.metric(injected).await == 1.0
+    })
+    .await;
+    let published = "rocket_rides_records_published_total";
+    wait_until("all are published", async || open.metric(published).await == written_count).await;
+    let twice_count = open.metric("rocket_rides_entries_added_total").await - written_count;
+    assert!(twice_count >= 1.0, "{twice_count}");
+    world.write_rides(2).await;
+    wait_until("the next ones are, too", async || open.metric(published).await == written_count + 2.0).await;
+    assert_eq!(open.metric("rocket_rides_entries_added_total").await, written_count + 2.0 + twice_count, "once");
+    assert_eq!(open.metric(injected).await, 1.0, "one order, one fault");
+    open.process.stop().await;
+}
