@@ -99,7 +99,7 @@ fn complaint(error: &clap::Error) -> Option<String> {
         (ErrorKind::ValueValidation | ErrorKind::InvalidValue, Some(ContextValue::String(arg))) => {
             let value = match error.get(ContextKind::InvalidValue) {
                 // A URL may hold a password: say which variable, not what is in it.
-                Some(ContextValue::String(value)) if !arg.contains("url") => format!(" {value:?}"),
+                Some(ContextValue::String(value)) if !arg.to_lowercase().contains("url") => format!(" {value:?}"),
                 _ => String::new(),
             };
             let why = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));

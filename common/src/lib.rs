@@ -4,12 +4,16 @@
 pub mod backoff;
 pub mod config;
 pub mod fault;
+#[cfg_attr(not(feature = "otlp"), path = "otlp_off.rs")]
+mod otlp;
 pub mod postgres;
 pub mod redis;
 pub mod resp;
 pub mod shutdown;
+pub mod spans;
 pub mod stream;
 pub mod stream_end;
 pub mod telemetry;
 pub mod tls;
+pub mod trace;
 pub mod wire;

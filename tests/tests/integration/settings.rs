@@ -55,6 +55,12 @@ async fn a_bad_setting_is_named_with_what_is_wanted() {
             "bad TLS_CA_FILE \"/dev/null\": it holds no",
         ),
         ("reaper", &[], &[POSTGRES, REDIS, ("RUST_LOG", "info,=x=")], "bad RUST_LOG \"info,=x=\": "),
+        (
+            "consumer",
+            &["c0"],
+            &[POSTGRES, REDIS, ("OTEL_EXPORTER_OTLP_ENDPOINT", "u:secret@localhost:4317")],
+            "bad OTEL_EXPORTER_OTLP_ENDPOINT: give a URL such as http://",
+        ),
         ("simulator", &["--rate", "fast"], &[], "bad RATE \"fast\": give rides per second"),
     ] {
         let output = start(name, args, environment).fail(2).await;
