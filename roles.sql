@@ -62,7 +62,7 @@ GRANT SELECT ON log_identity TO rocket_streamer, rocket_consumer, rocket_receipt
 -- A ride is written once. Its id and its time are Postgres's.
 GRANT SELECT, INSERT (distance_mm) ON rides TO rocket_api;
 -- It stages, and never reads what is staged, but for the id that it is told. transaction_id decides a record's batch: nobody but its default sets it.
-GRANT INSERT (object, action, data), SELECT (id) ON staged_log_records TO rocket_api;
+GRANT INSERT (object, action, data, traceparent), SELECT (id) ON staged_log_records TO rocket_api;
 -- GET /totals: heads, checkpoints, states, and how many dead letters there are, but not what is in them.
 GRANT SELECT (partition, first_offset, record_count) ON log_batches TO rocket_api;
 GRANT SELECT ON checkpoints, consumer_states TO rocket_api;
@@ -73,7 +73,7 @@ GRANT SELECT (name, partition, dropped_at) ON dead_letters TO rocket_api;
 -- ---------------------------------------------------------------------------------------------------------------------
 -- The completer makes rides and records where the api could not finish; of a ride it reads what the answer shows.
 GRANT SELECT, INSERT (distance_mm) ON rides TO rocket_completer;
-GRANT INSERT (object, action, data), SELECT (id) ON staged_log_records TO rocket_completer;
+GRANT INSERT (object, action, data, traceparent), SELECT (id) ON staged_log_records TO rocket_completer;
 GRANT SELECT ON users TO rocket_api, rocket_completer;
 -- What was asked for never changes, only how far it has come.
 GRANT SELECT, INSERT (target, key, payload, reference_time, timeout_at, expires_at),

@@ -35,10 +35,10 @@ CREATE TABLE IF NOT EXISTS log_identity (
 
 -- Not where a row is: it came with a dump, and writing our own would hide that.
 INSERT INTO log_identity (system_identifier, schema_version)
-SELECT system_identifier, 3 FROM pg_control_system() WHERE NOT EXISTS (SELECT FROM log_identity);
+SELECT system_identifier, 4 FROM pg_control_system() WHERE NOT EXISTS (SELECT FROM log_identity);
 
 -- Never downwards: an old copy of this file drops nothing that a newer one made.
-UPDATE log_identity SET schema_version = 3 WHERE schema_version < 3;
+UPDATE log_identity SET schema_version = 4 WHERE schema_version < 4;
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- What happened: the rides.
@@ -73,14 +73,29 @@ CREATE TABLE IF NOT EXISTS staged_log_records (
     action         TEXT        NOT NULL,
     -- The payload. json and not jsonb: the bytes travel to the stream exactly as they were staged.
     data           JSON        NOT NULL,
+    -- The trace in which the record was written, as W3C's header traceparent of version 00 says it: for people who look
+    -- for what came of a request. Nothing is decided by it. NULL: none.
+    traceparent    TEXT,
 
     CONSTRAINT staged_log_records_pkey PRIMARY KEY (partition, id),
     CONSTRAINT staged_log_records_partition_not_negative CHECK (partition >= 0),
     CONSTRAINT staged_log_records_object_length CHECK (length(object) BETWEEN 1 AND 100),
     CONSTRAINT staged_log_records_action_length CHECK (length(action) BETWEEN 1 AND 100),
     -- 64 KiB: a record says what happened; documents and pictures live elsewhere. It bounds what a page of records takes.
-    CONSTRAINT staged_log_records_data_size CHECK (octet_length(data::text) <= 65536)
+    CONSTRAINT staged_log_records_data_size CHECK (octet_length(data::text) <= 65536),
+    CONSTRAINT staged_log_records_traceparent_w3c CHECK (traceparent ~
+        '^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$')
 );
+
+-- For databases from before version 4. Neither rewrites or reads the rows that are there: they have no trace.
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute
+                   WHERE attrelid = 'staged_log_records'::regclass AND attname = 'traceparent') THEN
+        ALTER TABLE staged_log_records ADD COLUMN traceparent TEXT;
+        ALTER TABLE staged_log_records ADD CONSTRAINT staged_log_records_traceparent_w3c CHECK (traceparent ~
+            '^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$') NOT VALID;
+    END IF;
+END $$;
 
 -- The way into a batch: "every row of these transactions".
 DO $$ BEGIN

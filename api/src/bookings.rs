@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use booking::{Journey, Order, Reply};
+use common::trace::TraceParent;
 use tracing::error;
 
 use crate::App;
@@ -27,7 +28,13 @@ pub(crate) fn is_asked_for(headers: &HeaderMap) -> bool {
 }
 
 /// Books a ride, goes on with one, or answers what an earlier request with the same key was answered.
-pub(crate) async fn book(app: &App, headers: &HeaderMap, peer: IpAddr, body: &Body) -> Result<Response, Error> {
+pub(crate) async fn book(
+    app: &App,
+    headers: &HeaderMap,
+    peer: IpAddr,
+    traceparent: Option<TraceParent>,
+    body: &Body,
+) -> Result<Response, Error> {
     let desk = app.desk.clone().ok_or(Error::BookingsOff)?;
     let email = headers.get(header::AUTHORIZATION).map_or(Ok(""), HeaderValue::to_str);
     let email = email.map_err(|_| Error::CredentialsInvalid)?.trim();
@@ -36,7 +43,7 @@ pub(crate) async fn book(app: &App, headers: &HeaderMap, peer: IpAddr, body: &Bo
     }
     let user = desk.user(email).await.map_err(|error| sort_out(&error))?.ok_or(Error::CredentialsInvalid)?;
     let key = read_key(headers)?;
-    let order = read_order(&body.params()?, peer)?;
+    let order = Order { traceparent, ..read_order(&body.params()?, peer)? };
     // A task of its own: if the client leaves, what answers it is dropped, and the booking goes on.
     let booking = tokio::spawn(async move { desk.book(&user, &key, &order).await });
     let reply = booking.await.map_err(|_| Error::BookingFailed)?.map_err(|error| sort_out(&error))?;
@@ -84,7 +91,7 @@ fn read_order(params: &Params<Cow<'_, str>>, origin_ip: IpAddr) -> Result<Order,
         Some("true") => true,
         Some(_) => return Err(Error::NotABoolean("raise_error")),
     };
-    Ok(Order { journey, origin_ip, raise_error })
+    Ok(Order { journey, origin_ip, traceparent: None, raise_error })
 }
 
 fn coordinate(

@@ -13,6 +13,7 @@ mod metrics;
 mod rides;
 mod serve;
 mod totals;
+mod trace;
 mod writer;
 
 use std::net::{IpAddr, Ipv4Addr};

@@ -8,15 +8,20 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use common::spans::RequestSpan;
+use common::trace::TraceParent;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Row;
+use tracing::debug;
 
 use crate::App;
 use crate::body::Body;
 use crate::bookings;
 use crate::distance::{metres_with_one_decimal, parse_distance};
 use crate::error::Error;
+use crate::trace;
+use crate::writer::NewRide;
 
 /// Rides a page, unless the client wants another number.
 const PAGE_LEN_DEFAULT: i64 = 100;
@@ -53,25 +58,38 @@ pub(crate) async fn create<B>(app: &App, peer: IpAddr, request: Request<B>) -> R
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
-    written(app, peer, request).await.unwrap_or_else(Error::into_response)
+    let span = trace::of(request.headers()).map(|client| RequestSpan::begin("POST", "/rides", client));
+    let traceparent = span.as_ref().map(RequestSpan::traceparent);
+    let response = written(app, peer, traceparent, request).await.unwrap_or_else(Error::into_response);
+    if let Some(span) = span {
+        let status = response.status().as_u16();
+        debug!(traceparent = %span.traceparent(), status, "a request of a trace is answered");
+        span.end(status);
+    }
+    response
 }
 
-async fn written<B>(app: &App, peer: IpAddr, request: Request<B>) -> Result<Response, Error>
+async fn written<B>(
+    app: &App,
+    peer: IpAddr,
+    traceparent: Option<TraceParent>,
+    request: Request<B>,
+) -> Result<Response, Error>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
     if bookings::is_asked_for(request.headers()) {
         let headers = request.headers().clone();
         let body = Body::read(request, app.body_wait).await?;
-        return bookings::book(app, &headers, peer, &body).await;
+        return bookings::book(app, &headers, peer, traceparent, &body).await;
     }
     let body = Body::read(request, app.body_wait).await?;
     let params = body.params()?;
     if params.have_coordinates() {
-        return bookings::book(app, &HeaderMap::new(), peer, &body).await;
+        return bookings::book(app, &HeaderMap::new(), peer, traceparent, &body).await;
     }
     let distance_mm = parse_distance(params.distance.as_deref().ok_or(Error::DistanceMissing)?)?;
-    let ride = app.writer.write(distance_mm).await?;
+    let ride = app.writer.write(NewRide { distance_mm, traceparent }).await?;
     let message = format!(
         "Payment accepted. Your pilot is on their way! distance={}m",
         metres_with_one_decimal(ride.distance_mm)

@@ -6,10 +6,12 @@
 
 use std::sync::{Arc, Weak};
 
+use common::trace::TraceParent;
 use deadpool_postgres::Client;
 use monitor::Pulse;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
+use tokio_postgres::Row;
 use tracing::warn;
 
 use crate::database::{Database, Failure, sort_out, until};
@@ -19,8 +21,16 @@ use crate::limits::Limits;
 use crate::metrics;
 use crate::rides::Ride;
 
+/// What is to be written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewRide {
+    pub distance_mm: i64,
+    /// What its record is a part of.
+    pub traceparent: Option<TraceParent>,
+}
+
 struct Request {
-    distance_mm: i64,
+    ride: NewRide,
     reply: Reply,
 }
 
@@ -48,9 +58,9 @@ impl Writer {
     }
 
     /// Writes a ride and its log record; returns when both are durable.
-    pub async fn write(&self, distance_mm: i64) -> Result<Ride, Error> {
+    pub async fn write(&self, ride: NewRide) -> Result<Ride, Error> {
         let (reply, answer) = oneshot::channel();
-        self.queue.try_send(Request { distance_mm, reply }).map_err(|refused| match refused {
+        self.queue.try_send(Request { ride, reply }).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => Error::Overloaded,
             mpsc::error::TrySendError::Closed(_) => Error::Unavailable,
         })?;
@@ -163,8 +173,8 @@ async fn write_and_answer(
     group: &mut Vec<Request>,
     answers: &mut Vec<Answer>,
 ) -> Result<(), Failure> {
-    let distances_mm: Vec<i64> = group.iter().map(|request| request.distance_mm).collect();
-    let mut left = distances_mm.as_slice();
+    let rides: Vec<NewRide> = group.iter().map(|request| request.ride).collect();
+    let mut left = rides.as_slice();
     let mut len = left.len();
     while !left.is_empty() {
         let (now, later) = left.split_at(len);
@@ -194,8 +204,21 @@ fn answer_all(group: &mut Vec<Request>, error: &Error, answers: &mut Vec<Answer>
 }
 
 /// Writes rides and stages their records, in one statement and so in one transaction (I1). Returns the rides in the order
-/// of `distances_mm`.
-async fn write_rides(client: &Client, distances_mm: &[i64]) -> Result<Vec<Ride>, tokio_postgres::Error> {
+/// of `new`.
+async fn write_rides(client: &Client, new: &[NewRide]) -> Result<Vec<Ride>, tokio_postgres::Error> {
+    let distances_mm: Vec<i64> = new.iter().map(|ride| ride.distance_mm).collect();
+    let rows = match new.iter().any(|ride| ride.traceparent.is_some()) {
+        false => insert(client, &distances_mm).await?,
+        true => insert_traced(client, &distances_mm, new).await?,
+    };
+    let rides: Vec<Ride> = rows.iter().map(Ride::from_row).collect();
+    // Rows come back in the order in which they were inserted. Were that ever to change, a client would be told of
+    // another's ride.
+    assert!(rides.iter().map(|ride| ride.distance_mm).eq(distances_mm), "rides are answered in order");
+    Ok(rides)
+}
+
+async fn insert(client: &Client, distances_mm: &[i64]) -> Result<Vec<Row>, tokio_postgres::Error> {
     let statement = "-- api::write_rides
         WITH written AS (
             INSERT INTO rides (distance_mm)
@@ -206,13 +229,32 @@ async fn write_rides(client: &Client, distances_mm: &[i64]) -> Result<Vec<Ride>,
             SELECT 'ride', 'create', format('{\"id\":%s,\"distance_mm\":%s}', id, distance_mm)::json FROM written
         )
         SELECT id, distance_mm, created_at FROM written";
-    let statement = client.prepare_cached(statement).await?;
-    let rows = client.query(&statement, &[&distances_mm]).await?;
-    let rides: Vec<Ride> = rows.iter().map(Ride::from_row).collect();
-    // Rows come back in the order in which they were inserted. Were that ever to change, a client would be told of
-    // another's ride.
-    assert!(rides.iter().map(|ride| ride.distance_mm).eq(distances_mm.iter().copied()), "rides are answered in order");
-    Ok(rides)
+    client.query(&client.prepare_cached(statement).await?, &[&distances_mm]).await
+}
+
+/// The same for a group of which some come with a trace. The others need not pay for it, so it is a statement of its own.
+async fn insert_traced(
+    client: &Client,
+    distances_mm: &[i64],
+    new: &[NewRide],
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let traceparents: Vec<Option<String>> =
+        new.iter().map(|ride| ride.traceparent.map(|traceparent| traceparent.to_string())).collect();
+    // Rides come out of written in the order in which they were inserted, so each meets its own trace; put side by side, not
+    // joined, because Postgres would plan a join of a thousand with a thousand for a handful.
+    let statement = "-- api::write_traced_rides
+        WITH written AS (
+            INSERT INTO rides (distance_mm)
+            SELECT distance_mm FROM unnest($1::bigint[]) WITH ORDINALITY AS new (distance_mm, place) ORDER BY place
+            RETURNING id, distance_mm, created_at
+        ), staged AS (
+            INSERT INTO staged_log_records (object, action, data, traceparent)
+            SELECT 'ride', 'create', format('{\"id\":%s,\"distance_mm\":%s}', id, distance_mm)::json, traceparent
+            FROM (SELECT array_agg(id) AS ids, array_agg(distance_mm) AS distances_mm FROM written) AS rides,
+                 unnest(ids, distances_mm, $2::text[]) AS record (id, distance_mm, traceparent)
+        )
+        SELECT id, distance_mm, created_at FROM written";
+    client.query(&client.prepare_cached(statement).await?, &[&distances_mm, &traceparents]).await
 }
 
 /// Data that the tables do not take (class 22) and constraints (class 23) concern one row; the rest concerns all.

@@ -57,7 +57,8 @@ pub async fn complete(desk: &Desk, patience: &Patience, count_max: i64) -> Resul
 async fn go_on(desk: &Desk, left: &Left) -> Result<Reply, Error> {
     let payload: Payload =
         serde_json::from_slice(&left.payload).map_err(|error| Error::Bug(format!("Unreadable payload: {error}")))?;
-    let order = Order { journey: payload.journey, origin_ip: IpAddr::V4(Ipv4Addr::LOCALHOST), raise_error: false };
+    let origin_ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let order = Order { journey: payload.journey, origin_ip, traceparent: None, raise_error: false };
     // As it was stored, byte for byte: it is compared.
     desk.book_as(&left.user, &left.key, left.payload.clone(), &order).await
 }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use common::trace::TraceParent;
 use deadpool_postgres::{Client, Pool};
 use idempotency::{PostgresStore, Request, Runner};
 use payments::Stripe;
@@ -34,6 +35,8 @@ pub struct Order {
     pub journey: Journey,
     /// From where the request came, for the audit.
     pub origin_ip: IpAddr,
+    /// The trace of this request. What an earlier or a later try stages is a part of that one's.
+    pub traceparent: Option<TraceParent>,
     /// Fail before the charge, to show that this is survived.
     pub raise_error: bool,
 }

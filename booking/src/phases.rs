@@ -97,7 +97,7 @@ impl Trip<'_> {
         // Sent together, here and below: each wait for an answer costs more than a statement.
         let (audited, staged) = tokio::join!(
             self.audit(phase.tx(), "ride.created", ride_id, &journey),
-            stage(phase.tx(), "ride", "create", &data)
+            self.stage(phase.tx(), "ride", "create", &data)
         );
         all_of([audited, staged])?;
         Ok(phase.advance(RIDE_CREATED).await?)
@@ -159,7 +159,7 @@ impl Trip<'_> {
                 let (noted, audited, staged) = tokio::join!(
                     noting,
                     self.audit(phase.tx(), "charge.created", ride_id, &charge),
-                    stage(phase.tx(), "charge", "create", &text)
+                    self.stage(phase.tx(), "charge", "create", &text)
                 );
                 all_of([noted, audited, staged])?;
                 Ok(phase.advance(CHARGE_CREATED).await?)
@@ -169,7 +169,7 @@ impl Trip<'_> {
                 let text = decline.to_string();
                 let (audited, staged) = tokio::join!(
                     self.audit(phase.tx(), "charge.declined", ride_id, &decline),
-                    stage(phase.tx(), "charge", "decline", &text)
+                    self.stage(phase.tx(), "charge", "decline", &text)
                 );
                 all_of([audited, staged])?;
                 let error = format!("Error from payment processor: {message}");
@@ -190,7 +190,7 @@ impl Trip<'_> {
         let text = receipt.to_string();
         let (audited, staged) = tokio::join!(
             self.audit(phase.tx(), "receipt.staged", booked.ride_id, &receipt),
-            stage(phase.tx(), "receipt", "create", &text)
+            self.stage(phase.tx(), "receipt", "create", &text)
         );
         all_of([audited, staged])?;
         let body = json!({
@@ -212,6 +212,12 @@ impl Trip<'_> {
         tx.execute(&statement, &[&action, &data, &origin_ip, &ride_id, &self.user.id]).await?;
         Ok(())
     }
+
+    async fn stage(&self, tx: &Transaction<'_>, object: &str, action: &str, data: &str) -> Result<(), Error> {
+        let traceparent = self.order.traceparent.map(|traceparent| traceparent.to_string());
+        pglog::stage(tx, NewRecord { object, action, data, traceparent: traceparent.as_deref() }).await?;
+        Ok(())
+    }
 }
 
 /// What came of statements that were sent together. After the one that failed the others only hear that one has: its error is
@@ -224,11 +230,6 @@ fn all_of<const N: usize>(results: [Result<(), Error>; N]) -> Result<(), Error> 
     let mut errors: Vec<Error> = results.into_iter().filter_map(Result::err).collect();
     errors.sort_by_key(is_aftermath);
     errors.into_iter().next().map_or(Ok(()), Err)
-}
-
-async fn stage(tx: &Transaction<'_>, object: &str, action: &str, data: &str) -> Result<(), Error> {
-    pglog::stage(tx, NewRecord { object, action, data }).await?;
-    Ok(())
 }
 
 async fn finish(phase: Phase<'_>, reply: Reply) -> Result<Progress, Error> {

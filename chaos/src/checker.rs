@@ -359,6 +359,7 @@ async fn sql_sum(client: &Client) -> Result<Sum> {
 
 fn content(record: &Record<'_>) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (record.token, record.object, record.action, record.data, record.staged_at_us).hash(&mut hasher);
+    (record.token, record.object, record.action, record.data).hash(&mut hasher);
+    (record.staged_at_us, record.traceparent).hash(&mut hasher);
     hasher.finish()
 }

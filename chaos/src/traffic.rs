@@ -110,8 +110,9 @@ pub(crate) async fn commit_late(world: &World, ride_count: u32, open: Duration, 
             .query_one(
                 "-- chaos::commit_late
                  WITH written AS (INSERT INTO rides (distance_mm) VALUES ($1) RETURNING id, distance_mm), staged AS (
-                     INSERT INTO staged_log_records (object, action, data)
-                     SELECT 'ride', 'create', format('{\"id\":%s,\"distance_mm\":%s}', id, distance_mm)::json FROM written
+                     INSERT INTO staged_log_records (object, action, data, traceparent)
+                     SELECT 'ride', 'create', format('{\"id\":%s,\"distance_mm\":%s}', id, distance_mm)::json,
+                            format('00-%s-%s-00', lpad(to_hex(id), 32, '0'), lpad(to_hex(id), 16, '0')) FROM written
                  )
                  SELECT id FROM written",
                 &[&distance_mm],

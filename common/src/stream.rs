@@ -7,15 +7,17 @@
 //! 1) 1) "42-0"                                                   <offset>-<copy>
 //!    2) 1) "about"  2) "4611686018427387904 1764000000000000 4 ride create"
 //!       3) "data"   4) "{\"id\":42,\"distance_mm\":123000}"         the bytes as staged
+//!       5) "traceparent"  6) "00-4bf9…4736-00f0…02b7-01"       only if the record is part of a trace
 //! ```
 //!
 //! `about` is `<token> <staged_at_us> <length of object> <object> <action>`: the batch's token (see log_batches), when
 //! the record was staged in microseconds since 1970 on Postgres's clock, and what the record is about. The length tells
 //! where the object ends, which may be any text.
-//!
 //! It is one field, because Redis works for every field, when it takes an entry and each time it hands it out: with the
 //! five fields of version 0.1 (`object`, `action`, `data`, `staged_at_us`, `token`) it took half as much again for an
 //! entry to be added, and twice as long to be read. Such entries are read as well, so that a stream outlives an upgrade.
+//!
+//! `traceparent` is for people. Nothing is decided by it, so a reader may pass it over: those from before it do.
 
 use std::fmt::Write;
 
@@ -76,6 +78,8 @@ pub struct Fields<'a> {
     pub staged_at_us: i64,
     /// The token of the record's batch.
     pub token: i64,
+    /// The trace in which the record was written, as it stands; `None` if there is none.
+    pub traceparent: Option<&'a str>,
 }
 
 /// One entry as it was read. The fields may be junk; then the error says why, and the id is still worth looking at.
@@ -107,7 +111,7 @@ pub enum DecodeError {
     Shape,
 }
 
-/// Writes entries of one stream as `XADD key <offset>-<copy> about … data …`.
+/// Writes entries of one stream as `XADD key <offset>-<copy> about … data …`, and `traceparent …` where there is one.
 #[derive(Debug)]
 pub struct EntryWriter<'a> {
     key: &'a str,
@@ -123,14 +127,17 @@ impl<'a> EntryWriter<'a> {
 
     /// Adds an entry to `commands`.
     pub fn add(&mut self, commands: &mut Commands, id: EntryId, fields: &Fields<'_>) {
-        let Fields { object, action, data, staged_at_us, token } = *fields;
+        let Fields { object, action, data, staged_at_us, token, traceparent } = *fields;
         self.id.clear();
         self.about.clear();
         // Writing to a string cannot fail.
         let _ = write!(self.id, "{id}");
         let _ = write!(self.about, "{token} {staged_at_us} {} {object} {action}", object.len());
-        commands.begin(7).arg("XADD").arg(self.key).arg(&self.id);
+        commands.begin(if traceparent.is_some() { 9 } else { 7 }).arg("XADD").arg(self.key).arg(&self.id);
         commands.arg("about").arg(&self.about).arg("data").arg(data);
+        if let Some(traceparent) = traceparent {
+            commands.arg("traceparent").arg(traceparent);
+        }
     }
 }
 
@@ -188,6 +195,7 @@ fn decode_fields<'a>(pieces: &mut Pieces<'a>, len: usize) -> Result<Result<Field
         match name {
             b"about" => found.about = Some(value),
             b"data" => found.data = Some(value),
+            b"traceparent" => found.traceparent = Some(value),
             b"object" => found.object = Some(value),
             b"action" => found.action = Some(value),
             b"staged_at_us" => found.staged_at_us = Some(value),
@@ -203,6 +211,7 @@ fn decode_fields<'a>(pieces: &mut Pieces<'a>, len: usize) -> Result<Result<Field
 struct Found<'a> {
     about: Option<&'a [u8]>,
     data: Option<&'a [u8]>,
+    traceparent: Option<&'a [u8]>,
     object: Option<&'a [u8]>,
     action: Option<&'a [u8]>,
     staged_at_us: Option<&'a [u8]>,
@@ -213,7 +222,10 @@ impl<'a> Found<'a> {
     fn into_fields(self) -> Result<Fields<'a>, DecodeError> {
         if let Some(about) = self.about {
             let (token, staged_at_us, object, action) = split_about(about).ok_or(DecodeError::Unreadable("about"))?;
-            return Ok(Fields { object, action, data: text("data", self.data)?, staged_at_us, token });
+            let data = text("data", self.data)?;
+            // One that cannot be read is none: the record is as good without.
+            let traceparent = self.traceparent.and_then(|value| std::str::from_utf8(value).ok());
+            return Ok(Fields { object, action, data, staged_at_us, token, traceparent });
         }
         if self.object.is_none() {
             return Err(DecodeError::Missing("about"));
@@ -224,6 +236,7 @@ impl<'a> Found<'a> {
             data: text("data", self.data)?,
             staged_at_us: number("staged_at_us", self.staged_at_us)?,
             token: number("token", self.token)?,
+            traceparent: None,
         })
     }
 }
@@ -274,9 +287,16 @@ mod tests {
     const VERSION_0_1: [&str; 10] =
         ["object", "ride", "action", "create", "data", "{\"id\":7}", "staged_at_us", "1764000000000000", "token", "99"];
     const VERSION_0_2: [&str; 4] = ["about", "99 1764000000000000 4 ride create", "data", "{\"id\":7}"];
-
-    const FIELDS: Fields =
-        Fields { object: "ride", action: "create", data: "{\"id\":7}", staged_at_us: 1_764_000_000_000_000, token: 99 };
+    /// What one with a trace has beyond that.
+    const TRACED: [&str; 2] = ["traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"];
+    const FIELDS: Fields = Fields {
+        object: "ride",
+        action: "create",
+        data: "{\"id\":7}",
+        staged_at_us: 1_764_000_000_000_000,
+        token: 99,
+        traceparent: None,
+    };
 
     #[test]
     fn entries_written_by_all_versions_are_read() {
@@ -305,6 +325,14 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_of_a_trace_has_one_field_more() {
+        let traced = Fields { traceparent: Some(TRACED[1]), ..FIELDS };
+        let entry: Vec<&str> = VERSION_0_2.into_iter().chain(TRACED).collect();
+        assert_eq!(words_of(&traced)[3..], entry);
+        assert_eq!(decode_xread(&reply("42-0", &entry)).unwrap()[0].fields, Ok(traced));
+    }
+
+    #[test]
     fn any_object_and_any_action_are_read_as_they_were_written() {
         for (object, action) in [("a b", "c d "), (" ", " "), ("4 ride", "99"), ("é\r\n", "ü\0"), ("%20", "-1 -1")] {
             let fields = Fields { object, action, token: i64::MAX, staged_at_us: -5, ..FIELDS };
@@ -318,7 +346,7 @@ mod tests {
     #[test]
     fn fields_of_a_later_version_are_passed_over() {
         let mut fields = VERSION_0_2.to_vec();
-        fields.extend(["traceparent", "00-1-2-00"]);
+        fields.extend(["tracestate", "congo=t61rcWkgMzE"]);
         assert_eq!(decode_xread(&reply("1-0", &fields)).unwrap()[0].fields, Ok(FIELDS));
     }
 

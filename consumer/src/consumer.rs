@@ -24,6 +24,7 @@ use crate::dead_letter::bury;
 use crate::fold::{Fold, Rejection};
 use crate::outcome::{Fault, Interruption, Progress};
 use crate::tail::Tail;
+use crate::trace;
 use crate::vouch::Vouchers;
 
 /// The longest wait between two attempts while Redis is away.
@@ -246,6 +247,7 @@ impl<F: Fold> Consumer<F> {
         progress: &mut Progress,
     ) -> Result<()> {
         let Some(last) = records.last() else { return Ok(()) };
+        let began_at = Instant::now();
         let (old, new_offset) = (self.parts()?.1.mark, last.offset);
         assert_eq!(records[0].offset, old.last_offset + 1, "records are folded without a gap");
         assert_eq!(new_offset - old.last_offset, records.len() as i64, "records are folded without a gap");
@@ -324,6 +326,7 @@ impl<F: Fold> Consumer<F> {
         self.is_in_transaction = false;
         self.counts = Counts::default();
         self.parts()?.1.mark.last_offset = new_offset;
+        trace::tell(&self.name, records, began_at.elapsed());
         progress.applied_count += applied_count;
         progress.dead_letter_count += dead_letters.len();
         progress.passed_count += records.len() - applied_count - dead_letters.len();

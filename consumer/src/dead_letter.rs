@@ -83,7 +83,7 @@ pub async fn replay<F: Fold>(
     ensure!(locked.is_some(), "no consumer {name:?} is registered in partition {partition}");
     let Some(row) = find(&tx, name, partition, offset).await? else { return Ok(Replay::NotThere) };
     let (object, action, data) = (row.get(0), row.get(1), row.get(2));
-    let record = Record { offset, token: 0, object, action, data, staged_at_us: 0 };
+    let record = Record { offset, token: 0, object, action, data, staged_at_us: 0, traceparent: None };
     fold.load(&tx, name, partition).await?;
     let applied = if fold.takes(record.object, record.action) {
         fold.apply(&record)

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     fn record(offset: i64, data: &str) -> Record<'_> {
-        Record { offset, token: 1, object: "ride", action: "create", data, staged_at_us: 0 }
+        Record { offset, token: 1, object: "ride", action: "create", data, staged_at_us: 0, traceparent: None }
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod fold;
 mod metrics;
 mod outcome;
 mod tail;
+mod trace;
 mod vouch;
 
 use std::sync::PoisonError;

@@ -192,8 +192,8 @@ macro_rules! page_statement {
 }
 
 /// What a [`Page`] is made of.
-const PAGE: &str = page_statement!("id, object, action, data, staged_at");
-const PAGE_WITH_LATE: &str = page_statement!("id, object, action, data, staged_at", with_late);
+const PAGE: &str = page_statement!("id, object, action, data, staged_at, traceparent");
+const PAGE_WITH_LATE: &str = page_statement!("id, object, action, data, staged_at, traceparent", with_late);
 
 /// Up to 64 KiB of data a row are not fetched only to be skipped.
 const IDS: &str = page_statement!("id");

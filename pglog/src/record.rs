@@ -20,6 +20,8 @@ pub struct Record<'a> {
     pub data: &'a str,
     /// When it was staged, in microseconds since 1970 on Postgres's clock.
     pub staged_at_us: i64,
+    /// The trace in which it was written, if there was one: W3C's `traceparent`.
+    pub traceparent: Option<&'a str>,
 }
 
 /// Records that follow each other, all of one batch.
@@ -31,7 +33,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// Of rows with the columns `id, object, action, data, staged_at`.
+    /// Of rows with the columns `id, object, action, data, staged_at, traceparent`.
     pub(crate) fn new(first_offset: i64, token: i64, rows: Vec<Row>) -> Self {
         Self { first_offset, token, rows }
     }
@@ -60,6 +62,7 @@ impl Page {
             action: row.get(2),
             data: row.get::<_, JsonText>(3).0,
             staged_at_us: micros_since_1970(row.get(4)),
+            traceparent: row.get(5),
         })
     }
 

@@ -11,7 +11,12 @@ pub const DEFAULT_PARTITION: i32 = 0;
 pub const HINT_CHANNEL: &str = "rocket_rides_log";
 
 /// What happened: an object (`ride`), an action (`create`) and a JSON payload, kept to the byte.
-#[derive(Debug, Clone, Copy)]
+///
+/// ```
+/// let record = pglog::NewRecord { object: "wallet", action: "credit", data: r#"{"id":7}"#, ..Default::default() };
+/// assert_eq!(record.traceparent, None);
+/// ```
+#[derive(Debug, Clone, Copy, Default)]
 pub struct NewRecord<'a> {
     /// What it is about, at most 100 characters.
     pub object: &'a str,
@@ -19,6 +24,8 @@ pub struct NewRecord<'a> {
     pub action: &'a str,
     /// The payload: a JSON text of at most 64 KiB.
     pub data: &'a str,
+    /// The trace that it is a part of, as W3C's header `traceparent` of version 00 says it; `None` if there is none.
+    pub traceparent: Option<&'a str>,
 }
 
 /// Stages a record in the caller's transaction and returns the row's id (not its offset: that is decided later).
@@ -30,21 +37,38 @@ pub struct NewRecord<'a> {
 /// # async fn f(client: &mut tokio_postgres::Client) -> Result<(), tokio_postgres::Error> {
 /// let tx = client.transaction().await?;
 /// tx.execute("UPDATE wallets SET balance = balance + 5 WHERE id = $1", &[&7_i64]).await?;
-/// pglog::stage(&tx, pglog::NewRecord { object: "wallet", action: "credit", data: r#"{"id":7,"amount":5}"# }).await?;
+/// let data = r#"{"id":7,"amount":5}"#;
+/// pglog::stage(&tx, pglog::NewRecord { object: "wallet", action: "credit", data, traceparent: None }).await?;
 /// tx.commit().await?;
 /// # Ok(()) }
 /// ```
 ///
 /// # Errors
-/// The data is no JSON, or something is too long: fix the record; the transaction is aborted.
+/// The data is no JSON, the trace no `traceparent`, or something is too long: fix the record; the transaction is aborted.
 pub async fn stage(client: &impl Session, record: NewRecord<'_>) -> Result<i64, tokio_postgres::Error> {
-    let row = client
-        .query_one(
-            "-- pglog::stage
-             INSERT INTO staged_log_records (object, action, data) VALUES ($1, $2, $3::text::json) RETURNING id",
-            &[&record.object, &record.action, &record.data],
-        )
-        .await?;
+    let NewRecord { object, action, data, traceparent } = record;
+    let row = match traceparent {
+        // Without the column: whoever has no trace needs no right to it.
+        None => {
+            client
+                .query_one(
+                    "-- pglog::stage
+                     INSERT INTO staged_log_records (object, action, data) VALUES ($1, $2, $3::text::json) RETURNING id",
+                    &[&object, &action, &data],
+                )
+                .await?
+        }
+        Some(traceparent) => {
+            client
+                .query_one(
+                    "-- pglog::stage
+                     INSERT INTO staged_log_records (object, action, data, traceparent)
+                     VALUES ($1, $2, $3::text::json, $4) RETURNING id",
+                    &[&object, &action, &data, &traceparent],
+                )
+                .await?
+        }
+    };
     Ok(row.get(0))
 }
 

@@ -1,10 +1,14 @@
 //! Appending a page of records to the stream, and what each of Redis's replies means.
 
+use std::time::Duration;
+
 use anyhow::{Result, bail, ensure};
 use common::resp::{Commands, Piece, Pieces};
+use common::spans::{self, Batch, Work};
 use common::stream::{EntryId, EntryWriter, Fields};
 use common::wire::Wire;
-use pglog::Record;
+use pglog::{Page, Record};
+use tracing::debug;
 
 /// What to do wrong on purpose with a batch. Consumers must not notice any of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -56,8 +60,8 @@ const COMMAND_LEN: usize = 192;
 pub(crate) fn encode<'a>(key: &str, records: impl ExactSizeIterator<Item = Record<'a>>, copies: u64) -> Commands {
     let mut commands = Commands::with_capacity(records.len() * copies as usize * COMMAND_LEN);
     let mut writer = EntryWriter::new(key);
-    for Record { offset, token, object, action, data, staged_at_us } in records {
-        let fields = Fields { object, action, data, staged_at_us, token };
+    for Record { offset, token, object, action, data, staged_at_us, traceparent } in records {
+        let fields = Fields { object, action, data, staged_at_us, token, traceparent };
         for copy in 0..copies {
             writer.add(&mut commands, EntryId { offset, copy }, &fields);
         }
@@ -87,6 +91,17 @@ pub(crate) async fn send(stream: &mut Wire, commands: &Commands) -> Result<Sent>
     }
     ensure!(sent.added_count + sent.refused_count == commands.count(), "redis answered {sent:?}");
     Ok(sent)
+}
+
+/// Tells of a page that was published: of each record in the log, and of all in a span with links to their traces.
+pub(crate) fn tell(key: &str, page: &Page, took: Duration) {
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        for Record { offset, object, action, traceparent, .. } in page.records() {
+            debug!(offset, object, action, traceparent, "record published");
+        }
+    }
+    let batch = Batch { first_offset: page.first_offset(), record_count: page.len(), took };
+    spans::tell(Work::Publish { stream: key }, batch, page.records().filter_map(|record| record.traceparent));
 }
 
 /// The id is not greater than the stream's last one, or than the last one there can be. The replies have no code of their

@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 use crate::Config;
 use crate::foreign::{read_end, set_aside};
 use crate::leadership::{Claim, Post};
-use crate::publish::{Fault, encode, send};
+use crate::publish::{Fault, encode, send, tell};
 
 /// Records a pipeline. Enough to make round trips cheap, and a few hundred kilobytes at most.
 const BATCH_LEN_MAX: i64 = 1000;
@@ -367,11 +367,7 @@ impl Streamer {
             place.next_offset += page.len() as i64;
             place.ready = ready;
         }
-        if tracing::enabled!(tracing::Level::DEBUG) {
-            for record in page.records() {
-                debug!(offset = record.offset, object = record.object, action = record.action, "record published");
-            }
-        }
+        tell(&self.key, &page, published.elapsed);
         Ok(published)
     }
 }

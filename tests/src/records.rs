@@ -14,12 +14,14 @@ pub struct ReadRecord {
     pub action: String,
     pub data: String,
     pub staged_at_us: i64,
+    pub traceparent: Option<String>,
 }
 
 impl From<Record<'_>> for ReadRecord {
     fn from(record: Record<'_>) -> Self {
-        let Record { offset, token, object, action, data, staged_at_us } = record;
-        Self { offset, token, object: object.into(), action: action.into(), data: data.into(), staged_at_us }
+        let Record { offset, token, object, action, data, staged_at_us, traceparent } = record;
+        let (object, action, data) = (object.to_owned(), action.to_owned(), data.to_owned());
+        Self { offset, token, object, action, data, staged_at_us, traceparent: traceparent.map(str::to_owned) }
     }
 }
 

@@ -164,7 +164,7 @@ impl World {
 
     /// Stages a record of a created ride with any payload.
     pub async fn stage_data(&self, data: &str) {
-        let record = pglog::NewRecord { object: "ride", action: "create", data };
+        let record = pglog::NewRecord { object: "ride", action: "create", data, traceparent: None };
         pglog::stage(&self.client, record).await.unwrap();
     }
 

@@ -23,6 +23,7 @@ pub fn records(payloads: &[String]) -> Vec<Record<'_>> {
             action: "create",
             data,
             staged_at_us: 1_764_000_000_000_000 + offset,
+            traceparent: None,
         })
         .collect()
 }
@@ -30,8 +31,8 @@ pub fn records(payloads: &[String]) -> Vec<Record<'_>> {
 /// The commands that append a batch to the stream.
 pub fn encode(records: &[Record<'_>]) -> Commands {
     let (mut commands, mut writer) = (Commands::default(), EntryWriter::new("rocket-rides-log"));
-    for &Record { offset, token, object, action, data, staged_at_us } in records {
-        let fields = Fields { object, action, data, staged_at_us, token };
+    for &Record { offset, token, object, action, data, staged_at_us, traceparent } in records {
+        let fields = Fields { object, action, data, staged_at_us, token, traceparent };
         writer.add(&mut commands, EntryId { offset, copy: 0 }, &fields);
     }
     commands

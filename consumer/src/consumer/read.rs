@@ -189,6 +189,6 @@ fn plain_records<'a>(entries: &[Entry<'a>], next_offset: i64) -> Option<Vec<Reco
 }
 
 fn record<'a>(offset: i64, fields: &Fields<'a>) -> Record<'a> {
-    let Fields { object, action, data, staged_at_us, token } = *fields;
-    Record { offset, token, object, action, data, staged_at_us }
+    let Fields { object, action, data, staged_at_us, token, traceparent } = *fields;
+    Record { offset, token, object, action, data, staged_at_us, traceparent }
 }

@@ -116,10 +116,10 @@ async fn rewrite_rows(tx: &Transaction<'_>, partition: i32, last_id: i64, kept_c
     let written_count = tx
         .execute(
             "-- operator::adopt::rewrite_rows
-             INSERT INTO staged_log_records (transaction_id, partition, id, staged_at, object, action, data)
+             INSERT INTO staged_log_records (transaction_id, partition, id, staged_at, object, action, data, traceparent)
              OVERRIDING SYSTEM VALUE
              SELECT CASE WHEN ordered.record_offset IS NULL THEN '4'::xid8 ELSE '3'::xid8 END, $1, $2 + ordered.position,
-                    old.staged_at, old.object, old.action, old.data
+                    old.staged_at, old.object, old.action, old.data, old.traceparent
              FROM (SELECT id, record_offset, row_number() OVER (ORDER BY record_offset NULLS LAST, id) AS position
                    FROM adopted_records) AS ordered
              JOIN staged_log_records AS old ON old.partition = $1 AND old.id = ordered.id",

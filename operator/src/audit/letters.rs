@@ -29,7 +29,7 @@ impl Letter {
     /// The record, as the dead letter has it: without token and time.
     pub fn record(&self) -> Record<'_> {
         let (object, action, data) = (self.row.get("object"), self.row.get("action"), self.row.get("data"));
-        Record { offset: self.offset, token: 0, object, action, data, staged_at_us: 0 }
+        Record { offset: self.offset, token: 0, object, action, data, staged_at_us: 0, traceparent: None }
     }
 }
 

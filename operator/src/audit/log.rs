@@ -260,7 +260,8 @@ async fn staged(tx: &Transaction<'_>, partition: i32) -> Result<Staged> {
             after_id = row.get("id");
             staged.record_count += 1;
             let (object, action) = (row.get("object"), row.get("action"));
-            let record = Record { offset: 0, token: 0, object, action, data: row.get("data"), staged_at_us: 0 };
+            let data = row.get("data");
+            let record = Record { offset: 0, token: 0, object, action, data, staged_at_us: 0, traceparent: None };
             if staged.fold.takes(record.object, record.action) {
                 // One that the fold rejects will be a dead letter: it is no ride that counts.
                 let _ = staged.fold.apply(&record);

@@ -80,7 +80,7 @@ impl Comparison {
             self.line.stranger_count += 1;
             return false;
         };
-        let Fields { object, action, data, staged_at_us, token } = fields;
+        let Fields { object, action, data, staged_at_us, token, traceparent } = fields;
         if *token != record.token {
             self.line.stranger_count += 1;
             return false;
@@ -90,6 +90,8 @@ impl Comparison {
             ("action", *action != record.action),
             ("data", *data != record.data),
             ("staged_at_us", *staged_at_us != record.staged_at_us),
+            // A streamer from before there were traces leaves it out.
+            ("traceparent", traceparent.is_some() && *traceparent != record.traceparent),
         ]
         .into_iter()
         .filter_map(|(field, differs)| differs.then_some(field))

@@ -105,6 +105,7 @@ async fn missing(client: &Client, role: Option<Role>) -> Result<(String, Vec<Str
             }
         }
     }
+    let stages = matches!(role, None | Some(Role::Api | Role::Completer));
     let needs_identity = !matches!(role, Some(Role::Api | Role::Completer));
     let rows = client
         .query(
@@ -118,8 +119,13 @@ async fn missing(client: &Client, role: Option<Role>) -> Result<(String, Vec<Str
              UNION ALL
              SELECT format('GRANT EXECUTE ON FUNCTION pg_control_system() TO %I', current_user)
              WHERE $3 AND NOT has_function_privilege('pg_control_system()', 'EXECUTE')
+             UNION ALL
+             -- Granted column by column, and this one was added later.
+             SELECT format('GRANT INSERT (traceparent) ON staged_log_records TO %I', current_user) FROM pg_attribute
+             WHERE $4 AND attrelid = to_regclass('staged_log_records') AND attname = 'traceparent'
+               AND NOT has_column_privilege(attrelid, attnum, 'INSERT')
              ORDER BY 1",
-            &[&tables, &privileges, &needs_identity],
+            &[&tables, &privileges, &needs_identity, &stages],
         )
         .await?;
     let user = client.query_one("SELECT current_user::text", &[]).await?.get(0);

@@ -35,8 +35,9 @@ async fn write_with_stragglers(world: &World) {
         later.commit().await.unwrap();
     }
     // What the api writes: bytes that json leaves alone, and a partition that no streamer ever saw.
-    let odd = "INSERT INTO staged_log_records (partition, object, action, data)
-               VALUES (0, 'wallet', 'credit', '{\"a\" : 1.0,\"a\":1e3,  \"ü\":\"\\u00fc\"}'), (5, 'ride', 'create', '[ ]')";
+    let odd = "INSERT INTO staged_log_records (partition, object, action, data, traceparent)
+               VALUES (0, 'wallet', 'credit', '{\"a\" : 1.0,\"a\":1e3,  \"ü\":\"\\u00fc\"}',
+                       '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'), (5, 'ride', 'create', '[ ]', NULL)";
     world.client().batch_execute(odd).await.unwrap();
 }
 

@@ -155,7 +155,8 @@ async fn run_writer(mut client: Client, writer: usize, script: Vec<Transaction>)
 }
 
 async fn stage(client: &impl pglog::Session, name: &str) {
-    let record = pglog::NewRecord { object: "thing", action: "create", data: &format!("\"{name}\"") };
+    let data = format!("\"{name}\"");
+    let record = pglog::NewRecord { object: "thing", action: "create", data: &data, traceparent: None };
     pglog::stage(client, record).await.unwrap();
 }
 
@@ -246,14 +247,21 @@ async fn what_cannot_be_staged_is_refused_with_a_named_constraint() {
     let world = World::new().await;
     let long = "x".repeat(101);
     let huge = format!("\"{}\"", "x".repeat(65_536));
+    let no_trace = "00-00000000000000000000000000000000-00f067aa0ba902b7-01";
     for (object, action, data, complaint) in [
         ("", "create", "{}", "staged_log_records_object_length"),
         ("ride", long.as_str(), "{}", "staged_log_records_action_length"),
         ("ride", "create", huge.as_str(), "staged_log_records_data_size"),
         ("ride", "create", "{", "invalid input syntax for type json"),
     ] {
-        let error = pglog::stage(world.client(), pglog::NewRecord { object, action, data }).await.unwrap_err();
+        let record = pglog::NewRecord { object, action, data, traceparent: None };
+        let error = pglog::stage(world.client(), record).await.unwrap_err();
         let message = error.as_db_error().unwrap().message().to_owned();
         assert!(message.contains(complaint), "{message}");
+    }
+    for traceparent in [no_trace, &no_trace.to_uppercase(), "", "00-1-2-01", &format!("{no_trace}\n")] {
+        let record = pglog::NewRecord { object: "ride", action: "create", data: "{}", traceparent: Some(traceparent) };
+        let error = pglog::stage(world.client(), record).await.unwrap_err();
+        assert_eq!(error.as_db_error().unwrap().constraint(), Some("staged_log_records_traceparent_w3c"));
     }
 }

@@ -66,7 +66,7 @@ async fn another_fold_runs_on_the_same_loop() {
 async fn records_of_other_kinds_are_passed_over() {
     let world = World::new().await;
     world.write_rides(2).await;
-    let other = pglog::NewRecord { object: "invoice", action: "paid", data: "[1,2,3]" };
+    let other = pglog::NewRecord { object: "invoice", action: "paid", data: "[1,2,3]", traceparent: None };
     pglog::stage(world.client(), other).await.unwrap();
     world.write_rides(2).await;
     world.drain_streamer(&mut world.streamer()).await;

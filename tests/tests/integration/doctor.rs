@@ -219,6 +219,11 @@ async fn a_role_that_may_not_do_what_its_process_does_is_told_what_to_grant() {
     );
     all("reaper").await.assert("postgres.privileges", "fail", &role, "GRANT DELETE ON staged_log_records");
     all("api").await.assert("postgres.privileges", "fail", &role, "GRANT INSERT ON rides");
+    // Granted column by column, as by a roles.sql from before there were traces.
+    let older = format!("GRANT INSERT (object, action, data) ON staged_log_records TO {role}");
+    world.client().batch_execute(&older).await.unwrap();
+    let wanted = "GRANT INSERT (traceparent) ON staged_log_records";
+    all("completer").await.assert("postgres.privileges", "fail", &role, wanted);
     findings(&world, &[]).await.assert_ok("postgres.privileges");
     // What the doctor calls enough is enough.
     world.write_rides(3).await;

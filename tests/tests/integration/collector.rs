@@ -1,0 +1,105 @@
+//! A stand-in for a collector of spans: it takes what an OTLP exporter sends over HTTP, and remembers it.
+
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use axum::routing::post;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::trace::v1::Span as Sent;
+use prost::Message;
+use tokio::net::TcpListener;
+
+/// A place in a trace: trace id and span id.
+pub type Place = (String, String);
+
+/// A span, as far as tests look at it.
+#[derive(Debug, Clone)]
+pub struct Span {
+    /// The process's name.
+    pub service: String,
+    pub name: String,
+    pub place: Place,
+    /// The span id; nothing at the root of a trace.
+    pub parent: String,
+    pub links: Vec<Place>,
+    attributes: Vec<KeyValue>,
+}
+
+impl Span {
+    /// A number that it says.
+    pub fn number(&self, key: &str) -> Option<i64> {
+        match find(&self.attributes, key) {
+            Some(Value::IntValue(number)) => Some(*number),
+            _ => None,
+        }
+    }
+}
+
+/// The spans that came.
+pub struct Collector {
+    endpoint: String,
+    spans: Arc<Mutex<Vec<Span>>>,
+}
+
+impl Collector {
+    /// On a free port. It answers as long as the test runs.
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let spans = Arc::default();
+        let router = Router::new().route("/v1/traces", post(take)).with_state(Arc::clone(&spans));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { endpoint, spans }
+    }
+
+    /// What a process gets to send its spans here.
+    pub fn flags(&self) -> [&str; 2] {
+        ["--otel-exporter-otlp-endpoint", &self.endpoint]
+    }
+
+    /// All spans of this name.
+    pub fn spans(&self, name: &str) -> Vec<Span> {
+        self.spans.lock().unwrap().iter().filter(|span| span.name == name).cloned().collect()
+    }
+
+    /// How many came, whatever they are called.
+    pub fn span_count(&self) -> usize {
+        self.spans.lock().unwrap().len()
+    }
+}
+
+async fn take(State(spans): State<Arc<Mutex<Vec<Span>>>>, headers: HeaderMap, body: Bytes) {
+    assert_eq!(headers[header::CONTENT_TYPE], "application/x-protobuf");
+    for of_process in ExportTraceServiceRequest::decode(body).unwrap().resource_spans {
+        let resource = of_process.resource.unwrap().attributes;
+        let Some(Value::StringValue(service)) = find(&resource, "service.name") else { panic!("{resource:?}") };
+        let sent = of_process.scope_spans.into_iter().flat_map(|of_library| of_library.spans);
+        spans.lock().unwrap().extend(sent.map(|span| read(service, span)));
+    }
+}
+
+fn read(service: &str, span: Sent) -> Span {
+    assert!(span.end_time_unix_nano >= span.start_time_unix_nano, "{span:?}");
+    Span {
+        service: service.to_owned(),
+        name: span.name,
+        place: (hex(&span.trace_id), hex(&span.span_id)),
+        parent: hex(&span.parent_span_id),
+        links: span.links.iter().map(|link| (hex(&link.trace_id), hex(&link.span_id))).collect(),
+        attributes: span.attributes,
+    }
+}
+
+fn find<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a Value> {
+    let found = attributes.iter().find(|attribute| attribute.key == key)?;
+    found.value.as_ref().and_then(|AnyValue { value }| value.as_ref())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
