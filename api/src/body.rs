@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::error::Error;
 
 /// The largest body that is read, in bytes. A ride needs fifty.
-const BODY_LEN_MAX: usize = 16 * 1024;
+pub(crate) const BODY_LEN_MAX: usize = 16 * 1024;
 
 /// The parameters of `POST /rides`.
 #[derive(Debug, Default, Deserialize)]

@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use booking::{Journey, Order, Reply};
 use common::trace::TraceParent;
-use tracing::error;
+use tracing::{Instrument, error};
 
 use crate::App;
 use crate::body::{Body, Params};
@@ -18,9 +18,9 @@ use crate::error::Error;
 const KEY: &str = "idempotency-key";
 
 /// The shortest key, in characters. A shorter one is likely to be used twice.
-const KEY_LEN_MIN: usize = 20;
+pub(crate) const KEY_LEN_MIN: usize = 20;
 /// The longest key, in characters.
-const KEY_LEN_MAX: usize = 255;
+pub(crate) const KEY_LEN_MAX: usize = 255;
 
 /// Whether these headers ask for a booked ride, whatever the body says.
 pub(crate) fn is_asked_for(headers: &HeaderMap) -> bool {
@@ -45,7 +45,7 @@ pub(crate) async fn book(
     let key = read_key(headers)?;
     let order = Order { traceparent, ..read_order(&body.params()?, peer)? };
     // A task of its own: if the client leaves, what answers it is dropped, and the booking goes on.
-    let booking = tokio::spawn(async move { desk.book(&user, &key, &order).await });
+    let booking = tokio::spawn(async move { desk.book(&user, &key, &order).await }.in_current_span());
     let reply = booking.await.map_err(|_| Error::BookingFailed)?.map_err(|error| sort_out(&error))?;
     app.writer.hint();
     answer(reply)

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{NoTls, Row};
-use tracing::{error, warn};
+use tracing::{Instrument, error, warn};
 
 use crate::error::Error;
 
@@ -95,7 +95,7 @@ impl Database {
         let database = self.clone();
         // A task of its own, for if the client leaves, hyper drops what answers it. The connection would go back into
         // the pool with the statement still running on it, and the next request would wait behind that.
-        let reading = tokio::spawn(async move {
+        let reading = async move {
             let _place = place;
             let client = database.client().await?;
             let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|number| number as _).collect();
@@ -107,8 +107,8 @@ impl Database {
                 }
                 error
             })
-        });
-        reading.await.unwrap_or(Err(Error::Internal))
+        };
+        tokio::spawn(reading.in_current_span()).await.unwrap_or(Err(Error::Internal))
     }
 
     /// Ends a connection on which an answer is late, and those that lie idle: what has cut off one has likely cut off

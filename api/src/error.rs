@@ -4,6 +4,7 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// How long a client should wait before it tries again, in seconds.
 const RETRY_AFTER_S: u16 = 1;
@@ -109,7 +110,7 @@ pub enum Error {
     #[error("Send the body as application/x-www-form-urlencoded or as application/json.")]
     UnsupportedType,
     /// There is no such path.
-    #[error("There is nothing at this path. Try POST /rides, GET /rides, GET /rides/{{id}} or GET /totals.")]
+    #[error("There is nothing at this path. Try POST /rides, GET /rides, GET /rides/{{id}}, GET /totals or GET /docs.")]
     NoSuchPath,
     /// There is no such ride.
     #[error("There is no ride with this id.")]
@@ -131,7 +132,7 @@ pub enum Error {
 
 impl Error {
     /// A stable word for programs, where the sentence is for people.
-    fn code(&self) -> &'static str {
+    pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::DistanceMissing => "distance_missing",
             Self::DistanceNotANumber => "distance_not_a_number",
@@ -169,11 +170,11 @@ impl Error {
     }
 
     /// Whether the same request may succeed a little later.
-    fn is_about_another_request(&self) -> bool {
-        matches!(self, Self::KeyInProgress | Self::Conflict)
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self, Self::KeyInProgress | Self::Conflict) || self.status() == StatusCode::SERVICE_UNAVAILABLE
     }
 
-    fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::DistanceMissing
             | Self::DistanceNotANumber
@@ -205,16 +206,20 @@ impl Error {
     }
 }
 
+/// What went wrong.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ErrorBody {
+    /// For people: what to change.
+    error: String,
+    /// For programs: a word that stays the same.
+    code: &'static str,
+}
+
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        #[derive(Serialize)]
-        struct Body {
-            error: String,
-            code: &'static str,
-        }
-        let body = Json(Body { error: self.to_string(), code: self.code() });
+        let body = Json(ErrorBody { error: self.to_string(), code: self.code() });
         let mut response = (self.status(), body).into_response();
-        if response.status() == StatusCode::SERVICE_UNAVAILABLE || self.is_about_another_request() {
+        if self.may_pass() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
         }
         if response.status() == StatusCode::REQUEST_TIMEOUT {

@@ -3,13 +3,18 @@
 
 mod body;
 mod bookings;
+mod compression;
 mod connection;
+mod cors;
 mod database;
+mod description;
 mod distance;
+mod docs;
 mod error;
 mod hint;
 mod limits;
 mod metrics;
+mod request_id;
 mod rides;
 mod serve;
 mod totals;
@@ -17,11 +22,13 @@ mod trace;
 mod writer;
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::extract::{Request, State};
-use axum::routing::get;
+use axum::middleware::from_fn;
+use axum::routing::{MethodRouter, get};
 use axum::{Json, Router};
 use booking::{BookingArgs, Desk, DiePoint};
 use clap::Parser;
@@ -30,14 +37,18 @@ use common::shutdown::{CancellationToken, stop_at_last};
 use common::telemetry::LogArgs;
 use deadpool_postgres::Pool;
 use monitor::{Health, MonitorArgs};
-use serde_json::{Value, json};
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tracing::info;
+use utoipa::ToSchema;
 
+pub use cors::Origins;
 use database::Database;
+use description::ReadErrors;
 pub use distance::parse_distance;
 pub use error::Error;
 pub use limits::Limits;
+use request_id::RequestId;
 pub use rides::Ride;
 pub use totals::{ConsumerTotal, Sum, Totals};
 use writer::Writer;
@@ -64,6 +75,11 @@ pub struct Config {
     #[arg(long, env = "API_BIND", default_value = "127.0.0.1")]
     pub api_bind: IpAddr,
 
+    /// Pages of which origins may use the api from a browser: * or a list such as https://a.example,https://b.example.
+    /// Without it, none.
+    #[arg(long, visible_alias = "cors-origins", env = "API_CORS_ORIGINS")]
+    pub api_cors_origins: Option<Origins>,
+
     #[command(flatten)]
     /// Booked rides. Without a key of the payment processor only guests are taken.
     pub booking: BookingArgs,
@@ -88,6 +104,8 @@ struct App {
     writer: Writer,
     /// `None`: no payment processor is set up.
     desk: Option<Desk>,
+    /// `None`: no other origin's pages may use this api.
+    origins: Option<Arc<Origins>>,
     body_wait: Duration,
     /// Whether anybody looks at what is counted.
     is_watched: bool,
@@ -110,7 +128,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     metrics::describe();
     let postgres = &config.postgres.database_url;
     health.ask_postgres(postgres, health.pulse("postgres", AGE_MAX), monitor::anything);
-    serve(postgres, desk, listener, Limits::default().within_open_files(), &health, shutdown).await
+    let limits = Limits::default().within_open_files();
+    serve(postgres, desk, config.api_cors_origins, listener, limits, &health, shutdown).await
 }
 
 /// As [`run`], on a socket that is open already, and within the given limits. Rides are booked if there is a desk. `health`
@@ -121,6 +140,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
 pub async fn serve(
     postgres: &tokio_postgres::Config,
     desk: Option<Desk>,
+    origins: Option<Origins>,
     listener: TcpListener,
     limits: Limits,
     health: &Health,
@@ -130,7 +150,8 @@ pub async fn serve(
     let (writer, mut writing) = Writer::start(database.clone(), &limits, health.pulse("writes", AGE_MAX));
     let address = listener.local_addr().context("reading the socket's address")?;
     info!(address = %address, connection_count_max = limits.connection_count_max, "api started");
-    let app = App { database, writer, desk, body_wait: limits.body_wait, is_watched: health.is_served() };
+    let origins = origins.map(Arc::new);
+    let app = App { database, writer, desk, origins, body_wait: limits.body_wait, is_watched: health.is_served() };
     let mut serving = tokio::spawn(serve::serve_until(listener, app, limits, shutdown.clone()));
     let served = tokio::select! {
         served = &mut serving => served,
@@ -162,23 +183,45 @@ pub fn desk_pool(postgres: &tokio_postgres::Config) -> Result<Pool> {
     common::postgres::pool(postgres, "api", DESK_LEN)
 }
 
-/// All but the way of `POST /rides`, which the server goes by itself: it is what nearly all requests are, and routing is a
-/// part of its cost that can be felt. The method is here all the same, for the `Allow` header.
+/// All but the way of `POST /rides`, which the server goes by itself: it is what nearly all requests are, and routing is
+/// a part of its cost that can be felt.
 fn router(app: App) -> Router {
-    let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    let create = async move |State(app): State<App>, request: Request| rides::create(&app, nobody, request).await;
-    Router::new()
-        .route("/rides", get(rides::list).post(create))
-        .route("/rides/{id}", get(rides::show))
-        .route("/totals", get(totals::show))
-        .route("/healthz", get(health))
+    let described = described().into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route));
+    described
+        .merge(docs::router())
         .method_not_allowed_fallback(async || Error::WrongMethod)
         .fallback(async || Error::NoSuchPath)
+        .layer(from_fn(compression::compress))
         .with_state(app)
 }
 
+/// The paths of which the description tells. The method of `POST /rides` is here all the same, for the `Allow` header.
+fn described() -> [(&'static str, MethodRouter<App>); 4] {
+    let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let create = async move |State(app): State<App>, request: Request| {
+        rides::create(&app, nobody, &RequestId::of(request.headers()), request).await
+    };
+    [
+        ("/rides", get(rides::list).post(create)),
+        ("/rides/{id}", get(rides::show)),
+        ("/totals", get(totals::show)),
+        ("/healthz", get(health)),
+    ]
+}
+
+/// What `GET /healthz` answers.
+#[derive(Serialize, ToSchema)]
+struct Ready {
+    /// `ok`.
+    status: &'static str,
+}
+
 /// 200 when rides can be taken, 503 when they cannot.
-async fn health(State(app): State<App>) -> Result<Json<Value>, Error> {
+#[utoipa::path(
+    get, path = "/healthz", operation_id = "check_health", tag = "state",
+    responses((status = 200, description = "Ready", body = Ready), ReadErrors)
+)]
+async fn health(State(app): State<App>) -> Result<Json<Ready>, Error> {
     app.database.read("-- api::health\nSELECT", vec![]).await?;
-    Ok(Json(json!({ "status": "ok" })))
+    Ok(Json(Ready { status: "ok" }))
 }

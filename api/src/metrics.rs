@@ -34,7 +34,9 @@ pub(crate) fn answered(method: &Method, path: &str, status: u16, took: Duration)
         "/rides" => "/rides",
         "/totals" => "/totals",
         "/healthz" => "/healthz",
+        "/openapi.json" => "/openapi.json",
         _ if path.starts_with("/rides/") => "/rides/{id}",
+        _ if path.starts_with("/docs") => "/docs",
         _ => "other",
     };
     counter!("rocket_rides_http_requests_total", "method" => method, "route" => route, "status" => status.to_string())

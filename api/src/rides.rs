@@ -13,15 +13,17 @@ use common::trace::TraceParent;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Row;
-use tracing::debug;
+use tracing::{Instrument, debug};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::App;
 use crate::body::Body;
 use crate::bookings;
+use crate::description::{BookingErrors, BookingHeaders, ListErrors, NewRide, ShowErrors};
 use crate::distance::{metres_with_one_decimal, parse_distance};
-use crate::error::Error;
-use crate::trace;
-use crate::writer::NewRide;
+use crate::error::{Error, ErrorBody};
+use crate::request_id::RequestId;
+use crate::{trace, writer};
 
 /// Rides a page, unless the client wants another number.
 const PAGE_LEN_DEFAULT: i64 = 100;
@@ -29,7 +31,7 @@ const PAGE_LEN_DEFAULT: i64 = 100;
 const PAGE_LEN_MAX: i64 = 1000;
 
 /// A ride, as it is stored and as it is shown: `{"id":1,"distance_mm":123000,"created_at":"2026-01-01T00:00:00Z"}`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Ride {
     /// Ids grow, but do not commit in order.
     pub id: i64,
@@ -47,20 +49,43 @@ impl Ride {
 }
 
 /// What `POST /rides` answers with 201.
-#[derive(Serialize)]
-struct Created {
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Created {
+    /// For people.
     message: String,
     ride: Ride,
 }
 
 /// Takes a ride: a guest's, or a booked one if anything in the request is of one.
-pub(crate) async fn create<B>(app: &App, peer: IpAddr, request: Request<B>) -> Response
+///
+/// Booked is a ride with coordinates, `Authorization` or `Idempotency-Key`, and it needs all of them. It is charged
+/// once, however often the request is sent with its key.
+#[utoipa::path(
+    post, path = "/rides", operation_id = "create_ride", tag = "rides", params(BookingHeaders), security((), ("user" = [])),
+    request_body(content((NewRide = "application/json"), (NewRide = "application/x-www-form-urlencoded"))),
+    responses(
+        (
+            status = 201, description = "The ride is written; a booked one is charged", body = Created,
+            headers(
+                ("Location" = String, description = "A guest's ride"),
+                ("Idempotent-Replayed" = String, description = "`true`: this was answered before")
+            ),
+            links(("ride" = (operation_id = "show_ride", parameters(("id" = "$response.body#/ride/id")))))
+        ),
+        (
+            status = 402, description = "* `charge_declined`: the card was declined; final", body = ErrorBody,
+            headers(("Idempotent-Replayed" = String, description = "`true`: this was answered before"))
+        ),
+        BookingErrors
+    )
+)]
+pub(crate) async fn create<B>(app: &App, peer: IpAddr, id: &RequestId, request: Request<B>) -> Response
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
     let span = trace::of(request.headers()).map(|client| RequestSpan::begin("POST", "/rides", client));
     let traceparent = span.as_ref().map(RequestSpan::traceparent);
-    let response = written(app, peer, traceparent, request).await.unwrap_or_else(Error::into_response);
+    let response = written(app, peer, id, traceparent, request).await.unwrap_or_else(Error::into_response);
     if let Some(span) = span {
         let status = response.status().as_u16();
         debug!(traceparent = %span.traceparent(), status, "a request of a trace is answered");
@@ -72,6 +97,7 @@ where
 async fn written<B>(
     app: &App,
     peer: IpAddr,
+    id: &RequestId,
     traceparent: Option<TraceParent>,
     request: Request<B>,
 ) -> Result<Response, Error>
@@ -81,15 +107,15 @@ where
     if bookings::is_asked_for(request.headers()) {
         let headers = request.headers().clone();
         let body = Body::read(request, app.body_wait).await?;
-        return bookings::book(app, &headers, peer, traceparent, &body).await;
+        return bookings::book(app, &headers, peer, traceparent, &body).instrument(id.span()).await;
     }
     let body = Body::read(request, app.body_wait).await?;
     let params = body.params()?;
     if params.have_coordinates() {
-        return bookings::book(app, &HeaderMap::new(), peer, traceparent, &body).await;
+        return bookings::book(app, &HeaderMap::new(), peer, traceparent, &body).instrument(id.span()).await;
     }
     let distance_mm = parse_distance(params.distance.as_deref().ok_or(Error::DistanceMissing)?)?;
-    let ride = app.writer.write(NewRide { distance_mm, traceparent }).await?;
+    let ride = app.writer.write(writer::NewRide { distance_mm, traceparent }).await?;
     let message = format!(
         "Payment accepted. Your pilot is on their way! distance={}m",
         metres_with_one_decimal(ride.distance_mm)
@@ -100,6 +126,12 @@ where
     Ok(response)
 }
 
+/// A ride.
+#[utoipa::path(
+    get, path = "/rides/{id}", operation_id = "show_ride", tag = "rides",
+    params(("id" = i64, Path, description = "The ride's id")),
+    responses((status = 200, description = "The ride", body = Ride), ShowErrors)
+)]
 pub(crate) async fn show(State(app): State<App>, id: Result<Path<i64>, PathRejection>) -> Result<Json<Ride>, Error> {
     // What is no number is no ride's id either.
     let Path(id) = id.map_err(|_| Error::NoSuchRide)?;
@@ -115,19 +147,29 @@ pub(crate) async fn show(State(app): State<App>, id: Result<Path<i64>, PathRejec
     Ok(Json(Ride::from_row(row)))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Page {
+    /// The last id of the page before, or 0 for the first page.
+    #[param(value_type = Option<i64>, minimum = 0, default = 0)]
     after: Option<String>,
+    /// Rides a page.
+    #[param(value_type = Option<i64>, minimum = 1, maximum = 1000, default = 100)]
     limit: Option<String>,
 }
 
 /// A page of rides in id order: `{"rides":[…],"next_after":42}`. `next_after` is null on the last page.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(crate) struct RidePage {
     rides: Vec<Ride>,
     next_after: Option<i64>,
 }
 
+/// Rides in the order of their ids, page by page.
+#[utoipa::path(
+    get, path = "/rides", operation_id = "list_rides", tag = "rides", params(Page),
+    responses((status = 200, description = "A page", body = RidePage), ListErrors)
+)]
 pub(crate) async fn list(
     State(app): State<App>,
     page: Result<Query<Page>, QueryRejection>,

@@ -14,17 +14,19 @@ use common::shutdown::{CancellationToken, sleep_or_stop};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
-use hyper::{Method, Request};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
-use tracing::{debug, warn};
+use tracing::{Instrument, debug, warn};
 
 use crate::connection::{Turns, Watched};
+use crate::cors::Visit;
 use crate::error::Error;
 use crate::limits::Limits;
+use crate::request_id::RequestId;
 use crate::{App, metrics, rides, router};
 
 /// The largest header, in bytes, request line included; larger ones are answered with 431. Browsers with full cookie
@@ -151,19 +153,34 @@ async fn answer(
     wait: Duration,
 ) -> Result<Response, Infallible> {
     let asked = app.is_watched.then(|| (Instant::now(), request.method().clone(), request.uri().path().to_owned()));
+    let id = RequestId::of(request.headers());
+    let visit = app.origins.as_deref().map(|origins| Visit::of(origins, &request));
     let answer = async {
+        if let Some(preflight) = visit.as_ref().and_then(Visit::preflight) {
+            return preflight;
+        }
         match request.method() == Method::POST && request.uri().path() == "/rides" {
-            true => Ok(rides::create(app, peer, request).await),
-            false => router.call(request).await,
+            true => rides::create(app, peer, &id, request).await,
+            false => router.call(request).instrument(id.span()).await.unwrap_or_else(|never| match never {}),
         }
     };
-    let answered = timeout(wait, answer).await.unwrap_or_else(|_| {
+    let mut answer = timeout(wait, answer).await.unwrap_or_else(|_| {
         // What it waited for has said so itself, once for all.
-        debug!(waited_s = wait.as_secs_f32(), "a request took too long");
-        Ok(Error::Unavailable.into_response())
+        debug!(request_id = id.as_str(), waited_s = wait.as_secs_f32(), "a request took too long");
+        Error::Unavailable.into_response()
     });
-    if let (Ok(response), Some((began_at, method, path))) = (&answered, asked) {
-        metrics::answered(&method, &path, response.status().as_u16(), began_at.elapsed());
+    if answer.status() == StatusCode::INTERNAL_SERVER_ERROR {
+        warn!(request_id = id.as_str(), "a request failed");
+    } else if answer.status().is_server_error() {
+        // It may be asked for again, and under load there are many.
+        debug!(request_id = id.as_str(), status = answer.status().as_u16(), "a request was put off");
     }
-    answered
+    if let Some((began_at, method, path)) = asked {
+        metrics::answered(&method, &path, answer.status().as_u16(), began_at.elapsed());
+    }
+    id.mark(answer.headers_mut());
+    if let Some(visit) = visit {
+        visit.mark(answer.headers_mut());
+    }
+    Ok(answer)
 }

@@ -4,12 +4,14 @@
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::App;
+use crate::description::ReadErrors;
 use crate::error::Error;
 
 /// What `GET /totals` answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Totals {
     /// `SELECT count(*), sum(distance_mm) FROM rides`.
     pub sql: Sum,
@@ -22,7 +24,7 @@ pub struct Totals {
 }
 
 /// A count and a sum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Sum {
     /// Rides.
     pub ride_count: i64,
@@ -31,7 +33,7 @@ pub struct Sum {
 }
 
 /// One consumer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ConsumerTotal {
     /// Its name.
     pub name: String,
@@ -59,6 +61,13 @@ pub struct ConsumerTotal {
     pub dead_letter_count: i64,
 }
 
+/// SQL's count and sum beside every consumer's.
+///
+/// All of one snapshot, so the figures can be compared.
+#[utoipa::path(
+    get, path = "/totals", operation_id = "show_totals", tag = "state",
+    responses((status = 200, description = "The totals", body = Totals), ReadErrors)
+)]
 pub(crate) async fn show(State(app): State<App>) -> Result<Json<Totals>, Error> {
     // One statement, one snapshot. SUM of bigint is numeric; beyond 64 bits, where consumers reject rides too, it stays
     // at the largest.

@@ -39,7 +39,7 @@ impl Api {
         let (postgres, shutdown) = (postgres.clone(), CancellationToken::new());
         let stop = shutdown.clone();
         tokio::spawn(async move {
-            api::serve(&postgres, desk, listener, limits, &monitor::Health::default(), stop).await.unwrap()
+            api::serve(&postgres, desk, None, listener, limits, &monitor::Health::default(), stop).await.unwrap()
         });
         Self { port, client: reqwest::Client::new(), shutdown }
     }

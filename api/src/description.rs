@@ -1,0 +1,136 @@
+//! What the api says of itself, in OpenAPI: the handlers' paths, the types they take and give, and what its
+//! [`Error`](crate::error::Error) says.
+
+mod answers;
+mod bodies;
+
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn, PathItem};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
+use utoipa::openapi::{Object, RefOr, Type};
+use utoipa::{Modify, OpenApi};
+
+pub(crate) use answers::{BookingErrors, ListErrors, ReadErrors, ShowErrors};
+pub(crate) use bodies::{BookingHeaders, NewRide};
+
+use crate::error::ErrorBody;
+
+/// The whole description.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Rocket Rides Log", description = include_str!("description/about.md")),
+    paths(crate::rides::create, crate::rides::list, crate::rides::show, crate::totals::show, crate::health),
+    components(schemas(ErrorBody), responses(answers::NoSuchPath, answers::WrongMethod)),
+    modifiers(&Everywhere)
+)]
+pub(crate) struct Description;
+
+/// What holds for every request.
+struct Everywhere;
+
+impl Modify for Everywhere {
+    fn modify(&self, description: &mut utoipa::openapi::OpenApi) {
+        let user = "The e-mail address of a user, bare. Only a booked ride has one.";
+        let user = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description("Authorization", user)));
+        description.components.get_or_insert_default().add_security_scheme("user", user);
+        for operation in description.paths.paths.values_mut().flat_map(operations) {
+            let name = "A name for the request: 1 to 128 visible ASCII characters. Anything else is replaced.";
+            let parameter = ParameterBuilder::new().name("X-Request-Id").parameter_in(ParameterIn::Header);
+            let parameter = parameter.description(Some(name)).schema(Some(Object::with_type(Type::String))).build();
+            operation.parameters.get_or_insert_default().push(parameter.into());
+            for response in operation.responses.responses.values_mut() {
+                let RefOr::T(response) = response else { continue };
+                let name = "The request's own name, or a new one. Also in the log.";
+                let header = HeaderBuilder::new().schema(Some(Object::with_type(Type::String))).description(Some(name));
+                response.headers.insert("X-Request-Id".to_owned(), header.build().into());
+            }
+        }
+    }
+}
+
+fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [&mut path.get, &mut path.post, &mut path.put, &mut path.patch, &mut path.delete].into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use axum::body::Body;
+    use axum::http::header::ALLOW;
+    use axum::http::{Method, Request, StatusCode};
+    use hyper::service::Service;
+    use hyper_util::service::TowerToHyperService;
+    use monitor::Health;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::database::Database;
+    use crate::limits::Limits;
+    use crate::writer::Writer;
+    use crate::{AGE_MAX, App};
+
+    fn description() -> Value {
+        serde_json::to_value(Description::openapi()).unwrap()
+    }
+
+    /// Of methods that a path has, by what the router and the description say.
+    fn methods<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+        // A router answers HEAD where there is GET, and OPTIONS nowhere.
+        names.map(|name| name.trim().to_uppercase()).filter(|name| name != "HEAD").collect()
+    }
+
+    fn app() -> App {
+        let database = Database::new(&"postgres://localhost/nowhere".parse().unwrap(), Duration::from_secs(1)).unwrap();
+        let (writer, _) =
+            Writer::start(database.clone(), &Limits::default(), Health::default().pulse("writes", AGE_MAX));
+        App { database, writer, desk: None, origins: None, body_wait: Duration::ZERO, is_watched: false }
+    }
+
+    #[tokio::test]
+    async fn every_route_is_described_and_nothing_else() {
+        let description = description();
+        let described = description["paths"].as_object().unwrap();
+        let routes: BTreeSet<&str> = crate::described().into_iter().map(|(path, _)| path).collect();
+        assert_eq!(described.keys().map(String::as_str).collect::<BTreeSet<_>>(), routes);
+        let router = TowerToHyperService::new(crate::router(app()));
+        for (path, operations) in described {
+            let request = Request::builder().method(Method::TRACE).uri(path.replace("{id}", "1")).body(Body::empty());
+            let answer = router.call(request.unwrap()).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
+            let allowed = answer.headers()[ALLOW].to_str().unwrap().split(',');
+            let operations = operations.as_object().unwrap().keys().map(String::as_str);
+            assert_eq!(methods(allowed), methods(operations), "{path}");
+        }
+    }
+
+    #[test]
+    fn every_code_of_an_error_is_described() {
+        let text = description().to_string();
+        let source = include_str!("error.rs").split("fn code(").nth(1).unwrap().split("\n    }\n").next().unwrap();
+        let codes: Vec<&str> = source.split('"').skip(1).step_by(2).collect();
+        assert!(codes.len() > 30, "{codes:?}");
+        for code in codes {
+            assert!(text.contains(&format!("\"{code}\"")), "{code} is not described");
+        }
+    }
+
+    #[test]
+    fn every_operation_has_its_name_and_every_answer_a_request_id_and_a_body() {
+        let description = description();
+        assert_eq!(description["openapi"], "3.1.0");
+        let mut names = BTreeSet::new();
+        for (path, operations) in description["paths"].as_object().unwrap() {
+            for (method, operation) in operations.as_object().unwrap() {
+                assert!(names.insert(operation["operationId"].to_string()), "{method} {path} has a name of its own");
+                for (status, answer) in operation["responses"].as_object().unwrap() {
+                    let place = format!("{method} {path} {status}");
+                    assert!(answer["headers"]["X-Request-Id"].is_object(), "{place}");
+                    assert!(answer["content"]["application/json"]["schema"].is_object(), "{place}");
+                    assert_ne!(answer["description"], "", "{place}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The description at `/openapi.json`, and a page at `/docs` that shows it. The page's files are in the binary, and its
+//! policy forbids the browser to load anything from elsewhere.
+
+use std::sync::{Arc, LazyLock};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::Path;
+use axum::http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, VARY};
+use axum::http::header::{REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use utoipa::OpenApi;
+use utoipa_swagger_ui::Config;
+
+use crate::App;
+use crate::compression::{accepts_gzip, gunzip};
+use crate::description::Description;
+use crate::error::Error;
+
+/// Swagger UI draws icons from `data:` and sets styles of single elements; it needs no script but its own.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+                      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// How long a browser may keep the page's files. After that it asks again, for a new version may run by then.
+const FILES_MAX_AGE: &str = "max-age=3600";
+
+/// The way to both. Paths are relative, so they hold behind a proxy that puts something in front of them.
+pub(crate) fn router() -> Router<App> {
+    let page = async |headers: HeaderMap| file("index.html", &headers);
+    let any_file = async |Path(name): Path<String>, headers: HeaderMap| file(&name, &headers);
+    Router::new()
+        .route("/openapi.json", get(description))
+        .route("/docs", get(async || (StatusCode::PERMANENT_REDIRECT, [(LOCATION, "docs/")])))
+        .route("/docs/", get(page))
+        .route("/docs/{*name}", get(any_file))
+}
+
+async fn description() -> impl IntoResponse {
+    static TEXT: LazyLock<Bytes> = LazyLock::new(|| {
+        Description::openapi().to_json().expect("a description is JSON: nothing in it can fail to be written").into()
+    });
+    ([(CONTENT_TYPE, "application/json")], TEXT.clone())
+}
+
+fn file(name: &str, headers: &HeaderMap) -> Result<Response, Error> {
+    static CONFIG: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| {
+        // Without the last line, a badge of somebody else's server would be shown.
+        Arc::new(Config::from("../openapi.json").try_it_out_enabled(true).use_base_layout().validator_url("none"))
+    });
+    let file = utoipa_swagger_ui::serve(name, Arc::clone(&CONFIG)).map_err(|_| Error::Internal)?;
+    let file = file.ok_or(Error::NoSuchPath)?;
+    let policies = [
+        (CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
+        (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+        (CACHE_CONTROL, HeaderValue::from_static(FILES_MAX_AGE)),
+    ];
+    let content_type = [(CONTENT_TYPE, file.content_type)];
+    // They were compressed when this was built.
+    Ok(match (file.gzpipped, accepts_gzip(headers)) {
+        (false, _) => (policies, content_type, file.bytes).into_response(),
+        (true, true) => (policies, content_type, [(CONTENT_ENCODING, "gzip"), (VARY, "accept-encoding")], file.bytes)
+            .into_response(),
+        (true, false) => {
+            let bytes = gunzip(&file.bytes).map_err(|_| Error::Internal)?;
+            (policies, content_type, bytes).into_response()
+        }
+    })
+}
