@@ -16,7 +16,10 @@ fn sources() -> String {
     let mut text = String::new();
     for folder in ["tests/tests/integration", "api/src", "common/src", "launcher/src"] {
         for entry in std::fs::read_dir(root().join(folder)).unwrap() {
-            text += &std::fs::read_to_string(entry.unwrap().path()).unwrap();
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                text += &std::fs::read_to_string(path).unwrap();
+            }
         }
     }
     text

@@ -35,6 +35,12 @@ async fn a_bad_setting_is_named_with_what_is_wanted() {
     for (name, args, environment, line) in [
         ("api", &[][..], &[POSTGRES, ("API_PORT", "banana")][..], "bad API_PORT \"banana\": "),
         ("api", &["--api-port", "70000"], &[POSTGRES], "bad API_PORT \"70000\": "),
+        (
+            "api",
+            &[],
+            &[POSTGRES, ("API_CORS_ORIGINS", "a.example")],
+            "bad API_CORS_ORIGINS \"a.example\": a.example is no origin: give scheme, host and port only",
+        ),
         ("streamer", &[], &[POSTGRES, REDIS, ("FAULT_RATE", "7")], "bad FAULT_RATE \"7\": give a probability"),
         ("streamer", &[], &[POSTGRES, REDIS, ("FAULT_SEED", "x")], "bad FAULT_SEED \"x\": "),
         ("streamer", &[], &[POSTGRES, ("REDIS_URL", "http://localhost")], "bad REDIS_URL: give a URL such as redis://"),
@@ -72,7 +78,7 @@ async fn a_bad_setting_is_named_with_what_is_wanted() {
 #[tokio::test]
 async fn help_lists_every_setting() {
     for (name, settings) in [
-        ("api", &["--database-url", "DATABASE_URL", "--api-port", "API_PORT"][..]),
+        ("api", &["--database-url", "DATABASE_URL", "--api-port", "API_PORT", "API_CORS_ORIGINS"][..]),
         ("streamer", &["DATABASE_URL", "REDIS_URL", "STREAM_NAME", "FAULT_RATE", "FAULT_SEED", "--drain"]),
         ("consumer", &["<NAME>", "DATABASE_URL", "REDIS_URL", "STREAM_NAME", "FAULT_RATE", "FAULT_SEED", "--drain"]),
         ("simulator", &["--rate", "--concurrency", "--count", "--duration", "--seed", "API_PORT"]),
