@@ -15,6 +15,7 @@ mod dashboard;
 mod dead_letters;
 mod doctor;
 mod documentation;
+mod examples;
 mod fuzz;
 mod fuzz_garbage;
 mod fuzz_requests;

@@ -1,0 +1,81 @@
+//! A fold of your own: the balance of every wallet, from the records that the example `stage` of pglog writes.
+//!
+//! ```text
+//! psql "$DATABASE_URL" -f schema.sql -f roles.sql -f consumer/examples/balances.sql
+//! DATABASE_URL=postgres://… REDIS_URL=redis://… cargo run -p consumer --example balances -- balances0
+//! ```
+//!
+//! It has all that the loop gives to every fold: duplicates are skipped, gaps healed, and what can never apply goes to the
+//! dead letters. `--help` shows its flags. Only what is below is yours to write.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use consumer::{Fold, Rejection};
+use deadpool_postgres::Transaction;
+use pglog::{Record, Session};
+use serde::Deserialize;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let config: consumer::Config = common::config::parse();
+    common::telemetry::start(&config.log);
+    let outcome = async { consumer::run(config, Balances::default(), common::shutdown::on_signal()?).await };
+    common::telemetry::conclude(outcome.await)
+}
+
+/// What was credited since the last commit, by wallet. The balances themselves are in the table, and stay there.
+#[derive(Debug, Default)]
+struct Balances {
+    credits: BTreeMap<i64, i64>,
+}
+
+/// What the payload of `wallet credit` must have.
+#[derive(Deserialize)]
+struct Credit {
+    id: i64,
+    amount: i64,
+}
+
+impl Fold for Balances {
+    fn takes(&self, object: &str, action: &str) -> bool {
+        object == "wallet" && action == "credit"
+    }
+
+    /// Called at the start, and again after a transaction that failed: what it would have saved is folded once more.
+    async fn load(&mut self, _: &Transaction<'_>, _: &str, _: i32) -> Result<()> {
+        self.credits.clear();
+        Ok(())
+    }
+
+    /// In memory only. An error here says that the record can never apply, and must leave the state as it was.
+    fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection> {
+        let credit: Credit =
+            serde_json::from_str(record.data).map_err(|error| Rejection(format!("data is not a credit: {error}")))?;
+        let sum = self.credits.get(&credit.id).copied().unwrap_or(0);
+        let sum = sum.checked_add(credit.amount).ok_or_else(|| Rejection("the sum would overflow".to_owned()))?;
+        self.credits.insert(credit.id, sum);
+        Ok(())
+    }
+
+    /// The read rule: this and the checkpoint are committed together, by the loop. So a credit is added once, however
+    /// often its record arrives.
+    async fn save(&mut self, tx: &impl Session, consumer: &str, _: i32) -> Result<()> {
+        let (wallet_ids, amounts): (Vec<i64>, Vec<i64>) = std::mem::take(&mut self.credits).into_iter().unzip();
+        tx.execute(
+            "-- balances::save
+             INSERT INTO wallet_balances (consumer, wallet_id, balance)
+             SELECT $1, * FROM unnest($2::bigint[], $3::bigint[])
+             ON CONFLICT (consumer, wallet_id) DO UPDATE SET balance = wallet_balances.balance + excluded.balance",
+            &[&consumer, &wallet_ids, &amounts],
+        )
+        .await
+        .context("saving balances")?;
+        Ok(())
+    }
+
+    fn summary(&self) -> String {
+        "balances saved".to_owned()
+    }
+}
