@@ -150,6 +150,7 @@ pub async fn serve(
     let (writer, mut writing) = Writer::start(database.clone(), &limits, health.pulse("writes", AGE_MAX));
     let address = listener.local_addr().context("reading the socket's address")?;
     info!(address = %address, connection_count_max = limits.connection_count_max, "api started");
+    common::notify::ready();
     let origins = origins.map(Arc::new);
     let app = App { database, writer, desk, origins, body_wait: limits.body_wait, is_watched: health.is_served() };
     let mut serving = tokio::spawn(serve::serve_until(listener, app, limits, shutdown.clone()));

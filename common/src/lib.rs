@@ -4,6 +4,7 @@
 pub mod backoff;
 pub mod config;
 pub mod fault;
+pub mod notify;
 #[cfg_attr(not(feature = "otlp"), path = "otlp_off.rs")]
 mod otlp;
 pub mod postgres;

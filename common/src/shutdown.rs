@@ -20,6 +20,7 @@ pub fn on_signal() -> Result<CancellationToken> {
         };
         // First of all: to log may fail.
         cancelled.cancel();
+        crate::notify::stopping();
         tracing::info!(signal = name, "stopping");
     });
     Ok(token)

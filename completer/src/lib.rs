@@ -97,6 +97,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     );
     declare_counter("rocket_rides_completions_failed_total", "Requests that are tried again later", &[]);
     let patience = config.patience();
+    common::notify::ready();
     let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
     while !shutdown.is_cancelled() {
         // A booking that is cut off has to wait for its claim to run out: so not at once, when told to stop.

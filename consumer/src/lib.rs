@@ -132,6 +132,7 @@ pub async fn run_watched<F: Fold>(config: Config, fold: F, health: &Health, shut
     let orders = health.orders();
     let mark = metrics::start(health, &config);
     let mut consumer = Consumer::new(&config, fold, shutdown.clone());
+    common::notify::ready();
     let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
     let mut fault = faults.draw(by_dice);
     let block = (!config.drain).then_some(BLOCK);

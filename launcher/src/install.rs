@@ -78,6 +78,18 @@ pub(crate) fn install_browser() -> Result<()> {
         .run()
 }
 
+/// What tests look with, beside our own eyes: a program, and its package.
+const TEST_TOOLS: [(&str, &str); 2] = [("systemd-analyze", "systemd"), ("groff", "groff-base")];
+
+/// Installs what the tests look with, on the systems that have it.
+pub(crate) fn install_test_tools() -> Result<()> {
+    let missing = TEST_TOOLS.iter().filter(|(program, _)| !is_on_path(program)).map(|(_, package)| *package);
+    match missing.collect::<Vec<_>>().join(" ") {
+        packages if !packages.is_empty() && is_on_path("apt-get") => Plan::apt_get(&packages).run(),
+        _ => Ok(()),
+    }
+}
+
 /// What the benchmarks compare with: a file that tells whether it is here, and its package.
 const BENCHMARK_TOOLS: [(&str, &str); 5] = [
     ("wrk", "wrk"),
@@ -129,8 +141,8 @@ struct Plan {
 }
 
 impl Plan {
-    fn apt_get(package: &str) -> Self {
-        let install = format!("DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends {package}");
+    fn apt_get(packages: &str) -> Self {
+        let install = format!("DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends {packages}");
         Self { commands: vec!["apt-get update".to_owned(), install], needs_root: true }
     }
 

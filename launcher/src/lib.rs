@@ -25,6 +25,30 @@ pub use redis_server::RedisServer;
 pub use up::{UpConfig, up};
 pub use with_servers::{WithServersConfig, with_servers};
 
+/// Finds or installs PostgreSQL and Redis, runs them privately, and runs processes beside them.
+#[derive(Debug, clap::Parser)]
+#[command(name = "launcher", version)]
+pub struct Config {
+    /// For a server that is given by DATABASE_URL. The processes take TLS_CA_FILE out of the environment.
+    #[command(flatten)]
+    _tls: common::tls::TlsArgs,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the launcher does.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Find PostgreSQL and Redis; install them where they are missing.
+    Setup(Extras),
+    /// Start private servers under .data and every process of the Procfile; stop all of it on Ctrl-C.
+    Up(UpConfig),
+    /// Start private servers for the time that one command runs, with DATABASE_URL and REDIS_URL set.
+    WithServers(WithServersConfig),
+}
+
 /// What else is installed.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct Extras {
@@ -32,7 +56,7 @@ pub struct Extras {
     #[arg(long)]
     pub for_chaos: bool,
 
-    /// Install what tests need too: of Python, into .data/venv (see tests/requirements.txt), and a browser.
+    /// Install what tests need too: Python packages into .data/venv (tests/requirements.txt), a browser, systemd-analyze, groff.
     #[arg(long)]
     pub for_tests: bool,
 
@@ -53,6 +77,7 @@ pub fn setup(extras: Extras) -> anyhow::Result<()> {
     if extras.for_tests {
         install::install_python_packages()?;
         install::install_browser()?;
+        install::install_test_tools()?;
     }
     if extras.for_benchmarks {
         install::install_benchmark_tools();

@@ -32,13 +32,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// The write rule: the change and the record of it commit together, or neither does. Returns the new balance.
 async fn credit(client: &mut Client, wallet_id: i64, amount: i64) -> Result<i64, tokio_postgres::Error> {
     let tx = client.transaction().await?;
-    let row = tx
-        .query_one(
-            "INSERT INTO wallets (id, balance) VALUES ($1, $2)
-             ON CONFLICT (id) DO UPDATE SET balance = wallets.balance + excluded.balance RETURNING balance",
-            &[&wallet_id, &amount],
-        )
-        .await?;
+    tx.execute("INSERT INTO wallets (id, balance) VALUES ($1, 0) ON CONFLICT DO NOTHING", &[&wallet_id]).await?;
+    let change = "UPDATE wallets SET balance = balance + $2 WHERE id = $1 RETURNING balance";
+    let row = tx.query_one(change, &[&wallet_id, &amount]).await?;
     // Last, because the transaction now holds the wallet's lock: who credits the same wallet waits for this COMMIT, so
     // records of one wallet are in the log in the order of their commits.
     let data = format!(r#"{{"id":{wallet_id},"amount":{amount}}}"#);

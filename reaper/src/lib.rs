@@ -116,6 +116,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let looks = health.pulse("looks", config.interval + LOOK_WAIT);
     health.ask_postgres(&config.postgres.database_url, health.pulse("postgres", AGE_MAX), monitor::anything);
     describe_metrics();
+    common::notify::ready();
     let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
     while !shutdown.is_cancelled() {
         let look = tokio::select! {

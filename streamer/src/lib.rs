@@ -98,6 +98,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let (steps, orders) = (health.pulse("steps", AGE_MAX), health.orders());
     let mark = metrics::start(&health, &config.postgres, &config.stream);
     let mut streamer = Streamer::new(&config);
+    common::notify::ready();
     let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
     let mut stood_by = false;
     let mut fault = faults.draw(by_dice);

@@ -12,6 +12,7 @@ mod servers;
 mod template;
 mod tls_servers;
 mod watched;
+mod workspace;
 mod world;
 
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ pub use records::ReadRecord;
 pub use servers::{Backup, PrivatePostgres, PrivateRedis, is_alive, scratch_folder};
 pub use tls_servers::{REDIS_COMMANDS, TlsServers, free_port};
 pub use watched::Watched;
+pub use workspace::{Help, root, workspace_binaries};
 pub use world::{World, write_rides};
 
 /// How long anything may take before a test gives up on it. Generous: tests are never timed, only stopped.

@@ -1,0 +1,8 @@
+-- Gives every role of roles.sql the password in the environment's ROLE_PASSWORD. For psql 15 or newer. compose.yaml uses
+-- it; where each role has a password of its own, see docs/SECURITY.md.
+\set ON_ERROR_STOP on
+\getenv password ROLE_PASSWORD
+SELECT format('ALTER ROLE %I PASSWORD %L', rolname, :'password') FROM pg_roles
+WHERE rolname IN ('rocket_api', 'rocket_completer', 'rocket_streamer', 'rocket_consumer', 'rocket_receipts', 'rocket_reaper',
+                  'rocket_operator')
+\gexec

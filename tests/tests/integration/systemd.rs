@@ -1,0 +1,117 @@
+//! The units for systemd: sound, narrow, and kept in step with the processes, which say when they are ready.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use tests::{Help, Payments, Process, World, binary, root, scratch_folder, workspace_binaries};
+use tokio::net::UnixDatagram;
+use tokio::process::Command;
+
+/// Where the units say that binaries are.
+const BINARIES: &str = "/usr/lib/rocket-rides-log";
+
+/// The last level that systemd-analyze calls OK is 49, and 0 would be a unit that can do nothing.
+const EXPOSURE_MAX: &str = "--threshold=15";
+
+/// Processes of the Procfile that are for development.
+const FOR_DEVELOPMENT: [&str; 2] = ["payments", "simulator"];
+
+/// A unit's file name, and the words of its `ExecStart`.
+fn units() -> Vec<(String, Vec<String>)> {
+    let files = std::fs::read_dir(root().join("shipping/systemd")).unwrap().map(|entry| entry.unwrap().path());
+    let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let units = files.filter(|path| path.extension().is_some_and(|extension| extension == "service"));
+    units
+        .map(|path| {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let start = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+            (name(&path), start.split_whitespace().map(str::to_owned).collect())
+        })
+        .collect()
+}
+
+#[test]
+fn every_process_has_a_unit_that_starts_it_with_flags_that_it_has() {
+    let (binaries, units) = (workspace_binaries(), units());
+    for (unit, words) in &units {
+        let program = words[0].strip_prefix(&format!("{BINARIES}/")).unwrap();
+        assert!(binaries.contains_key(program), "{unit}: there is no binary {program}");
+        assert!(unit.starts_with(&format!("rocket-rides-{program}")), "{unit} starts {program}");
+        let help = Help::of(program);
+        for flag in words.iter().filter(|word| word.starts_with("--")) {
+            assert!(help.flags.contains(flag), "{unit}: {program} has no flag {flag}");
+        }
+    }
+    let started: BTreeSet<&str> = units.iter().map(|(_, words)| words[0].rsplit('/').next().unwrap()).collect();
+    let procfile = std::fs::read_to_string(root().join("Procfile")).unwrap();
+    for entry in launcher::parse_procfile(&procfile).unwrap() {
+        let program = entry.command.split_whitespace().next().unwrap().rsplit('/').next().unwrap();
+        let is_covered = started.contains(program) || FOR_DEVELOPMENT.contains(&program);
+        assert!(is_covered, "{program} has no unit in shipping/systemd: add rocket-rides-{program}.service");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn systemd_finds_the_units_sound_and_narrow() {
+    let folder = scratch_folder();
+    let mut copy = Command::new("cp");
+    copy.arg("-r").arg(root().join("shipping/systemd/.")).arg(&folder);
+    Process::spawn("cp", copy).succeed().await;
+    let binaries = binary("api").parent().unwrap().display().to_string();
+    let mut paths = vec![folder.join("rocket-rides.target")];
+    for (unit, _) in units() {
+        let path = folder.join(&unit);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace(BINARIES, &binaries)).unwrap();
+        paths.push(path);
+    }
+    let mut verify = Command::new("systemd-analyze");
+    verify.args(["verify", "--man=no"]).args(&paths);
+    let output = Process::spawn("systemd-analyze", verify).succeed().await;
+    // Back-off in steps is newer than some systemd that is still in use; that one leaves it out, and says so.
+    let is_too_new = |line: &str| ["'RestartSteps'", "'RestartMaxDelaySec'"].iter().any(|key| line.contains(key));
+    let complaints: Vec<&str> = output.lines().filter(|line| !is_too_new(line)).collect();
+    assert!(complaints.is_empty(), "{complaints:#?}");
+    for path in paths.iter().filter(|path| path.extension().is_some_and(|extension| extension == "service")) {
+        let mut security = Command::new("systemd-analyze");
+        security.args(["security", "--offline=true", "--no-pager", EXPOSURE_MAX]).arg(path);
+        let output = Process::spawn("systemd-analyze", security).succeed().await;
+        assert!(output.contains("Overall exposure level"), "{output}");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// The units are of `Type=notify`: without these words systemd would call the start a failure.
+#[tokio::test]
+async fn every_process_tells_systemd_when_it_is_ready_and_when_it_stops() {
+    let (world, payments, folder) = (World::new().await, Payments::start().await, scratch_folder());
+    let receipts = folder.join("receipts").display().to_string();
+    for (unit, words) in units() {
+        let name = words[0].rsplit('/').next().unwrap();
+        let path = folder.join(format!("{name}.socket"));
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let mut command = Command::new(binary(name));
+        // As the unit has it, for an instance called i.
+        command.args(words[1..].iter().map(|word| word.replace("%i", "i")));
+        command.env("NOTIFY_SOCKET", &path).env("API_PORT", "0").env("RECEIPTS_DIR", &receipts);
+        command.env("DATABASE_URL", world.database_url_of(name)).env("REDIS_URL", world.redis_url());
+        command.env("STREAM_NAME", world.stream_name());
+        if name == "completer" {
+            command.args(payments.flags());
+        }
+        let process = Process::spawn(name, command);
+        assert_eq!(told(&socket, &process).await, "READY=1", "{unit}");
+        process.signal(nix::sys::signal::Signal::SIGTERM);
+        assert_eq!(told(&socket, &process).await, "STOPPING=1", "{unit}");
+        process.succeed().await;
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+async fn told(socket: &UnixDatagram, process: &Process) -> String {
+    let mut buffer = [0; 100];
+    let received = tokio::time::timeout(tests::PATIENCE, socket.recv(&mut buffer)).await;
+    let len = received.unwrap_or_else(|_| panic!("nothing is said:\n{}", process.output())).unwrap();
+    String::from_utf8_lossy(&buffer[..len]).trim().to_owned()
+}
