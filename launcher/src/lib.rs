@@ -4,6 +4,7 @@
 //! sockets only, and are stopped with the launcher. Where `DATABASE_URL` or `REDIS_URL` is set, that server is used and
 //! none is started.
 
+mod board;
 mod find;
 mod install;
 mod leftovers;
@@ -11,9 +12,11 @@ mod lock;
 mod postgres_server;
 mod procfile;
 mod redis_server;
+mod screen;
 mod summary;
 mod supervise;
 mod up;
+mod watch;
 mod with_servers;
 
 pub use find::{PostgresBinaries, find_clock_library, find_postgres, find_redis};

@@ -3,7 +3,6 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
 use common::shutdown::{CancellationToken, sleep_or_stop};
 use nix::sys::signal::{Signal, killpg};
@@ -13,6 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
 use crate::procfile::Entry;
+use crate::screen::Console;
 
 /// How long a process may take to finish what it has in hand.
 const STOP_WAIT: Duration = Duration::from_secs(15);
@@ -23,26 +23,6 @@ const RESTART_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// A process that lived so long is sound: its next death is not one in a row.
 const SOUND_AFTER: Duration = Duration::from_secs(30);
-
-const COLOURS: [AnsiColor; 6] =
-    [AnsiColor::Cyan, AnsiColor::Yellow, AnsiColor::Green, AnsiColor::Magenta, AnsiColor::Blue, AnsiColor::BrightRed];
-
-/// Writes lines with a name before them, aligned, in one colour a name where there are colours.
-#[derive(Debug, Clone)]
-pub(crate) struct Console {
-    pub width: usize,
-    pub colours: bool,
-}
-
-impl Console {
-    pub fn print(&self, index: usize, name: &str, line: &str) {
-        let style = match self.colours {
-            true => Style::new().fg_color(Some(COLOURS[index % COLOURS.len()].into())),
-            false => Style::new(),
-        };
-        println!("{style}{name:<width$} |{style:#} {line}", width = self.width);
-    }
-}
 
 /// Keeps one process running until `stop`. Each start is told to `started`, with the process id.
 pub(crate) async fn keep_running(

@@ -1,12 +1,10 @@
 //! `bin/up`: the whole system, from nothing to a stop by Ctrl-C.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-use common::shutdown::{CancellationToken, sleep_or_stop};
+use common::shutdown::CancellationToken;
 use nix::sys::signal::Signal;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -17,8 +15,9 @@ use crate::lock::lock;
 use crate::postgres_server::PostgresServer;
 use crate::procfile::parse_procfile;
 use crate::redis_server::RedisServer;
-use crate::summary;
-use crate::supervise::{Console, keep_running};
+use crate::screen::Console;
+use crate::supervise::keep_running;
+use crate::watch::watch;
 
 /// The private database.
 const DATABASE: &str = "rocket-rides-log";
@@ -29,7 +28,8 @@ const DASHBOARD_PORT: u16 = 5007;
 /// The first process of the Procfile tells of itself on this port, the next one on the next.
 const FIRST_MONITOR_PORT: u16 = 5010;
 
-/// Starts everything, and prints a line every few seconds that shows how the consumers converge.
+/// Starts everything, and shows how the consumers converge: on a terminal on a board below the lines of the processes, and
+/// elsewhere in a line every few seconds.
 #[derive(Debug, Clone, Args)]
 pub struct UpConfig {
     /// Where the private servers keep their data.
@@ -44,9 +44,9 @@ pub struct UpConfig {
     #[arg(long, env = "API_PORT", default_value_t = 5005)]
     pub api_port: u16,
 
-    /// Seconds between two summary lines.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
-    pub summary_every: u64,
+    /// Seconds between two looks at the totals. Without it: 2 on a terminal, and 5 elsewhere.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub summary_every: Option<u64>,
 }
 
 /// Runs the system until SIGINT or SIGTERM.
@@ -89,13 +89,12 @@ async fn run_processes(
     register: &mut Register,
     stop: CancellationToken,
 ) -> Result<()> {
-    let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let width = entries.iter().map(|entry| entry.name.len()).max().unwrap_or(0).max("summary".len());
-    let console = Console { width, colours };
+    let console = Console::new(width);
     let mut environment = servers.environment.clone();
     environment.push(("API_PORT".to_owned(), config.api_port.to_string()));
     environment.extend(payment_settings(&config.data).await?);
-    if colours {
+    if console.colours {
         environment.push(("FORCE_COLOR".to_owned(), "1".to_owned()));
     }
     let monitor_ports = free_ports(FIRST_MONITOR_PORT, entries.len()).await?;
@@ -126,7 +125,7 @@ async fn run_processes(
             tokio::spawn(keep_running(index, entry, environment, console, started.clone(), stop.clone()))
         })
         .collect();
-    running.push(tokio::spawn(print_summaries(config.clone(), summary_index, console, stop.clone())));
+    running.push(tokio::spawn(watch(config.api_port, config.summary_every, summary_index, console, stop.clone())));
     drop(started);
     // Ends when every process has: then all senders are gone.
     while let Some(pid) = pids.recv().await {
@@ -137,18 +136,6 @@ async fn run_processes(
     }
     println!("everything has stopped");
     Ok(())
-}
-
-async fn print_summaries(config: UpConfig, index: usize, console: Console, stop: CancellationToken) {
-    let url = format!("http://127.0.0.1:{}/totals", config.api_port);
-    let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap_or_default();
-    while sleep_or_stop(Duration::from_secs(config.summary_every), &stop).await {
-        let totals = async { client.get(&url).send().await?.error_for_status()?.json::<api::Totals>().await };
-        match totals.await {
-            Ok(totals) => console.print(index, "summary", &summary::line(&totals)),
-            Err(error) => console.print(index, "summary", &format!("the api does not answer: {error}")),
-        }
-    }
 }
 
 fn greet(config: &UpConfig, servers: &Servers, page_port: &str) {

@@ -7,13 +7,14 @@ use nix::unistd::Pid;
 use tests::{Process, binary, is_alive, scratch_folder, wait_until};
 use tokio::process::Command;
 
-struct Place {
+/// A folder for a launcher, with a Procfile of a few processes.
+pub struct Place {
     folder: PathBuf,
     port: u16,
 }
 
 impl Place {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
         // A folder as people have them.
         let place = Self { folder: scratch_folder().join("my rides, 100%"), port };
@@ -35,6 +36,10 @@ impl Place {
     }
 
     fn up(&self, environment: &[(&str, &str)]) -> Process {
+        Process::spawn("launcher", self.up_command(environment))
+    }
+
+    pub fn up_command(&self, environment: &[(&str, &str)]) -> Command {
         let mut command = Command::new(binary("launcher"));
         command
             .args(["up", "--summary-every", "1", "--procfile"])
@@ -45,7 +50,7 @@ impl Place {
             .env_remove("REDIS_URL")
             .env("API_PORT", self.port.to_string())
             .envs(environment.iter().copied());
-        Process::spawn("launcher", command)
+        command
     }
 
     async fn totals(&self) -> Option<serde_json::Value> {

@@ -9,6 +9,7 @@ mod bootstrap;
 mod causes;
 mod chaos;
 mod collector;
+mod console;
 mod consumer;
 mod convergence;
 mod dashboard;
