@@ -27,13 +27,13 @@ const COLUMNS: [(&str, u8); 10] = [
     ("", 0),
     ("rides", 5),
     ("total m", 0),
-    ("checkpoint", 3),
+    ("checkpoint", 2),
     ("lag", 0),
     ("rides/s", 4),
     ("duplicates", 6),
     ("healed", 8),
     ("crashes", 7),
-    ("dead letters", 2),
+    ("dead letters", 3),
 ];
 
 /// How large a terminal is, in characters.

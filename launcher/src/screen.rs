@@ -1,7 +1,8 @@
 //! Where everything is printed: lines with a name before them, and on a terminal a board that stays below them.
 
 use std::io::{IsTerminal, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use console::Term;
@@ -14,6 +15,9 @@ const COLOURS: [AnsiColor; 6] =
 /// Terminals that know these words show what is between them at once, and the others pass over them.
 const BEGIN: &str = "\x1b[?2026h";
 const END: &str = "\x1b[?2026l";
+
+/// How often what is said appears above the board. A terminal is slower than ten processes that all speak at once.
+pub(crate) const FRAME: Duration = Duration::from_millis(50);
 
 /// What a terminal is taken for that does not tell its size.
 const USUAL_SIZE: Size = Size { columns: 80, rows: 24 };
@@ -57,11 +61,8 @@ impl Console {
             false => Style::new(),
         };
         let line = format!("{style}{name:<width$} |{style:#} {line}\n", width = self.width);
-        match &self.screen {
-            Some(screen) => {
-                let mut screen = screen.lock().unwrap_or_else(PoisonError::into_inner);
-                write(&screen.with_line_above(&line, self.size().columns));
-            }
+        match self.screen() {
+            Some(mut screen) => write(&screen.with_line(&line)),
             None => write(&line),
         }
     }
@@ -69,10 +70,20 @@ impl Console {
     /// Shows a board instead of the one before; no line of it may be wider than the terminal. Without any line: takes it
     /// away, and the cursor is where it was before.
     pub fn show(&self, board: Vec<String>) {
-        if let Some(screen) = &self.screen {
-            let mut screen = screen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mut screen) = self.screen() {
             write(&screen.with_board(board, self.size().columns));
         }
+    }
+
+    /// Shows what was printed since it was last called. To be called every [`FRAME`], as long as there is a board.
+    pub fn show_lines(&self) {
+        if let Some(mut screen) = self.screen() {
+            write(&screen.with_lines(self.size().columns));
+        }
+    }
+
+    fn screen(&self) -> Option<MutexGuard<'_, Screen>> {
+        self.screen.as_ref().map(|screen| screen.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -91,29 +102,40 @@ fn write(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// What is on the screen: the board, and the cursor on the line below it.
+/// What is on the screen: the board, and the cursor on the line below it. And the lines that are to stand above it.
 #[derive(Debug, Default)]
 struct Screen {
     board: Vec<String>,
+    lines: String,
 }
 
 impl Screen {
-    /// What to write so that `line` stands above the board.
-    fn with_line_above(&mut self, line: &str, columns: usize) -> String {
+    /// What to write for a line: with a board nothing yet.
+    fn with_line(&mut self, line: &str) -> String {
         if self.board.is_empty() {
             return line.to_owned();
         }
-        format!("{BEGIN}{}{line}{}{END}", self.erase(columns), self.draw())
+        self.lines.push_str(line);
+        String::new()
     }
 
-    /// What to write so that `board` stands instead of the one before.
+    /// What to write so that all lines stand above the board.
+    fn with_lines(&mut self, columns: usize) -> String {
+        if self.lines.is_empty() {
+            return String::new();
+        }
+        let board = self.board.clone();
+        self.with_board(board, columns)
+    }
+
+    /// What to write so that `board` stands instead of the one before, below all lines.
     fn with_board(&mut self, board: Vec<String>, columns: usize) -> String {
         if self.board.is_empty() && board.is_empty() {
             return String::new();
         }
-        let erase = self.erase(columns);
+        let (erase, lines) = (self.erase(columns), std::mem::take(&mut self.lines));
         self.board = board;
-        format!("{BEGIN}{erase}{}{END}", self.draw())
+        format!("{BEGIN}{erase}{lines}{}{END}", self.draw())
     }
 
     /// Goes up to the first line of the board, and clears all from there. A terminal that has become narrower since may
@@ -138,18 +160,21 @@ mod tests {
     #[test]
     fn without_a_board_a_line_is_a_line() {
         let mut screen = Screen::default();
-        assert_eq!(screen.with_line_above("api | up\n", 80), "api | up\n");
-        assert_eq!(screen.with_board(Vec::new(), 80), "");
+        assert_eq!(screen.with_line("api | up\n"), "api | up\n");
+        assert_eq!((screen.with_lines(80), screen.with_board(Vec::new(), 80)), (String::new(), String::new()));
     }
 
     #[test]
-    fn a_line_goes_above_the_board_and_the_board_goes_without_a_trace() {
+    fn lines_go_above_the_board_together_and_the_board_goes_without_a_trace() {
         let mut screen = Screen::default();
         assert_eq!(screen.with_board(vec!["one".into(), "two".into()], 80), format!("{BEGIN}one\ntwo\n{END}"));
-        let above = screen.with_line_above("api | up\n", 80);
-        assert_eq!(above, format!("{BEGIN}\r\x1b[2A\x1b[Japi | up\none\ntwo\n{END}"));
-        assert_eq!(screen.with_board(Vec::new(), 80), format!("{BEGIN}\r\x1b[2A\x1b[J{END}"));
-        assert_eq!(screen.with_line_above("api | up\n", 80), "api | up\n");
+        assert_eq!(screen.with_line("api | up\n") + &screen.with_line("api | down\n"), "", "not each by itself");
+        let erase = "\r\x1b[2A\x1b[J";
+        assert_eq!(screen.with_lines(80), format!("{BEGIN}{erase}api | up\napi | down\none\ntwo\n{END}"));
+        assert_eq!(screen.with_lines(80), "");
+        screen.with_line("api | last words\n");
+        assert_eq!(screen.with_board(Vec::new(), 80), format!("{BEGIN}{erase}api | last words\n{END}"));
+        assert_eq!(screen.with_line("api | up\n"), "api | up\n");
     }
 
     #[test]

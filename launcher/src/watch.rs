@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use common::shutdown::CancellationToken;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::MissedTickBehavior;
 
 use crate::board::Board;
-use crate::screen::{Console, TakeAway};
+use crate::screen::{Console, FRAME, TakeAway};
 use crate::summary;
 
 /// Seconds between two looks: for people who watch, and for lines in a file.
@@ -29,11 +30,12 @@ pub(crate) async fn watch(
     let client = reqwest::Client::builder().timeout(ANSWER_WAIT).build().unwrap_or_default();
     let usual = if console.has_board() { BOARD_EVERY_S } else { LINE_EVERY_S };
     let mut ticks = tokio::time::interval(Duration::from_secs(every_s.unwrap_or(usual)));
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // An error means that signals cannot be caught; then the board is as wide as it was until it is drawn again.
     let mut resized = signal(SignalKind::window_change()).ok();
     let (mut board, started_at) = (Board::default(), Instant::now());
     let taken_away = TakeAway(console.clone());
+    let frames = console.has_board().then(|| tokio::spawn(show_lines(console.clone())));
     // The first tick comes at once: nobody answers yet, and only a board has something to show.
     ticks.tick().await;
     loop {
@@ -59,9 +61,23 @@ pub(crate) async fn watch(
             }
         }
     }
+    // The last lines are shown with it.
     drop(taken_away);
+    if let Some(frames) = frames {
+        frames.abort();
+    }
     if let Some(totals) = board.totals().filter(|_| console.has_board()) {
         console.print(index, "summary", &summary::line(totals));
+    }
+}
+
+/// Shows what the processes say, for ever.
+async fn show_lines(console: Console) {
+    let mut frames = tokio::time::interval(FRAME);
+    frames.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        frames.tick().await;
+        console.show_lines();
     }
 }
 

@@ -107,7 +107,8 @@
 //! | [`chaos`] | breaks them from a seed, and checks that nothing is lost |
 //! | [`benchmarks`] | measures them beside what the machine gives |
 //!
-//! This crate also has a program: `manual --into FOLDER` [writes](write) man pages and completions of every binary.
+//! This crate also has a program: `manual --into FOLDER` writes man pages and completions of every binary:
+//! [`write()`].
 
 mod pages;
 

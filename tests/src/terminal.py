@@ -53,7 +53,9 @@ def text(line):
 def look(status=None):
     return {
         "lines": [line.rstrip() for line in screen.display],
-        "above": [text(line) for line in screen.history.top],
+        "above_count": len(screen.history.top),
+        # All of them only at the end: they are many.
+        "above": [] if status is None else [text(line) for line in screen.history.top],
         "row": screen.cursor.y,
         "column": screen.cursor.x,
         "is_cursor_hidden": screen.cursor.hidden,

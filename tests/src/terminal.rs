@@ -19,7 +19,9 @@ pub struct Terminal {
 pub struct Look {
     /// Every row, without the blanks at its end.
     pub lines: Vec<String>,
-    /// What has left the screen at its top.
+    /// How many lines have left the screen at its top.
+    pub above_count: usize,
+    /// These lines, once the command has ended.
     pub above: Vec<String>,
     /// Where the cursor is, from 0.
     pub cursor: (usize, usize),
@@ -94,6 +96,7 @@ impl Terminal {
         let number = |name: &str| look[name].as_u64().unwrap() as usize;
         Look {
             lines: texts("lines"),
+            above_count: number("above_count"),
             above: texts("above"),
             cursor: (number("row"), number("column")),
             is_cursor_hidden: look["is_cursor_hidden"].as_bool().unwrap(),

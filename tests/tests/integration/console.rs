@@ -7,7 +7,7 @@ use crate::launcher::Place;
 /// The rows of the board, from the rule to the status; there must be one board.
 fn board(look: &Look) -> &[String] {
     let is_rule = |line: &&String| line.starts_with("-----");
-    let rules = look.above.iter().chain(&look.lines).filter(is_rule).count();
+    let rules = look.lines.iter().filter(is_rule).count();
     assert_eq!(rules, 1, "one board and no remains of another:\n{}", look.lines.join("\n"));
     let first = look.lines.iter().position(|line| is_rule(&line)).unwrap();
     &look.lines[first..look.cursor.0]
@@ -22,7 +22,8 @@ fn has_board(look: &Look, columns: usize) -> bool {
 
 #[tokio::test]
 async fn up_keeps_a_board_below_the_lines_and_leaves_a_clean_screen() {
-    let place = Place::new().await;
+    // Few rides: the terminal is drawn by a program in Python.
+    let place = Place::with_rate(5).await;
     let mut command = place.up_command(&[]);
     command.env("TERM", "xterm-256color").env_remove("NO_COLOR");
     let mut terminal = Terminal::start(30, 120, &command);
@@ -40,8 +41,8 @@ async fn up_keeps_a_board_below_the_lines_and_leaves_a_clean_screen() {
     assert!(!look.is_cursor_hidden);
 
     // Lines go above it, and scroll away; in another window it is drawn anew.
-    let scrolled = look.above.len() + 100;
-    terminal.wait_until("lines have scrolled away", |look| look.above.len() > scrolled).await;
+    let scrolled = look.above_count + 40;
+    terminal.wait_until("lines have scrolled away", |look| look.above_count > scrolled).await;
     terminal.resize(30, 60).await;
     let look = terminal.wait_until("it is narrow", |look| has_board(look, 60)).await;
     let narrow = board(&look);
@@ -64,12 +65,12 @@ async fn up_keeps_a_board_below_the_lines_and_leaves_a_clean_screen() {
 
 #[tokio::test]
 async fn up_writes_plain_lines_where_the_cursor_cannot_be_moved() {
-    let place = Place::new().await;
+    let place = Place::with_rate(5).await;
     let mut command = place.up_command(&[]);
     command.env("TERM", "dumb");
     let mut terminal = Terminal::start(30, 250, &command);
     let is_line = |line: &String| line.starts_with("summary   | sql ") && line.ends_with("| CONVERGED");
-    let converged = |look: &Look| look.lines.iter().chain(&look.above).any(is_line);
+    let converged = |look: &Look| look.lines.iter().any(is_line);
     terminal.wait_until("a line says that everything has converged", converged).await;
     terminal.type_keys("\u{3}").await;
     let look = terminal.ended().await;

@@ -14,7 +14,12 @@ pub struct Place {
 }
 
 impl Place {
-    pub async fn new() -> Self {
+    async fn new() -> Self {
+        Self::with_rate(50).await
+    }
+
+    /// One with so many rides a second.
+    pub async fn with_rate(rate: u32) -> Self {
         let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
         // A folder as people have them.
         let place = Self { folder: scratch_folder().join("my rides, 100%"), port };
@@ -23,7 +28,7 @@ impl Place {
         let faults = "--fault-rate 0.2";
         let procfile = format!(
             "api: {}\nstreamer: {} {faults}\nconsumer0: {} consumer0 {faults}\nconsumer1: {} consumer1 {faults}\n\
-             reaper: {}\nsimulator: {} --rate 50\n",
+             reaper: {}\nsimulator: {} --rate {rate}\n",
             bin("api"),
             bin("streamer"),
             bin("consumer"),
