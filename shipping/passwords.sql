@@ -4,5 +4,5 @@
 \getenv password ROLE_PASSWORD
 SELECT format('ALTER ROLE %I PASSWORD %L', rolname, :'password') FROM pg_roles
 WHERE rolname IN ('rocket_api', 'rocket_completer', 'rocket_streamer', 'rocket_consumer', 'rocket_receipts', 'rocket_reaper',
-                  'rocket_operator')
+                  'rocket_dashboard', 'rocket_operator')
 \gexec

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 
 /// What such a page may send.
 const ALLOWED_METHODS: &str = "GET, HEAD, POST";
-const ALLOWED_HEADERS: &str = "authorization, content-type, idempotency-key, x-request-id";
+const ALLOWED_HEADERS: &str = "authorization, content-type, idempotency-key, traceparent, x-request-id";
 /// What it may read, beside the few headers that every page may.
 const EXPOSED_HEADERS: &str = "idempotent-replayed, location, retry-after, x-request-id";
 /// How long a browser need not ask again, in seconds. Chromium asks after two hours in any case.

@@ -108,6 +108,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let sampling = tokio::spawn(sampler.run(sender, history.clone(), pulses, shutdown.clone()));
 
     info!(%address, stream = ?config.stream, faults = desk.is_some(), "dashboard started");
+    common::notify::ready();
     let app = App { samples, history, desk, hosts: local_hosts(bind), shutdown: shutdown.clone() };
     let serving = axum::serve(listener, server::router(app)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     tokio::select! {

@@ -29,7 +29,7 @@
 //! let tx = client.transaction().await?;
 //! tx.execute("UPDATE wallets SET balance = balance + 5 WHERE id = 7", &[]).await?;
 //! let data = r#"{"id":7,"amount":5}"#;
-//! pglog::stage(&tx, pglog::NewRecord { object: "wallet", action: "credit", data }).await?;
+//! pglog::stage(&tx, pglog::NewRecord { object: "wallet", action: "credit", data, traceparent: None }).await?;
 //! tx.commit().await?;
 //! pglog::hint(client).await
 //! # }
@@ -68,11 +68,11 @@
 //!
 //! let mut fold = DistanceFold::default();
 //! for (offset, data) in [(1, r#"{"id":7,"distance_mm":123000}"#), (2, r#"{"id":8,"distance_mm":1}"#)] {
-//!     let record = pglog::Record { offset, token: 0, object: "ride", action: "create", data, staged_at_us: 0 };
+//!     let record = pglog::Record { offset, token: 0, object: "ride", action: "create", data, staged_at_us: 0, traceparent: None };
 //!     fold.apply(&record).unwrap();
 //! }
 //! assert_eq!(fold.total_distance_mm, 123_001);
-//! let bad = pglog::Record { offset: 3, token: 0, object: "ride", action: "create", data: "{}", staged_at_us: 0 };
+//! let bad = pglog::Record { offset: 3, token: 0, object: "ride", action: "create", data: "{}", staged_at_us: 0, traceparent: None };
 //! // It can never apply: the loop keeps it among the dead letters, and goes on.
 //! assert!(fold.apply(&bad).is_err());
 //! ```

@@ -31,6 +31,7 @@ pub fn commands() -> Vec<Command> {
         chaos::Config::command(),
         completer::Config::command(),
         consumer::Config::command(),
+        dashboard::Config::command(),
         launcher::Config::command(),
         operator::adopt::Config::command(),
         operator::audit::Config::command(),

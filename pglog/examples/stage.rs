@@ -38,7 +38,7 @@ async fn credit(client: &mut Client, wallet_id: i64, amount: i64) -> Result<i64,
     // Last, because the transaction now holds the wallet's lock: who credits the same wallet waits for this COMMIT, so
     // records of one wallet are in the log in the order of their commits.
     let data = format!(r#"{{"id":{wallet_id},"amount":{amount}}}"#);
-    pglog::stage(&tx, NewRecord { object: "wallet", action: "credit", data: &data }).await?;
+    pglog::stage(&tx, NewRecord { object: "wallet", action: "credit", data: &data, ..NewRecord::default() }).await?;
     tx.commit().await?;
     Ok(row.get(0))
 }

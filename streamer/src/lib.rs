@@ -113,7 +113,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
         };
         if let Ok(step) = &step {
             steps.beat();
-            metrics::leads(!matches!(step, Step::StandingBy));
+            metrics::leads(!matches!(step, Step::StandingBy), &mark);
         }
         let go_on = match step {
             Ok(Step::Published(published)) => {

@@ -1,7 +1,7 @@
 //! What a streamer counts and measures.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::config::{PostgresArgs, StreamArgs};
 use monitor::{Health, Unit, counter, declare_counter, declare_gauge, describe_histogram, gauge, histogram};
@@ -10,6 +10,9 @@ use crate::streamer::Published;
 
 /// The end of what was published last, and when.
 pub(crate) type Mark = Arc<Mutex<Option<(i64, Instant)>>>;
+
+/// A batch is measured if it was published this short a time ago: since the last look, that is.
+const MEASURED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Says what the metrics mean, and begins to measure how far behind the stream is.
 pub(crate) fn start(health: &Health, postgres: &PostgresArgs, stream: &StreamArgs) -> Mark {
@@ -29,13 +32,14 @@ pub(crate) fn start(health: &Health, postgres: &PostgresArgs, stream: &StreamArg
     let mark = Mark::default();
     let (shared, partition) = (Arc::clone(&mark), stream.partition);
     health.ask_postgres(&postgres.database_url, health.pulse("postgres", crate::AGE_MAX), move |client| {
-        let mark = shared.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mark = *shared.lock().unwrap_or_else(PoisonError::into_inner);
         Box::pin(async move {
             match mark {
                 Some((last_offset, at)) => {
                     let lag = pglog::lag(client, partition, last_offset, at.elapsed()).await?;
                     gauge!("rocket_rides_unpublished_records").set(lag.record_count as f64);
-                    if let Some(taken_s) = lag.taken_s {
+                    // A record is measured once.
+                    if let Some(taken_s) = lag.taken_s.filter(|_| at.elapsed() <= MEASURED_WITHIN) {
                         histogram!("rocket_rides_commit_to_append_seconds").record(taken_s);
                     }
                     Ok(())
@@ -56,6 +60,11 @@ pub(crate) fn count(published: &Published, is_fault: bool) {
     histogram!("rocket_rides_publish_duration_seconds").record(published.elapsed);
 }
 
-pub(crate) fn leads(is_leader: bool) {
+pub(crate) fn leads(is_leader: bool, mark: &Mark) {
     gauge!("rocket_rides_leader").set(f64::from(u8::from(is_leader)));
+    if !is_leader {
+        // What is not published yet is another's concern.
+        *mark.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        gauge!("rocket_rides_unpublished_records").set(0.0);
+    }
 }

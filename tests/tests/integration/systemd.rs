@@ -94,7 +94,11 @@ async fn every_process_tells_systemd_when_it_is_ready_and_when_it_stops() {
         let mut command = Command::new(binary(name));
         // As the unit has it, for an instance called i.
         command.args(words[1..].iter().map(|word| word.replace("%i", "i")));
-        command.env("NOTIFY_SOCKET", &path).env("API_PORT", "0").env("RECEIPTS_DIR", &receipts);
+        command
+            .env("NOTIFY_SOCKET", &path)
+            .env("API_PORT", "0")
+            .env("DASHBOARD_PORT", "0")
+            .env("RECEIPTS_DIR", &receipts);
         command.env("DATABASE_URL", world.database_url_of(name)).env("REDIS_URL", world.redis_url());
         command.env("STREAM_NAME", world.stream_name());
         if name == "completer" {
