@@ -1,4 +1,5 @@
-//! Which pages of other hosts may use the api from a browser. None, unless the settings name them.
+//! Which pages of other hosts may send JSON to the api from a browser, and read its answers. None, unless the settings name
+//! them.
 //!
 //! No cookie is ever looked at, so nothing is allowed that a page could do in a user's name without knowing it.
 

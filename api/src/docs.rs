@@ -1,7 +1,8 @@
 //! The description at `/openapi.json`, and a page at `/docs` that shows it. The page's files are in the binary, and its
 //! policy forbids the browser to load anything from elsewhere.
 
-use std::sync::{Arc, LazyLock};
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -63,9 +64,18 @@ fn file(name: &str, headers: &HeaderMap) -> Result<Response, Error> {
         (false, _) => (policies, content_type, file.bytes).into_response(),
         (true, true) => (policies, content_type, [(CONTENT_ENCODING, "gzip"), (VARY, "accept-encoding")], file.bytes)
             .into_response(),
-        (true, false) => {
-            let bytes = gunzip(&file.bytes).map_err(|_| Error::Internal)?;
-            (policies, content_type, bytes).into_response()
-        }
+        (true, false) => (policies, content_type, plain(name, &file.bytes)?).into_response(),
     })
+}
+
+/// A file as it was before it was compressed; made once, and then shared by all who do not take gzip.
+fn plain(name: &str, compressed: &[u8]) -> Result<Bytes, Error> {
+    static FILES: LazyLock<Mutex<HashMap<String, Bytes>>> = LazyLock::new(Mutex::default);
+    let mut files = FILES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(file) = files.get(name) {
+        return Ok(file.clone());
+    }
+    let file = Bytes::from(gunzip(compressed).map_err(|_| Error::Internal)?);
+    files.insert(name.to_owned(), file.clone());
+    Ok(file)
 }

@@ -73,15 +73,24 @@ pub fn pool(config: &Config, process: &str, size: usize) -> Result<Pool> {
 /// # Errors
 /// Postgres is away or refuses, or everybody else has the connections.
 pub async fn take(pool: &Pool) -> Result<deadpool_postgres::Client> {
-    let asked_at = Instant::now();
+    let waited = Waited(Instant::now());
     let taken = pool.get().await;
-    metrics::histogram!("rocket_rides_pool_wait_seconds").record(asked_at.elapsed());
+    drop(waited);
     let taken = taken.map_err(|error| match error {
         // Its own text would leave out the cause.
         PoolError::Backend(error) => anyhow::Error::new(error).context("connecting to Postgres"),
         error => error.into(),
     });
     taken.map_err(tls::explain)
+}
+
+/// Measures how long was waited, also by whoever gives up.
+struct Waited(Instant);
+
+impl Drop for Waited {
+    fn drop(&mut self) {
+        metrics::histogram!("rocket_rides_pool_wait_seconds").record(self.0.elapsed());
+    }
 }
 
 /// A connection of its own, for a process that works alone on it; it keeps the statements that it has prepared.

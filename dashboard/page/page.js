@@ -214,8 +214,18 @@ async function askForToken() {
 }
 
 async function order(what) {
-  const headers = { "content-type": "application/json", "x-fault-token": token };
-  const told = await fetch("/faults", { method: "POST", headers, body: JSON.stringify(what) })
+  const send = () => {
+    const headers = { "content-type": "application/json", "x-fault-token": token };
+    return fetch("/faults", { method: "POST", headers, body: JSON.stringify(what) });
+  };
+  const sendAgain = async (response) => {
+    // Another server than the one that gave us the token.
+    if (response.status !== 403) return response;
+    await askForToken();
+    return send();
+  };
+  const told = await send()
+    .then(sendAgain)
     .then((response) => response.json())
     .catch(() => ({ error: "the server does not answer" }));
   byId("fault-outcome").textContent = `${new Date().toLocaleTimeString("en-GB")}: ${told.done ?? told.error}`;

@@ -52,7 +52,9 @@ export class Plots {
 
   /** One more. */
   add(point) {
-    if (point.at_ms <= (this.points.at(-1)?.at_ms ?? 0)) return;
+    if (point.at_ms === this.points.at(-1)?.at_ms) return;
+    // Later ones are there only if the server's clock was put back.
+    while (this.points.at(-1)?.at_ms > point.at_ms) this.points.pop();
     this.points.push(point);
     if (this.points.length > POINT_COUNT_MAX) this.points.shift();
     this.#draw();

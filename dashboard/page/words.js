@@ -42,7 +42,13 @@ export function verdict(sample) {
           `of ${count(recount.ride_count)} rides, which is what SQL counts (recounted ${span(sample.at_ms - recount.at_ms)} ago).`,
       };
     case "at_head":
-      return { mark: "…", text: "At the head", why: "Everything is folded. The rides are being recounted to compare." };
+      return {
+        mark: "…",
+        text: "At the head",
+        why: sample.log.is_cut_off
+          ? "There are more consumers than this page shows: audit compares them all."
+          : "Everything is folded. The rides are being recounted to compare.",
+      };
     case "behind": {
       const late = consumers.filter((consumer) => consumer.lag_records > 0).map((consumer) => consumer.name);
       const staged = sample.log.is_anything_staged ? "There are records that have no offset yet." : "";

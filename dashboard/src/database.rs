@@ -9,8 +9,8 @@ use tokio_postgres::IsolationLevel;
 
 use crate::sample::{Consumer, LogState, Server, Total};
 
-/// More consumers than this are not shown.
-const CONSUMER_COUNT_MAX: i64 = 50;
+/// More consumers than this are not shown, and then nobody is said to have converged.
+const CONSUMER_COUNT_MAX: usize = 50;
 
 /// Postgres, asked again and again on a connection of its own.
 pub(crate) struct Database {
@@ -67,7 +67,9 @@ async fn read_log(tx: &Transaction<'_>, partition: i32) -> Result<LogState> {
         let lag = pglog::lag(tx, partition, consumer.last_offset, Duration::ZERO).await.context("measuring lag")?;
         consumer.lag_ms = lag.waiting_s * 1e3;
     }
-    Ok(LogState { head, is_anything_staged, is_led, consumers })
+    let is_cut_off = consumers.len() > CONSUMER_COUNT_MAX;
+    consumers.truncate(CONSUMER_COUNT_MAX);
+    Ok(LogState { head, is_anything_staged, is_led, is_cut_off, consumers })
 }
 
 async fn consumers(tx: &Transaction<'_>, partition: i32, head: i64) -> Result<Vec<Consumer>, tokio_postgres::Error> {
@@ -83,7 +85,7 @@ async fn consumers(tx: &Transaction<'_>, partition: i32, head: i64) -> Result<Ve
              FROM checkpoints LEFT JOIN consumer_states USING (name, partition)
              WHERE partition = $1 AND NOT is_baseline
              ORDER BY name LIMIT $2",
-            &[&partition, &CONSUMER_COUNT_MAX],
+            &[&partition, &(CONSUMER_COUNT_MAX as i64 + 1)],
         )
         .await?;
     let consumer = |row: &tokio_postgres::Row| {

@@ -85,7 +85,7 @@ pub struct Config {
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     ensure!(
         !config.monitor.fault_orders || config.dashboard_bind.is_loopback(),
-        "FAULT_ORDERS is set, and DASHBOARD_BIND lets other machines press the buttons: unset one of them"
+        "other machines could press the buttons: set FAULT_ORDERS=false, or take away DASHBOARD_BIND"
     );
     let (bind, port) = (config.dashboard_bind, config.dashboard_port);
     let listener = TcpListener::bind((bind, port)).await;
@@ -105,7 +105,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     };
     let (sender, samples) = watch::channel(None);
     let history = History::default();
-    let sampling = tokio::spawn(sampler.run(sender, history.clone(), pulses, shutdown.clone()));
+    let mut sampling = tokio::spawn(sampler.run(sender, history.clone(), pulses, shutdown.clone()));
 
     info!(%address, stream = ?config.stream, faults = desk.is_some(), "dashboard started");
     common::notify::ready();
@@ -113,9 +113,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let serving = axum::serve(listener, server::router(app)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     tokio::select! {
         served = async { serving.await } => served.context("serving")?,
+        // Without it the page would show nothing for ever: better to die, and be started again. It ends by itself only at the end.
+        sampled = &mut sampling => sampled.context("the sampler died")?,
         () = stop_at_last(&shutdown) => {}
     }
-    sampling.await.context("the sampler died")?;
     info!("dashboard stopped");
     Ok(())
 }

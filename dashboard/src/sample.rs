@@ -57,6 +57,8 @@ pub(crate) struct LogState {
     pub is_anything_staged: bool,
     /// Whether some streamer leads.
     pub is_led: bool,
+    /// Whether there are more consumers than these.
+    pub is_cut_off: bool,
     pub consumers: Vec<Consumer>,
 }
 

@@ -148,6 +148,10 @@ struct Rate {
 
 impl Rate {
     fn after(&mut self, recount: &Recount) -> Option<f64> {
+        // A clock that was put back: what was before it says nothing any more.
+        if self.counts.back().is_some_and(|(at_ms, _)| *at_ms > recount.at_ms) {
+            self.counts.clear();
+        }
         if self.counts.back().is_none_or(|(at_ms, _)| *at_ms < recount.at_ms) {
             self.counts.push_back((recount.at_ms, recount.ride_count));
         }
@@ -176,5 +180,7 @@ mod tests {
         assert_eq!(after(12_000, 120), Some(10.0));
         assert_eq!(after(13_000, 160), Some(20.0));
         assert_eq!(after(16_000, 190), Some(10.0), "since the count at 13 s");
+        assert_eq!(after(5_000, 191), None, "the clock was put back");
+        assert_eq!(after(6_000, 192), Some(1.0));
     }
 }

@@ -18,7 +18,12 @@ pub(crate) fn judge(log: &LogState, recount: Option<&Recount>) -> Verdict {
         (total.ride_count, total.distance_mm) == (recount.ride_count, recount.distance_mm)
             && total.digest == first.digest
     };
-    if totals.iter().all(agrees) { Verdict::Converged } else { Verdict::Differs }
+    match totals.iter().all(agrees) {
+        false => Verdict::Differs,
+        // Of those that are not looked at nothing is known.
+        true if log.is_cut_off => Verdict::AtHead,
+        true => Verdict::Converged,
+    }
 }
 
 #[cfg(test)]
@@ -42,7 +47,7 @@ mod tests {
     }
 
     fn log(consumers: &[Consumer]) -> LogState {
-        LogState { head: 9, is_anything_staged: false, is_led: true, consumers: consumers.to_vec() }
+        LogState { head: 9, is_anything_staged: false, is_led: true, is_cut_off: false, consumers: consumers.to_vec() }
     }
 
     fn recount(head: i64, is_complete: bool) -> Recount {
@@ -73,6 +78,12 @@ mod tests {
         let staged = LogState { is_anything_staged: true, ..log(&[consumer("a", 9, 5000, "x")]) };
         assert_eq!(judge(&staged, Some(&recount(9, true))), Verdict::Behind);
         assert_eq!(judge(&log(&[]), Some(&recount(9, true))), Verdict::Nobody);
+    }
+
+    #[test]
+    fn nobody_has_converged_while_some_are_not_looked_at() {
+        let some = LogState { is_cut_off: true, ..log(&[consumer("a", 9, 5000, "x")]) };
+        assert_eq!(judge(&some, Some(&recount(9, true))), Verdict::AtHead);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The paths.
 
+use std::net::IpAddr;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
@@ -25,8 +26,8 @@ const SECONDS: [f64; 14] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 
 /// The buckets of everything that is counted in batches.
 const SIZES: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
 
-/// A header that orders must have. No page of another site can send one without being asked for leave first, and it gets
-/// none here.
+/// A header that orders must have. A browser lets a page of another site send one only with our leave, and it gets none. A page
+/// whose own name was made to point here would need no leave; so orders are taken under no name but localhost.
 pub const ORDER_HEADER: &str = "x-fault-order";
 
 /// How often measurements are put into their buckets, so that they do not pile up while nobody asks.
@@ -38,6 +39,10 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// The port is taken.
 pub async fn start(args: &MonitorArgs) -> Result<Health> {
     let Some(address) = args.address() else { return Ok(Health::default()) };
+    ensure!(
+        !args.fault_orders || address.ip().is_loopback(),
+        "faults could be ordered from other machines: set FAULT_ORDERS=false, or take away MONITOR_BIND"
+    );
     let health = Health::served(args.fault_orders);
     let listener = TcpListener::bind(address).await;
     let listener = listener.with_context(|| format!("listening on {address}: set MONITOR_PORT to another"))?;
@@ -127,11 +132,36 @@ async fn order(State(app): State<App>, headers: HeaderMap) -> (StatusCode, &'sta
     let Some(orders) = app.health.order_book() else {
         return (StatusCode::NOT_FOUND, "no orders are taken here: FAULT_ORDERS is not set\n");
     };
-    if !headers.contains_key(ORDER_HEADER) {
-        return (StatusCode::FORBIDDEN, "give the header x-fault-order\n");
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if !headers.contains_key(ORDER_HEADER) || !is_this_machine(host) {
+        return (StatusCode::FORBIDDEN, "give the header x-fault-order, and ask for localhost\n");
     }
     match orders.place() {
         true => (StatusCode::ACCEPTED, "the next batch will suffer\n"),
         false => (StatusCode::TOO_MANY_REQUESTS, "too many orders are open: wait for the next batches\n"),
+    }
+}
+
+/// Whether a `Host` header means this machine, whoever else it may point at: `127.0.0.1:5013`, `localhost`.
+fn is_this_machine(host: &str) -> bool {
+    let name = host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(host, |(name, _)| name);
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_this_machine;
+
+    #[test]
+    fn only_names_that_nobody_else_can_have_mean_this_machine() {
+        for host in ["127.0.0.1:5013", "127.0.0.1", "localhost:1", "LOCALHOST", "[::1]:5013", "[::1]"] {
+            assert!(is_this_machine(host), "{host}");
+        }
+        for host in
+            ["rides.example.com:5013", "127.0.0.1.example.com", "", ":5013", "10.0.0.1:5013", "localhost.example.com"]
+        {
+            assert!(!is_this_machine(host), "{host}");
+        }
     }
 }

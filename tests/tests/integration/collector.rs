@@ -1,6 +1,6 @@
 //! A stand-in for a collector of spans: it takes what an OTLP exporter sends over HTTP, and remembers it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -43,7 +43,15 @@ impl Span {
 /// The spans that came.
 pub struct Collector {
     endpoint: String,
-    spans: Arc<Mutex<Vec<Span>>>,
+    taken: Arc<Mutex<Taken>>,
+}
+
+/// What came.
+#[derive(Default)]
+struct Taken {
+    spans: Vec<Span>,
+    /// What was no export of spans, and why.
+    complaints: Vec<String>,
 }
 
 impl Collector {
@@ -51,10 +59,10 @@ impl Collector {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let spans = Arc::default();
-        let router = Router::new().route("/v1/traces", post(take)).with_state(Arc::clone(&spans));
+        let taken = Arc::default();
+        let router = Router::new().route("/v1/traces", post(take)).with_state(Arc::clone(&taken));
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { endpoint, spans }
+        Self { endpoint, taken }
     }
 
     /// What a process gets to send its spans here.
@@ -64,27 +72,52 @@ impl Collector {
 
     /// All spans of this name.
     pub fn spans(&self, name: &str) -> Vec<Span> {
-        self.spans.lock().unwrap().iter().filter(|span| span.name == name).cloned().collect()
+        self.sound().spans.iter().filter(|span| span.name == name).cloned().collect()
     }
 
     /// How many came, whatever they are called.
     pub fn span_count(&self) -> usize {
-        self.spans.lock().unwrap().len()
+        self.sound().spans.len()
+    }
+
+    fn sound(&self) -> MutexGuard<'_, Taken> {
+        let taken = self.taken.lock().unwrap();
+        assert!(taken.complaints.is_empty(), "{:?}", taken.complaints);
+        taken
     }
 }
 
-async fn take(State(spans): State<Arc<Mutex<Vec<Span>>>>, headers: HeaderMap, body: Bytes) {
-    assert_eq!(headers[header::CONTENT_TYPE], "application/x-protobuf");
-    for of_process in ExportTraceServiceRequest::decode(body).unwrap().resource_spans {
-        let resource = of_process.resource.unwrap().attributes;
-        let Some(Value::StringValue(service)) = find(&resource, "service.name") else { panic!("{resource:?}") };
-        let sent = of_process.scope_spans.into_iter().flat_map(|of_library| of_library.spans);
-        spans.lock().unwrap().extend(sent.map(|span| read(service, span)));
+async fn take(State(taken): State<Arc<Mutex<Taken>>>, headers: HeaderMap, body: Bytes) {
+    let spans = spans_of(&headers, body);
+    let mut taken = taken.lock().unwrap();
+    match spans {
+        Ok(spans) => taken.spans.extend(spans),
+        Err(complaint) => taken.complaints.push(complaint),
     }
+}
+
+fn spans_of(headers: &HeaderMap, body: Bytes) -> Result<Vec<Span>, String> {
+    if headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != "application/x-protobuf") {
+        return Err(format!("{headers:?}"));
+    }
+    let export = ExportTraceServiceRequest::decode(body).map_err(|error| error.to_string())?;
+    let mut spans = Vec::new();
+    for of_process in export.resource_spans {
+        let resource = of_process.resource.unwrap_or_default().attributes;
+        let Some(Value::StringValue(service)) = find(&resource, "service.name") else {
+            return Err(format!("{resource:?}"));
+        };
+        for span in of_process.scope_spans.into_iter().flat_map(|of_library| of_library.spans) {
+            if span.end_time_unix_nano < span.start_time_unix_nano {
+                return Err(format!("{span:?}"));
+            }
+            spans.push(read(service, span));
+        }
+    }
+    Ok(spans)
 }
 
 fn read(service: &str, span: Sent) -> Span {
-    assert!(span.end_time_unix_nano >= span.start_time_unix_nano, "{span:?}");
     Span {
         service: service.to_owned(),
         name: span.name,
