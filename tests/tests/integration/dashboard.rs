@@ -1,7 +1,5 @@
 //! The live page: in a real browser, and what must not be done to it.
 
-use std::path::Path;
-
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tests::{PrivatePostgres, PrivateRedis, Process, Watched, World, python_program, scratch_folder, wait_until};
@@ -68,7 +66,7 @@ async fn a_browser_sees_consumers_converge_whatever_happens_to_the_servers() {
     let (page_port, flags) = (tests::free_port(), ["--fault-orders", "--watch", &targets.join(",")]);
     let page = Page::start_on(&world, page_port, &flags).await;
 
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let root = tests::root();
     // In the repository only where that is asked for: a test leaves the work tree as it is.
     let pictures = match std::env::var_os("UPDATE_PICTURES") {
         Some(_) => root.join("docs/images"),

@@ -1,11 +1,8 @@
 //! The documentation speaks of files and tests that are there.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
-}
+use tests::root;
 
 /// What stands between backticks on one line.
 fn quoted(text: &str) -> BTreeSet<&str> {

@@ -146,7 +146,7 @@ impl promql_parser::util::ExprVisitor for Finder<'_> {
 /// Every metric that the code names is in docs/MONITORING.md.
 #[test]
 fn every_metric_is_documented() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let root = tests::root();
     let documented = std::fs::read_to_string(root.join("docs/MONITORING.md")).unwrap();
     let mut count = 0;
     for package in [

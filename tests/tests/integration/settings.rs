@@ -97,7 +97,7 @@ async fn help_lists_every_setting() {
 
 #[tokio::test]
 async fn every_setting_is_in_the_example_file() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let root = tests::root();
     let example = std::fs::read_to_string(root.join(".env.example")).unwrap();
     for name in [
         "api",

@@ -128,7 +128,7 @@ async fn a_server_with_a_certificate_for_another_name_is_refused() {
 
 #[test]
 fn the_rights_that_are_documented_for_redis_are_those_that_were_tried() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let root = tests::root();
     let page = std::fs::read_to_string(root.join("docs/SECURITY.md")).unwrap();
     for (user, commands) in tests::REDIS_COMMANDS {
         let line = format!(
