@@ -40,6 +40,8 @@ function listen() {
   events.addEventListener("error", () => {
     // The browser tries again by itself, unless the server refused.
     if (events.readyState === EventSource.CLOSED) setTimeout(listen, 5000);
+    // The server that comes may be another, with another token.
+    token = null;
     setLink("lost", "connection lost: the browser tries again");
   });
 }
@@ -214,18 +216,9 @@ async function askForToken() {
 }
 
 async function order(what) {
-  const send = () => {
-    const headers = { "content-type": "application/json", "x-fault-token": token };
-    return fetch("/faults", { method: "POST", headers, body: JSON.stringify(what) });
-  };
-  const sendAgain = async (response) => {
-    // Another server than the one that gave us the token.
-    if (response.status !== 403) return response;
-    await askForToken();
-    return send();
-  };
-  const told = await send()
-    .then(sendAgain)
+  if (token === null) await askForToken();
+  const headers = { "content-type": "application/json", "x-fault-token": token };
+  const told = await fetch("/faults", { method: "POST", headers, body: JSON.stringify(what) })
     .then((response) => response.json())
     .catch(() => ({ error: "the server does not answer" }));
   byId("fault-outcome").textContent = `${new Date().toLocaleTimeString("en-GB")}: ${told.done ?? told.error}`;
