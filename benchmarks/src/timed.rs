@@ -9,9 +9,9 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use common::shutdown::CancellationToken;
-use consumer::{Consumer, DistanceFold, Fault, Fold, Rejection};
+use consumer::{Consumer, DistanceFold, Fault, Fold, Rejection, Update};
 use deadpool_postgres::Transaction;
-use pglog::{Record, Session};
+use pglog::Record;
 
 /// As the consumer's own: how long a read waits for the next entry.
 const BLOCK: Duration = Duration::from_secs(1);
@@ -51,8 +51,8 @@ impl Fold for NotingFold {
         self.fold.apply(record)
     }
 
-    async fn save(&mut self, tx: &impl Session, consumer: &str, partition: i32) -> Result<()> {
-        self.fold.save(tx, consumer, partition).await
+    fn update(&self) -> Option<Update<'_>> {
+        self.fold.update()
     }
 
     fn summary(&self) -> String {
@@ -70,7 +70,7 @@ pub async fn timed_consumer(config: TimedConfig, shutdown: CancellationToken) ->
     let mut consumer = Consumer::new(&config.consumer, fold, shutdown.clone());
     let mut times = String::new();
     while !shutdown.is_cancelled() {
-        // It returns when COMMIT was answered.
+        // It returns when the commit was answered.
         let progress = consumer.run_once(Fault::None, Some(BLOCK)).await?;
         let committed_at_us = now_us()?;
         let notes = std::mem::take(&mut *notes.lock().unwrap_or_else(PoisonError::into_inner));

@@ -4,6 +4,10 @@
 use anyhow::{Context, Result, ensure};
 use deadpool_postgres::{ClientWrapper as Client, Transaction};
 use pglog::Session;
+use tokio_postgres::types::ToSql;
+
+use crate::fold::Update;
+use crate::vouch::Tokens;
 
 /// What happened since the last commit that is worth counting for people.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,39 +44,98 @@ pub(crate) async fn find(tx: &Transaction<'_>, name: &str, partition: i32) -> Re
     Ok(row.map(|row| Mark { last_offset: row.get(0), generation: row.get(1) }))
 }
 
-/// Moves the checkpoint from `old` to `new_offset`, if it is still there. `false` means that somebody else has changed
-/// checkpoint or state: nothing of this transaction may be committed.
-pub(crate) async fn advance(
+/// How a checkpoint moves.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Step {
+    /// Where it has to be.
+    pub old: Mark,
+    /// Where it is to be.
+    pub new_offset: i64,
+    /// What is counted on the way.
+    pub counts: Counts,
+}
+
+impl Step {
+    fn params(&self) -> [&(dyn ToSql + Sync); 7] {
+        let Self { old, new_offset, counts } = self;
+        assert!(*new_offset >= old.last_offset, "a checkpoint never goes back: {old:?} to {new_offset}");
+        [
+            &old.last_offset,
+            &old.generation,
+            new_offset,
+            &counts.duplicate_count,
+            &counts.healed_count,
+            &counts.rejected_count,
+            &counts.crash_count,
+        ]
+    }
+
+    /// The compare-and-set. `$1` is the consumer's name and `$2` the partition; [`params`](Self::params) begin at `$first`.
+    fn sql(first: usize) -> String {
+        let [last_offset, generation, new_offset, duplicates, healed, rejected, crashes] =
+            std::array::from_fn(|index| format!("${}", first + index));
+        format!(
+            "UPDATE checkpoints
+             SET last_offset = {new_offset}, duplicate_count = duplicate_count + {duplicates},
+                 healed_count = healed_count + {healed}, rejected_count = rejected_count + {rejected},
+                 crash_count = crash_count + {crashes}, updated_at = now()
+             WHERE name = $1 AND partition = $2 AND last_offset = {last_offset} AND generation = {generation}"
+        )
+    }
+}
+
+/// Moves the checkpoint, if it is still where it has to be. `false` means that somebody else has changed checkpoint or
+/// state: nothing of this transaction may be committed.
+pub(crate) async fn advance(tx: &impl Session, name: &str, partition: i32, step: Step) -> Result<bool> {
+    let whose: [&(dyn ToSql + Sync); 2] = [&name, &partition];
+    let statement = format!("-- consumer::checkpoint::advance\n{}", Step::sql(3));
+    let moved_count =
+        tx.execute(&statement, &[&whose[..], &step.params()].concat()).await.context("moving the checkpoint")?;
+    Ok(moved_count == 1)
+}
+
+/// Moves the checkpoint and writes the state in one statement, which is a transaction of its own. `false` means that
+/// nothing was done: somebody else has changed checkpoint or state, or Postgres does not vouch for these tokens.
+pub(crate) async fn advance_and_save(
     tx: &impl Session,
     name: &str,
     partition: i32,
-    old: Mark,
-    new_offset: i64,
-    counts: Counts,
+    step: Step,
+    update: Update<'_>,
+    tokens: &Tokens,
 ) -> Result<bool> {
-    assert!(new_offset >= old.last_offset, "a checkpoint never goes back: {old:?} to {new_offset}");
-    let moved_count = tx
-        .execute(
-            "-- consumer::checkpoint::advance
-             UPDATE checkpoints
-             SET last_offset = $5, duplicate_count = duplicate_count + $6, healed_count = healed_count + $7,
-                 rejected_count = rejected_count + $8, crash_count = crash_count + $9, updated_at = now()
-             WHERE name = $1 AND partition = $2 AND last_offset = $3 AND generation = $4",
-            &[
-                &name,
-                &partition,
-                &old.last_offset,
-                &old.generation,
-                &new_offset,
-                &counts.duplicate_count,
-                &counts.healed_count,
-                &counts.rejected_count,
-                &counts.crash_count,
-            ],
-        )
+    // After name, partition and what the fold has.
+    let first = 3 + update.params.len();
+    let [first_offsets, last_offsets, tokens_of] = std::array::from_fn(|index| format!("${}", first + 7 + index));
+    let statement = format!(
+        "-- consumer::checkpoint::advance_and_save
+         WITH moved AS (
+             {advance}
+               AND NOT EXISTS (
+                   SELECT FROM unnest({first_offsets}::bigint[], {last_offsets}::bigint[], {tokens_of}::bigint[])
+                               AS read (first_offset, last_offset, token)
+                   WHERE NOT EXISTS (
+                       SELECT FROM (SELECT first_offset + record_count - 1 AS last_offset, token FROM log_batches
+                                    WHERE partition = $2 AND first_offset <= read.first_offset
+                                    ORDER BY first_offset DESC LIMIT 1) AS batch
+                       WHERE batch.last_offset >= read.last_offset AND batch.token = read.token))
+             RETURNING 1
+         ), saved AS (
+             {save} AND EXISTS (SELECT FROM moved) RETURNING 1
+         )
+         -- A checkpoint that moves without its state divides by zero, and nothing is done.
+         SELECT CASE (SELECT count(*) FROM moved) WHEN 0 THEN false ELSE 1 / (SELECT count(*) FROM saved) = 1 END",
+        advance = Step::sql(first),
+        save = update.sql,
+    );
+    let whose: [&(dyn ToSql + Sync); 2] = [&name, &partition];
+    let vouched: [&(dyn ToSql + Sync); 3] = [&tokens.first_offsets, &tokens.last_offsets, &tokens.tokens];
+    let params = [&whose[..], &update.params, &step.params(), &vouched].concat();
+    let row = tx
+        .query_one(&statement, &params)
         .await
-        .context("moving the checkpoint")?;
-    Ok(moved_count == 1)
+        .with_context(|| format!("moving the checkpoint and saving the state of consumer {name}"))?;
+    Ok(row.get(0))
 }
 
 /// Removes the consumer with its state and dead letters, so that it holds back the reaper no longer.

@@ -1,6 +1,7 @@
 //! The consumer's one step, and what it remembers between two steps. After any failure it forgets everything and loads
 //! what Postgres committed (I4, I5).
 
+mod commit;
 mod heal;
 mod read;
 
@@ -9,22 +10,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use common::backoff::Backoff;
 use common::config::{PostgresArgs, StreamArgs};
-use common::fault::die;
 use common::shutdown::CancellationToken;
 use common::stream::{EntryId, decode_xread};
 use deadpool_postgres::ClientWrapper as Client;
-use pglog::{Reader, Record, Session};
+use pglog::Reader;
 use tokio::time::error::Elapsed;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::Config;
 use crate::bootstrap::{self, BASELINE};
 use crate::checkpoint::{self, Counts, Mark};
-use crate::dead_letter::bury;
-use crate::fold::{Fold, Rejection};
+use crate::fold::Fold;
 use crate::outcome::{Fault, Interruption, Progress};
 use crate::tail::Tail;
-use crate::trace;
 use crate::vouch::Vouchers;
 
 /// The longest wait between two attempts while Redis is away.
@@ -37,9 +35,9 @@ const STEP_WAIT: Duration = Duration::from_secs(45);
 /// How long Postgres may take to forget a transaction.
 const ROLLBACK_WAIT: Duration = Duration::from_secs(2);
 
-/// Begins a transaction whose COMMIT does not wait for the disk. What a crash of Postgres takes away is state and checkpoint
-/// together, and whatever was committed later by anybody, such as the reaping of these records; then they are folded again.
-const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = off";
+/// Commits do not wait for the disk. What a crash of Postgres takes away is state and checkpoint together, and whatever was
+/// committed later by anybody, such as the reaping of these records; then they are folded again.
+const NO_FLUSH: &str = "SET synchronous_commit = off";
 
 /// Folds the log into a state, one bounded step at a time.
 pub struct Consumer<F> {
@@ -218,6 +216,7 @@ impl<F: Fold> Consumer<F> {
             self.place = None;
             let client = common::postgres::connect(&self.postgres, &format!("consumer {}", self.name), || {}).await?;
             pglog::prepare_session(&client).await.context("setting up the session")?;
+            client.batch_execute(NO_FLUSH).await.context("setting up the session")?;
             self.client = Some(client);
         }
         if self.place.is_some() {
@@ -238,101 +237,6 @@ impl<F: Fold> Consumer<F> {
         Ok(())
     }
 
-    /// Folds records that follow the checkpoint without a gap, and commits the new state with the new checkpoint.
-    async fn commit(
-        &mut self,
-        records: &[Record<'_>],
-        source: Source,
-        fault: &mut Fault,
-        progress: &mut Progress,
-    ) -> Result<()> {
-        let Some(last) = records.last() else { return Ok(()) };
-        let began_at = Instant::now();
-        let (old, new_offset) = (self.parts()?.1.mark, last.offset);
-        assert_eq!(records[0].offset, old.last_offset + 1, "records are folded without a gap");
-        assert_eq!(new_offset - old.last_offset, records.len() as i64, "records are folded without a gap");
-        let mut dead_letters: Vec<(&Record<'_>, Rejection)> = Vec::new();
-        let mut applied_count = 0;
-        for record in records {
-            if !self.fold.takes(record.object, record.action) {
-                continue;
-            }
-            match self.fold.apply(record) {
-                Ok(()) => applied_count += 1,
-                Err(rejection) => dead_letters.push((record, rejection)),
-            }
-            debug!(consumer = self.name, offset = record.offset, state = self.fold.summary(), "record folded");
-        }
-        let client = self.client.as_ref().context("no connection")?;
-        let vouchers = &mut self.place.as_mut().context("nothing is loaded")?.vouchers;
-        self.is_in_transaction = true;
-        let beginning = async { client.batch_execute(BEGIN).await.context("beginning") };
-        let holding = async {
-            match self.name == BASELINE {
-                true => is_held_back(client, self.partition, new_offset).await,
-                false => Ok(false),
-            }
-        };
-        let advancing = checkpoint::advance(client, &self.name, self.partition, old, new_offset, self.counts);
-        let saving = async {
-            match applied_count {
-                0 => Ok(()),
-                _ => self.fold.save(client, &self.name, self.partition).await,
-            }
-        };
-        let vouching = async {
-            match source {
-                Source::Stream => vouchers.vouch_for(client, self.partition, records).await,
-                Source::Postgres => Ok(true),
-            }
-        };
-        // All of it is sent before the first answer comes, in this order. Each answer is looked at before COMMIT: if the
-        // checkpoint cannot move, what was saved is rolled back.
-        let (begun, is_held, is_moved, saved, is_vouched) =
-            tokio::join!(beginning, holding, advancing, saving, vouching);
-        begun?;
-        if is_held? {
-            return Err(Interruption::HeldBack.into());
-        }
-        if !is_moved? {
-            return Err(Interruption::Fenced.into());
-        }
-        saved?;
-        if !is_vouched? {
-            return Err(Interruption::Unvouched.into());
-        }
-        for (record, rejection) in &dead_letters {
-            bury(client, &self.name, self.partition, record, rejection).await?;
-        }
-        // Every statement before was checked: COMMIT of an aborted transaction would answer Ok.
-        let fault = std::mem::replace(fault, Fault::None);
-        match fault {
-            Fault::CrashBeforeCommit => return Err(Interruption::Crash.into()),
-            Fault::DieBeforeCommit => die(),
-            Fault::DieAtCommit => {
-                tokio::select! {
-                    biased;
-                    _ = client.batch_execute("COMMIT") => {}
-                    // Time enough for the task that owns the socket to send it.
-                    () = tokio::task::yield_now() => {}
-                }
-                die()
-            }
-            Fault::None | Fault::DieAfterCommit => client.batch_execute("COMMIT").await.context("committing")?,
-        }
-        if fault == Fault::DieAfterCommit {
-            die();
-        }
-        self.is_in_transaction = false;
-        self.counts = Counts::default();
-        self.parts()?.1.mark.last_offset = new_offset;
-        trace::tell(&self.name, records, began_at.elapsed());
-        progress.applied_count += applied_count;
-        progress.dead_letter_count += dead_letters.len();
-        progress.passed_count += records.len() - applied_count - dead_letters.len();
-        Ok(())
-    }
-
     fn checkpoint(&self) -> Result<i64> {
         Ok(self.place.as_ref().context("nothing is loaded")?.mark.last_offset)
     }
@@ -341,11 +245,4 @@ impl<F: Fold> Consumer<F> {
         let client = self.client.as_ref().context("no connection")?;
         Ok((client, self.place.as_mut().context("nothing is loaded")?))
     }
-}
-
-/// Whether the baseline must not move to `new_offset` yet. It never passes a consumer, not even one that registers in this
-/// moment: who starts with its state, and whoever audits, counts on that.
-async fn is_held_back(tx: &impl Session, partition: i32, new_offset: i64) -> Result<bool> {
-    pglog::hold_registration(tx).await?;
-    Ok(pglog::lowest_checkpoint(tx, partition).await?.is_none_or(|lowest| lowest < new_offset))
 }

@@ -1,12 +1,12 @@
 //! The first fold: how far has everybody been carried? In whole millimetres, so that the sum is exact and equals SQL's
 //! `SUM(distance_mm)` (I9).
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use deadpool_postgres::Transaction;
-use pglog::{Record, Session};
+use pglog::Record;
 use serde::Deserialize;
 
-use crate::fold::{Fold, Rejection};
+use crate::fold::{Fold, Rejection, Update};
 
 /// The longest ride that counts, in mm: the same bound as in table `rides`.
 const DISTANCE_MM_MAX: i64 = 1_000_000_000_000;
@@ -75,18 +75,13 @@ impl Fold for DistanceFold {
         Ok(())
     }
 
-    async fn save(&mut self, tx: &impl Session, consumer: &str, partition: i32) -> Result<()> {
-        let saved_count = tx
-            .execute(
-                "-- consumer::distance::save
-                 UPDATE consumer_states SET total_distance_mm = $3, ride_count = $4, digest = $5
-                 WHERE name = $1 AND partition = $2",
-                &[&consumer, &partition, &self.total_distance_mm, &self.ride_count, &self.digest],
-            )
-            .await
-            .context("saving the state")?;
-        ensure!(saved_count == 1, "the state of consumer {consumer} is gone");
-        Ok(())
+    fn update(&self) -> Option<Update<'_>> {
+        Some(Update {
+            sql: "-- consumer::distance::update
+                  UPDATE consumer_states SET total_distance_mm = $3, ride_count = $4, digest = $5
+                  WHERE name = $1 AND partition = $2",
+            params: vec![&self.total_distance_mm, &self.ride_count, &self.digest],
+        })
     }
 
     async fn copy(&self, tx: &Transaction<'_>, source: &str, consumer: &str, partition: i32) -> Result<bool> {

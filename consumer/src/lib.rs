@@ -41,7 +41,7 @@ pub use checkpoint::{Counts, unregister};
 pub use consumer::Consumer;
 pub use dead_letter::{Replay, replay};
 pub use distance::DistanceFold;
-pub use fold::{Fold, Rejection};
+pub use fold::{Fold, Rejection, Update};
 pub use outcome::{Fault, Interruption, Progress};
 
 /// How long a read waits in Redis for the next entry. Then the consumer looks whether Postgres has more than the stream.

@@ -70,6 +70,28 @@ impl Vouchers {
     }
 }
 
+/// The tokens of records that follow each other, for Postgres to compare: a range of offsets and what was read there. Three
+/// columns of equal length.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tokens {
+    pub first_offsets: Vec<i64>,
+    pub last_offsets: Vec<i64>,
+    pub tokens: Vec<i64>,
+}
+
+impl Tokens {
+    /// One range for each run of records with the same token.
+    pub fn of(records: &[Record<'_>]) -> Self {
+        let mut found = Self::default();
+        for run in records.chunk_by(|one, next| one.token == next.token) {
+            found.first_offsets.push(run[0].offset);
+            found.last_offsets.push(run[run.len() - 1].offset);
+            found.tokens.push(run[0].token);
+        }
+        found
+    }
+}
+
 /// How far the lookup went.
 #[derive(Debug)]
 pub(crate) struct Known {
@@ -79,6 +101,24 @@ pub(crate) struct Known {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn records_of_one_batch_are_compared_once() {
+        let record = |offset, token| Record {
+            offset,
+            token,
+            object: "ride",
+            action: "create",
+            data: "{}",
+            staged_at_us: 0,
+            traceparent: None,
+        };
+        let tokens = Tokens::of(&[record(5, 100), record(6, 100), record(7, 200), record(8, 100)]);
+        assert_eq!(tokens.first_offsets, [5, 7, 8]);
+        assert_eq!(tokens.last_offsets, [6, 7, 8]);
+        assert_eq!(tokens.tokens, [100, 200, 100]);
+        assert_eq!(Tokens::of(&[]), Tokens::default());
+    }
 
     #[test]
     fn only_the_token_of_its_batch_makes_an_entry_ours() {

@@ -3,6 +3,7 @@
 use tokio_postgres::Row;
 
 use crate::Error;
+use crate::record::Page;
 use crate::session::Session;
 
 /// First half of the key of the advisory lock that makes a session the leader of a partition; the second is the partition.
@@ -67,8 +68,22 @@ impl Batch {
 /// # Errors
 /// [`Error::TransactionsStartedOver`] if the tables come from another cluster; otherwise Postgres is away.
 pub async fn assign(client: &impl Session, partition: i32, token: i64) -> Result<Option<Batch>, Error> {
-    let row = client
-        .query_one(
+    Ok(assign_and_read(client, partition, token, 0).await?.map(|(batch, _)| batch))
+}
+
+/// As [`assign`], and reads the batch in the same statement if it is a small one: at most `len_max` records, and none of
+/// them late. `None` beside the batch means that it is still to be read.
+///
+/// # Errors
+/// As [`assign`].
+pub async fn assign_and_read(
+    client: &impl Session,
+    partition: i32,
+    token: i64,
+    len_max: i64,
+) -> Result<Option<(Batch, Option<Page>)>, Error> {
+    let rows = client
+        .query(
             "-- pglog::assign
              WITH edge AS MATERIALIZED (
                  SELECT COALESCE(max(first_offset + record_count), 1) AS next_offset,
@@ -94,20 +109,37 @@ pub async fn assign(client: &impl Session, partition: i32, token: i64) -> Result
                  ON CONFLICT (partition, first_offset) DO NOTHING
                  RETURNING first_offset, record_count, token, snapshot::text, fresh_first_id, fresh_last_id
              )
-             SELECT cut.*, edge.snapshot::text AS previous_snapshot,
+             SELECT page.*, cut.*, edge.snapshot::text AS previous_snapshot,
                     pg_snapshot_xmax(pg_current_snapshot())::text AS cluster_xmax,
                     pg_snapshot_xmax(edge.snapshot)::text AS batch_xmax,
                     pg_snapshot_xmax(pg_current_snapshot()) >= pg_snapshot_xmax(edge.snapshot) AS in_order
-             FROM edge LEFT JOIN cut ON true",
-            &[&partition, &token],
+             FROM edge LEFT JOIN cut ON true
+             LEFT JOIN LATERAL (
+                 SELECT id, object, action, data, staged_at, traceparent FROM staged_log_records
+                 WHERE cut.record_count <= $3 AND (SELECT count FROM late) = 0
+                   AND partition = $1 AND id >= cut.fresh_first_id AND id <= cut.fresh_last_id
+                   AND transaction_id >= (SELECT pg_snapshot_xmax(snapshot) FROM edge)
+                 ORDER BY partition, id
+             ) AS page ON true
+             ORDER BY page.id",
+            &[&partition, &token, &len_max],
         )
         .await?;
+    let row = rows.first().expect("there is an edge, whatever else there is");
     if !row.get::<_, bool>("in_order") {
         let (batch_xmax, cluster_xmax) = (row.get("batch_xmax"), row.get("cluster_xmax"));
         return Err(Error::TransactionsStartedOver { partition, batch_xmax, cluster_xmax });
     }
-    let was_cut = row.get::<_, Option<i64>>("first_offset").is_some();
-    Ok(was_cut.then(|| Batch::from_row(partition, &row)))
+    if row.get::<_, Option<i64>>("first_offset").is_none() {
+        return Ok(None);
+    }
+    let batch = Batch::from_row(partition, row);
+    if row.get::<_, Option<i64>>("id").is_none() {
+        return Ok(Some((batch, None)));
+    }
+    let page = Page::new(batch.first_offset, batch.token, rows);
+    assert_eq!(page.len() as i64, batch.record_count, "one snapshot has counted these rows and read them");
+    Ok(Some((batch, Some(page))))
 }
 
 /// Whether [`assign`] would find something to cut. Changes nothing, so anybody may ask.

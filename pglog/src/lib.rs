@@ -27,7 +27,8 @@ mod session;
 mod stage;
 
 pub use batch::{
-    Batch, BatchRange, LEADER_LOCK, assign, batch_ranges, first_retained, head, is_anything_staged, token_at,
+    Batch, BatchRange, LEADER_LOCK, assign, assign_and_read, batch_ranges, first_retained, head, is_anything_staged,
+    token_at,
 };
 pub use checkpoint::{hold_reaping, hold_registration, lowest_checkpoint};
 pub use lag::{Lag, lag};

@@ -39,6 +39,20 @@ impl Reader {
         Self { next_offset: batch.first_offset, after_id: i64::MIN, batch }
     }
 
+    /// A reader of whatever follows a page that begins a batch.
+    pub fn after(batch: Batch, page: &Page) -> Self {
+        let mut reader = Self::at_start_of(batch);
+        reader.pass(page);
+        reader
+    }
+
+    fn pass(&mut self, page: &Page) {
+        if let Some(last_id) = page.last_id() {
+            self.after_id = last_id;
+            self.next_offset += page.len() as i64;
+        }
+    }
+
     /// Moves on to `offset`, if it lies in the same batch and not before the reader's place: cheaper than [`at`](Self::at),
     /// which counts from the batch's beginning. Returns whether it did.
     ///
@@ -77,10 +91,7 @@ impl Reader {
             return Err(self.why_short(client, rows.len() as i64).await);
         }
         let page = Page::new(self.next_offset, self.batch.token, rows);
-        if let Some(last_id) = page.last_id() {
-            self.after_id = last_id;
-            self.next_offset += page.len() as i64;
-        }
+        self.pass(&page);
         Ok(page)
     }
 

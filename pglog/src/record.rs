@@ -33,7 +33,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// Of rows with the columns `id, object, action, data, staged_at, traceparent`.
+    /// Of rows that begin with the columns `id, object, action, data, staged_at, traceparent`.
     pub(crate) fn new(first_offset: i64, token: i64, rows: Vec<Row>) -> Self {
         Self { first_offset, token, rows }
     }

@@ -21,6 +21,10 @@ use crate::publish::{Fault, encode, send, tell};
 /// Records a pipeline. Enough to make round trips cheap, and a few hundred kilobytes at most.
 const BATCH_LEN_MAX: i64 = 1000;
 
+/// A batch of at most so many records is read by the statement that cuts it: at moderate rates nearly all are, and a round
+/// trip is more than half of what they cost.
+const SMALL_LEN_MAX: i64 = 100;
+
 /// How often an idle leader compares the stream's end with the log: how long a wiped Redis goes unnoticed.
 const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -208,13 +212,18 @@ impl Streamer {
         let post = self.post.as_mut().context("no connection")?;
         // Not negative, so that it reads the same in every language.
         let token = rand::random::<i64>() & i64::MAX;
-        let batch = pglog::assign(&post.client, self.partition, token).await?;
-        let Some(batch) = batch else { return Ok(false) };
+        let cut = pglog::assign_and_read(&post.client, self.partition, token, SMALL_LEN_MAX).await?;
+        let Some((batch, page)) = cut else { return Ok(false) };
         debug!(first_offset = batch.first_offset, record_count = batch.record_count, "batch cut");
         if let Some(place) = &mut self.place {
             place.head = batch.last_offset();
             if place.next_offset == batch.first_offset {
-                place.reader = Some(Reader::at_start_of(batch));
+                let start = Reader::at_start_of(batch.clone());
+                place.reader = Some(match &page {
+                    Some(page) => Reader::after(batch, page),
+                    None => start.clone(),
+                });
+                place.ready = page.map(|page| Ready { page, start });
             }
         }
         Ok(true)

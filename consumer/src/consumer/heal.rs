@@ -48,7 +48,7 @@ impl<F: Fold> Consumer<F> {
 
     /// Whether another process of this name has moved the checkpoint. Records that it has passed may be reaped: then they
     /// are gone for this process, and not missing.
-    async fn was_overtaken(&mut self) -> Result<bool> {
+    pub(super) async fn was_overtaken(&mut self) -> Result<bool> {
         let mark = self.parts()?.1.mark;
         let tx = self.client.as_mut().context("no connection")?.transaction().await.context("beginning to look")?;
         Ok(checkpoint::find(&tx, &self.name, self.partition).await? != Some(mark))

@@ -1,0 +1,178 @@
+//! Folding records and committing the new state with the new checkpoint (I5): in one statement where that is possible, and
+//! in a transaction of several where more has to be written or looked at.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use common::fault::die;
+use pglog::{Record, Session};
+use tracing::debug;
+
+use super::{Consumer, Source};
+use crate::bootstrap::BASELINE;
+use crate::checkpoint::{self, Counts, Step};
+use crate::dead_letter::bury;
+use crate::fold::{Fold, Rejection};
+use crate::outcome::{Fault, Interruption, Progress};
+use crate::trace;
+use crate::vouch::Tokens;
+
+type DeadLetters<'a> = Vec<(&'a Record<'a>, Rejection)>;
+
+impl<F: Fold> Consumer<F> {
+    /// Folds records that follow the checkpoint without a gap, and commits the new state with the new checkpoint.
+    pub(super) async fn commit(
+        &mut self,
+        records: &[Record<'_>],
+        source: Source,
+        fault: &mut Fault,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(()) };
+        let began_at = Instant::now();
+        let old = self.parts()?.1.mark;
+        assert_eq!(first.offset, old.last_offset + 1, "records are folded without a gap");
+        assert_eq!(last.offset - old.last_offset, records.len() as i64, "records are folded without a gap");
+        let (applied_count, dead_letters) = self.apply(records);
+        let step = Step { old, new_offset: last.offset, counts: self.counts };
+        let fault = std::mem::replace(fault, Fault::None);
+        // Where it is to break before COMMIT, there has to be something that breaks.
+        let stops_before_commit = matches!(fault, Fault::CrashBeforeCommit | Fault::DieBeforeCommit);
+        if dead_letters.is_empty() && self.name != BASELINE && self.fold.update().is_some() && !stops_before_commit {
+            self.commit_at_once(step, records, source, fault).await?;
+        } else {
+            let is_changed = applied_count > 0;
+            self.commit_in_steps(step, records, source, fault, is_changed, &dead_letters).await?;
+        }
+        if fault == Fault::DieAfterCommit {
+            die();
+        }
+        self.counts = Counts::default();
+        self.parts()?.1.mark.last_offset = last.offset;
+        trace::tell(&self.name, records, began_at.elapsed());
+        progress.applied_count += applied_count;
+        progress.dead_letter_count += dead_letters.len();
+        progress.passed_count += records.len() - applied_count - dead_letters.len();
+        Ok(())
+    }
+
+    /// Folds into the state in memory: how many records, and those that can never apply.
+    fn apply<'a>(&mut self, records: &'a [Record<'a>]) -> (usize, DeadLetters<'a>) {
+        let mut dead_letters = Vec::new();
+        let mut applied_count = 0;
+        for record in records {
+            if !self.fold.takes(record.object, record.action) {
+                continue;
+            }
+            match self.fold.apply(record) {
+                Ok(()) => applied_count += 1,
+                Err(rejection) => dead_letters.push((record, rejection)),
+            }
+            debug!(consumer = self.name, offset = record.offset, state = self.fold.summary(), "record folded");
+        }
+        (applied_count, dead_letters)
+    }
+
+    /// Checkpoint, state and tokens in one statement.
+    async fn commit_at_once(&mut self, step: Step, records: &[Record<'_>], source: Source, fault: Fault) -> Result<()> {
+        let tokens = match source {
+            Source::Stream => Tokens::of(records),
+            Source::Postgres => Tokens::default(),
+        };
+        let client = self.client.as_ref().context("no connection")?;
+        let update = self.fold.update().context("the fold has no update any more")?;
+        let committing = checkpoint::advance_and_save(client, &self.name, self.partition, step, update, &tokens);
+        let is_committed = match fault {
+            Fault::DieAtCommit => die_when_sent(committing).await,
+            _ => committing.await?,
+        };
+        if is_committed {
+            return Ok(());
+        }
+        // Whose fault was it?
+        match self.was_overtaken().await? {
+            false if source == Source::Stream => Err(Interruption::Unvouched.into()),
+            _ => Err(Interruption::Fenced.into()),
+        }
+    }
+
+    /// A transaction. All of it but COMMIT is sent before the first answer comes. Each answer is looked at before COMMIT: if
+    /// the checkpoint cannot move, what was saved is rolled back.
+    async fn commit_in_steps(
+        &mut self,
+        step: Step,
+        records: &[Record<'_>],
+        source: Source,
+        fault: Fault,
+        is_changed: bool,
+        dead_letters: &DeadLetters<'_>,
+    ) -> Result<()> {
+        let client = self.client.as_ref().context("no connection")?;
+        let vouchers = &mut self.place.as_mut().context("nothing is loaded")?.vouchers;
+        self.is_in_transaction = true;
+        let beginning = async { client.batch_execute("BEGIN").await.context("beginning") };
+        let holding = async {
+            match self.name == BASELINE {
+                true => is_held_back(client, self.partition, step.new_offset).await,
+                false => Ok(false),
+            }
+        };
+        let advancing = checkpoint::advance(client, &self.name, self.partition, step);
+        let saving = async {
+            match is_changed {
+                true => self.fold.save(client, &self.name, self.partition).await,
+                false => Ok(()),
+            }
+        };
+        let vouching = async {
+            match source {
+                Source::Stream => vouchers.vouch_for(client, self.partition, records).await,
+                Source::Postgres => Ok(true),
+            }
+        };
+        let (begun, is_held, is_moved, saved, is_vouched) =
+            tokio::join!(beginning, holding, advancing, saving, vouching);
+        begun?;
+        if is_held? {
+            return Err(Interruption::HeldBack.into());
+        }
+        if !is_moved? {
+            return Err(Interruption::Fenced.into());
+        }
+        saved?;
+        if !is_vouched? {
+            return Err(Interruption::Unvouched.into());
+        }
+        for (record, rejection) in dead_letters {
+            bury(client, &self.name, self.partition, record, rejection).await?;
+        }
+        // Every statement before was checked: COMMIT of an aborted transaction would answer Ok.
+        let committing = client.batch_execute("COMMIT");
+        match fault {
+            Fault::CrashBeforeCommit => return Err(Interruption::Crash.into()),
+            Fault::DieBeforeCommit => die(),
+            Fault::DieAtCommit => die_when_sent(committing).await,
+            Fault::None | Fault::DieAfterCommit => committing.await.context("committing")?,
+        }
+        self.is_in_transaction = false;
+        Ok(())
+    }
+}
+
+/// Ends this process when a statement is on its way and not answered.
+async fn die_when_sent<T>(sending: impl Future<Output = T>) -> ! {
+    tokio::select! {
+        biased;
+        _ = sending => {}
+        // Time enough for the task that owns the socket to send it.
+        () = tokio::task::yield_now() => {}
+    }
+    die()
+}
+
+/// Whether the baseline must not move to `new_offset` yet. It never passes a consumer, not even one that registers in this
+/// moment: who starts with its state, and whoever audits, counts on that.
+async fn is_held_back(tx: &impl Session, partition: i32, new_offset: i64) -> Result<bool> {
+    pglog::hold_registration(tx).await?;
+    Ok(pglog::lowest_checkpoint(tx, partition).await?.is_none_or(|lowest| lowest < new_offset))
+}
