@@ -48,11 +48,11 @@ pub enum Fault {
     DieMidPipeline,
     /// The leader dies when a pipeline is in the stream, before anything else.
     DieAfterPublish,
-    /// A consumer dies after folding, before COMMIT is sent.
+    /// A consumer dies after folding, before it commits.
     DieBeforeCommit,
-    /// A consumer dies when COMMIT is sent and not answered.
+    /// A consumer dies when its commit is sent and not answered.
     DieAtCommit,
-    /// A consumer dies when COMMIT was answered.
+    /// A consumer dies when its commit was answered.
     DieAfterCommit,
     /// A second process under a consumer's name.
     TwinConsumer,
@@ -100,9 +100,9 @@ pub enum Fault {
     NetHalfOpen,
     /// Connections break after a number of bytes, in the middle of something.
     NetCutAfterBytes,
-    /// The connection breaks when COMMIT is about to be sent.
+    /// The connection breaks when a commit is about to be sent.
     NetCutBeforeCommit,
-    /// The connection breaks when COMMIT was sent, before the answer.
+    /// The connection breaks when a commit was sent, before the answer.
     NetCutAfterCommit,
 }
 

@@ -29,9 +29,9 @@ pub(crate) enum Trouble {
     HalfOpen,
     /// After this many more bytes in either direction, in all, connections are closed in the middle of whatever it is.
     CutAfter(u64),
-    /// The next COMMIT does not arrive.
+    /// The next commit of a consumer or the reaper does not arrive.
     CutBeforeCommit,
-    /// The next COMMIT arrives, and its answer does not.
+    /// The next commit of a consumer or the reaper arrives, and its answer does not.
     CutAfterCommit,
 }
 
@@ -110,6 +110,7 @@ async fn pump(
     from_client: bool,
 ) -> End {
     let mut buffer = vec![0; 16 * 1024];
+    let mut commits = Commits::default();
     // A connection that was made while connections are being cut is let through.
     let mut changed = false;
     loop {
@@ -137,7 +138,7 @@ async fn pump(
         };
         let Ok(len @ 1..) = read else { return End::Closed };
         let bytes = &buffer[..len];
-        let has_commit = from_client && bytes.windows(7).any(|window| window == b"COMMIT\0");
+        let has_commit = from_client && commits.are_in(bytes);
         // What was read meets the trouble of this moment.
         let now = *trouble.borrow();
         let len = match now {
@@ -160,5 +161,46 @@ async fn pump(
         if cut_short || has_commit && *trouble.borrow() == Trouble::CutAfterCommit {
             return End::Closed;
         }
+    }
+}
+
+/// Finds what commits in what a client says to Postgres: COMMIT itself, and the statement by which a consumer commits a page.
+#[derive(Default)]
+struct Commits {
+    /// The name under which that statement was prepared on this connection, between two NULs, as the message that runs it
+    /// has it.
+    prepared: Option<Vec<u8>>,
+}
+
+impl Commits {
+    fn are_in(&mut self, bytes: &[u8]) -> bool {
+        // Preparing is: P, a length, the name, NUL, the text. Names are made by tokio-postgres: s and a number.
+        if let Some(at) = find(bytes, b"\0-- consumer::checkpoint::advance_and_save") {
+            let digit_count = bytes[..at].iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+            let name = &bytes[at.saturating_sub(digit_count + 1)..at];
+            self.prepared = Some([b"\0", name, b"\0"].concat());
+        }
+        let is_run = self.prepared.as_ref().is_some_and(|name| find(bytes, name).is_some());
+        is_run || find(bytes, b"COMMIT\0").is_some()
+    }
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window == wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_to_commit_are_found() {
+        let mut commits = Commits::default();
+        assert!(commits.are_in(b"Q\0\0\0\x0bCOMMIT\0"));
+        assert!(!commits.are_in(b"B\0\0\0\x0c\0s7\0\0\0"), "some other statement");
+        assert!(!commits.are_in(b"P\0\0\x05\x39s7\0-- consumer::checkpoint::advance_and_save\nWITH\0\0\0"));
+        assert!(!commits.are_in(b"D\0\0\0\x08Ss7\0"), "described, not run");
+        assert!(!commits.are_in(b"B\0\0\0\x0c\0s71\0\0\0"));
+        assert!(commits.are_in(b"B\0\0\0\x0c\0s7\0\0\0"));
     }
 }

@@ -16,7 +16,7 @@ const VERY_LONG: Duration = Duration::from_secs(55);
 pub(crate) async fn strike(world: &World, fault: Fault, rng: &mut StdRng) -> Result<String> {
     use Fault as F;
     let at_commit = matches!(fault, F::NetCutBeforeCommit | F::NetCutAfterCommit);
-    // Those that send COMMIT are the consumers and the reaper.
+    // The commits that the proxy knows are those of consumers and reaper.
     let victims: Vec<_> = world.slots().filter(|slot| !at_commit || slot.spec.program == "consumer").collect();
     let slot = victims[rng.random_range(0..victims.len())];
     let to_postgres = at_commit || slot.spec.program == "api" || rng.random_bool(0.5);

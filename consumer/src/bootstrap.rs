@@ -17,7 +17,7 @@ pub const BASELINE: &str = "baseline";
 pub(crate) async fn register<F: Fold>(tx: &Transaction<'_>, fold: &F, name: &str, partition: i32) -> Result<Mark> {
     pglog::hold_reaping(tx).await.context("registering")?;
     // Whoever reaps relies on it, so it must survive a crash.
-    tx.batch_execute("SET LOCAL synchronous_commit = on").await.context("registering")?;
+    tx.batch_execute("SET LOCAL synchronous_commit TO DEFAULT").await.context("registering")?;
     // If the row is there, another process of this name was faster: it is found below.
     if insert(tx, name, partition).await? {
         if name == BASELINE {

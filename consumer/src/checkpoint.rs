@@ -1,9 +1,10 @@
 //! The consumer's row in `checkpoints`: loading, and the compare-and-set that fences whoever else changes the state:
 //! a second process under the same name, or the replay of a dead letter (I5).
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use deadpool_postgres::{ClientWrapper as Client, Transaction};
 use pglog::Session;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
 use crate::fold::Update;
@@ -94,18 +95,27 @@ pub(crate) async fn advance(tx: &impl Session, name: &str, partition: i32, step:
     Ok(moved_count == 1)
 }
 
-/// Moves the checkpoint and writes the state in one statement, which is a transaction of its own. `false` means that
-/// nothing was done: somebody else has changed checkpoint or state, or Postgres does not vouch for these tokens.
+/// Moves the checkpoint and writes the state, if it is changed, in one statement, which is a transaction of its own. `false`
+/// means that nothing was done: somebody else has changed checkpoint or state, or Postgres does not vouch for these tokens.
 pub(crate) async fn advance_and_save(
-    tx: &impl Session,
+    client: &Client,
     name: &str,
     partition: i32,
     step: Step,
-    update: Update<'_>,
+    update: Option<Update<'_>>,
     tokens: &Tokens,
 ) -> Result<bool> {
+    let (saving, verdict, state) = match update {
+        Some(Update { sql, params }) => (
+            format!(", saved AS ({sql} AND EXISTS (SELECT FROM moved) RETURNING 1)"),
+            // A checkpoint that moves without its state divides by zero, and nothing is done.
+            "CASE (SELECT count(*) FROM moved) WHEN 0 THEN false ELSE 1 / (SELECT count(*) FROM saved) = 1 END",
+            params,
+        ),
+        None => (String::new(), "EXISTS (SELECT FROM moved)", Vec::new()),
+    };
     // After name, partition and what the fold has.
-    let first = 3 + update.params.len();
+    let first = 3 + state.len();
     let [first_offsets, last_offsets, tokens_of] = std::array::from_fn(|index| format!("${}", first + 7 + index));
     let statement = format!(
         "-- consumer::checkpoint::advance_and_save
@@ -120,22 +130,21 @@ pub(crate) async fn advance_and_save(
                                     ORDER BY first_offset DESC LIMIT 1) AS batch
                        WHERE batch.last_offset >= read.last_offset AND batch.token = read.token))
              RETURNING 1
-         ), saved AS (
-             {save} AND EXISTS (SELECT FROM moved) RETURNING 1
-         )
-         -- A checkpoint that moves without its state divides by zero, and nothing is done.
-         SELECT CASE (SELECT count(*) FROM moved) WHEN 0 THEN false ELSE 1 / (SELECT count(*) FROM saved) = 1 END",
+         ){saving}
+         SELECT {verdict}",
         advance = Step::sql(first),
-        save = update.sql,
     );
     let whose: [&(dyn ToSql + Sync); 2] = [&name, &partition];
     let vouched: [&(dyn ToSql + Sync); 3] = [&tokens.first_offsets, &tokens.last_offsets, &tokens.tokens];
-    let params = [&whose[..], &update.params, &step.params(), &vouched].concat();
-    let row = tx
-        .query_one(&statement, &params)
-        .await
-        .with_context(|| format!("moving the checkpoint and saving the state of consumer {name}"))?;
-    Ok(row.get(0))
+    let params = [&whose[..], &state, &step.params(), &vouched].concat();
+    // The trait's, which remembers what it has prepared.
+    match Session::query_one(client, &statement, &params).await {
+        Ok(row) => Ok(row.get(0)),
+        Err(error) if error.code() == Some(&SqlState::DIVISION_BY_ZERO) => {
+            bail!("the state of consumer {name} is gone")
+        }
+        Err(error) => Err(error).context("moving the checkpoint and saving the state"),
+    }
 }
 
 /// Removes the consumer with its state and dead letters, so that it holds back the reaper no longer.

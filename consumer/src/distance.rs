@@ -39,19 +39,24 @@ impl Fold for DistanceFold {
     async fn load(&mut self, tx: &Transaction<'_>, consumer: &str, partition: i32) -> Result<()> {
         tx.execute(
             "-- consumer::distance::load
-             INSERT INTO consumer_states (name, partition) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+             INSERT INTO consumer_states (name, partition)
+             SELECT name, partition FROM checkpoints WHERE name = $1 AND partition = $2 AND last_offset = 0
+             ON CONFLICT DO NOTHING",
             &[&consumer, &partition],
         )
         .await
         .context("setting up the state")?;
         let row = tx
-            .query_one(
+            .query_opt(
                 "-- consumer::distance::load
                  SELECT total_distance_mm, ride_count, digest FROM consumer_states WHERE name = $1 AND partition = $2",
                 &[&consumer, &partition],
             )
             .await
-            .context("loading the state")?;
+            .context("loading the state")?
+            .with_context(|| {
+                format!("the state of consumer {consumer} is gone, and its checkpoint is not: --unregister it and start anew")
+            })?;
         *self = Self { total_distance_mm: row.get(0), ride_count: row.get(1), digest: row.get(2) };
         Ok(())
     }

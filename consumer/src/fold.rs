@@ -32,7 +32,8 @@ pub trait Fold: Send + Sync {
     /// must be as it was before.
     fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection>;
 
-    /// The statement that writes the whole state, if it is one row and nothing has to be done beside it.
+    /// The statement that writes the whole state, if it is one row and nothing has to be done beside it. It is used wherever
+    /// a page is committed at once; [`save`](Fold::save) is still called for dead letters and by the baseline.
     fn update(&self) -> Option<Update<'_>> {
         None
     }
@@ -77,8 +78,8 @@ pub trait Fold: Send + Sync {
 
 /// A statement that writes the state of a fold, which is one row.
 pub struct Update<'a> {
-    /// `UPDATE … SET … WHERE …`, to which the loop may add a condition with AND. `$1` is the consumer's name and `$2` its
-    /// partition.
+    /// `UPDATE … SET … WHERE …`, to which the loop may add a condition with AND: so without OR at the end, or a comment. `$1`
+    /// is the consumer's name and `$2` its partition.
     pub sql: &'static str,
     /// What `$3` and those that follow stand for.
     pub params: Vec<&'a (dyn ToSql + Sync)>,

@@ -5,13 +5,13 @@
 pub enum Fault {
     /// Nothing.
     None,
-    /// Give up after folding a batch, before COMMIT, and start over.
+    /// Give up after folding a page, before it is committed, and start over.
     CrashBeforeCommit,
-    /// SIGKILL after folding a batch, before COMMIT.
+    /// SIGKILL after folding a page, before it is committed.
     DieBeforeCommit,
-    /// SIGKILL when COMMIT was sent and is not answered yet.
+    /// SIGKILL when the commit was sent and is not answered yet.
     DieAtCommit,
-    /// SIGKILL when COMMIT was answered, before anything else.
+    /// SIGKILL when the commit was answered, before anything else.
     DieAfterCommit,
 }
 

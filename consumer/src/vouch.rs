@@ -80,7 +80,7 @@ pub(crate) struct Tokens {
 }
 
 impl Tokens {
-    /// One range for each run of records with the same token.
+    /// One range for each run of records with the same token: of one batch, if it is the true one, for no two have the same.
     pub fn of(records: &[Record<'_>]) -> Self {
         let mut found = Self::default();
         for run in records.chunk_by(|one, next| one.token == next.token) {

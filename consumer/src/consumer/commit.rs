@@ -35,18 +35,18 @@ impl<F: Fold> Consumer<F> {
         assert_eq!(last.offset - old.last_offset, records.len() as i64, "records are folded without a gap");
         let (applied_count, dead_letters) = self.apply(records);
         let step = Step { old, new_offset: last.offset, counts: self.counts };
-        let fault = std::mem::replace(fault, Fault::None);
+        let is_changed = applied_count > 0;
         // Where it is to break before COMMIT, there has to be something that breaks.
         let stops_before_commit = matches!(fault, Fault::CrashBeforeCommit | Fault::DieBeforeCommit);
         if dead_letters.is_empty() && self.name != BASELINE && self.fold.update().is_some() && !stops_before_commit {
-            self.commit_at_once(step, records, source, fault).await?;
+            self.commit_at_once(step, records, source, *fault, is_changed).await?;
         } else {
-            let is_changed = applied_count > 0;
-            self.commit_in_steps(step, records, source, fault, is_changed, &dead_letters).await?;
+            self.commit_in_steps(step, records, source, *fault, is_changed, &dead_letters).await?;
         }
-        if fault == Fault::DieAfterCommit {
+        if *fault == Fault::DieAfterCommit {
             die();
         }
+        *fault = Fault::None;
         self.counts = Counts::default();
         self.parts()?.1.mark.last_offset = last.offset;
         trace::tell(&self.name, records, began_at.elapsed());
@@ -74,13 +74,20 @@ impl<F: Fold> Consumer<F> {
     }
 
     /// Checkpoint, state and tokens in one statement.
-    async fn commit_at_once(&mut self, step: Step, records: &[Record<'_>], source: Source, fault: Fault) -> Result<()> {
+    async fn commit_at_once(
+        &mut self,
+        step: Step,
+        records: &[Record<'_>],
+        source: Source,
+        fault: Fault,
+        is_changed: bool,
+    ) -> Result<()> {
         let tokens = match source {
             Source::Stream => Tokens::of(records),
             Source::Postgres => Tokens::default(),
         };
         let client = self.client.as_ref().context("no connection")?;
-        let update = self.fold.update().context("the fold has no update any more")?;
+        let update = self.fold.update().filter(|_| is_changed);
         let committing = checkpoint::advance_and_save(client, &self.name, self.partition, step, update, &tokens);
         let is_committed = match fault {
             Fault::DieAtCommit => die_when_sent(committing).await,

@@ -100,8 +100,13 @@ async fn next_or_cut(
 }
 
 async fn cut_and_read(world: &World, seen: &mut Vec<ReadRecord>) {
-    if let Some(batch) = pglog::assign(world.client(), 0, rand::random()).await.unwrap() {
+    // Most of these batches are small enough to be read by the statement that cuts them.
+    if let Some((batch, page)) = pglog::assign_and_read(world.client(), 0, rand::random(), 10).await.unwrap() {
         assert_eq!(batch.first_offset, seen.len() as i64 + 1);
+        if let Some(page) = page {
+            let at_once: Vec<ReadRecord> = page.records().map(ReadRecord::from).collect();
+            assert_eq!(at_once, world.read_from(batch.first_offset, 1000).await, "read at once, and read later");
+        }
         let mut reader = Reader::at(world.client(), 0, batch.first_offset).await.unwrap();
         let mut batch_len = 0;
         loop {

@@ -63,6 +63,24 @@ async fn another_fold_runs_on_the_same_loop() {
 }
 
 #[tokio::test]
+async fn a_checkpoint_does_not_move_without_its_state() {
+    let world = World::new().await;
+    let (mut streamer, mut consumer) = (world.streamer(), world.consumer("consumer0"));
+    world.write_rides(3).await;
+    world.drain_streamer(&mut streamer).await;
+    world.drain_consumer(&mut consumer).await;
+    world.client().batch_execute("DELETE FROM consumer_states").await.unwrap();
+    world.write_rides(2).await;
+    world.drain_streamer(&mut streamer).await;
+    let error = consumer.run_once(Fault::None, None).await.unwrap_err();
+    assert!(format!("{error:#}").contains("the state of consumer consumer0 is gone"), "{error:#}");
+    // Nor does it begin again with an empty one.
+    let error = consumer.run_once(Fault::None, None).await.unwrap_err();
+    assert!(format!("{error:#}").contains("the state of consumer consumer0 is gone"), "{error:#}");
+    assert_eq!(world.number("SELECT last_offset FROM checkpoints").await, 3);
+}
+
+#[tokio::test]
 async fn records_of_other_kinds_are_passed_over() {
     let world = World::new().await;
     world.write_rides(2).await;

@@ -37,6 +37,24 @@ async fn entries_under_the_next_offset_are_not_believed_whatever_they_say() {
 }
 
 #[tokio::test]
+async fn a_token_vouches_for_the_records_of_its_batch_and_for_no_other() {
+    let world = World::new().await;
+    let (mut streamer, mut consumer) = (world.streamer(), world.consumer("consumer0"));
+    world.write_rides(3).await;
+    world.drain_streamer(&mut streamer).await;
+    world.drain_consumer(&mut consumer).await;
+    let token = world.number("SELECT token FROM log_batches").await;
+    let copied = format!("{token} 1 4 ride create");
+    poison(&world, "4-0", &["about", &copied, "data", r#"{"id":1,"distance_mm":7}"#]).await;
+    let progress = world.drain_consumer(&mut consumer).await;
+    assert_eq!((progress.applied_count, progress.rejected_count), (0, 1));
+    world.write_rides(3).await;
+    world.drain_streamer(&mut streamer).await;
+    world.drain_consumer(&mut consumer).await;
+    world.assert_converged(&["consumer0"]).await;
+}
+
+#[tokio::test]
 async fn entries_far_ahead_are_set_aside_and_the_stream_is_built_anew() {
     let world = World::new().await;
     let mut streamer = Process::start(&world, "streamer", &[]);
