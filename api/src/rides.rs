@@ -107,13 +107,12 @@ where
     if bookings::is_asked_for(request.headers()) {
         let headers = request.headers().clone();
         let body = Body::read(request, app.body_wait).await?;
-        return Box::pin(bookings::book(app, &headers, peer, traceparent, &body).instrument(id.span())).await;
+        return bookings::book(app, &headers, peer, traceparent, &body).instrument(id.span()).await;
     }
     let body = Body::read(request, app.body_wait).await?;
     let params = body.params()?;
     if params.have_coordinates() {
-        let none = HeaderMap::new();
-        return Box::pin(bookings::book(app, &none, peer, traceparent, &body).instrument(id.span())).await;
+        return bookings::book(app, &HeaderMap::new(), peer, traceparent, &body).instrument(id.span()).await;
     }
     let distance_mm = parse_distance(params.distance.as_deref().ok_or(Error::DistanceMissing)?)?;
     let ride = app.writer.write(writer::NewRide { distance_mm, traceparent }).await?;

@@ -161,8 +161,7 @@ async fn answer(
         }
         match request.method() == Method::POST && request.uri().path() == "/rides" {
             true => rides::create(app, peer, &id, request).await,
-            // In a box: a guest's ride, which is the most frequent request, is not to be moved around with room for this.
-            false => Box::pin(router.call(request).instrument(id.span())).await.unwrap_or_else(|never| match never {}),
+            false => router.call(request).instrument(id.span()).await.unwrap_or_else(|never| match never {}),
         }
     };
     let mut answer = timeout(wait, answer).await.unwrap_or_else(|_| {
