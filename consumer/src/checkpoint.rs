@@ -46,7 +46,7 @@ pub(crate) async fn find(tx: &Transaction<'_>, name: &str, partition: i32) -> Re
 }
 
 /// How a checkpoint moves.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Step {
     /// Where it has to be.
     pub old: Mark,
@@ -54,11 +54,13 @@ pub(crate) struct Step {
     pub new_offset: i64,
     /// What is counted on the way.
     pub counts: Counts,
+    /// What Postgres has to vouch for.
+    pub tokens: Tokens,
 }
 
 impl Step {
-    fn params(&self) -> [&(dyn ToSql + Sync); 7] {
-        let Self { old, new_offset, counts } = self;
+    fn params(&self) -> [&(dyn ToSql + Sync); 10] {
+        let Self { old, new_offset, counts, tokens } = self;
         assert!(*new_offset >= old.last_offset, "a checkpoint never goes back: {old:?} to {new_offset}");
         [
             &old.last_offset,
@@ -68,26 +70,38 @@ impl Step {
             &counts.healed_count,
             &counts.rejected_count,
             &counts.crash_count,
+            &tokens.first_offsets,
+            &tokens.last_offsets,
+            &tokens.tokens,
         ]
     }
 
-    /// The compare-and-set. `$1` is the consumer's name and `$2` the partition; [`params`](Self::params) begin at `$first`.
+    /// The compare-and-set, which also compares the tokens. `$1` is the consumer's name and `$2` the partition;
+    /// [`params`](Self::params) begin at `$first`.
     fn sql(first: usize) -> String {
-        let [last_offset, generation, new_offset, duplicates, healed, rejected, crashes] =
+        let [last_offset, generation, new_offset, duplicates, healed, rejected, crashes, firsts, lasts, tokens] =
             std::array::from_fn(|index| format!("${}", first + index));
         format!(
             "UPDATE checkpoints
              SET last_offset = {new_offset}, duplicate_count = duplicate_count + {duplicates},
                  healed_count = healed_count + {healed}, rejected_count = rejected_count + {rejected},
                  crash_count = crash_count + {crashes}, updated_at = now()
-             WHERE name = $1 AND partition = $2 AND last_offset = {last_offset} AND generation = {generation}"
+             WHERE name = $1 AND partition = $2 AND last_offset = {last_offset} AND generation = {generation}
+               AND NOT EXISTS (
+                   SELECT FROM unnest({firsts}::bigint[], {lasts}::bigint[], {tokens}::bigint[])
+                               AS read (first_offset, last_offset, token)
+                   WHERE NOT EXISTS (
+                       SELECT FROM (SELECT first_offset + record_count - 1 AS last_offset, token FROM log_batches
+                                    WHERE partition = $2 AND first_offset <= read.first_offset
+                                    ORDER BY first_offset DESC LIMIT 1) AS batch
+                       WHERE batch.last_offset >= read.last_offset AND batch.token = read.token))"
         )
     }
 }
 
-/// Moves the checkpoint, if it is still where it has to be. `false` means that somebody else has changed checkpoint or
-/// state: nothing of this transaction may be committed.
-pub(crate) async fn advance(tx: &impl Session, name: &str, partition: i32, step: Step) -> Result<bool> {
+/// Moves the checkpoint. `false` means that somebody else has changed checkpoint or state, or that Postgres does not vouch
+/// for the tokens: nothing of this transaction may be committed.
+pub(crate) async fn advance(tx: &impl Session, name: &str, partition: i32, step: &Step) -> Result<bool> {
     let whose: [&(dyn ToSql + Sync); 2] = [&name, &partition];
     let statement = format!("-- consumer::checkpoint::advance\n{}", Step::sql(3));
     let moved_count =
@@ -95,15 +109,14 @@ pub(crate) async fn advance(tx: &impl Session, name: &str, partition: i32, step:
     Ok(moved_count == 1)
 }
 
-/// Moves the checkpoint and writes the state, if it is changed, in one statement, which is a transaction of its own. `false`
-/// means that nothing was done: somebody else has changed checkpoint or state, or Postgres does not vouch for these tokens.
+/// As [`advance`], and writes the state, if it is changed, in the same statement, which is a transaction of its own: `false`
+/// means that nothing was done.
 pub(crate) async fn advance_and_save(
     client: &Client,
     name: &str,
     partition: i32,
-    step: Step,
+    step: &Step,
     update: Option<Update<'_>>,
-    tokens: &Tokens,
 ) -> Result<bool> {
     let (saving, verdict, state) = match update {
         Some(Update { sql, params }) => (
@@ -114,29 +127,15 @@ pub(crate) async fn advance_and_save(
         ),
         None => (String::new(), "EXISTS (SELECT FROM moved)", Vec::new()),
     };
-    // After name, partition and what the fold has.
-    let first = 3 + state.len();
-    let [first_offsets, last_offsets, tokens_of] = std::array::from_fn(|index| format!("${}", first + 7 + index));
     let statement = format!(
         "-- consumer::checkpoint::advance_and_save
-         WITH moved AS (
-             {advance}
-               AND NOT EXISTS (
-                   SELECT FROM unnest({first_offsets}::bigint[], {last_offsets}::bigint[], {tokens_of}::bigint[])
-                               AS read (first_offset, last_offset, token)
-                   WHERE NOT EXISTS (
-                       SELECT FROM (SELECT first_offset + record_count - 1 AS last_offset, token FROM log_batches
-                                    WHERE partition = $2 AND first_offset <= read.first_offset
-                                    ORDER BY first_offset DESC LIMIT 1) AS batch
-                       WHERE batch.last_offset >= read.last_offset AND batch.token = read.token))
-             RETURNING 1
-         ){saving}
+         WITH moved AS ({advance} RETURNING 1){saving}
          SELECT {verdict}",
-        advance = Step::sql(first),
+        // After name, partition and what the fold has.
+        advance = Step::sql(3 + state.len()),
     );
     let whose: [&(dyn ToSql + Sync); 2] = [&name, &partition];
-    let vouched: [&(dyn ToSql + Sync); 3] = [&tokens.first_offsets, &tokens.last_offsets, &tokens.tokens];
-    let params = [&whose[..], &state, &step.params(), &vouched].concat();
+    let params = [&whose[..], &state, &step.params()].concat();
     // The trait's, which remembers what it has prepared.
     match Session::query_one(client, &statement, &params).await {
         Ok(row) => Ok(row.get(0)),

@@ -51,13 +51,6 @@ impl Vouchers {
         Ok(Known { may_be_more })
     }
 
-    /// Whether all of these records, which follow each other without a gap, are of this log.
-    pub async fn vouch_for(&mut self, client: &Client, partition: i32, records: &[Record<'_>]) -> Result<bool> {
-        let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(true) };
-        let known = self.prepare(client, partition, first.offset, last.offset).await?;
-        Ok(records.iter().all(|record| self.judge(record.offset, record.token, &known) == Verdict::OfThisLog))
-    }
-
     /// Judges an entry by its offset, which is `next_offset` of [`prepare`](Self::prepare) or higher, and its token.
     pub fn judge(&self, offset: i64, token: i64, known: &Known) -> Verdict {
         let index = self.ranges.partition_point(|range| range.last_offset < offset);

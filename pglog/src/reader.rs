@@ -39,14 +39,8 @@ impl Reader {
         Self { next_offset: batch.first_offset, after_id: i64::MIN, batch }
     }
 
-    /// A reader of whatever follows a page that begins a batch.
-    pub fn after(batch: Batch, page: &Page) -> Self {
-        let mut reader = Self::at_start_of(batch);
-        reader.pass(page);
-        reader
-    }
-
-    fn pass(&mut self, page: &Page) {
+    /// Moves on behind a page that begins at the reader's place and was read without it.
+    pub fn pass(&mut self, page: &Page) {
         if let Some(last_id) = page.last_id() {
             self.after_id = last_id;
             self.next_offset += page.len() as i64;

@@ -21,8 +21,8 @@ use crate::publish::{Fault, encode, send, tell};
 /// Records a pipeline. Enough to make round trips cheap, and a few hundred kilobytes at most.
 const BATCH_LEN_MAX: i64 = 1000;
 
-/// A batch of at most so many records is read by the statement that cuts it: at moderate rates nearly all are, and a round
-/// trip is more than half of what they cost.
+/// A batch of at most so many records is read by the statement that cuts it, which saves a round trip: at moderate rates
+/// nearly all are so small.
 const SMALL_LEN_MAX: i64 = 100;
 
 /// How often an idle leader compares the stream's end with the log: how long a wiped Redis goes unnoticed.
@@ -218,12 +218,12 @@ impl Streamer {
         if let Some(place) = &mut self.place {
             place.head = batch.last_offset();
             if place.next_offset == batch.first_offset {
-                let start = Reader::at_start_of(batch.clone());
-                place.reader = Some(match &page {
-                    Some(page) => Reader::after(batch, page),
-                    None => start.clone(),
-                });
-                place.ready = page.map(|page| Ready { page, start });
+                let start = Reader::at_start_of(batch);
+                let reader = place.reader.insert(start.clone());
+                if let Some(page) = page {
+                    reader.pass(&page);
+                    place.ready = Some(Ready { page, start });
+                }
             }
         }
         Ok(true)

@@ -34,14 +34,26 @@ impl<F: Fold> Consumer<F> {
         assert_eq!(first.offset, old.last_offset + 1, "records are folded without a gap");
         assert_eq!(last.offset - old.last_offset, records.len() as i64, "records are folded without a gap");
         let (applied_count, dead_letters) = self.apply(records);
-        let step = Step { old, new_offset: last.offset, counts: self.counts };
+        let tokens = match source {
+            Source::Stream => Tokens::of(records),
+            Source::Postgres => Tokens::default(),
+        };
+        let step = Step { old, new_offset: last.offset, counts: self.counts, tokens };
         let is_changed = applied_count > 0;
         // Where it is to break before COMMIT, there has to be something that breaks.
         let stops_before_commit = matches!(fault, Fault::CrashBeforeCommit | Fault::DieBeforeCommit);
-        if dead_letters.is_empty() && self.name != BASELINE && self.fold.update().is_some() && !stops_before_commit {
-            self.commit_at_once(step, records, source, *fault, is_changed).await?;
-        } else {
-            self.commit_in_steps(step, records, source, *fault, is_changed, &dead_letters).await?;
+        let is_one_statement =
+            dead_letters.is_empty() && self.name != BASELINE && self.fold.update().is_some() && !stops_before_commit;
+        let is_committed = match is_one_statement {
+            true => self.commit_at_once(&step, *fault, is_changed).await?,
+            false => self.commit_in_steps(&step, *fault, is_changed, &dead_letters).await?,
+        };
+        if !is_committed {
+            self.roll_back().await;
+            return Err(match self.was_overtaken().await? {
+                false if source == Source::Stream => Interruption::Unvouched.into(),
+                _ => Interruption::Fenced.into(),
+            });
         }
         if *fault == Fault::DieAfterCommit {
             die();
@@ -73,49 +85,27 @@ impl<F: Fold> Consumer<F> {
         (applied_count, dead_letters)
     }
 
-    /// Checkpoint, state and tokens in one statement.
-    async fn commit_at_once(
-        &mut self,
-        step: Step,
-        records: &[Record<'_>],
-        source: Source,
-        fault: Fault,
-        is_changed: bool,
-    ) -> Result<()> {
-        let tokens = match source {
-            Source::Stream => Tokens::of(records),
-            Source::Postgres => Tokens::default(),
-        };
+    /// In one statement. `false`: the checkpoint cannot move, and nothing was done.
+    async fn commit_at_once(&mut self, step: &Step, fault: Fault, is_changed: bool) -> Result<bool> {
         let client = self.client.as_ref().context("no connection")?;
         let update = self.fold.update().filter(|_| is_changed);
-        let committing = checkpoint::advance_and_save(client, &self.name, self.partition, step, update, &tokens);
-        let is_committed = match fault {
+        let committing = checkpoint::advance_and_save(client, &self.name, self.partition, step, update);
+        match fault {
             Fault::DieAtCommit => die_when_sent(committing).await,
-            _ => committing.await?,
-        };
-        if is_committed {
-            return Ok(());
-        }
-        // Whose fault was it?
-        match self.was_overtaken().await? {
-            false if source == Source::Stream => Err(Interruption::Unvouched.into()),
-            _ => Err(Interruption::Fenced.into()),
+            _ => committing.await,
         }
     }
 
-    /// A transaction. All of it but COMMIT is sent before the first answer comes. Each answer is looked at before COMMIT: if
-    /// the checkpoint cannot move, what was saved is rolled back.
+    /// In a transaction. All of it but COMMIT is sent before the first answer comes. Each answer is looked at before COMMIT.
+    /// `false`: the checkpoint cannot move, and what was done is to be rolled back.
     async fn commit_in_steps(
         &mut self,
-        step: Step,
-        records: &[Record<'_>],
-        source: Source,
+        step: &Step,
         fault: Fault,
         is_changed: bool,
         dead_letters: &DeadLetters<'_>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let client = self.client.as_ref().context("no connection")?;
-        let vouchers = &mut self.place.as_mut().context("nothing is loaded")?.vouchers;
         self.is_in_transaction = true;
         let beginning = async { client.batch_execute("BEGIN").await.context("beginning") };
         let holding = async {
@@ -131,25 +121,15 @@ impl<F: Fold> Consumer<F> {
                 false => Ok(()),
             }
         };
-        let vouching = async {
-            match source {
-                Source::Stream => vouchers.vouch_for(client, self.partition, records).await,
-                Source::Postgres => Ok(true),
-            }
-        };
-        let (begun, is_held, is_moved, saved, is_vouched) =
-            tokio::join!(beginning, holding, advancing, saving, vouching);
+        let (begun, is_held, is_moved, saved) = tokio::join!(beginning, holding, advancing, saving);
         begun?;
         if is_held? {
             return Err(Interruption::HeldBack.into());
         }
         if !is_moved? {
-            return Err(Interruption::Fenced.into());
+            return Ok(false);
         }
         saved?;
-        if !is_vouched? {
-            return Err(Interruption::Unvouched.into());
-        }
         for (record, rejection) in dead_letters {
             bury(client, &self.name, self.partition, record, rejection).await?;
         }
@@ -162,7 +142,7 @@ impl<F: Fold> Consumer<F> {
             Fault::None | Fault::DieAfterCommit => committing.await.context("committing")?,
         }
         self.is_in_transaction = false;
-        Ok(())
+        Ok(true)
     }
 }
 
