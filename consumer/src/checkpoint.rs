@@ -109,6 +109,14 @@ pub(crate) async fn advance(tx: &impl Session, name: &str, partition: i32, step:
     Ok(moved_count == 1)
 }
 
+/// Where the rows are that the last statement has written (their `ctid`), if it is known. While an old transaction is held
+/// open, no version of a row may be removed, and whoever looks the row up by its key passes all of them.
+#[derive(Debug, Default)]
+pub(crate) struct Versions {
+    checkpoint: Option<String>,
+    state: Option<String>,
+}
+
 /// As [`advance`], and writes the state, if it is changed, in the same statement, which is a transaction of its own: `false`
 /// means that nothing was done.
 pub(crate) async fn advance_and_save(
@@ -116,34 +124,75 @@ pub(crate) async fn advance_and_save(
     name: &str,
     partition: i32,
     step: &Step,
-    update: Option<Update<'_>>,
+    update: Option<&Update<'_>>,
+    versions: &mut Versions,
 ) -> Result<bool> {
-    let (saving, verdict, state) = match update {
-        Some(Update { sql, params }) => (
-            format!(", saved AS ({sql} AND EXISTS (SELECT FROM moved) RETURNING 1)"),
+    loop {
+        let was_known = versions.checkpoint.is_some();
+        match advance_and_save_at(versions, client, name, partition, step, update).await {
+            Ok(false) if was_known => {}
+            Err(error) if is_state_gone(&error) && was_known => {}
+            Err(error) if is_state_gone(&error) => bail!("the state of consumer {name} is gone"),
+            moved => return moved.context("moving the checkpoint and saving the state"),
+        }
+        // Whoever changes a row moves it, and so does VACUUM FULL: it is looked up by its key.
+        *versions = Versions::default();
+    }
+}
+
+/// One attempt: only rows that are where `versions` says are changed, and then it says where they are now.
+async fn advance_and_save_at(
+    versions: &mut Versions,
+    client: &Client,
+    name: &str,
+    partition: i32,
+    step: &Step,
+    update: Option<&Update<'_>>,
+) -> Result<bool, tokio_postgres::Error> {
+    let whose: [&(dyn ToSql + Sync); 2] = [&name, &partition];
+    let state = update.map_or(&[][..], |update| &update.params);
+    let step_params = step.params();
+    let mut params = [&whose, state, &step_params].concat();
+    let advance = Step::sql(3 + state.len()) + &at(&versions.checkpoint, &mut params);
+    let (saving, verdict, saved_at) = match update {
+        Some(Update { sql, .. }) => (
+            format!(
+                ", saved AS ({sql}{} AND EXISTS (SELECT FROM moved) RETURNING ctid)",
+                at(&versions.state, &mut params)
+            ),
             // A checkpoint that moves without its state divides by zero, and nothing is done.
             "CASE (SELECT count(*) FROM moved) WHEN 0 THEN false ELSE 1 / (SELECT count(*) FROM saved) = 1 END",
-            params,
+            "(SELECT ctid::text FROM saved)",
         ),
-        None => (String::new(), "EXISTS (SELECT FROM moved)", Vec::new()),
+        None => (String::new(), "EXISTS (SELECT FROM moved)", "NULL::text"),
     };
     let statement = format!(
         "-- consumer::checkpoint::advance_and_save
-         WITH moved AS ({advance} RETURNING 1){saving}
-         SELECT {verdict}",
-        // After name, partition and what the fold has.
-        advance = Step::sql(3 + state.len()),
+         WITH moved AS ({advance} RETURNING ctid){saving}
+         SELECT {verdict}, (SELECT ctid::text FROM moved), {saved_at}"
     );
-    let whose: [&(dyn ToSql + Sync); 2] = [&name, &partition];
-    let params = [&whose[..], &state, &step.params()].concat();
     // The trait's, which remembers what it has prepared.
-    match Session::query_one(client, &statement, &params).await {
-        Ok(row) => Ok(row.get(0)),
-        Err(error) if error.code() == Some(&SqlState::DIVISION_BY_ZERO) => {
-            bail!("the state of consumer {name} is gone")
-        }
-        Err(error) => Err(error).context("moving the checkpoint and saving the state"),
+    let row = Session::query_one(client, &statement, &params).await?;
+    versions.checkpoint = row.get(1);
+    if update.is_some() {
+        versions.state = row.get(2);
     }
+    Ok(row.get(0))
+}
+
+/// The condition that a row is where it was, if that is known.
+fn at<'a>(version: &'a Option<String>, params: &mut Vec<&'a (dyn ToSql + Sync)>) -> String {
+    match version {
+        Some(version) => {
+            params.push(version);
+            format!(" AND ctid = ${}::text::tid", params.len())
+        }
+        None => String::new(),
+    }
+}
+
+fn is_state_gone(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::DIVISION_BY_ZERO)
 }
 
 /// Removes the consumer with its state and dead letters, so that it holds back the reaper no longer.

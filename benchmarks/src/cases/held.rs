@@ -16,14 +16,21 @@ pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
     bench.progress.expect(runs * 2);
     let [mut streamer, mut streamer_held, mut consumer, mut consumer_held] = [const { Samples(Vec::new()) }; 4];
     for round in 1..=runs {
-        bench.progress.step(&format!("round {round}: nothing is held"));
-        let (published, folded) = drain(bench, count, Held::Nothing).await?;
-        streamer.push(published);
-        consumer.push(folded);
-        bench.progress.step(&format!("round {round}: two transactions are held open"));
-        let (published, folded) = drain(bench, count, Held::Transactions).await?;
-        streamer_held.push(published);
-        consumer_held.push(folded);
+        // Each is first as often as the other: servers do not rest at once from what came before.
+        let turns = match round % 2 {
+            0 => [Held::Nothing, Held::Transactions],
+            _ => [Held::Transactions, Held::Nothing],
+        };
+        for held in turns {
+            bench.progress.step(&format!("round {round}: {}", held.name()));
+            let (published, folded) = drain(bench, count, held).await?;
+            let (streamer, consumer) = match held {
+                Held::Nothing => (&mut streamer, &mut consumer),
+                Held::Transactions => (&mut streamer_held, &mut consumer_held),
+            };
+            streamer.push(published);
+            consumer.push(folded);
+        }
     }
     let wanted = Wanted::RatioAtLeast(0.9);
     Ok(Figures::of(vec![
@@ -40,6 +47,15 @@ pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
 enum Held {
     Nothing,
     Transactions,
+}
+
+impl Held {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing is held",
+            Self::Transactions => "two transactions are held open",
+        }
+    }
 }
 
 /// Returns the rates of streamer and consumer.

@@ -81,6 +81,52 @@ async fn a_checkpoint_does_not_move_without_its_state() {
 }
 
 #[tokio::test]
+async fn a_page_does_not_search_through_old_versions_of_its_rows() {
+    let world = World::new().await;
+    let (mut streamer, mut consumer) = (world.streamer(), world.consumer("consumer0"));
+    for _ in 0..20 {
+        world.write_rides(1).await;
+        world.drain_streamer(&mut streamer).await;
+        world.drain_consumer(&mut consumer).await;
+    }
+    // Postgres counts what a session did when it ends.
+    drop(consumer);
+    for table in ["checkpoints", "consumer_states"] {
+        let of = format!("FROM pg_stat_user_tables WHERE relname = '{table}'");
+        wait_until("the updates are counted", async || world.number(&format!("SELECT n_tup_upd {of}")).await == 20)
+            .await;
+        let lookup_count = world.number(&format!("SELECT seq_scan + idx_scan {of}")).await;
+        assert!(lookup_count < 20, "{lookup_count} look-ups in {table} by key");
+    }
+}
+
+#[tokio::test]
+async fn rows_that_were_moved_are_found_again() {
+    let world = World::new().await;
+    let (mut streamer, mut consumer) = (world.streamer(), world.consumer("consumer0"));
+    for tables in ["checkpoints", "consumer_states", "checkpoints, consumer_states"] {
+        for _ in 0..3 {
+            world.write_rides(1).await;
+            world.drain_streamer(&mut streamer).await;
+            world.drain_consumer(&mut consumer).await;
+        }
+        let before = places(&world).await;
+        world.client().batch_execute(&format!("VACUUM FULL {tables}")).await.unwrap();
+        assert_ne!(places(&world).await, before, "VACUUM FULL {tables} has moved nothing");
+        world.write_rides(1).await;
+        world.drain_streamer(&mut streamer).await;
+        assert_eq!(consumer.run_once(Fault::None, None).await.unwrap().applied_count, 1, "{tables}");
+    }
+    world.assert_converged(&["consumer0"]).await;
+}
+
+/// Where the only checkpoint and the only state are.
+async fn places(world: &World) -> String {
+    let query = "SELECT checkpoints.ctid::text || consumer_states.ctid::text FROM checkpoints, consumer_states";
+    world.client().query_one(query, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
 async fn records_of_other_kinds_are_passed_over() {
     let world = World::new().await;
     world.write_rides(2).await;
