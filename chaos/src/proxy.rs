@@ -164,12 +164,12 @@ async fn pump(
     }
 }
 
-/// Finds what commits in what a client says to Postgres: COMMIT itself, and the statement by which a consumer commits a page.
+/// Finds what commits in what a client says to Postgres: COMMIT itself, and the statements by which a consumer commits a page.
 #[derive(Default)]
 struct Commits {
-    /// The name under which that statement was prepared on this connection, between two NULs, as the message that runs it
-    /// has it.
-    prepared: Option<Vec<u8>>,
+    /// The names under which those were prepared on this connection, between two NULs, as the message that runs them has
+    /// them.
+    prepared: Vec<Vec<u8>>,
 }
 
 impl Commits {
@@ -178,9 +178,9 @@ impl Commits {
         if let Some(at) = find(bytes, b"\0-- consumer::checkpoint::advance_and_save") {
             let digit_count = bytes[..at].iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
             let name = &bytes[at.saturating_sub(digit_count + 1)..at];
-            self.prepared = Some([b"\0", name, b"\0"].concat());
+            self.prepared.push([b"\0", name, b"\0"].concat());
         }
-        let is_run = self.prepared.as_ref().is_some_and(|name| find(bytes, name).is_some());
+        let is_run = self.prepared.iter().any(|name| find(bytes, name).is_some());
         is_run || find(bytes, b"COMMIT\0").is_some()
     }
 }
@@ -202,5 +202,8 @@ mod tests {
         assert!(!commits.are_in(b"D\0\0\0\x08Ss7\0"), "described, not run");
         assert!(!commits.are_in(b"B\0\0\0\x0c\0s71\0\0\0"));
         assert!(commits.are_in(b"B\0\0\0\x0c\0s7\0\0\0"));
+        assert!(!commits.are_in(b"P\0\0\x05\x39s9\0-- consumer::checkpoint::advance_and_save\nWITH other\0\0\0"));
+        assert!(commits.are_in(b"B\0\0\0\x0c\0s9\0\0\0"));
+        assert!(commits.are_in(b"B\0\0\0\x0c\0s7\0\0\0"), "there are several of them");
     }
 }

@@ -109,15 +109,24 @@ pub(crate) async fn advance(tx: &impl Session, name: &str, partition: i32, step:
     Ok(moved_count == 1)
 }
 
-/// Where the rows are that the last statement has written (their `ctid`), if it is known. While an old transaction is held
-/// open, no version of a row may be removed, and whoever looks the row up by its key passes all of them.
+/// After so many statements the rows are looked up by their key again.
+const LOOKUP_INTERVAL: u32 = 8;
+
+/// Where the rows are that the last statement has written (their `ctid`), as far as it is known. It only narrows the search:
+/// name, offset, generation and tokens are compared all the same, so a wrong place makes nothing move.
+///
+/// While an old transaction is held open, no version of a row may be removed, and whoever looks the row up by its key passes
+/// all of them. But only such a look-up takes versions that nobody needs out of a page: without any, a table grows until it
+/// is vacuumed. Some seventy versions fit in a page, which all consumers share.
 #[derive(Debug, Default)]
 pub(crate) struct Versions {
     checkpoint: Option<String>,
     state: Option<String>,
+    /// Statements since the look-up by key, that one included.
+    age: u32,
 }
 
-/// As [`advance`], and writes the state, if it is changed, in the same statement, which is a transaction of its own: `false`
+/// As [`advance`], and writes the state, if it is changed, in the same statement, which is a transaction of its own. `false`
 /// means that nothing was done.
 pub(crate) async fn advance_and_save(
     client: &Client,
@@ -127,20 +136,23 @@ pub(crate) async fn advance_and_save(
     update: Option<&Update<'_>>,
     versions: &mut Versions,
 ) -> Result<bool> {
+    if versions.age >= LOOKUP_INTERVAL {
+        *versions = Versions::default();
+    }
     loop {
-        let was_known = versions.checkpoint.is_some();
+        let was_known = versions.age > 0;
         match advance_and_save_at(versions, client, name, partition, step, update).await {
             Ok(false) if was_known => {}
             Err(error) if is_state_gone(&error) && was_known => {}
             Err(error) if is_state_gone(&error) => bail!("the state of consumer {name} is gone"),
             moved => return moved.context("moving the checkpoint and saving the state"),
         }
-        // Whoever changes a row moves it, and so does VACUUM FULL: it is looked up by its key.
+        // Whoever changes a row moves it, and so does VACUUM FULL: now by its key.
         *versions = Versions::default();
     }
 }
 
-/// One attempt: only rows that are where `versions` says are changed, and then it says where they are now.
+/// One attempt. Looks for the rows where `versions` says, and tells it where they are now.
 async fn advance_and_save_at(
     versions: &mut Versions,
     client: &Client,
@@ -177,6 +189,7 @@ async fn advance_and_save_at(
     if update.is_some() {
         versions.state = row.get(2);
     }
+    versions.age += 1;
     Ok(row.get(0))
 }
 

@@ -78,8 +78,9 @@ pub trait Fold: Send + Sync {
 
 /// A statement that writes the state of a fold, which is one row.
 pub struct Update<'a> {
-    /// `UPDATE … SET … WHERE …`, to which the loop may add a condition with AND: so without OR at the end, or a comment. `$1`
-    /// is the consumer's name and `$2` its partition.
+    /// `UPDATE … SET … WHERE …` of one table, which is no view, without FROM. The loop adds conditions with AND, so without
+    /// OR at the end, or a comment; and it asks for `ctid`, so the role needs SELECT on the whole table. `$1` is the
+    /// consumer's name and `$2` its partition.
     pub sql: &'static str,
     /// What `$3` and those that follow stand for.
     pub params: Vec<&'a (dyn ToSql + Sync)>,

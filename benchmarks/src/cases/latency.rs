@@ -16,6 +16,9 @@ use crate::tools;
 /// Rides a second.
 const RATE: u32 = 1000;
 
+/// Rides a second so few that each finds everything at rest: what the way itself takes.
+const CALM_RATE: u32 = 20;
+
 /// What is staged in the first seconds does not count.
 const WARM_UP_S: u64 = 3;
 
@@ -30,34 +33,39 @@ pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
     let seconds = bench.config.seconds * 4;
     let runs = bench.config.runs.min(3);
     tools::pgbench(&bench.binaries.folder)?;
-    bench.progress.expect(runs * 2);
+    bench.progress.expect(runs * 3);
     let mut commit_ms = Samples::default();
     let quantiles = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
     let mut figures: Vec<Samples> = vec![Samples::default(); quantiles.len()];
-    let (mut rates, mut of_all) = (Samples::default(), histogram()?);
+    let (mut rates, mut calm, mut of_all) = (Samples::default(), Samples::default(), histogram()?);
     for round in 1..=runs {
         bench.progress.step(&format!("round {round}: pgbench, one statement, 1 client"));
         bench.fresh_tables().await?;
         commit_ms.push(pgbench::run(bench, ONE_STATEMENT, 1).await?.latency_ms);
         bench.progress.step(&format!("round {round}: {RATE} rides/s for {seconds} s"));
-        let (latencies, rate) = measure(bench, seconds).await?;
+        let (latencies, rate) = measure(bench, RATE, seconds).await?;
         rates.push(rate);
         for (samples, (_, quantile)) in figures.iter_mut().zip(quantiles) {
             samples.push(latencies.value_at_quantile(quantile) as f64 / 1000.0);
         }
         of_all.add(&latencies).context("adding up latencies")?;
+        bench.progress.step(&format!("round {round}: {CALM_RATE} rides/s for {seconds} s"));
+        let (latencies, _) = measure(bench, CALM_RATE, seconds).await?;
+        calm.push(latencies.value_at_quantile(0.5) as f64 / 1000.0);
     }
+    let commit = "a commit of one statement, by pgbench";
     let mut rows: Vec<Row> = std::iter::zip(quantiles, &figures)
         .map(|((name, _), samples)| {
             let row = Row::new(&format!("{name}, ms, staged to committed in all three"), samples);
             match name {
-                "p50" => row.beside("a commit of one statement, by pgbench", &commit_ms).wanted(Wanted::AtMost(3.0)),
+                "p50" => row.beside(commit, &commit_ms).wanted(Wanted::AtMost(3.0)),
                 "p99" => row.wanted(Wanted::AtMost(15.0)),
                 _ => row,
             }
         })
         .collect();
     rows.push(Row::new(&format!("rides/s reached, of {RATE}"), &rates));
+    rows.push(Row::new(&format!("p50, ms, at {CALM_RATE} rides/s"), &calm).beside(commit, &commit_ms));
     Ok(Figures::of(rows)
         .remark(
             "A record's staged_at is taken before the api commits, so the figures include the api's commit; they end when \
@@ -67,7 +75,7 @@ pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
 }
 
 /// One run. Returns the latencies in µs, and the rate of what was counted.
-async fn measure(bench: &Bench, seconds: u64) -> Result<(Histogram<u64>, f64)> {
+async fn measure(bench: &Bench, rate: u32, seconds: u64) -> Result<(Histogram<u64>, f64)> {
     let mut fleet = Fleet::start_without_consumers(bench).await?;
     let paths: Vec<PathBuf> = CONSUMERS.iter().map(|name| bench.folder.join(format!("{name}.times"))).collect();
     for (name, path) in CONSUMERS.iter().zip(&paths) {
@@ -76,7 +84,7 @@ async fn measure(bench: &Bench, seconds: u64) -> Result<(Histogram<u64>, f64)> {
     }
     fleet.wait_for_consumers(bench).await?;
     let (port, duration) = (fleet.port.to_string(), format!("{}s", seconds + WARM_UP_S));
-    let rate = RATE.to_string();
+    let rate = rate.to_string();
     let traffic = ["--api-port", &port, "--rate", &rate, "--concurrency", "16", "--duration", &duration];
     bench.start_process("simulator", &traffic)?.succeed().await?;
     fleet.wait_until_caught_up(bench).await?;

@@ -50,10 +50,8 @@ impl<F: Fold> Consumer<F> {
         };
         if !is_committed {
             self.roll_back().await;
-            return Err(match self.was_overtaken().await? {
-                false if source == Source::Stream => Interruption::Unvouched.into(),
-                _ => Interruption::Fenced.into(),
-            });
+            let is_unvouched = source == Source::Stream && !self.was_overtaken().await?;
+            return Err(if is_unvouched { Interruption::Unvouched } else { Interruption::Fenced }.into());
         }
         if *fault == Fault::DieAfterCommit {
             die();
@@ -108,7 +106,7 @@ impl<F: Fold> Consumer<F> {
         dead_letters: &DeadLetters<'_>,
     ) -> Result<bool> {
         let client = self.client.as_ref().context("no connection")?;
-        // It moves the rows.
+        // The rows will be somewhere else.
         self.place.as_mut().context("nothing is loaded")?.versions = Versions::default();
         self.is_in_transaction = true;
         let beginning = async { client.batch_execute("BEGIN").await.context("beginning") };

@@ -53,7 +53,6 @@ impl<F: Fold> Consumer<F> {
         if let Some(records) = plain_records(entries, self.checkpoint()? + 1) {
             match self.fold_plain(&records, entries, block, fault, progress).await {
                 Err(error) if matches!(error.downcast_ref(), Some(Interruption::Unvouched)) => {
-                    self.roll_back().await;
                     self.place = None;
                     self.load().await?;
                 }

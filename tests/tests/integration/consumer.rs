@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use common::shutdown::CancellationToken;
-use consumer::{Consumer, Fault, Fold, Progress, Rejection};
+use consumer::{Consumer, DistanceFold, Fault, Fold, Progress, Rejection};
 use deadpool_postgres::Transaction;
 use pglog::{Record, Session};
 use tests::{PrivateRedis, Process, World, wait_until};
@@ -80,23 +80,38 @@ async fn a_checkpoint_does_not_move_without_its_state() {
     assert_eq!(world.number("SELECT last_offset FROM checkpoints").await, 3);
 }
 
-#[tokio::test]
-async fn a_page_does_not_search_through_old_versions_of_its_rows() {
-    let world = World::new().await;
+/// A consumer that has committed so many pages, each of one record.
+async fn consumer_after_pages(world: &World, page_count: usize) -> Consumer<DistanceFold> {
     let (mut streamer, mut consumer) = (world.streamer(), world.consumer("consumer0"));
-    for _ in 0..20 {
+    for _ in 0..page_count {
         world.write_rides(1).await;
         world.drain_streamer(&mut streamer).await;
         world.drain_consumer(&mut consumer).await;
     }
+    consumer
+}
+
+#[tokio::test]
+async fn most_pages_do_not_search_through_old_versions_of_their_rows() {
+    let world = World::new().await;
     // Postgres counts what a session did when it ends.
-    drop(consumer);
+    drop(consumer_after_pages(&world, 40).await);
     for table in ["checkpoints", "consumer_states"] {
         let of = format!("FROM pg_stat_user_tables WHERE relname = '{table}'");
-        wait_until("the updates are counted", async || world.number(&format!("SELECT n_tup_upd {of}")).await == 20)
+        wait_until("the updates are counted", async || world.number(&format!("SELECT n_tup_upd {of}")).await >= 40)
             .await;
         let lookup_count = world.number(&format!("SELECT seq_scan + idx_scan {of}")).await;
         assert!(lookup_count < 20, "{lookup_count} look-ups in {table} by key");
+    }
+}
+
+#[tokio::test]
+async fn old_versions_of_a_consumers_rows_do_not_pile_up() {
+    let world = World::new().await;
+    let _consumer = consumer_after_pages(&world, 300).await;
+    for table in ["checkpoints", "consumer_states"] {
+        let page_count = world.number(&format!("SELECT pg_relation_size('{table}') / 8192")).await;
+        assert_eq!(page_count, 1, "{table}");
     }
 }
 

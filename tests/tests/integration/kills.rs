@@ -95,14 +95,14 @@ async fn a_process_killed_at_any_named_point_goes_on_where_it_was() {
         assert_eq!(entries, published, "{fault}");
         Process::start(&world, "streamer", &["--drain"]).succeed().await;
     }
-    for (fault, last_offset) in [("die-before-commit", 1000), ("die-at-commit", 1000), ("die-after-commit", 2000)] {
+    for (fault, last_offset) in [("die-before-commit", 2000), ("die-at-commit", 2000), ("die-after-commit", 3000)] {
         let name = fault;
-        // At the second: for the first, statements are still being prepared.
-        let killed = Process::start(&world, "consumer", &[name, "--inject", &format!("{fault}:2")]).ended().await;
+        // At the third: for those before, statements are still being prepared.
+        let killed = Process::start(&world, "consumer", &[name, "--inject", &format!("{fault}:3")]).ended().await;
         assert_eq!(killed.signal(), Some(9), "{fault}");
         let checkpoint = world.number(&format!("SELECT last_offset FROM checkpoints WHERE name = '{name}'")).await;
         // A commit on its way arrives or does not.
-        assert!(checkpoint == last_offset || fault == "die-at-commit" && checkpoint == 2000, "{fault}: {checkpoint}");
+        assert!(checkpoint == last_offset || fault == "die-at-commit" && checkpoint == 3000, "{fault}: {checkpoint}");
         Process::start(&world, "consumer", &[name, "--drain"]).succeed().await;
     }
     world.assert_converged(&["die-before-commit", "die-at-commit", "die-after-commit"]).await;
