@@ -8,19 +8,23 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::find::{find_clock_library, find_postgres, find_redis, given};
 
-/// Finds both servers, or installs what is missing.
-pub(crate) fn install_missing() -> Result<()> {
-    let (postgres, redis) = missing();
+/// Finds both servers, or installs what is missing. Unless they have to be `private`, a server that is given by URL need not
+/// be here.
+pub(crate) fn install_missing(private: bool) -> Result<()> {
+    let (postgres, redis) = missing(private);
     let reasons: Vec<&str> = [&postgres, &redis].into_iter().flatten().map(String::as_str).collect();
     if reasons.is_empty() {
         return Ok(());
     }
     eprintln!("{}", reasons.join("\n"));
     let Some(plan) = Plan::for_this_machine(postgres.is_some(), redis.is_some()) else {
-        bail!("install them, or set DATABASE_URL and REDIS_URL to servers that run elsewhere");
+        match private {
+            true => bail!("install them"),
+            false => bail!("install them, or set DATABASE_URL and REDIS_URL to servers that run elsewhere"),
+        }
     };
     plan.run()?;
-    match missing() {
+    match missing(private) {
         (None, None) => Ok(()),
         (postgres, redis) => {
             bail!("installed, and still: {}", [postgres, redis].into_iter().flatten().collect::<Vec<_>>().join("; "))
@@ -126,12 +130,12 @@ fn is_on_path(program: &str) -> bool {
     std::env::split_paths(&path).chain(["/usr/sbin".into()]).any(|folder| folder.join(program).is_file())
 }
 
-/// What is missing and why, for Postgres and for Redis. A server that is given by URL need not be here.
-fn missing() -> (Option<String>, Option<String>) {
-    let given = |name| given(name).is_some();
+/// What is missing and why, for Postgres and for Redis.
+fn missing(private: bool) -> (Option<String>, Option<String>) {
+    let is_needed = |name| private || given(name).is_none();
     (
-        (!given("DATABASE_URL")).then(find_postgres).and_then(Result::err),
-        (!given("REDIS_URL")).then(find_redis).and_then(Result::err),
+        is_needed("DATABASE_URL").then(find_postgres).and_then(Result::err),
+        is_needed("REDIS_URL").then(find_redis).and_then(Result::err),
     )
 }
 

@@ -73,7 +73,8 @@ pub struct Extras {
 /// # Errors
 /// A server, or what the tests need, is missing and cannot be installed; the text says what to run.
 pub fn setup(extras: Extras) -> anyhow::Result<()> {
-    install::install_missing()?;
+    // All of these start servers of their own, whatever is given by URL.
+    install::install_missing(extras.for_chaos || extras.for_tests || extras.for_benchmarks)?;
     if extras.for_chaos {
         install::install_clock_library();
     }
