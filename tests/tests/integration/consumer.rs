@@ -5,7 +5,7 @@ use common::shutdown::CancellationToken;
 use consumer::{Consumer, DistanceFold, Fault, Fold, Progress, Rejection};
 use deadpool_postgres::Transaction;
 use pglog::{Record, Session};
-use tests::{PrivateRedis, Process, World, wait_until};
+use tests::{PrivatePostgres, PrivateRedis, Process, World, wait_until};
 
 /// A fold of somebody else's: how many records of each object there were.
 #[derive(Default)]
@@ -107,7 +107,10 @@ async fn most_pages_do_not_search_through_old_versions_of_their_rows() {
 
 #[tokio::test]
 async fn old_versions_of_a_consumers_rows_do_not_pile_up() {
-    let world = World::new().await;
+    // Of their own: a transaction of another test keeps versions alive, and autovacuum would remove them.
+    let postgres = PrivatePostgres::start_with(&["autovacuum=off"]).await;
+    let redis = PrivateRedis::start(&[]).await;
+    let world = World::on(&postgres.url(), &redis.url()).await;
     let _consumer = consumer_after_pages(&world, 300).await;
     for table in ["checkpoints", "consumer_states"] {
         let page_count = world.number(&format!("SELECT pg_relation_size('{table}') / 8192")).await;
