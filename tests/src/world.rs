@@ -208,6 +208,18 @@ impl World {
         }
     }
 
+    /// Writes `count` rides, publishes whatever is staged, and folds it; returns what was folded in all.
+    pub async fn carry_rides(
+        &self,
+        count: i64,
+        streamer: &mut Streamer,
+        consumer: &mut Consumer<DistanceFold>,
+    ) -> Progress {
+        self.write_rides(count).await;
+        self.drain_streamer(streamer).await;
+        self.drain_consumer(consumer).await
+    }
+
     /// What a consumer has committed: checkpoint and state.
     pub async fn committed(&self, name: &str) -> (i64, DistanceFold) {
         let row = self

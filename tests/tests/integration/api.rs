@@ -203,9 +203,7 @@ async fn totals_stand_beside_each_other() {
     let (status, empty) = api.get("/totals").await;
     assert_eq!((status, &empty["converged"], &empty["consumers"]), (200, &json!(false), &json!([])));
     assert_eq!(empty["sql"], json!({ "ride_count": 0, "total_distance_mm": 0 }));
-    world.write_rides(5).await;
-    world.drain_streamer(&mut world.streamer()).await;
-    world.drain_consumer(&mut world.consumer("consumer0")).await;
+    world.carry_rides(5, &mut world.streamer(), &mut world.consumer("consumer0")).await;
     let (_, totals) = api.get("/totals").await;
     assert_eq!(totals["converged"], true, "{totals}");
     assert_eq!(totals["sql"]["total_distance_mm"], totals["consumers"][0]["total_distance_mm"]);

@@ -24,9 +24,7 @@ async fn sound_world() -> World {
     let world = World::new().await;
     let (mut streamer, mut first, mut second) = (world.streamer(), world.consumer("c0"), world.consumer("c1"));
     for round in 0..3 {
-        world.write_rides(10).await;
-        world.drain_streamer(&mut streamer).await;
-        world.drain_consumer(&mut first).await;
+        world.carry_rides(10, &mut streamer, &mut first).await;
         if round == 0 {
             world.drain_consumer(&mut second).await;
             reap(&world, &["--keep", "0s"]).await;
@@ -216,9 +214,7 @@ async fn a_consumer_where_it_cannot_be_is_told() {
 async fn without_redis_postgres_is_audited_and_that_is_said() {
     let mut redis = PrivateRedis::start(&[]).await;
     let world = World::with_redis(&redis.url()).await;
-    world.write_rides(10).await;
-    world.drain_streamer(&mut world.streamer()).await;
-    world.drain_consumer(&mut world.consumer("c0")).await;
+    world.carry_rides(10, &mut world.streamer(), &mut world.consumer("c0")).await;
     equal(&world).await;
     redis.kill().await;
     different(&world, &["DIFFERENCE: stream: not compared", "rides: 10, "]).await;

@@ -173,9 +173,7 @@ async fn the_baseline_passes_no_consumer_and_holds_none_back() {
 async fn a_new_consumer_of_a_fold_without_a_baseline_says_how_to_start() {
     let world = World::new().await;
     let mut streamer = world.streamer();
-    world.write_rides(100).await;
-    world.drain_streamer(&mut streamer).await;
-    world.drain_consumer(&mut world.consumer("old")).await;
+    world.carry_rides(100, &mut streamer, &mut world.consumer("old")).await;
     reap(&world, &["--keep", "0s"]).await;
     world.write_rides(5).await;
     world.drain_streamer(&mut streamer).await;
@@ -194,9 +192,7 @@ async fn a_copied_state_comes_with_what_it_lacks() {
     let world = World::new().await;
     let mut streamer = world.streamer();
     world.stage_data(r#"{"id":1,"distance_mm":-5}"#).await;
-    world.write_rides(10).await;
-    world.drain_streamer(&mut streamer).await;
-    world.drain_consumer(&mut world.consumer("old")).await;
+    world.carry_rides(10, &mut streamer, &mut world.consumer("old")).await;
     Process::start(&world, "consumer", &["copy", "--copy-from", "old"]).succeed().await;
     reap(&world, &["--keep", "0s"]).await;
     world.drain_consumer(&mut world.consumer("new")).await;
@@ -210,15 +206,11 @@ async fn a_log_that_was_reaped_before_there_were_baselines_gets_one() {
     let world = World::new().await;
     let (mut streamer, mut old) = (world.streamer(), world.consumer("old"));
     for _ in 0..2 {
-        world.write_rides(10).await;
-        world.drain_streamer(&mut streamer).await;
-        world.drain_consumer(&mut old).await;
+        world.carry_rides(10, &mut streamer, &mut old).await;
         assert_eq!(reap(&world, &["--keep", "0s"]).await.record_count, 10);
         world.client().batch_execute("DELETE FROM checkpoints WHERE is_baseline").await.unwrap();
     }
-    world.write_rides(10).await;
-    world.drain_streamer(&mut streamer).await;
-    world.drain_consumer(&mut old).await;
+    world.carry_rides(10, &mut streamer, &mut old).await;
     reap(&world, &["--keep", "0s"]).await;
     world.drain_consumer(&mut world.consumer("new")).await;
     world.assert_converged(&["old", "new", "baseline"]).await;

@@ -18,9 +18,7 @@ async fn cause_1_a_ride_that_commits_after_a_later_one_is_counted() {
                  INSERT INTO staged_log_records (object, action, data)
                  SELECT 'ride', 'create', format('{\"id\":%s,\"distance_mm\":%s}', id, distance_mm)::json FROM written";
     open.execute(query, &[]).await.unwrap();
-    world.write_rides(1).await;
-    world.drain_streamer(&mut streamer).await;
-    assert_eq!(world.drain_consumer(&mut consumer).await.applied_count, 1);
+    assert_eq!(world.carry_rides(1, &mut streamer, &mut consumer).await.applied_count, 1);
     open.commit().await.unwrap();
     world.drain_streamer(&mut streamer).await;
     assert_eq!(world.drain_consumer(&mut consumer).await.applied_count, 1);
@@ -72,9 +70,7 @@ async fn cause_3_rows_committed_while_a_batch_is_cut_are_in_exactly_one_batch() 
 async fn cause_4_thousands_of_duplicates_in_a_row_do_not_block_a_consumer() {
     let world = World::new().await;
     let (mut streamer, mut consumer) = (world.streamer(), world.consumer("consumer0"));
-    world.write_rides(1).await;
-    world.drain_streamer(&mut streamer).await;
-    world.drain_consumer(&mut consumer).await;
+    world.carry_rides(1, &mut streamer, &mut consumer).await;
     let mut redis = world.redis().await;
     let token = world.number("SELECT token FROM log_batches").await;
     let mut copies = redis::pipe();
@@ -83,9 +79,7 @@ async fn cause_4_thousands_of_duplicates_in_a_row_do_not_block_a_consumer() {
         copies.cmd("XADD").arg(world.stream_name()).arg(format!("1-{copy}")).arg(&entry).arg("token").arg(token);
     }
     let _: Vec<String> = copies.query_async(&mut redis).await.unwrap();
-    world.write_rides(1).await;
-    world.drain_streamer(&mut streamer).await;
-    let progress = world.drain_consumer(&mut consumer).await;
+    let progress = world.carry_rides(1, &mut streamer, &mut consumer).await;
     assert_eq!((progress.applied_count, progress.duplicate_count, progress.healed_count), (1, 2_500, 0));
     world.assert_converged(&["consumer0"]).await;
 }
@@ -95,9 +89,7 @@ async fn cause_4_thousands_of_duplicates_in_a_row_do_not_block_a_consumer() {
 async fn cause_5_entries_trimmed_before_a_slow_consumer_read_them_are_read_from_postgres() {
     let world = World::new().await;
     let (mut streamer, mut consumer) = (world.streamer(), world.consumer("slow"));
-    world.write_rides(10).await;
-    world.drain_streamer(&mut streamer).await;
-    world.drain_consumer(&mut consumer).await;
+    world.carry_rides(10, &mut streamer, &mut consumer).await;
     world.write_rides(3_000).await;
     world.drain_streamer(&mut streamer).await;
     let mut redis = world.redis().await;
@@ -166,9 +158,7 @@ async fn cause_8_a_rebuilt_redis_starves_nobody_whatever_its_clock_says() {
     let redis = PrivateRedis::start(&[]).await;
     let world = World::with_redis(&redis.url()).await;
     let (mut streamer, mut consumer) = (world.streamer(), world.consumer("consumer0"));
-    world.write_rides(100).await;
-    world.drain_streamer(&mut streamer).await;
-    world.drain_consumer(&mut consumer).await;
+    world.carry_rides(100, &mut streamer, &mut consumer).await;
     let _: () = redis::cmd("FLUSHALL").query_async(&mut world.redis().await).await.unwrap();
     world.write_rides(50).await;
     world.drain_streamer(&mut streamer).await;
@@ -195,9 +185,7 @@ async fn cause_9_a_poison_record_is_put_with_the_dead_letters_and_passed() {
     world.stage_data(r#"{"id":1,"distance_mm":-5}"#).await;
     world.write_rides(3).await;
     world.stage_data(r#"{"distance":12}"#).await;
-    world.write_rides(3).await;
-    world.drain_streamer(&mut world.streamer()).await;
-    let progress = world.drain_consumer(&mut world.consumer("consumer0")).await;
+    let progress = world.carry_rides(3, &mut world.streamer(), &mut world.consumer("consumer0")).await;
     assert_eq!((progress.applied_count, progress.dead_letter_count), (6, 2));
     let reasons =
         world.number("SELECT count(*) FROM dead_letters WHERE record_offset IN (1, 5) AND reason <> ''").await;
@@ -211,13 +199,9 @@ async fn cause_9_two_processes_of_one_name_do_not_count_anything_twice() {
     let world = World::new().await;
     let mut streamer = world.streamer();
     let (mut first, mut second) = (world.consumer("twin"), world.consumer("twin"));
-    world.write_rides(10).await;
-    world.drain_streamer(&mut streamer).await;
-    world.drain_consumer(&mut first).await;
+    world.carry_rides(10, &mut streamer, &mut first).await;
     world.drain_consumer(&mut second).await;
-    world.write_rides(10).await;
-    world.drain_streamer(&mut streamer).await;
-    world.drain_consumer(&mut first).await;
+    world.carry_rides(10, &mut streamer, &mut first).await;
     // The second read its checkpoint before the first moved it.
     let error = second.run_once(ConsumerFault::None, None).await.unwrap_err();
     assert!(matches!(error.downcast_ref(), Some(Interruption::Fenced)), "{error:#}");

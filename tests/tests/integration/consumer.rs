@@ -66,9 +66,7 @@ async fn another_fold_runs_on_the_same_loop() {
 async fn a_checkpoint_does_not_move_without_its_state() {
     let world = World::new().await;
     let (mut streamer, mut consumer) = (world.streamer(), world.consumer("consumer0"));
-    world.write_rides(3).await;
-    world.drain_streamer(&mut streamer).await;
-    world.drain_consumer(&mut consumer).await;
+    world.carry_rides(3, &mut streamer, &mut consumer).await;
     world.client().batch_execute("DELETE FROM consumer_states").await.unwrap();
     world.write_rides(2).await;
     world.drain_streamer(&mut streamer).await;
@@ -84,9 +82,7 @@ async fn a_checkpoint_does_not_move_without_its_state() {
 async fn consumer_after_pages(world: &World, page_count: usize) -> Consumer<DistanceFold> {
     let (mut streamer, mut consumer) = (world.streamer(), world.consumer("consumer0"));
     for _ in 0..page_count {
-        world.write_rides(1).await;
-        world.drain_streamer(&mut streamer).await;
-        world.drain_consumer(&mut consumer).await;
+        world.carry_rides(1, &mut streamer, &mut consumer).await;
     }
     consumer
 }
@@ -124,9 +120,7 @@ async fn rows_that_were_moved_are_found_again() {
     let (mut streamer, mut consumer) = (world.streamer(), world.consumer("consumer0"));
     for tables in ["checkpoints", "consumer_states", "checkpoints, consumer_states"] {
         for _ in 0..3 {
-            world.write_rides(1).await;
-            world.drain_streamer(&mut streamer).await;
-            world.drain_consumer(&mut consumer).await;
+            world.carry_rides(1, &mut streamer, &mut consumer).await;
         }
         let before = places(&world).await;
         world.client().batch_execute(&format!("VACUUM FULL {tables}")).await.unwrap();
@@ -150,9 +144,7 @@ async fn records_of_other_kinds_are_passed_over() {
     world.write_rides(2).await;
     let other = pglog::NewRecord { object: "invoice", action: "paid", data: "[1,2,3]", traceparent: None };
     pglog::stage(world.client(), other).await.unwrap();
-    world.write_rides(2).await;
-    world.drain_streamer(&mut world.streamer()).await;
-    let progress = world.drain_consumer(&mut world.consumer("consumer0")).await;
+    let progress = world.carry_rides(2, &mut world.streamer(), &mut world.consumer("consumer0")).await;
     assert_eq!((progress.applied_count, progress.passed_count, progress.dead_letter_count), (4, 1, 0));
     world.assert_converged(&["consumer0"]).await;
 }
@@ -212,9 +204,7 @@ async fn an_unregistered_consumer_is_forgotten_and_does_not_come_back_by_itself(
 async fn a_new_consumer_starts_with_the_state_of_another() {
     let world = World::new().await;
     let mut streamer = world.streamer();
-    world.write_rides(50).await;
-    world.drain_streamer(&mut streamer).await;
-    world.drain_consumer(&mut world.consumer("old")).await;
+    world.carry_rides(50, &mut streamer, &mut world.consumer("old")).await;
     let output = Process::start(&world, "consumer", &["new", "--copy-from", "old"]).succeed().await;
     assert!(output.contains("at offset 50"), "{output}");
     world.write_rides(50).await;
@@ -243,9 +233,7 @@ async fn a_consumer_prints_its_total_as_it_goes() {
 async fn a_consumer_whose_connection_is_cut_goes_on_where_it_committed() {
     let world = World::new().await;
     let (mut streamer, mut consumer) = (world.streamer(), world.consumer("consumer0"));
-    world.write_rides(10).await;
-    world.drain_streamer(&mut streamer).await;
-    world.drain_consumer(&mut consumer).await;
+    world.carry_rides(10, &mut streamer, &mut consumer).await;
     let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                 WHERE application_name = 'consumer consumer0' AND datname = current_database()";
     assert_eq!(world.number(kill).await, 1);

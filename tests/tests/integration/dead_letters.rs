@@ -105,9 +105,7 @@ async fn a_consumer_that_runs_does_not_save_over_a_replay() {
 async fn what_is_still_rejected_stays_with_the_new_reason() {
     let world = World::new().await;
     world.stage_data(r#"{"id":1,"distance_mm":-5}"#).await;
-    world.write_rides(1).await;
-    world.drain_streamer(&mut world.streamer()).await;
-    world.drain_consumer(&mut world.consumer("consumer0")).await;
+    world.carry_rides(1, &mut world.streamer(), &mut world.consumer("consumer0")).await;
     world.client().batch_execute("UPDATE dead_letters SET reason = 'an old one'").await.unwrap();
     for which in ["1", "--all"] {
         let output = dead_letters(&world, &["replay", "consumer0", which]).fail(1).await;

@@ -49,9 +49,7 @@ async fn a_healthy_pair_passes() {
     let redis = PrivateRedis::start(&[]).await;
     let mut world = World::on(&postgres.url(), &redis.url()).await;
     world.forget_database();
-    world.write_rides(10).await;
-    world.drain_streamer(&mut world.streamer()).await;
-    world.drain_consumer(&mut world.consumer("c0")).await;
+    world.carry_rides(10, &mut world.streamer(), &mut world.consumer("c0")).await;
     let all = findings(&world, &[]).await;
     let unwell: Vec<&Value> = all.0.iter().filter(|finding| finding["verdict"] != "ok").collect();
     assert!(unwell.is_empty(), "{unwell:?}");

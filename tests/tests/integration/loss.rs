@@ -47,9 +47,7 @@ async fn a_redis_put_back_to_an_older_state_loses_nothing() {
     world.drain_streamer(&mut streamer).await;
     let mut admin = world.redis().await;
     let old: Vec<u8> = redis::cmd("DUMP").arg(world.stream_name()).query_async(&mut admin).await.unwrap();
-    world.write_rides(100).await;
-    world.drain_streamer(&mut streamer).await;
-    world.drain_consumer(&mut consumer).await;
+    world.carry_rides(100, &mut streamer, &mut consumer).await;
     let _: () = redis::cmd("RESTORE")
         .arg(world.stream_name())
         .arg(0)

@@ -20,16 +20,12 @@ async fn entries_under_the_next_offset_are_not_believed_whatever_they_say() {
     for fields in [&WELL_FORMED[..], &bad_json, &negative, &old, &["data", "x"], &["about", "\u{0}"]] {
         let world = World::new().await;
         let (mut streamer, mut consumer) = (world.streamer(), world.consumer("consumer0"));
-        world.write_rides(3).await;
-        world.drain_streamer(&mut streamer).await;
-        world.drain_consumer(&mut consumer).await;
+        world.carry_rides(3, &mut streamer, &mut consumer).await;
         // Whoever writes 4-0 now makes Redis refuse the true record 4.
         poison(&world, "4-0", fields).await;
         let progress = world.drain_consumer(&mut consumer).await;
         assert_eq!((progress.applied_count, progress.rejected_count), (0, 1), "{fields:?}");
-        world.write_rides(3).await;
-        world.drain_streamer(&mut streamer).await;
-        world.drain_consumer(&mut consumer).await;
+        world.carry_rides(3, &mut streamer, &mut consumer).await;
         world.drain_consumer(&mut world.consumer("fresh")).await;
         world.assert_converged(&["consumer0", "fresh"]).await;
         assert_eq!(world.number("SELECT count(*) FROM dead_letters").await, 0, "the true records are sound");
@@ -40,17 +36,13 @@ async fn entries_under_the_next_offset_are_not_believed_whatever_they_say() {
 async fn a_token_vouches_for_the_records_of_its_batch_and_for_no_other() {
     let world = World::new().await;
     let (mut streamer, mut consumer) = (world.streamer(), world.consumer("consumer0"));
-    world.write_rides(3).await;
-    world.drain_streamer(&mut streamer).await;
-    world.drain_consumer(&mut consumer).await;
+    world.carry_rides(3, &mut streamer, &mut consumer).await;
     let token = world.number("SELECT token FROM log_batches").await;
     let copied = format!("{token} 1 4 ride create");
     poison(&world, "4-0", &["about", &copied, "data", r#"{"id":1,"distance_mm":7}"#]).await;
     let progress = world.drain_consumer(&mut consumer).await;
     assert_eq!((progress.applied_count, progress.rejected_count), (0, 1));
-    world.write_rides(3).await;
-    world.drain_streamer(&mut streamer).await;
-    world.drain_consumer(&mut consumer).await;
+    world.carry_rides(3, &mut streamer, &mut consumer).await;
     world.assert_converged(&["consumer0"]).await;
 }
 

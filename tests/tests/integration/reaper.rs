@@ -46,9 +46,7 @@ async fn what_comes_after_the_reaped_is_still_exact() {
     let late = late.transaction().await.unwrap();
     tests::write_rides(late.client(), 5).await;
     for _ in 0..20 {
-        world.write_rides(50).await;
-        world.drain_streamer(&mut streamer).await;
-        world.drain_consumer(&mut consumer).await;
+        world.carry_rides(50, &mut streamer, &mut consumer).await;
         reap(&world, &["--keep", "0s"]).await;
     }
     assert_eq!(staged_count(&world).await, 0, "all that can be seen is passed, and gone");
@@ -61,9 +59,7 @@ async fn what_comes_after_the_reaped_is_still_exact() {
 #[tokio::test]
 async fn young_batches_are_kept_and_the_stream_with_them() {
     let world = World::new().await;
-    world.write_rides(1_000).await;
-    world.drain_streamer(&mut world.streamer()).await;
-    world.drain_consumer(&mut world.consumer("consumer0")).await;
+    world.carry_rides(1_000, &mut world.streamer(), &mut world.consumer("consumer0")).await;
     assert_eq!(reap(&world, &[]).await, Cleaned::default(), "an hour is kept unless told otherwise");
     world.client().execute("UPDATE log_batches SET created_at = now() - interval '61 minutes'", &[]).await.unwrap();
     let cleaned = reap(&world, &[]).await;
@@ -88,9 +84,7 @@ async fn the_stream_is_cut_to_its_cap_and_who_falls_behind_reads_from_postgres()
 #[tokio::test]
 async fn a_reaper_killed_between_marking_and_deleting_is_finished_by_the_next() {
     let world = World::new().await;
-    world.write_rides(100).await;
-    world.drain_streamer(&mut world.streamer()).await;
-    world.drain_consumer(&mut world.consumer("consumer0")).await;
+    world.carry_rides(100, &mut world.streamer(), &mut world.consumer("consumer0")).await;
     // The first transaction was committed, and nothing after it.
     world.client().execute("UPDATE log_batches SET reaped_at = now()", &[]).await.unwrap();
     let cleaned = reap(&world, &["--keep", "0s"]).await;
@@ -120,12 +114,8 @@ async fn a_process_that_was_overtaken_and_whose_records_are_reaped_goes_on() {
     let world = World::new().await;
     let (mut slow, mut fast) = (world.consumer("c"), world.consumer("c"));
     let mut streamer = world.streamer();
-    world.write_rides(10).await;
-    world.drain_streamer(&mut streamer).await;
-    world.drain_consumer(&mut slow).await;
-    world.write_rides(10).await;
-    world.drain_streamer(&mut streamer).await;
-    world.drain_consumer(&mut fast).await;
+    world.carry_rides(10, &mut streamer, &mut slow).await;
+    world.carry_rides(10, &mut streamer, &mut fast).await;
     assert_eq!(reap(&world, &["--keep", "0s"]).await.record_count, 20);
     let removed: i64 = redis::cmd("DEL").arg(world.stream_name()).query_async(&mut world.redis().await).await.unwrap();
     assert_eq!(removed, 1);
