@@ -1,5 +1,6 @@
-//! Wakes the streamer after commits: outside of every transaction that writes, and at most once in a while. A lost hint
-//! costs a moment, nothing else: the streamer looks by itself ten times a second.
+//! Wakes the streamer for records that others have staged: outside of every transaction that writes, and at most once in a
+//! while. The writer's groups carry hints of their own. A lost hint costs a moment, nothing else: the streamer looks by
+//! itself ten times a second.
 
 use std::sync::Weak;
 use std::time::Duration;
@@ -18,12 +19,12 @@ const HINT_WAIT: Duration = Duration::from_secs(2);
 /// How often to see whether the writer is gone.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Sends a hint whenever `written` says that rides were committed, until nobody can say so any more.
-pub(crate) async fn send_hints(database: Database, written: Weak<Notify>) {
-    while let Some(notify) = written.upgrade() {
-        let is_written = timeout(LOOK_INTERVAL, notify.notified()).await.is_ok();
+/// Sends a hint whenever `staged` says that records were committed, until nobody can say so any more.
+pub(crate) async fn send_hints(database: Database, staged: Weak<Notify>) {
+    while let Some(notify) = staged.upgrade() {
+        let is_staged = timeout(LOOK_INTERVAL, notify.notified()).await.is_ok();
         drop(notify);
-        if !is_written {
+        if !is_staged {
             continue;
         }
         if let Ok(client) = database.client().await {

@@ -4,15 +4,17 @@
 //! row is durable. A lone request goes at once; nothing ever waits for company. A commit to disk takes as long for a
 //! hundred rides as for one, so the more arrive, the cheaper each becomes.
 
-use std::sync::{Arc, Weak};
+use std::pin::pin;
+use std::sync::Arc;
 
 use common::trace::TraceParent;
 use deadpool_postgres::Client;
 use monitor::Pulse;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
-use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, Statement};
 use tracing::warn;
 
 use crate::database::{Database, Failure, sort_out, until};
@@ -44,7 +46,7 @@ type Answer = (Reply, Result<Ride, Error>);
 #[derive(Clone)]
 pub(crate) struct Writer {
     queue: mpsc::Sender<Request>,
-    written: Arc<Notify>,
+    staged: Arc<Notify>,
 }
 
 impl Writer {
@@ -52,10 +54,10 @@ impl Writer {
     /// everything accepted has been answered.
     pub fn start(database: Database, limits: &Limits, pulse: Pulse) -> (Self, tokio::task::JoinHandle<()>) {
         let (queue, requests) = mpsc::channel(limits.queue_len_max);
-        let written = Arc::new(Notify::new());
-        tokio::spawn(hint::send_hints(database.clone(), Arc::downgrade(&written)));
-        let writing = write_groups(database, requests, limits.group_len_max, Arc::downgrade(&written), pulse);
-        (Self { queue, written }, tokio::spawn(writing))
+        let staged = Arc::new(Notify::new());
+        tokio::spawn(hint::send_hints(database.clone(), Arc::downgrade(&staged)));
+        let writing = write_groups(database, requests, limits.group_len_max, pulse);
+        (Self { queue, staged }, tokio::spawn(writing))
     }
 
     /// Writes a ride and its log record; returns when both are durable.
@@ -70,7 +72,7 @@ impl Writer {
 
     /// Says that somebody else has staged a record.
     pub fn hint(&self) {
-        self.written.notify_one();
+        self.staged.notify_one();
     }
 }
 
@@ -78,7 +80,6 @@ async fn write_groups(
     database: Database,
     mut requests: mpsc::Receiver<Request>,
     group_len_max: usize,
-    written: Weak<Notify>,
     pulse: Pulse,
 ) {
     let (mut group, mut answers) = (Vec::with_capacity(group_len_max), Vec::new());
@@ -87,14 +88,11 @@ async fn write_groups(
     while next_group(&mut requests, &mut group, group_len_max, &mut answers, &pulse).await {
         let told = std::mem::take(&mut answers);
         // Postgres first: while it writes these, there is time to answer those before.
-        let (is_written, ()) = tokio::join!(write_group(&database, &mut group, &mut answers), async {
+        tokio::join!(write_group(&database, &mut group, &mut answers), async {
             // The connection's task sends the statement in this turn, ahead of the clients' tasks.
             tokio::task::yield_now().await;
             tell(told);
         });
-        if is_written && let Some(written) = written.upgrade() {
-            written.notify_one();
-        }
     }
 }
 
@@ -137,27 +135,20 @@ fn tell(answers: Vec<Answer>) {
     }
 }
 
-/// Adds to `answers` one for each request of `group`; returns whether anything was written.
+/// Adds to `answers` one for each request of `group`.
 ///
 /// All others wait meanwhile, so it has one deadline for everything it does. A second writing task beside a stuck one
 /// would not help: what stops a statement (a lock, the disk, the network) stops the next one too, and each would hold
 /// another group whose fate is unknown.
-async fn write_group(database: &Database, group: &mut Vec<Request>, answers: &mut Vec<Answer>) -> bool {
+async fn write_group(database: &Database, group: &mut Vec<Request>, answers: &mut Vec<Answer>) {
     let client = match database.client().await {
         Ok(client) => client,
-        Err(error) => {
-            answer_all(group, &error, answers);
-            return false;
-        }
+        Err(error) => return answer_all(group, &error, answers),
     };
-    match write_and_answer(&client, database.deadline(), group, answers).await {
-        Ok(()) => true,
-        Err(failure) => {
-            answer_all(group, &sort_out(&failure), answers);
-            if matches!(failure, Failure::Late) {
-                database.discard(client);
-            }
-            false
+    if let Err(failure) = write_and_answer(&client, database.deadline(), group, answers).await {
+        answer_all(group, &sort_out(&failure), answers);
+        if matches!(failure, Failure::Late) {
+            database.discard(client);
         }
     }
 }
@@ -241,7 +232,7 @@ async fn insert(client: &Client, distances_mm: &[i64]) -> Result<Vec<Row>, tokio
             SELECT 'ride', 'create', format('{\"id\":%s,\"distance_mm\":%s}', id, distance_mm)::json FROM written
         )
         SELECT id, distance_mm, created_at FROM written";
-    client.query(&client.prepare_cached(statement).await?, &[&distances_mm]).await
+    write_and_hint(client, &client.prepare_cached(statement).await?, &[&distances_mm]).await
 }
 
 /// The same for a group of which some come with a trace. The others need not pay for it, so it is a statement of its own.
@@ -266,7 +257,23 @@ async fn insert_traced(
                  unnest(ids, distances_mm, $2::text[]) AS record (id, distance_mm, traceparent)
         )
         SELECT id, distance_mm, created_at FROM written";
-    client.query(&client.prepare_cached(statement).await?, &[&distances_mm, &traceparents]).await
+    write_and_hint(client, &client.prepare_cached(statement).await?, &[&distances_mm, &traceparents]).await
+}
+
+/// Runs the statement and, sent right behind it on the same connection, the hint, which so comes after the commit and wakes
+/// neither a task here nor another session of Postgres. Nobody waits for its answer.
+async fn write_and_hint(
+    client: &Client,
+    statement: &Statement,
+    params: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let mut writing = pin!(client.query(statement, params));
+    tokio::select! {
+        // In this order they are sent.
+        biased;
+        rows = &mut writing => rows,
+        _ = pglog::hint(client) => writing.await,
+    }
 }
 
 /// Data that the tables do not take (class 22) and constraints (class 23) concern one row; the rest concerns all.

@@ -73,14 +73,20 @@ pub async fn stage(client: &impl Session, record: NewRecord<'_>) -> Result<i64, 
 }
 
 /// Tells a listening streamer that there is something to do. Call it after COMMIT, on a connection with no transaction
-/// open: NOTIFY takes a lock over the whole database while it commits.
+/// open: NOTIFY takes a lock over the whole cluster while it commits. It may be sent right behind the statement that
+/// commits, without waiting for its answer.
 ///
-/// It does not wait for the disk. NOTIFY is a transaction like any other; its flush would not only delay the hint, but also
-/// the next records, which are flushed to the same file. There is nothing to lose. The setting ends with the transaction:
-/// what is sent together as text is one.
+/// It waits neither for the disk nor long for that lock. NOTIFY is a transaction like any other; its flush would not only
+/// delay the hint, but also the next records, which are flushed to the same file. There is nothing to lose. The settings
+/// end with the transaction: what is sent together as text is one.
 ///
 /// # Errors
-/// Postgres is away. Nothing is lost: the streamer looks by itself, a little later.
+/// Postgres is away, or somebody else's NOTIFY is stuck in its commit. Nothing is lost: the streamer looks by itself, a
+/// little later.
 pub async fn hint(client: &Client) -> Result<(), tokio_postgres::Error> {
-    client.batch_execute(&format!("SET LOCAL synchronous_commit = off; NOTIFY {HINT_CHANNEL}")).await
+    client
+        .batch_execute(&format!(
+            "SET LOCAL synchronous_commit = off; SET LOCAL lock_timeout = '50ms'; NOTIFY {HINT_CHANNEL}"
+        ))
+        .await
 }
