@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use deadpool_postgres::{ClientWrapper as Client, Transaction};
 use pglog::Session;
+use tokio_postgres::Statement;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
@@ -59,7 +60,9 @@ pub(crate) struct Step {
 }
 
 impl Step {
-    fn params(&self) -> [&(dyn ToSql + Sync); 10] {
+    const PARAM_COUNT: usize = 10;
+
+    fn params(&self) -> [&(dyn ToSql + Sync); Self::PARAM_COUNT] {
         let Self { old, new_offset, counts, tokens } = self;
         assert!(*new_offset >= old.last_offset, "a checkpoint never goes back: {old:?} to {new_offset}");
         [
@@ -119,88 +122,130 @@ const LOOKUP_INTERVAL: u32 = 8;
 /// all of them. But only such a look-up takes versions that nobody needs out of a page: without any, a table grows until it
 /// is vacuumed. Some seventy versions fit in a page, which all consumers share.
 #[derive(Debug, Default)]
-pub(crate) struct Versions {
+struct Versions {
     checkpoint: Option<String>,
     state: Option<String>,
     /// Statements since the look-up by key, that one included.
     age: u32,
 }
 
-/// As [`advance`], and writes the state, if it is changed, in the same statement, which is a transaction of its own. `false`
-/// means that nothing was done.
-pub(crate) async fn advance_and_save(
-    client: &Client,
-    name: &str,
-    partition: i32,
-    step: &Step,
-    update: Option<&Update<'_>>,
-    versions: &mut Versions,
-) -> Result<bool> {
-    if versions.age >= LOOKUP_INTERVAL {
-        *versions = Versions::default();
+/// Writes checkpoint and state in one statement, on one connection. Remembers where the rows are and what is prepared, for a
+/// page in the stream's moderate traffic is a record or two, and to spell the statement out would be half of the work here.
+#[derive(Debug, Default)]
+pub(crate) struct Saver {
+    versions: Versions,
+    statements: Vec<(Form, Statement)>,
+}
+
+/// What a statement depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Form {
+    /// What writes the state, if it is changed, and the number of its own parameters.
+    update: Option<(&'static str, usize)>,
+    /// Whether it is known where the rows are.
+    knows_checkpoint: bool,
+    knows_state: bool,
+}
+
+impl Saver {
+    /// The rows are somewhere else now: another statement has written them.
+    pub fn forget_versions(&mut self) {
+        self.versions = Versions::default();
     }
-    loop {
-        let was_known = versions.age > 0;
-        match advance_and_save_at(versions, client, name, partition, step, update).await {
-            Ok(false) if was_known => {}
-            Err(error) if is_state_gone(&error) && was_known => {}
-            Err(error) if is_state_gone(&error) => bail!("the state of consumer {name} is gone"),
-            moved => return moved.context("moving the checkpoint and saving the state"),
+
+    /// As [`advance`], and writes the state, if it is changed, in the same statement, which is a transaction of its own.
+    /// `false` means that nothing was done.
+    pub async fn advance_and_save(
+        &mut self,
+        client: &Client,
+        name: &str,
+        partition: i32,
+        step: &Step,
+        update: Option<&Update<'_>>,
+    ) -> Result<bool> {
+        if self.versions.age >= LOOKUP_INTERVAL {
+            self.forget_versions();
         }
-        // Whoever changes a row moves it, and so does VACUUM FULL: now by its key.
-        *versions = Versions::default();
+        loop {
+            let was_known = self.versions.age > 0;
+            match self.advance_and_save_once(client, name, partition, step, update).await {
+                Ok(false) if was_known => {}
+                Err(error) if is_state_gone(&error) && was_known => {}
+                Err(error) if is_state_gone(&error) => bail!("the state of consumer {name} is gone"),
+                moved => return moved.context("moving the checkpoint and saving the state"),
+            }
+            // Whoever changes a row moves it, and so does VACUUM FULL: now by its key.
+            self.forget_versions();
+        }
+    }
+
+    /// One attempt. Looks for the rows where they were, and notes where they are now.
+    async fn advance_and_save_once(
+        &mut self,
+        client: &Client,
+        name: &str,
+        partition: i32,
+        step: &Step,
+        update: Option<&Update<'_>>,
+    ) -> Result<bool, tokio_postgres::Error> {
+        let Versions { checkpoint, state, .. } = &self.versions;
+        let form = Form {
+            update: update.map(|update| (update.sql, update.params.len())),
+            knows_checkpoint: checkpoint.is_some(),
+            knows_state: update.is_some() && state.is_some(),
+        };
+        let statement = match self.statements.iter().find(|(prepared, _)| *prepared == form) {
+            Some((_, statement)) => statement.clone(),
+            None => {
+                let statement = client.prepare_cached(&form.sql()).await?;
+                self.statements.push((form, statement.clone()));
+                statement
+            }
+        };
+        let whose: [&(dyn ToSql + Sync); 2] = [&name, &partition];
+        let step_params = step.params();
+        let state_params = update.map_or(&[][..], |update| &update.params);
+        let mut params = [&whose, state_params, &step_params].concat();
+        params.extend(checkpoint.as_ref().map(|place| place as &(dyn ToSql + Sync)));
+        params.extend(state.as_ref().filter(|_| form.knows_state).map(|place| place as &(dyn ToSql + Sync)));
+        let row = client.client().query_one(&statement, &params).await?;
+        self.versions.checkpoint = row.get(1);
+        if update.is_some() {
+            self.versions.state = row.get(2);
+        }
+        self.versions.age += 1;
+        Ok(row.get(0))
     }
 }
 
-/// One attempt. Looks for the rows where `versions` says, and tells it where they are now.
-async fn advance_and_save_at(
-    versions: &mut Versions,
-    client: &Client,
-    name: &str,
-    partition: i32,
-    step: &Step,
-    update: Option<&Update<'_>>,
-) -> Result<bool, tokio_postgres::Error> {
-    let whose: [&(dyn ToSql + Sync); 2] = [&name, &partition];
-    let state = update.map_or(&[][..], |update| &update.params);
-    let step_params = step.params();
-    let mut params = [&whose, state, &step_params].concat();
-    let advance = Step::sql(3 + state.len()) + &at(&versions.checkpoint, &mut params);
-    let (saving, verdict, saved_at) = match update {
-        Some(Update { sql, .. }) => (
-            format!(
-                ", saved AS ({sql}{} AND EXISTS (SELECT FROM moved) RETURNING ctid)",
-                at(&versions.state, &mut params)
+impl Form {
+    /// Parameters are the consumer's name, the partition, those of the update, those of the [`Step`], and where the rows are,
+    /// as far as that is known.
+    fn sql(&self) -> String {
+        let first_of_step = 3 + self.update.map_or(0, |(_, param_count)| param_count);
+        let mut place = first_of_step + Step::PARAM_COUNT;
+        let mut at = |is_known: bool| match is_known {
+            true => {
+                place += 1;
+                format!(" AND ctid = ${}::text::tid", place - 1)
+            }
+            false => String::new(),
+        };
+        let advance = Step::sql(first_of_step) + &at(self.knows_checkpoint);
+        let (saving, verdict, saved_at) = match self.update {
+            Some((update, _)) => (
+                format!(", saved AS ({update}{} AND EXISTS (SELECT FROM moved) RETURNING ctid)", at(self.knows_state)),
+                // A checkpoint that moves without its state divides by zero, and nothing is done.
+                "CASE (SELECT count(*) FROM moved) WHEN 0 THEN false ELSE 1 / (SELECT count(*) FROM saved) = 1 END",
+                "(SELECT ctid::text FROM saved)",
             ),
-            // A checkpoint that moves without its state divides by zero, and nothing is done.
-            "CASE (SELECT count(*) FROM moved) WHEN 0 THEN false ELSE 1 / (SELECT count(*) FROM saved) = 1 END",
-            "(SELECT ctid::text FROM saved)",
-        ),
-        None => (String::new(), "EXISTS (SELECT FROM moved)", "NULL::text"),
-    };
-    let statement = format!(
-        "-- consumer::checkpoint::advance_and_save
-         WITH moved AS ({advance} RETURNING ctid){saving}
-         SELECT {verdict}, (SELECT ctid::text FROM moved), {saved_at}"
-    );
-    // The trait's, which remembers what it has prepared.
-    let row = Session::query_one(client, &statement, &params).await?;
-    versions.checkpoint = row.get(1);
-    if update.is_some() {
-        versions.state = row.get(2);
-    }
-    versions.age += 1;
-    Ok(row.get(0))
-}
-
-/// The condition that a row is where it was, if that is known.
-fn at<'a>(version: &'a Option<String>, params: &mut Vec<&'a (dyn ToSql + Sync)>) -> String {
-    match version {
-        Some(version) => {
-            params.push(version);
-            format!(" AND ctid = ${}::text::tid", params.len())
-        }
-        None => String::new(),
+            None => (String::new(), "EXISTS (SELECT FROM moved)", "NULL::text"),
+        };
+        format!(
+            "-- consumer::checkpoint::advance_and_save
+             WITH moved AS ({advance} RETURNING ctid){saving}
+             SELECT {verdict}, (SELECT ctid::text FROM moved), {saved_at}"
+        )
     }
 }
 

@@ -19,7 +19,7 @@ use tracing::warn;
 
 use crate::Config;
 use crate::bootstrap::{self, BASELINE};
-use crate::checkpoint::{self, Counts, Mark, Versions};
+use crate::checkpoint::{self, Counts, Mark, Saver};
 use crate::fold::Fold;
 use crate::outcome::{Fault, Interruption, Progress};
 use crate::tail::Tail;
@@ -66,7 +66,7 @@ pub struct Consumer<F> {
 struct Place {
     /// The state reflects the records 1 … last_offset.
     mark: Mark,
-    versions: Versions,
+    saver: Saver,
     /// Reading goes on after this entry. Its offset is never beyond the checkpoint.
     position: EntryId,
     vouchers: Vouchers,
@@ -235,7 +235,7 @@ impl<F: Fold> Consumer<F> {
         self.was_registered = true;
         let position = EntryId { offset: mark.last_offset, copy: 0 };
         self.place =
-            Some(Place { mark, versions: Versions::default(), position, vouchers: Vouchers::default(), healer: None });
+            Some(Place { mark, saver: Saver::default(), position, vouchers: Vouchers::default(), healer: None });
         Ok(())
     }
 

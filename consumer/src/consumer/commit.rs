@@ -10,7 +10,7 @@ use tracing::debug;
 
 use super::{Consumer, Source};
 use crate::bootstrap::BASELINE;
-use crate::checkpoint::{self, Counts, Step, Versions};
+use crate::checkpoint::{self, Counts, Step};
 use crate::dead_letter::bury;
 use crate::fold::{Fold, Rejection};
 use crate::outcome::{Fault, Interruption, Progress};
@@ -86,10 +86,9 @@ impl<F: Fold> Consumer<F> {
     /// In one statement. `false`: the checkpoint cannot move, and nothing was done.
     async fn commit_at_once(&mut self, step: &Step, fault: Fault, is_changed: bool) -> Result<bool> {
         let client = self.client.as_ref().context("no connection")?;
-        let versions = &mut self.place.as_mut().context("nothing is loaded")?.versions;
+        let saver = &mut self.place.as_mut().context("nothing is loaded")?.saver;
         let update = self.fold.update().filter(|_| is_changed);
-        let committing =
-            checkpoint::advance_and_save(client, &self.name, self.partition, step, update.as_ref(), versions);
+        let committing = saver.advance_and_save(client, &self.name, self.partition, step, update.as_ref());
         match fault {
             Fault::DieAtCommit => die_when_sent(committing).await,
             _ => committing.await,
@@ -106,8 +105,7 @@ impl<F: Fold> Consumer<F> {
         dead_letters: &DeadLetters<'_>,
     ) -> Result<bool> {
         let client = self.client.as_ref().context("no connection")?;
-        // The rows will be somewhere else.
-        self.place.as_mut().context("nothing is loaded")?.versions = Versions::default();
+        self.place.as_mut().context("nothing is loaded")?.saver.forget_versions();
         self.is_in_transaction = true;
         let beginning = async { client.batch_execute("BEGIN").await.context("beginning") };
         let holding = async {

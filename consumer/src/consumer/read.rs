@@ -71,9 +71,20 @@ impl<F: Fold> Consumer<F> {
         fault: &mut Fault,
         progress: &mut Progress,
     ) -> Result<()> {
-        let last_id = entries.last().context("a page has entries")?.id;
-        self.read_ahead(last_id, entries.len(), block).await;
-        self.commit(records, Source::Stream, fault, progress).await?;
+        let (last_id, len) = (entries.last().context("a page has entries")?.id, entries.len());
+        if len == PAGE_LEN_MAX {
+            // Redis gathers the next one while this is folded.
+            read_ahead(&mut self.stream, last_id, len, block).await;
+        }
+        let mut stream = self.stream.take();
+        let asking = async {
+            // The connection's task sends the commit in this turn. Somebody waits for that, and nobody for the next page.
+            tokio::task::yield_now().await;
+            read_ahead(&mut stream, last_id, len, block).await;
+        };
+        let (committed, ()) = tokio::join!(self.commit(records, Source::Stream, fault, progress), asking);
+        self.stream = stream;
+        committed?;
         self.parts()?.1.position = last_id;
         Ok(())
     }
@@ -130,7 +141,7 @@ impl<F: Fold> Consumer<F> {
             }
         }
         if is_all_used && unusable_to == 0 {
-            self.read_ahead(last_id, entries.len(), block).await;
+            read_ahead(&mut self.stream, last_id, entries.len(), block).await;
         }
         self.commit(&ready, Source::Stream, fault, progress).await?;
         if unusable_to > self.checkpoint()? {
@@ -142,21 +153,6 @@ impl<F: Fold> Consumer<F> {
             None => progress.blocked = progress.record_count() == 0,
         }
         Ok(())
-    }
-
-    /// Asks for the page after `position`, where reading will go on if the records in hand, a page of `page_len`, can be
-    /// committed.
-    async fn read_ahead(&mut self, position: EntryId, page_len: usize, block: Option<Duration>) {
-        // A read that does not wait must not be answered before it is wanted, unless there is more for certain.
-        if block.is_none() && page_len < PAGE_LEN_MAX {
-            return;
-        }
-        if let Some(stream) = &mut self.stream
-            && stream.ask(position, block).await.is_err()
-        {
-            // The next read connects anew, and tells what is wrong.
-            self.stream = None;
-        }
     }
 
     fn skip_duplicate(&mut self, id: EntryId, progress: &mut Progress) {
@@ -174,6 +170,21 @@ impl<F: Fold> Consumer<F> {
                 entry.fields.as_ref().err().map_or_else(|| "its token is not its batch's".into(), |e| e.to_string());
             warn!(consumer = self.name, id = %entry.id, why, "stream entry ignored: it is not of this log");
         }
+    }
+}
+
+/// Asks for the page after `position`, where reading will go on if the records in hand, a page of `page_len`, can be
+/// committed. Does nothing if that has been done.
+async fn read_ahead(stream: &mut Option<Tail>, position: EntryId, page_len: usize, block: Option<Duration>) {
+    // A read that does not wait must not be answered before it is wanted, unless there is more for certain.
+    if block.is_none() && page_len < PAGE_LEN_MAX {
+        return;
+    }
+    if let Some(tail) = stream
+        && tail.ask(position, block).await.is_err()
+    {
+        // The next read connects anew, and tells what is wrong.
+        *stream = None;
     }
 }
 
