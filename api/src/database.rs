@@ -15,7 +15,7 @@ use tracing::{Instrument, error, warn};
 
 use crate::error::Error;
 
-/// Connections: one writes, one hints, the others read.
+/// Connections: one writes, one hints at what others have staged, the others read.
 const POOL_LEN: usize = 8;
 /// Those that may read at one time. Readers take no connection from the writer, however many they are.
 const READER_COUNT_MAX: usize = POOL_LEN - 2;

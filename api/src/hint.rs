@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::database::{Database, Failure, until};
 
-/// The least time between two hints: a busy api must not spend itself on telling that it is busy.
+/// The least time between two of these hints.
 const HINT_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How long a hint may take. A later one is of no use.

@@ -76,12 +76,7 @@ impl Writer {
     }
 }
 
-async fn write_groups(
-    database: Database,
-    mut requests: mpsc::Receiver<Request>,
-    group_len_max: usize,
-    pulse: Pulse,
-) {
+async fn write_groups(database: Database, mut requests: mpsc::Receiver<Request>, group_len_max: usize, pulse: Pulse) {
     let (mut group, mut answers) = (Vec::with_capacity(group_len_max), Vec::new());
     // One group is in Postgres at a time. With two, both are smaller, and what that costs Postgres is more than what is won
     // by not waiting for the disk in between.
@@ -260,8 +255,8 @@ async fn insert_traced(
     write_and_hint(client, &client.prepare_cached(statement).await?, &[&distances_mm, &traceparents]).await
 }
 
-/// Runs the statement and, sent right behind it on the same connection, the hint, which so comes after the commit and wakes
-/// neither a task here nor another session of Postgres. Nobody waits for its answer.
+/// Runs the statement and, sent right behind it on the same connection, the hint. So it comes after the commit, no turn of this
+/// process later, and from a session of Postgres that is awake. Nobody waits for its answer.
 async fn write_and_hint(
     client: &Client,
     statement: &Statement,

@@ -129,8 +129,8 @@ struct Versions {
     age: u32,
 }
 
-/// Writes checkpoint and state in one statement, on one connection. Remembers where the rows are and what is prepared, for a
-/// page in the stream's moderate traffic is a record or two, and to spell the statement out would be half of the work here.
+/// Writes checkpoint and state in one statement, on one connection. Remembers where the rows are, and what is prepared: in
+/// moderate traffic a page is a record or two, and spelling the statement out was a quarter of what this process did for it.
 #[derive(Debug, Default)]
 pub(crate) struct Saver {
     versions: Versions,
@@ -148,7 +148,7 @@ struct Form {
 }
 
 impl Saver {
-    /// The rows are somewhere else now: another statement has written them.
+    /// The rows may be somewhere else now.
     pub fn forget_versions(&mut self) {
         self.versions = Versions::default();
     }

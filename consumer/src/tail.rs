@@ -1,4 +1,4 @@
-//! Reading the stream page by page. The next page is asked for before the last one is folded: Redis gathers it while
+//! Reading the stream page by page. The next page is asked for before the last one is committed: Redis gathers it while
 //! Postgres commits.
 
 use std::time::Duration;

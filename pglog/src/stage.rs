@@ -76,17 +76,12 @@ pub async fn stage(client: &impl Session, record: NewRecord<'_>) -> Result<i64, 
 /// open: NOTIFY takes a lock over the whole cluster while it commits. It may be sent right behind the statement that
 /// commits, without waiting for its answer.
 ///
-/// It waits neither for the disk nor long for that lock. NOTIFY is a transaction like any other; its flush would not only
-/// delay the hint, but also the next records, which are flushed to the same file. There is nothing to lose. The settings
-/// end with the transaction: what is sent together as text is one.
+/// It does not wait for the disk: a transaction that does nothing else than NOTIFY has written no WAL when it commits, but for
+/// one in many thousands, and then Postgres flushes nothing. Nor does it wait long for the lock, which somebody may hold whose
+/// commit is stuck. That setting ends with the transaction: what is sent together as text is one.
 ///
 /// # Errors
-/// Postgres is away, or somebody else's NOTIFY is stuck in its commit. Nothing is lost: the streamer looks by itself, a
-/// little later.
+/// Postgres is away, or the lock is. Nothing is lost: the streamer looks by itself, a little later.
 pub async fn hint(client: &Client) -> Result<(), tokio_postgres::Error> {
-    client
-        .batch_execute(&format!(
-            "SET LOCAL synchronous_commit = off; SET LOCAL lock_timeout = '50ms'; NOTIFY {HINT_CHANNEL}"
-        ))
-        .await
+    client.batch_execute(&format!("SET LOCAL lock_timeout = '50ms'; NOTIFY {HINT_CHANNEL}")).await
 }

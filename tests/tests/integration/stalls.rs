@@ -7,7 +7,7 @@ use std::time::Duration;
 use api::Limits;
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use tests::{Process, World, wait_until};
+use tests::{PrivatePostgres, PrivateRedis, Process, World, wait_until};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinSet;
@@ -242,4 +242,29 @@ fn resident_kib(pid: Pid) -> i64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// The hint is sent on the connection that writes. NOTIFY takes a lock while it commits, and here somebody has it and waits in
+/// his commit for a standby that does not exist.
+#[tokio::test]
+async fn a_notify_that_is_stuck_in_its_commit_holds_up_no_rides() {
+    let settings = ["synchronous_commit=local", "synchronous_standby_names=nobody"];
+    let (postgres, redis) = (PrivatePostgres::start_with(&settings).await, PrivateRedis::start(&[]).await);
+    let mut world = World::on(&postgres.url(), &redis.url()).await;
+    // DROP DATABASE would wait for the stuck session.
+    world.forget_database();
+    let limits = Limits { answer_wait: Duration::from_secs(3), ..Limits::default() };
+    let api = Api::start_within(&world.database_url().parse().unwrap(), limits).await;
+    let stuck = postgres.connect("postgres").await;
+    tokio::spawn(async move {
+        let write_and_notify = "CREATE TABLE something (); NOTIFY elsewhere";
+        stuck.batch_execute(&format!("SET synchronous_commit = on; BEGIN; {write_and_notify}; COMMIT")).await
+    });
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    wait_until("a commit is stuck", async || world.number(waiting).await == 1).await;
+    pglog::hint(world.client()).await.expect_err("the lock is taken");
+    for _ in 0..10 {
+        assert_eq!(api.post_form("distance=5").await.0, 201);
+    }
+    assert_eq!(world.number(waiting).await, 1, "it is still stuck");
 }
