@@ -182,6 +182,14 @@ impl Bench {
         }
     }
 
+    /// Whether Redis rewrites its append-only file when it has doubled, which is its default.
+    pub async fn rewrite_aof(&self, rewrites: bool) -> Result<()> {
+        let mut redis = self.connect_redis().await?;
+        let percentage = if rewrites { 100 } else { 0 };
+        let command = redis::cmd("CONFIG").arg(("SET", "auto-aof-rewrite-percentage", percentage)).to_owned();
+        command.exec_async(&mut redis).await.context("setting when Redis rewrites its file")
+    }
+
     /// How many entries the stream has.
     pub async fn stream_len(&self) -> Result<i64> {
         let mut redis = self.connect_redis().await?;
