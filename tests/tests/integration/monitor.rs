@@ -48,7 +48,13 @@ async fn metrics_say_what_happened() {
         (&streamer, "rocket_rides_commit_to_append_seconds_count"),
         (&consumer, r#"rocket_rides_commit_to_fold_seconds_count{consumer="consumer0"}"#),
     ] {
-        wait_until("it is measured how long records take", async || watched.metric(histogram).await > 0.0).await;
+        // One record a second is looked at, if it is of the last second.
+        wait_until("it is measured how long records take", async || {
+            let request = client.post(&rides_url).header("content-type", "application/x-www-form-urlencoded");
+            request.body("distance=1").send().await.unwrap();
+            watched.metric(histogram).await > 0.0
+        })
+        .await;
     }
     for watched in [&api, &streamer, &consumer] {
         assert_eq!(watched.metric("rocket_rides_ready").await, 1.0);
