@@ -212,7 +212,9 @@ async fn cause_9_two_processes_of_one_name_do_not_count_anything_twice() {
 /// Cause 9, third part: a slow Redis kept a transaction open.
 #[tokio::test]
 async fn cause_9_no_transaction_is_open_while_a_consumer_waits_for_redis() {
-    let world = World::new().await;
+    // Of its own: beside other tests, any of their consumers may be the one that waits.
+    let redis = PrivateRedis::start(&[]).await;
+    let world = World::with_redis(&redis.url()).await;
     let config = world.consumer_config("consumer0");
     let shutdown = common::shutdown::CancellationToken::new();
     let running = tokio::spawn(consumer::run(config, consumer::DistanceFold::default(), shutdown.clone()));
