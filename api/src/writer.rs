@@ -12,9 +12,9 @@ use deadpool_postgres::Client;
 use monitor::Pulse;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
+use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Row, Statement};
 use tracing::warn;
 
 use crate::database::{Database, Failure, sort_out, until};
@@ -227,7 +227,7 @@ async fn insert(client: &Client, distances_mm: &[i64]) -> Result<Vec<Row>, tokio
             SELECT 'ride', 'create', format('{\"id\":%s,\"distance_mm\":%s}', id, distance_mm)::json FROM written
         )
         SELECT id, distance_mm, created_at FROM written";
-    write_and_hint(client, &client.prepare_cached(statement).await?, &[&distances_mm]).await
+    write_and_hint(client, statement, &[&distances_mm]).await
 }
 
 /// The same for a group of which some come with a trace. The others need not pay for it, so it is a statement of its own.
@@ -252,17 +252,18 @@ async fn insert_traced(
                  unnest(ids, distances_mm, $2::text[]) AS record (id, distance_mm, traceparent)
         )
         SELECT id, distance_mm, created_at FROM written";
-    write_and_hint(client, &client.prepare_cached(statement).await?, &[&distances_mm, &traceparents]).await
+    write_and_hint(client, statement, &[&distances_mm, &traceparents]).await
 }
 
 /// Runs the statement and, sent right behind it on the same connection, the hint. So it comes after the commit, no turn of this
 /// process later, and from a session of Postgres that is awake. Nobody waits for its answer.
 async fn write_and_hint(
     client: &Client,
-    statement: &Statement,
+    statement: &str,
     params: &[&(dyn ToSql + Sync)],
 ) -> Result<Vec<Row>, tokio_postgres::Error> {
-    let mut writing = pin!(client.query(statement, params));
+    let statement = client.prepare_cached(statement).await?;
+    let mut writing = pin!(client.query(&statement, params));
     tokio::select! {
         // In this order they are sent.
         biased;

@@ -186,8 +186,8 @@ impl Bench {
     pub async fn rewrite_aof(&self, rewrites: bool) -> Result<()> {
         let mut redis = self.connect_redis().await?;
         let percentage = if rewrites { 100 } else { 0 };
-        let command = redis::cmd("CONFIG").arg(("SET", "auto-aof-rewrite-percentage", percentage)).to_owned();
-        command.exec_async(&mut redis).await.context("setting when Redis rewrites its file")
+        let setting = ("SET", "auto-aof-rewrite-percentage", percentage);
+        redis::cmd("CONFIG").arg(setting).exec_async(&mut redis).await.context("setting when Redis rewrites its file")
     }
 
     /// How many entries the stream has.

@@ -34,7 +34,6 @@ pub(crate) async fn stage(bench: &Bench, count: i64) -> Result<Staged> {
     let next = Cell::new(1);
     let workers = (0..STAGING_CONNECTIONS).map(|_| stage_chunks(bench, &next, count));
     futures_util::future::try_join_all(workers).await?;
-    bench.checkpoint().await?;
     let row = bench
         .client
         .query_one(
@@ -44,6 +43,8 @@ pub(crate) async fn stage(bench: &Bench, count: i64) -> Result<Staged> {
         )
         .await
         .context("adding up what was staged")?;
+    // Only now: whoever reads a row first writes to its page that it is committed.
+    bench.checkpoint().await?;
     let staged = Staged { count: row.get(0), distance_mm: row.get(1) };
     ensure!(staged.count == count, "{} records are staged, and {count} were meant to be", staged.count);
     Ok(staged)

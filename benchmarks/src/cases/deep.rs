@@ -41,10 +41,13 @@ impl Drains {
         self.deep_memory.push(deep.memory_peak_mb);
     }
 
+    fn beside_small(&self, row: Row) -> Row {
+        row.beside(&format!("{SMALL_NAME}, without the start"), &self.small_rate)
+    }
+
     fn rows(&self, name: &str, deep: &str) -> Vec<Row> {
         vec![
-            Row::new(&format!("{name}, records/s, {deep}"), &self.deep_rate)
-                .beside(&format!("{SMALL_NAME}, without the start"), &self.small_rate)
+            self.beside_small(Row::new(&format!("{name}, records/s, {deep}"), &self.deep_rate))
                 .wanted(Wanted::RatioAtLeast(0.9)),
             Row::new(&format!("{name}, peak memory, MB, {deep}"), &self.deep_memory).wanted(Wanted::AtMost(30.0)),
             Row::new(&format!("{name}, start and exit with nothing to do, s"), &self.empty_s),
@@ -81,7 +84,6 @@ pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
         let idle_consumer = bench.start_process("consumer", &["empty", "--drain"])?.succeed().await?;
         bench.fresh_tables().await?;
         let staged = stage(bench, small_count).await?;
-        bench.checkpoint().await?;
         streamer.add_small(idle_streamer, drain_streamer(bench, &[], small_count).await?, small_count);
         bench.checkpoint().await?;
         consumer.add_small(idle_consumer, drain_consumer(bench, staged).await?, small_count);
@@ -92,7 +94,6 @@ pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
     fresh(bench).await?;
     bench.progress.step(&format!("staging {deep_count} records"));
     let staged = stage(bench, deep_count).await?;
-    bench.checkpoint().await?;
     bench.progress.step(&format!("streamer, {deep_count} records"));
     streamer.add_deep(drain_streamer(bench, &[], deep_count).await?, deep_count);
     bench.progress.step(&format!("streamer, {deep_count} records, Redis not rewriting its file"));
@@ -114,11 +115,9 @@ pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
     let mut rate = Samples::default();
     rate.push(deep_count as f64 / without_rewriting.elapsed.as_secs_f64());
     let name = format!("streamer, records/s, {deep}, Redis not rewriting its file");
-    let rewriting_off =
-        Row::new(&name, &rate).beside(&format!("{SMALL_NAME}, without the start"), &streamer.small_rate);
     let rows = [
         streamer.rows("streamer", &deep),
-        vec![rewriting_off],
+        vec![streamer.beside_small(Row::new(&name, &rate))],
         vec![xadd.row(XADD, &deep)],
         consumer.rows("consumer", &deep),
         vec![xrange.row(XRANGE, &deep)],

@@ -72,17 +72,17 @@ impl<F: Fold> Consumer<F> {
         progress: &mut Progress,
     ) -> Result<()> {
         let (last_id, len) = (entries.last().context("a page has entries")?.id, entries.len());
-        if len == PAGE_LEN_MAX {
-            // Redis gathers the next one while this is folded.
-            read_ahead(&mut self.stream, last_id, len, block).await;
-        }
         let mut stream = self.stream.take();
         let asking = async {
-            // The connection's task sends the commit in this turn. Somebody waits for that, and nobody for the next page.
-            tokio::task::yield_now().await;
+            // Redis gathers the next page while a full one is folded. A small one is folded at once, and the connection's task
+            // sends its commit in this turn: somebody waits for that, and nobody for the next page.
+            if len < PAGE_LEN_MAX {
+                tokio::task::yield_now().await;
+            }
             read_ahead(&mut stream, last_id, len, block).await;
         };
-        let (committed, ()) = tokio::join!(self.commit(records, Source::Stream, fault, progress), asking);
+        let committing = self.commit(records, Source::Stream, fault, progress);
+        let ((), committed) = tokio::join!(biased; asking, committing);
         self.stream = stream;
         committed?;
         self.parts()?.1.position = last_id;

@@ -11,14 +11,13 @@ async fn metrics_say_what_happened() {
     let consumer = Watched::start(&world, "consumer", &["consumer0"]).await;
     let client = reqwest::Client::new();
     let rides_url = format!("http://127.0.0.1:{port}/rides");
+    let form = || client.post(&rides_url).header("content-type", "application/x-www-form-urlencoded");
     for distance in ["12.5", "7", "nonsense"] {
-        let request = client.post(&rides_url).header("content-type", "application/x-www-form-urlencoded");
-        request.body(format!("distance={distance}")).send().await.unwrap();
+        form().body(format!("distance={distance}")).send().await.unwrap();
     }
     let booking = || {
-        let request = client.post(&rides_url).header("content-type", "application/x-www-form-urlencoded");
-        let request = request.header("authorization", "user@example.com");
-        request
+        form()
+            .header("authorization", "user@example.com")
             .header("idempotency-key", "a-key-that-is-long-enough")
             .body("origin_lat=1&origin_lon=2&target_lat=3&target_lon=4")
     };
@@ -50,8 +49,7 @@ async fn metrics_say_what_happened() {
     ] {
         // One record a second is looked at, if it is of the last second.
         wait_until("it is measured how long records take", async || {
-            let request = client.post(&rides_url).header("content-type", "application/x-www-form-urlencoded");
-            request.body("distance=1").send().await.unwrap();
+            form().body("distance=1").send().await.unwrap();
             watched.metric(histogram).await > 0.0
         })
         .await;
