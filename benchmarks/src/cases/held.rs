@@ -9,6 +9,9 @@ use crate::load::{drain_consumer, drain_streamer, stage};
 use crate::report::{Figures, Row, Wanted};
 use crate::sample::Samples;
 
+/// How often what the streamer has published is folded: a drain takes a second, and one second may be unlike the next.
+const FOLD_COUNT: usize = 3;
+
 /// Runs the case.
 pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
     // Records are written anew in every round, because the held transactions must be older.
@@ -29,7 +32,7 @@ pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
                 Held::Transactions => (&mut streamer_held, &mut consumer_held),
             };
             streamer.push(published);
-            consumer.push(folded);
+            folded.into_iter().for_each(|rate| consumer.push(rate));
         }
     }
     let wanted = Wanted::RatioAtLeast(0.9);
@@ -58,8 +61,8 @@ impl Held {
     }
 }
 
-/// Returns the rates of streamer and consumer.
-async fn drain(bench: &Bench, count: i64, held: Held) -> Result<(f64, f64)> {
+/// Returns the rates of the streamer and of the consumers.
+async fn drain(bench: &Bench, count: i64, held: Held) -> Result<(f64, [f64; FOLD_COUNT])> {
     bench.fresh_tables().await?;
     bench.fresh_redis().await?;
     let holders = match held {
@@ -69,13 +72,16 @@ async fn drain(bench: &Bench, count: i64, held: Held) -> Result<(f64, f64)> {
     let staged = stage(bench, count).await?;
     let published = drain_streamer(bench, &[], count).await?;
     bench.checkpoint().await?;
-    let folded = drain_consumer(bench, staged).await?;
+    let mut folded = [0.0; FOLD_COUNT];
+    for rate in &mut folded {
+        *rate = count as f64 / drain_consumer(bench, staged).await?.elapsed.as_secs_f64();
+    }
     if let Some((writer, reader)) = holders {
         // They were open to the end; a server that had ended them would say so now.
         writer.batch_execute("ROLLBACK").await.context("ending the held write")?;
         reader.batch_execute("SELECT count(*) FROM log_batches; ROLLBACK").await.context("ending the held snapshot")?;
     }
-    Ok((count as f64 / published.elapsed.as_secs_f64(), count as f64 / folded.elapsed.as_secs_f64()))
+    Ok((count as f64 / published.elapsed.as_secs_f64(), folded))
 }
 
 async fn hold_write(bench: &Bench) -> Result<Client> {
