@@ -63,7 +63,7 @@ pub async fn stage(client: &impl Session, record: NewRecord<'_>) -> Result<i64, 
                 .query_one(
                     "-- pglog::stage
                      INSERT INTO staged_log_records (object, action, data, traceparent)
-                     VALUES ($1, $2, $3::text::json, $4) RETURNING id",
+                     VALUES ($1, $2, $3::text::json, $4::text) RETURNING id",
                     &[&object, &action, &data, &traceparent],
                 )
                 .await?

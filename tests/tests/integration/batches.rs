@@ -248,14 +248,16 @@ async fn a_plain_insert_stages_a_record() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_staged_is_refused_with_a_named_constraint() {
+async fn what_cannot_be_staged_is_refused_with_a_reason() {
     let world = World::new().await;
     let long = "x".repeat(101);
     let huge = format!("\"{}\"", "x".repeat(65_536));
     let no_trace = "00-00000000000000000000000000000000-00f067aa0ba902b7-01";
     for (object, action, data, complaint) in [
-        ("", "create", "{}", "staged_log_records_object_length"),
-        ("ride", long.as_str(), "{}", "staged_log_records_action_length"),
+        ("", "create", "{}", "staged_log_records_object_not_empty"),
+        ("ride", "", "{}", "staged_log_records_action_not_empty"),
+        (long.as_str(), "create", "{}", "too long for type character varying(100)"),
+        ("ride", long.as_str(), "{}", "too long for type character varying(100)"),
         ("ride", "create", huge.as_str(), "staged_log_records_data_size"),
         ("ride", "create", "{", "invalid input syntax for type json"),
     ] {
