@@ -202,7 +202,7 @@ END $$;
 -- nothing beyond the slowest consumer. New consumers start with its state; audits count from it.
 -- ---------------------------------------------------------------------------------------------------------------------
 CREATE TABLE IF NOT EXISTS checkpoints (
-    name            TEXT        NOT NULL,
+    name            VARCHAR(100) NOT NULL,
     partition       INT         NOT NULL DEFAULT 0,
     -- The state reflects exactly the records 1 … last_offset, each once (I4). 0: nothing yet.
     last_offset     BIGINT      NOT NULL DEFAULT 0,
@@ -219,7 +219,7 @@ CREATE TABLE IF NOT EXISTS checkpoints (
     updated_at      TIMESTAMPTZ NOT NULL DEFAULT now(),
 
     CONSTRAINT checkpoints_pkey PRIMARY KEY (name, partition),
-    CONSTRAINT checkpoints_name_length CHECK (length(name) BETWEEN 1 AND 100),
+    CONSTRAINT checkpoints_name_not_empty CHECK (name <> ''),
     CONSTRAINT checkpoints_last_offset_not_negative CHECK (last_offset >= 0)
 ) WITH (fillfactor = 50);  -- a few rows, updated all day: room for updates in place
 
