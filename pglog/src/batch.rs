@@ -95,9 +95,11 @@ pub async fn assign_and_read(
                  SELECT count(*) AS count, min(id) AS first_id, max(id) AS last_id FROM staged_log_records
                  WHERE partition = $1 AND transaction_id >= (SELECT pg_snapshot_xmax(snapshot) FROM edge)
              ), late AS (
-                 SELECT count(*) AS count FROM staged_log_records
-                 WHERE partition = $1
-                   AND transaction_id = ANY (ARRAY(SELECT pg_snapshot_xip(snapshot) FROM edge))
+                 -- One look-up each. With = ANY (array) a plan that was made while the table was small reads the whole index.
+                 SELECT COALESCE(sum(of_one.count), 0)::bigint AS count
+                 FROM edge, pg_snapshot_xip(edge.snapshot) AS in_flight,
+                      LATERAL (SELECT count(*) AS count FROM staged_log_records
+                               WHERE partition = $1 AND transaction_id = in_flight) AS of_one
              ), cut AS (
                  INSERT INTO log_batches
                      (partition, first_offset, record_count, snapshot, fresh_first_id, fresh_last_id, token)
@@ -150,10 +152,13 @@ pub async fn is_anything_staged(client: &impl Session, partition: i32) -> Result
     let row = client
         .query_one(
             "-- pglog::is_anything_staged
-             SELECT EXISTS (SELECT FROM staged_log_records WHERE partition = $1
-                            AND transaction_id >= pg_snapshot_xmax($2::text::pg_snapshot))
-                 OR EXISTS (SELECT FROM staged_log_records WHERE partition = $1
-                            AND transaction_id = ANY (ARRAY(SELECT pg_snapshot_xip($2::text::pg_snapshot))))",
+             SELECT (SELECT transaction_id FROM staged_log_records
+                     WHERE partition = $1 AND transaction_id >= pg_snapshot_xmax($2::text::pg_snapshot)
+                     -- Without an order a plan that was made while the table was small reads all of another index.
+                     ORDER BY partition, transaction_id LIMIT 1) IS NOT NULL
+                 OR EXISTS (SELECT FROM pg_snapshot_xip($2::text::pg_snapshot) AS in_flight,
+                                 LATERAL (SELECT FROM staged_log_records
+                                          WHERE partition = $1 AND transaction_id = in_flight LIMIT 1) AS late)",
             &[&partition, &edge.snapshot],
         )
         .await?;

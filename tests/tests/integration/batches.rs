@@ -7,7 +7,7 @@ use deadpool_postgres::ClientWrapper as Client;
 use futures_util::future::join_all;
 use pglog::Reader;
 use proptest::prelude::*;
-use tests::{ReadRecord, World};
+use tests::{ReadRecord, World, write_rides};
 
 /// What a writer does in one transaction.
 #[derive(Debug, Clone)]
@@ -226,6 +226,38 @@ async fn tables_copied_from_a_younger_cluster_are_refused() {
     world.write_rides(1).await;
     let error = pglog::assign(world.client(), 0, 1).await.unwrap_err();
     assert!(matches!(error, pglog::Error::TransactionsStartedOver { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn cutting_a_batch_reads_no_records_of_those_before() {
+    let world = World::new().await;
+    let (mut cutter, mut held) = (world.connect().await, world.connect().await);
+    for client in [&cutter, &held] {
+        pglog::prepare_session(client).await.unwrap();
+    }
+    // Statements are planned now, while there is nothing, and the plans are kept.
+    assert!(pglog::assign(&cutter, 0, 1).await.unwrap().is_none());
+    assert!(!pglog::is_anything_staged(&cutter, 0).await.unwrap());
+    let in_flight = held.transaction().await.unwrap();
+    write_rides(&in_flight, 1).await;
+    world.write_rides(5000).await;
+    pglog::assign(&cutter, 0, 2).await.unwrap().unwrap();
+    world.write_rides(1).await;
+    let tx = cutter.transaction().await.unwrap();
+    let read_before = rows_read(&tx).await;
+    assert!(pglog::is_anything_staged(&tx, 0).await.unwrap());
+    pglog::assign(&tx, 0, 3).await.unwrap().unwrap();
+    assert!(!pglog::is_anything_staged(&tx, 0).await.unwrap());
+    let read_count = rows_read(&tx).await - read_before;
+    assert!(read_count < 10, "{read_count} rows were read for one");
+    drop(tx);
+    drop(in_flight);
+}
+
+/// How many staged rows this session has read and not yet told of.
+async fn rows_read(tx: &deadpool_postgres::Transaction<'_>) -> i64 {
+    let read = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'staged_log_records'";
+    tx.query_one(read, &[]).await.unwrap().get(0)
 }
 
 #[tokio::test]
