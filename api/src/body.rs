@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use axum::body::{Bytes, HttpBody};
-use axum::http::{HeaderMap, Request, header};
+use axum::http::{HeaderMap, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
@@ -57,13 +57,12 @@ impl Body {
     ///
     /// # Errors
     /// It is too large, broke off, or took longer than `wait`.
-    pub async fn read<B>(request: Request<B>, wait: Duration) -> Result<Self, Error>
+    pub async fn read<B>(headers: &HeaderMap, body: B, wait: Duration) -> Result<Self, Error>
     where
         B: HttpBody<Data = Bytes> + Unpin,
     {
-        let kind = Kind::of(request.headers());
-        let bytes = timeout(wait, read_all(request.into_body())).await.map_err(|_| Error::TooSlow)??;
-        Ok(Self { kind, bytes })
+        let bytes = timeout(wait, read_all(body)).await.map_err(|_| Error::TooSlow)??;
+        Ok(Self { kind: Kind::of(headers), bytes })
     }
 
     /// The parameters in it, as the client wrote them, digit by digit.

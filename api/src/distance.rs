@@ -60,22 +60,26 @@ fn parse_decimal(number: &str) -> Result<i64, Error> {
     if ![Some(whole), fraction, exponent_digits].into_iter().flatten().all(is_digits) {
         return Err(Error::DistanceNotANumber);
     }
-    let whole = whole.replace('_', "");
-    let digits = format!("{whole}{}", fraction.unwrap_or("").replace('_', ""));
-    let significant = digits.trim_start_matches('0');
+    let digits = || digits_of(whole).chain(digits_of(fraction.unwrap_or("")));
+    let leading_zero_count = digits().take_while(|&digit| digit == 0).count();
+    let mut significant = digits().skip(leading_zero_count).peekable();
     // The number is 0.<significant> · 10^point, in mm.
-    let leading_zeros = (digits.len() - significant.len()) as i64;
     let exponent = exponent.map_or(0, parse_exponent);
-    let point = (whole.len() as i64 - leading_zeros + 3).saturating_add(exponent);
-    if significant.is_empty() || point < 0 {
+    let point = (digits_of(whole).count() as i64 - leading_zero_count as i64 + 3).saturating_add(exponent);
+    if significant.peek().is_none() || point < 0 {
         return Ok(0);
     }
     // 10^12 mm has 13 digits.
     let Ok(point @ 0..=13) = usize::try_from(point) else { return Ok(i64::MAX) };
-    let digit = |index: usize| i64::from(significant.as_bytes().get(index).map_or(0, |byte| byte - b'0'));
-    let truncated = (0..point).fold(0, |sum, index| sum * 10 + digit(index));
-    let round_up = digit(point) >= 5;
+    let mut next = || significant.next().unwrap_or(0);
+    let truncated = (0..point).fold(0, |sum, _| sum * 10 + next());
+    let round_up = next() >= 5;
     Ok(truncated + i64::from(round_up))
+}
+
+/// What the digits stand for, without the underscores between them.
+fn digits_of(text: &str) -> impl Iterator<Item = i64> {
+    text.bytes().filter(u8::is_ascii_digit).map(|digit| i64::from(digit - b'0'))
 }
 
 /// An exponent too long to be a number saturates: it is either nothing or everything.

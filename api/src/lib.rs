@@ -200,7 +200,8 @@ fn router(app: App) -> Router {
 fn described() -> [(&'static str, MethodRouter<App>); 4] {
     let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let create = async move |State(app): State<App>, request: Request| {
-        rides::create(&app, nobody, &RequestId::of(request.headers()), request).await
+        let (head, body) = request.into_parts();
+        rides::create(&app, nobody, &RequestId::of(&head.headers), &head.headers, body).await
     };
     [
         ("/rides", get(rides::list).post(create)),

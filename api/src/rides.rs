@@ -6,7 +6,7 @@ use axum::Json;
 use axum::body::{Bytes, HttpBody};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use common::spans::RequestSpan;
 use common::trace::TraceParent;
@@ -29,6 +29,9 @@ use crate::{trace, writer};
 const PAGE_LEN_DEFAULT: i64 = 100;
 /// The most rides a page may have.
 const PAGE_LEN_MAX: i64 = 1000;
+
+/// What an answer to `POST /rides` takes, in bytes, so that it is written in one go.
+const CREATED_LEN: usize = 256;
 
 /// A ride, as it is stored and as it is shown: `{"id":1,"distance_mm":123000,"created_at":"2026-01-01T00:00:00Z"}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -79,13 +82,13 @@ pub(crate) struct Created {
         BookingErrors
     )
 )]
-pub(crate) async fn create<B>(app: &App, peer: IpAddr, id: &RequestId, request: Request<B>) -> Response
+pub(crate) async fn create<B>(app: &App, peer: IpAddr, id: &RequestId, headers: &HeaderMap, body: B) -> Response
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
-    let span = trace::of(request.headers()).map(|client| RequestSpan::begin("POST", "/rides", client));
+    let span = trace::of(headers).map(|client| RequestSpan::begin("POST", "/rides", client));
     let traceparent = span.as_ref().map(RequestSpan::traceparent);
-    let response = written(app, peer, id, traceparent, request).await.unwrap_or_else(Error::into_response);
+    let response = written(app, peer, id, traceparent, headers, body).await.unwrap_or_else(Error::into_response);
     if let Some(span) = span {
         let status = response.status().as_u16();
         debug!(traceparent = %span.traceparent(), status, "a request of a trace is answered");
@@ -99,31 +102,29 @@ async fn written<B>(
     peer: IpAddr,
     id: &RequestId,
     traceparent: Option<TraceParent>,
-    request: Request<B>,
+    headers: &HeaderMap,
+    body: B,
 ) -> Result<Response, Error>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
-    if bookings::is_asked_for(request.headers()) {
-        let headers = request.headers().clone();
-        let body = Body::read(request, app.body_wait).await?;
-        return bookings::book(app, &headers, peer, traceparent, &body).instrument(id.span()).await;
-    }
-    let body = Body::read(request, app.body_wait).await?;
-    let params = body.params()?;
-    if params.have_coordinates() {
-        return bookings::book(app, &HeaderMap::new(), peer, traceparent, &body).instrument(id.span()).await;
-    }
+    let body = Body::read(headers, body, app.body_wait).await?;
+    let params = (!bookings::is_asked_for(headers)).then(|| body.params()).transpose()?;
+    let Some(params) = params.filter(|params| !params.have_coordinates()) else {
+        // In a box: it is large, and every guest's ride would have to carry room for it.
+        return Box::pin(bookings::book(app, headers, peer, traceparent, &body)).instrument(id.span()).await;
+    };
     let distance_mm = parse_distance(params.distance.as_deref().ok_or(Error::DistanceMissing)?)?;
     let ride = app.writer.write(writer::NewRide { distance_mm, traceparent }).await?;
     let message = format!(
         "Payment accepted. Your pilot is on their way! distance={}m",
         metres_with_one_decimal(ride.distance_mm)
     );
-    let mut response = (StatusCode::CREATED, Json(Created { message, ride })).into_response();
     let location = HeaderValue::try_from(format!("/rides/{}", ride.id)).map_err(|_| Error::Internal)?;
-    response.headers_mut().insert(header::LOCATION, location);
-    Ok(response)
+    let headers = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json")), (header::LOCATION, location)];
+    let mut body = Vec::with_capacity(CREATED_LEN);
+    serde_json::to_writer(&mut body, &Created { message, ride }).map_err(|_| Error::Internal)?;
+    Ok((StatusCode::CREATED, headers, body).into_response())
 }
 
 /// A ride.

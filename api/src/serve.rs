@@ -155,13 +155,17 @@ async fn answer(
     let asked = app.is_watched.then(|| (Instant::now(), request.method().clone(), request.uri().path().to_owned()));
     let id = RequestId::of(request.headers());
     let visit = app.origins.as_deref().map(|origins| Visit::of(origins, &request));
+    let (head, body) = request.into_parts();
     let answer = async {
         if let Some(preflight) = visit.as_ref().and_then(Visit::preflight) {
             return preflight;
         }
-        match request.method() == Method::POST && request.uri().path() == "/rides" {
-            true => rides::create(app, peer, &id, request).await,
-            false => router.call(request).instrument(id.span()).await.unwrap_or_else(|never| match never {}),
+        match head.method == Method::POST && head.uri.path() == "/rides" {
+            true => rides::create(app, peer, &id, &head.headers, body).await,
+            false => {
+                let routed = router.call(Request::from_parts(head, body)).instrument(id.span());
+                Box::pin(routed).await.unwrap_or_else(|never| match never {})
+            }
         }
     };
     let mut answer = timeout(wait, answer).await.unwrap_or_else(|_| {
