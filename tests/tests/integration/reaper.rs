@@ -1,7 +1,10 @@
 //! The reaper removes what everybody has passed, and nothing else (I8).
 
+use std::time::Duration;
+
 use clap::Parser;
 use common::shutdown::CancellationToken;
+use deadpool_postgres::ClientWrapper;
 use reaper::Cleaned;
 use tests::{Process, World};
 
@@ -54,6 +57,32 @@ async fn what_comes_after_the_reaped_is_still_exact() {
     world.drain_streamer(&mut streamer).await;
     world.drain_consumer(&mut consumer).await;
     world.assert_converged(&["consumer0"]).await;
+}
+
+#[tokio::test]
+async fn reaping_a_batch_reads_no_records_of_those_after() {
+    let world = World::new().await;
+    world.carry_rides(1, &mut world.streamer(), &mut world.consumer("consumer0")).await;
+    assert_eq!(reap(&world, &["--keep", "0s"]).await.record_count, 1);
+    let mut client = world.connect().await;
+    pglog::prepare_session(&client).await.unwrap();
+    // Statements are planned now, while there is nothing, and the plans are kept.
+    assert_eq!(pglog::reap(&mut client, 0, Duration::ZERO).await.unwrap(), pglog::Reaped::default());
+    world.write_rides(10).await;
+    pglog::assign(&client, 0, 1).await.unwrap().unwrap();
+    client.execute("UPDATE checkpoints SET last_offset = last_offset + 10", &[]).await.unwrap();
+    world.write_rides(5000).await;
+    let read_before = rows_read(&client).await;
+    assert_eq!(pglog::reap(&mut client, 0, Duration::ZERO).await.unwrap().record_count, 10);
+    let read_count = rows_read(&client).await - read_before;
+    assert!(read_count < 100, "{read_count} rows were read for ten");
+}
+
+/// How many staged rows have been read, by this session and by those that have told of it.
+async fn rows_read(client: &ClientWrapper) -> i64 {
+    client.execute("SELECT pg_stat_force_next_flush()", &[]).await.unwrap();
+    let read = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'staged_log_records'";
+    client.query_one(read, &[]).await.unwrap().get(0)
 }
 
 #[tokio::test]
