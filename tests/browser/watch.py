@@ -122,11 +122,11 @@ def check_looks(watcher: Watcher, pictures: str) -> None:
             page.emulate_media(color_scheme=scheme)
             page.set_viewport_size({"width": width, "height": height})
             page.wait_for_function("document.querySelectorAll('#plots canvas').length === 4")
-            too_wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-            assert too_wide <= 0, f"{scheme}, {kind}: {too_wide} pixels are beside the page"
             # The plots follow the width, and draw in the colours of the scheme.
             page.wait_for_function("[...document.querySelectorAll('.plot')].every((plot) => "
                                    "Math.abs(plot.querySelector('.uplot').offsetWidth - plot.clientWidth) <= 1)")
+            too_wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+            assert too_wide <= 0, f"{scheme}, {kind}: {too_wide} pixels are beside the page"
             found = Axe().run(page)
             assert found.violations_count == 0, f"{scheme}, {kind}: {found.generate_report()}"
             page.screenshot(path=f"{pictures}/dashboard-{scheme}-{kind}.png", full_page=True)

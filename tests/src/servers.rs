@@ -146,10 +146,18 @@ async fn copy_folder(from: &Path, to: &Path) {
     crate::Process::spawn("cp", command).succeed().await;
 }
 
+/// Kills a server and what it has started: sessions of Postgres would end by themselves, but may answer a statement before.
 async fn kill_server(pid: Option<u32>) {
-    let pid = Pid::from_raw(pid.unwrap() as i32);
-    kill(pid, Signal::SIGKILL).unwrap();
-    crate::wait_until("the server is gone", async || !is_alive(pid)).await;
+    let server = Pid::from_raw(pid.unwrap() as i32);
+    let children = std::fs::read_to_string(format!("/proc/{server}/task/{server}/children")).unwrap();
+    let children = children.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap()));
+    // The server first, or it would start others.
+    let all: Vec<Pid> = std::iter::once(server).chain(children).collect();
+    for pid in &all {
+        // An error means that it has ended already.
+        let _ = kill(*pid, Signal::SIGKILL);
+    }
+    crate::wait_until("the server is gone", async || !all.iter().any(|pid| is_alive(*pid))).await;
 }
 
 /// Whether a process runs; one that has ended and was not waited for does not.

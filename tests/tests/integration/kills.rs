@@ -67,7 +67,6 @@ async fn what_postgres_forgets_of_a_consumer_is_state_and_checkpoint_together() 
     assert_eq!(progress.applied_count, 1500);
     assert_eq!(world.committed("consumer0").await.0, 2500, "everybody sees what is not on the disk yet");
     postgres.kill().await;
-    kill(wal_writer, Signal::SIGKILL).unwrap();
     postgres.start_again().await;
     let world = world.reconnected().await;
     let (last_offset, fold) = world.committed("consumer0").await;
