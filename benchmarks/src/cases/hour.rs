@@ -60,8 +60,9 @@ pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
     for table in TABLES {
         rows.extend(rows_of(bench, table).await?);
     }
+    let file = growth.path.file_name().unwrap_or_default().display();
     Ok(Figures::of(rows)
-        .remark(format!("{rate} rides/s for {duration:?}; sizes as they grew are in {}.", growth.path.display()))
+        .remark(format!("{rate} rides/s for {duration:?}; sizes as they grew are in {file}, in the same folder."))
         .remark("Beside each size: what the same rows take in a copy that is written at once."))
 }
 
