@@ -146,18 +146,26 @@ async fn copy_folder(from: &Path, to: &Path) {
     crate::Process::spawn("cp", command).succeed().await;
 }
 
-/// Kills a server and what it has started: sessions of Postgres would end by themselves, but may answer a statement before.
 async fn kill_server(pid: Option<u32>) {
-    let server = Pid::from_raw(pid.unwrap() as i32);
-    let children = std::fs::read_to_string(format!("/proc/{server}/task/{server}/children")).unwrap();
+    let pid = pid.unwrap();
+    assert!(is_alive(Pid::from_raw(pid as i32)), "there is a server to kill");
+    let killed = kill_with_children(pid);
+    crate::wait_until("the server is gone", async || !killed.iter().any(|pid| is_alive(*pid))).await;
+}
+
+/// Kills a server and what it has started: sessions of Postgres would end by themselves, but may answer a statement before,
+/// and one that a test has stopped would stay.
+fn kill_with_children(pid: u32) -> Vec<Pid> {
+    // Empty: it has ended already.
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let children = children.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap()));
     // The server first, or it would start others.
-    let all: Vec<Pid> = std::iter::once(server).chain(children).collect();
+    let all: Vec<Pid> = std::iter::once(Pid::from_raw(pid as i32)).chain(children).collect();
     for pid in &all {
         // An error means that it has ended already.
         let _ = kill(*pid, Signal::SIGKILL);
     }
-    crate::wait_until("the server is gone", async || !all.iter().any(|pid| is_alive(*pid))).await;
+    all
 }
 
 /// Whether a process runs; one that has ended and was not waited for does not.
@@ -168,8 +176,7 @@ pub fn is_alive(pid: Pid) -> bool {
 
 fn end(pid: Option<u32>, folder: &Path) {
     if let Some(pid) = pid {
-        // An error means that it has ended already.
-        let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
+        kill_with_children(pid);
     }
     let _ = std::fs::remove_dir_all(folder);
 }
