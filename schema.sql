@@ -162,7 +162,7 @@ CREATE TABLE IF NOT EXISTS log_batches (
 );
 
 -- The log in plain SQL, for readers in other languages: at most count_max records that follow an offset, all of one batch.
--- No rows at the head of the log. It walks the batch from its beginning: where that is too slow, see pglog/src/reader.rs.
+-- No rows at the head of the log. It walks the batch from its beginning: where that is too slow, see libs/pglog/src/reader.rs.
 CREATE OR REPLACE FUNCTION log_records_after(after_offset BIGINT, count_max BIGINT DEFAULT 1000, of_partition INT DEFAULT 0)
 RETURNS TABLE (record_offset BIGINT, object TEXT, action TEXT, data JSON, staged_at TIMESTAMPTZ) LANGUAGE plpgsql STABLE AS $$
 DECLARE

@@ -1,7 +1,7 @@
 -- Rocket Rides Log, chapter two: who may do what. One role for each process, with exactly what its SQL needs.
 --
 -- Apply it after schema.sql, as the tables' owner with CREATEROLE, and as often as you like:
---     psql "$DATABASE_URL" -f roles.sql
+--     psql "$DATABASE_URL" -f ops/roles.sql
 -- What is not granted here on these tables, these roles lose; other tables and other roles are left alone. PostgreSQL 14
 -- or newer.
 --

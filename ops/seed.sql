@@ -1,4 +1,4 @@
--- Two users for development and tests, as often as you like: psql "$DATABASE_URL" -f seed.sql
+-- Two users for development and tests, as often as you like: psql "$DATABASE_URL" -f ops/seed.sql
 -- The customers are those that the process payments has from the start; real ones come from the payment processor.
 INSERT INTO users (id, email, stripe_customer_id)
 VALUES (1, 'user@example.com', 'cus_good'),

@@ -1,7 +1,7 @@
 //! A fold of your own: the balance of every wallet, from the records that the example `stage` of pglog writes.
 //!
 //! ```text
-//! psql "$DATABASE_URL" -f schema.sql -f roles.sql -f consumer/examples/balances.sql
+//! psql "$DATABASE_URL" -f schema.sql -f ops/roles.sql -f consumer/examples/balances.sql
 //! DATABASE_URL=postgres://… REDIS_URL=redis://… cargo run -p consumer --example balances -- balances0
 //! ```
 //!

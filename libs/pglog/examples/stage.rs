@@ -1,7 +1,7 @@
 //! Changes a wallet, and tells the log of it in the same transaction.
 //!
 //! ```text
-//! psql "$DATABASE_URL" -f schema.sql -f pglog/examples/stage.sql
+//! psql "$DATABASE_URL" -f schema.sql -f libs/pglog/examples/stage.sql
 //! DATABASE_URL=postgres://… cargo run -p pglog --example stage -- 7 5
 //! DATABASE_URL=postgres://… cargo run -p pglog --example stage -- 7 -100
 //! ```

@@ -4,7 +4,7 @@ use crate::Error;
 use crate::session::Session;
 
 /// The text of `schema.sql`.
-pub const SCHEMA: &str = include_str!("../../schema.sql");
+pub const SCHEMA: &str = include_str!("../../../schema.sql");
 
 /// Creates what is missing. Does no harm to what is there.
 ///
@@ -15,10 +15,10 @@ pub async fn apply_schema(client: &impl Session) -> Result<(), tokio_postgres::E
 }
 
 /// The text of `roles.sql`.
-pub const ROLES: &str = include_str!("../../roles.sql");
+pub const ROLES: &str = include_str!("../../../ops/roles.sql");
 
 /// Two users for development and tests, as text: `seed.sql`.
-pub const SEED: &str = include_str!("../../seed.sql");
+pub const SEED: &str = include_str!("../../../ops/seed.sql");
 
 /// Creates the roles that are missing, and gives each exactly what it needs. Applies to the tables of [`apply_schema`].
 ///

@@ -11,7 +11,7 @@ fn quoted(text: &str) -> BTreeSet<&str> {
 
 fn sources() -> String {
     let mut text = String::new();
-    for folder in ["tests/tests/integration", "api/src", "common/src", "launcher/src"] {
+    for folder in ["tests/tests/integration", "api/src", "common/src", "tools/launcher/src"] {
         for entry in std::fs::read_dir(root().join(folder)).unwrap() {
             let path = entry.unwrap().path();
             if path.is_file() {

@@ -83,7 +83,7 @@ async fn metrics_say_what_happened() {
 
 /// Every query of the alert rules and of the dashboard, against samples as processes write them.
 fn assert_queries_find_something(known: &[String]) {
-    let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/monitoring");
+    let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops");
     let alerts = std::fs::read_to_string(docs.join("alerts.yml")).unwrap();
     let mut queries: Vec<String> =
         alerts.lines().filter_map(|line| line.trim().strip_prefix("expr: ").map(str::to_owned)).collect();

@@ -39,11 +39,11 @@ fn every_binary_needs_no_library_but_those_of_c() {
 /// The services of compose.yaml that are processes of ours.
 fn compose() -> (Map<String, Value>, Vec<(String, Value)>) {
     let to_json = "import json, sys, yaml; print(json.dumps(yaml.safe_load(sys.stdin)))";
-    let file = std::fs::File::open(root().join("compose.yaml")).unwrap();
+    let file = std::fs::File::open(root().join("ops/compose.yaml")).unwrap();
     let text = printed_by(Command::new(python_program("python")).args(["-c", to_json]).stdin(file));
     let compose: Value = serde_json::from_str(&text).unwrap();
     let services = compose["services"].as_object().unwrap().clone();
-    let ours = services.iter().filter(|(_, service)| service["build"] == ".");
+    let ours = services.iter().filter(|(_, service)| service["build"]["dockerfile"] == "ops/Dockerfile");
     let ours = ours.map(|(name, service)| (name.clone(), service.clone())).collect();
     (services, ours)
 }
@@ -117,14 +117,14 @@ async fn the_job_of_compose_makes_tables_and_roles_with_passwords() {
         let mounted = words(&job["volumes"]);
         for word in words(&job["command"]) {
             let source = mounted.iter().find_map(|volume| volume.split_once(&format!(":{word}:")));
-            command.arg(source.map_or(word.clone().into(), |(file, _)| root().join(file)));
+            command.arg(source.map_or(word.clone().into(), |(file, _)| root().join("ops").join(file)));
         }
         Process::spawn("psql", command).succeed().await;
     }
     let client = postgres.connect("postgres").await;
     let without = "SELECT count(*) FROM pg_authid WHERE rolname LIKE 'rocket\\_%' AND rolpassword IS NULL";
     let roles = "SELECT count(*) FROM pg_authid WHERE rolname LIKE 'rocket\\_%'";
-    let text = std::fs::read_to_string(root().join("roles.sql")).unwrap();
+    let text = std::fs::read_to_string(root().join("ops/roles.sql")).unwrap();
     let listed = text.split("ARRAY['").nth(1).unwrap().split(']').next().unwrap();
     let role_count = listed.matches("rocket_").count() as i64;
     assert!(role_count > 7, "{listed}");
@@ -135,7 +135,7 @@ async fn the_job_of_compose_makes_tables_and_roles_with_passwords() {
 
 #[test]
 fn the_image_is_built_of_packages_that_there_are() {
-    let dockerfile = std::fs::read_to_string(root().join("Dockerfile")).unwrap();
+    let dockerfile = std::fs::read_to_string(root().join("ops/Dockerfile")).unwrap();
     let toolchain = std::fs::read_to_string(root().join("rust-toolchain.toml")).unwrap();
     let version = toolchain.split("channel = \"").nth(1).unwrap().split('"').next().unwrap();
     assert!(dockerfile.contains(&format!("FROM rust:{version}-")), "the image is built with another Rust");

@@ -18,7 +18,7 @@ const FOR_DEVELOPMENT: [&str; 2] = ["payments", "simulator"];
 
 /// A unit's file name, and the words of its `ExecStart`.
 fn units() -> Vec<(String, Vec<String>)> {
-    let files = std::fs::read_dir(root().join("shipping/systemd")).unwrap().map(|entry| entry.unwrap().path());
+    let files = std::fs::read_dir(root().join("ops/systemd")).unwrap().map(|entry| entry.unwrap().path());
     let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
     let units = files.filter(|path| path.extension().is_some_and(|extension| extension == "service"));
     units
@@ -47,7 +47,7 @@ fn every_process_has_a_unit_that_starts_it_with_flags_that_it_has() {
     for entry in launcher::parse_procfile(&procfile).unwrap() {
         let program = entry.command.split_whitespace().next().unwrap().rsplit('/').next().unwrap();
         let is_covered = started.contains(program) || FOR_DEVELOPMENT.contains(&program);
-        assert!(is_covered, "{program} has no unit in shipping/systemd: add rocket-rides-{program}.service");
+        assert!(is_covered, "{program} has no unit in ops/systemd: add rocket-rides-{program}.service");
     }
 }
 
@@ -56,7 +56,7 @@ fn every_process_has_a_unit_that_starts_it_with_flags_that_it_has() {
 async fn systemd_finds_the_units_sound_and_narrow() {
     let folder = scratch_folder();
     let mut copy = Command::new("cp");
-    copy.arg("-r").arg(root().join("shipping/systemd/.")).arg(&folder);
+    copy.arg("-r").arg(root().join("ops/systemd/.")).arg(&folder);
     Process::spawn("cp", copy).succeed().await;
     let binaries = binary("api").parent().unwrap().display().to_string();
     let mut paths = vec![folder.join("rocket-rides.target")];

@@ -97,7 +97,7 @@ pub struct Config {
     pub data: PathBuf,
 
     /// Where the results are written.
-    #[arg(long, default_value = "benchmarks/results")]
+    #[arg(long, default_value = "tools/benchmarks/results")]
     pub results: PathBuf,
 
     /// One short round of everything, to see that it works. The figures mean nothing.

@@ -72,7 +72,7 @@ pub(crate) async fn commit() -> String {
         return "unknown".to_owned();
     }
     // Results of earlier runs change nothing that is measured.
-    let changes = output("git", &["status", "--porcelain", "--", ":/", ":(top,exclude)benchmarks/results"]).await;
+    let changes = output("git", &["status", "--porcelain", "--", ":/", ":(top,exclude)tools/benchmarks/results"]).await;
     if changes.is_empty() { commit } else { format!("{commit}+changes") }
 }
 

@@ -83,9 +83,9 @@
 //!
 //! | crate | holds |
 //! | --- | --- |
-//! | [`pglog`] | the log as Postgres holds it: stage, fix the order, read. Example: `pglog/examples/stage.rs` |
+//! | [`pglog`] | the log as Postgres holds it: stage, fix the order, read. Example: `libs/pglog/examples/stage.rs` |
 //! | [`consumer`] | the loop around a fold: duplicates, gaps, checkpoints, dead letters. Example: `consumer/examples/balances.rs` |
-//! | [`idempotency`] | requests that may be sent any number of times and are done once. Example: `idempotency/examples/hello.rs` |
+//! | [`idempotency`] | requests that may be sent any number of times and are done once. Example: `libs/idempotency/examples/hello.rs` |
 //! | [`monitor`] | `/metrics` and `/readyz` of a process |
 //! | [`common`] | what processes must agree on: entries of the stream, flags, connections, shutdown |
 //! | [`booking`] | a ride, a charge and a receipt, phase by phase |

@@ -259,7 +259,7 @@ async fn create_template(client: &Object, maintenance_url: &str) {
     if client.query_opt(query, &[&TEMPLATE]).await.unwrap().is_none() {
         client.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).await.unwrap();
         let template = pool(&with_database(maintenance_url, TEMPLATE), 1);
-        template.get().await.unwrap().batch_execute(include_str!("../../../../schema.sql")).await.unwrap();
+        template.get().await.unwrap().batch_execute(include_str!("../../../../../schema.sql")).await.unwrap();
         template.close();
         // The server notices a moment later that the connection is gone, and nobody may be in a template that is cloned.
         wait_until("the template is left alone", async || {
