@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use booking::{Journey, Order, Reply};
-use common::trace::TraceParent;
+use traces::TraceParent;
 use tracing::{Instrument, error};
 
 use crate::App;

@@ -58,7 +58,7 @@ impl Database {
     /// # Errors
     /// The pool cannot be built.
     pub fn new(config: &tokio_postgres::Config, answer_wait: Duration) -> Result<Self> {
-        let pool = common::postgres::pool(config, "api", POOL_LEN)?;
+        let pool = connect::postgres::pool(config, "api", POOL_LEN)?;
         Ok(Self { pool, readers: Arc::new(Semaphore::new(READER_COUNT_MAX)), answer_wait })
     }
 
@@ -72,7 +72,7 @@ impl Database {
     /// # Errors
     /// [`Error::Unavailable`].
     pub async fn client(&self) -> Result<Client, Error> {
-        match timeout(CLIENT_WAIT, common::postgres::take(&self.pool)).await {
+        match timeout(CLIENT_WAIT, connect::postgres::take(&self.pool)).await {
             Ok(Ok(client)) => Ok(client),
             Ok(Err(error)) => {
                 warn!(error = format!("{error:#}"), "no connection to postgres");

@@ -22,6 +22,7 @@ mod trace;
 mod writer;
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,13 +33,14 @@ use axum::routing::{MethodRouter, get};
 use axum::{Json, Router};
 use booking::{BookingArgs, Desk, DiePoint};
 use clap::Parser;
-use common::config::PostgresArgs;
 use common::shutdown::{CancellationToken, stop_at_last};
-use common::telemetry::LogArgs;
+use connect::PostgresArgs;
 use deadpool_postgres::Pool;
-use monitor::{Health, MonitorArgs};
+use monitor::Health;
+use process::ProcessArgs;
 use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
 use tracing::info;
 use utoipa::ToSchema;
 
@@ -63,8 +65,8 @@ const AGE_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Parser)]
 #[command(name = "api", version)]
 pub struct Config {
-    #[command(flatten)]
     /// Where Postgres is.
+    #[command(flatten)]
     pub postgres: PostgresArgs,
 
     /// The port to listen on; 0 takes a free one.
@@ -80,21 +82,17 @@ pub struct Config {
     #[arg(long, visible_alias = "cors-origins", env = "API_CORS_ORIGINS")]
     pub api_cors_origins: Option<Origins>,
 
-    #[command(flatten)]
     /// Booked rides. Without a key of the payment processor only guests are taken.
+    #[command(flatten)]
     pub booking: BookingArgs,
 
     /// For chaos and tests: die by SIGKILL in the first booking that reaches this point.
     #[arg(long, hide = true)]
     pub die_at: Option<DiePoint>,
 
+    /// The arguments of every process.
     #[command(flatten)]
-    /// Metrics and health.
-    pub monitor: MonitorArgs,
-
-    #[command(flatten)]
-    /// What is logged.
-    pub log: LogArgs,
+    pub process: ProcessArgs,
 }
 
 /// What handlers use.
@@ -111,6 +109,16 @@ struct App {
     is_watched: bool,
 }
 
+/// The runtime of the api. Half of the processors are left to Postgres, which does as much for each request. On two processors,
+/// two threads spent more on a request than one, most of it on waking each other.
+///
+/// # Errors
+/// The system refuses the threads.
+pub fn runtime() -> std::io::Result<Runtime> {
+    let processor_count = std::thread::available_parallelism().map_or(1, NonZero::get);
+    Builder::new_multi_thread().worker_threads((processor_count / 2).max(1)).enable_all().build()
+}
+
 /// Serves until `shutdown`; then requests in flight are finished.
 ///
 /// # Errors
@@ -124,7 +132,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
         Some(_) => Some(config.booking.desk(desk_pool(&config.postgres.database_url)?)?.dying_at(config.die_at)),
         None => None,
     };
-    let health = monitor::start(&config.monitor).await?;
+    let health = monitor::start(&config.process.monitor).await?;
     metrics::describe();
     let postgres = &config.postgres.database_url;
     health.ask_postgres(postgres, health.pulse("postgres", AGE_MAX), monitor::anything);
@@ -150,7 +158,7 @@ pub async fn serve(
     let (writer, mut writing) = Writer::start(database.clone(), &limits, health.pulse("writes", AGE_MAX));
     let address = listener.local_addr().context("reading the socket's address")?;
     info!(address = %address, connection_count_max = limits.connection_count_max, "api started");
-    common::notify::ready();
+    process::ready();
     let origins = origins.map(Arc::new);
     let app = App { database, writer, desk, origins, body_wait: limits.body_wait, is_watched: health.is_served() };
     let mut serving = tokio::spawn(serve::serve_until(listener, app, limits, shutdown.clone()));
@@ -181,7 +189,7 @@ pub async fn serve(
 /// # Errors
 /// They cannot be set up.
 pub fn desk_pool(postgres: &tokio_postgres::Config) -> Result<Pool> {
-    common::postgres::pool(postgres, "api", DESK_LEN)
+    connect::postgres::pool(postgres, "api", DESK_LEN)
 }
 
 /// All but the way of `POST /rides`, which the server goes by itself: it is what nearly all requests are, and routing is

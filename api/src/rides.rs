@@ -8,11 +8,11 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use common::spans::RequestSpan;
-use common::trace::TraceParent;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Row;
+use traces::TraceParent;
+use traces::spans::RequestSpan;
 use tracing::{Instrument, debug};
 use utoipa::{IntoParams, ToSchema};
 

@@ -1,7 +1,7 @@
 //! The trace that a request belongs to, if its client has one.
 
 use axum::http::{HeaderMap, HeaderName};
-use common::trace::TraceParent;
+use traces::TraceParent;
 
 /// Where the client says it.
 const HEADER: HeaderName = HeaderName::from_static("traceparent");

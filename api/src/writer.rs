@@ -7,7 +7,6 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use common::trace::TraceParent;
 use deadpool_postgres::Client;
 use monitor::Pulse;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -15,6 +14,7 @@ use tokio::time::Instant;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
+use traces::TraceParent;
 use tracing::warn;
 
 use crate::database::{Database, Failure, sort_out, until};

@@ -47,6 +47,21 @@ impl<F: ValueEnum> FromStr for Planned<F> {
     }
 }
 
+/// A fault of one process. `()` is the fault of a process that injects none.
+pub trait Fault: Copy {
+    /// The fault of a batch, as the dice say.
+    fn roll(dice: &mut Dice) -> Self;
+
+    /// The fault that a person orders by a button of the live page.
+    fn ordered() -> Self;
+}
+
+impl Fault for () {
+    fn roll(_: &mut Dice) {}
+
+    fn ordered() {}
+}
+
 /// Decides batch by batch what goes wrong: what was planned, or else what the dice say.
 #[derive(Debug)]
 pub struct Faults<F> {
@@ -55,7 +70,14 @@ pub struct Faults<F> {
     drawn_count: u64,
 }
 
-impl<F: Copy> Faults<F> {
+impl Faults<()> {
+    /// No faults at all.
+    pub fn none() -> Self {
+        Self::new(&FaultArgs { fault_rate: 0.0, fault_seed: None }, None)
+    }
+}
+
+impl<F: Fault> Faults<F> {
     /// Faults as the flags want them.
     pub fn new(args: &FaultArgs, planned: Option<Planned<F>>) -> Self {
         Self { dice: Dice::new(args), planned, drawn_count: 0 }
@@ -66,12 +88,12 @@ impl<F: Copy> Faults<F> {
         self.dice.seed()
     }
 
-    /// The fault of the next batch, `by_dice` unless one was planned.
-    pub fn draw(&mut self, by_dice: impl FnOnce(&mut Dice) -> F) -> F {
+    /// The fault of the next batch: the planned one from its batch on, else what the dice say.
+    pub fn draw(&mut self) -> F {
         self.drawn_count += 1;
         match self.planned {
             Some(planned) if self.drawn_count >= planned.batch => planned.fault,
-            _ => by_dice(&mut self.dice),
+            _ => F::roll(&mut self.dice),
         }
     }
 }
@@ -147,11 +169,21 @@ mod tests {
         DieAfterLunch,
     }
 
+    impl Fault for Trouble {
+        fn roll(_: &mut Dice) -> Self {
+            Self::None
+        }
+
+        fn ordered() -> Self {
+            Self::DieAfterLunch
+        }
+    }
+
     #[test]
     fn a_planned_fault_strikes_from_its_batch_on() {
         let planned = "die-after-lunch:3".parse().unwrap();
         let mut faults = Faults::new(&FaultArgs { fault_rate: 0.0, fault_seed: None }, Some(planned));
-        let drawn: Vec<Trouble> = (0..4).map(|_| faults.draw(|_| Trouble::None)).collect();
+        let drawn: Vec<Trouble> = (0..4).map(|_| faults.draw()).collect();
         assert_eq!(drawn, [Trouble::None, Trouble::None, Trouble::DieAfterLunch, Trouble::DieAfterLunch]);
     }
 

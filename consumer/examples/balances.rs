@@ -17,12 +17,9 @@ use deadpool_postgres::Transaction;
 use pglog::{Record, Session};
 use serde::Deserialize;
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    let config: consumer::Config = common::config::parse();
-    common::telemetry::start(&config.log);
-    let outcome = async { consumer::run(config, Balances::default(), common::shutdown::on_signal()?).await };
-    common::telemetry::conclude(outcome.await)
+fn main() -> ExitCode {
+    let run = async |config, shutdown| consumer::run(config, Balances::default(), shutdown).await;
+    process::main(|config: &consumer::Config| &config.process, run)
 }
 
 /// What was credited since the last commit, by wallet. The balances themselves are in the table, and stay there.

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use common::backoff::Backoff;
-use common::config::{PostgresArgs, StreamArgs};
 use common::shutdown::CancellationToken;
-use common::stream::{EntryId, decode_xread};
+use connect::PostgresArgs;
 use deadpool_postgres::ClientWrapper as Client;
 use pglog::Reader;
+use stream::StreamArgs;
+use stream::codec::{EntryId, decode_xread};
 use tokio::time::error::Elapsed;
 use tracing::warn;
 
@@ -215,7 +216,7 @@ impl<F: Fold> Consumer<F> {
     async fn load(&mut self) -> Result<()> {
         if self.client.is_none() {
             self.place = None;
-            let client = common::postgres::connect(&self.postgres, &format!("consumer {}", self.name), || {}).await?;
+            let client = connect::postgres::connect(&self.postgres, &format!("consumer {}", self.name), || {}).await?;
             pglog::prepare_session(&client).await.context("setting up the session")?;
             client.batch_execute(NO_FLUSH).await.context("setting up the session")?;
             self.client = Some(client);

@@ -23,17 +23,17 @@ mod tail;
 mod trace;
 mod vouch;
 
-use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use common::backoff::Backoff;
-use common::config::{PostgresArgs, StreamArgs};
-use common::fault::{Dice, FaultArgs, Faults, Planned};
-use common::shutdown::{CancellationToken, sleep_or_stop, stop_at_last};
-use common::telemetry::LogArgs;
-use monitor::{Health, MonitorArgs};
+use common::fault::{FaultArgs, Faults, Planned};
+use common::shutdown::CancellationToken;
+use connect::PostgresArgs;
+use metrics::LastCommit;
+use monitor::{Health, Pulse};
+use process::{Failure, Injection, ProcessArgs, Turn, Until, Work, repeat_with_faults};
+use stream::StreamArgs;
 use tracing::{info, warn};
 
 pub use bootstrap::{BASELINE, copy};
@@ -53,9 +53,6 @@ const BLOCKED_WAIT: Duration = Duration::from_millis(200);
 /// A consumer that gets nothing done, or nothing from the stream, for so long is not ready.
 const AGE_MAX: Duration = Duration::from_secs(5);
 
-/// The longest wait between two attempts while a server is away.
-const RETRY_WAIT_MAX: Duration = Duration::from_secs(2);
-
 /// Folds the log into the total distance of all rides.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "consumer", version)]
@@ -64,16 +61,16 @@ pub struct Config {
     #[arg(value_parser = parse_name)]
     pub name: String,
 
-    #[command(flatten)]
     /// Where Postgres is.
+    #[command(flatten)]
     pub postgres: PostgresArgs,
 
-    #[command(flatten)]
     /// Where the stream is.
+    #[command(flatten)]
     pub stream: StreamArgs,
 
-    #[command(flatten)]
     /// Injected crashes.
+    #[command(flatten)]
     pub fault: FaultArgs,
 
     /// For chaos and tests: FAULT:N injects this fault into every batch from the Nth on.
@@ -92,13 +89,9 @@ pub struct Config {
     #[arg(long, conflicts_with = "drain")]
     pub unregister: bool,
 
+    /// The arguments of every process.
     #[command(flatten)]
-    /// Metrics and health.
-    pub monitor: MonitorArgs,
-
-    #[command(flatten)]
-    /// What is logged.
-    pub log: LogArgs,
+    pub process: ProcessArgs,
 }
 
 /// Folds until `shutdown`; with `--drain`, until the head of the log is reached.
@@ -107,11 +100,19 @@ pub struct Config {
 /// Only what an operator must look at: records that are reaped, a consumer that was unregistered, damaged tables. A
 /// server that is away is waited for.
 pub async fn run<F: Fold>(config: Config, fold: F, shutdown: CancellationToken) -> Result<()> {
-    let health = monitor::start(&config.monitor).await?;
+    let health = monitor::start(&config.process.monitor).await?;
     run_watched(config, fold, &health, shutdown).await
 }
 
-/// The same, for a process that tells of itself already: the consumer is a part of it.
+/// [`run`] with the distance fold: the process `consumer`.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_distance(config: Config, shutdown: CancellationToken) -> Result<()> {
+    run(config, DistanceFold::default(), shutdown).await
+}
+
+/// As [`run`], for a consumer that is a part of a process with metrics and health of its own.
 ///
 /// # Errors
 /// As [`run`].
@@ -119,7 +120,7 @@ pub async fn run_watched<F: Fold>(config: Config, fold: F, health: &Health, shut
     if config.unregister || config.copy_from.is_some() {
         return administer(&config, &fold).await;
     }
-    let mut faults = Faults::new(&config.fault, config.inject);
+    let faults = Faults::new(&config.fault, config.inject);
     info!(
         consumer = config.name,
         stream = ?config.stream,
@@ -129,78 +130,68 @@ pub async fn run_watched<F: Fold>(config: Config, fold: F, health: &Health, shut
         "consumer started"
     );
     let (steps, stream) = (health.pulse("steps", AGE_MAX), health.pulse("stream", AGE_MAX));
-    let orders = health.orders();
-    let mark = metrics::start(health, &config);
-    let mut consumer = Consumer::new(&config, fold, shutdown.clone());
-    common::notify::ready();
-    let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
-    let mut fault = faults.draw(by_dice);
-    let block = (!config.drain).then_some(BLOCK);
-    while !shutdown.is_cancelled() {
-        let is_ordered = orders.is_open();
-        if is_ordered {
-            fault = Fault::CrashBeforeCommit;
-        }
-        let step = tokio::select! {
-            step = consumer.run_once(fault, block) => step,
-            () = stop_at_last(&shutdown) => break,
-        };
-        match step {
-            Ok(progress) => {
-                backoff.reset();
-                steps.beat();
-                if consumer.reads_stream() {
-                    stream.beat();
-                }
-                metrics::count(&config.name, &progress);
-                if let Some((last_offset, _)) = consumer.state().filter(|_| health.is_served()) {
-                    let mut mark = mark.lock().unwrap_or_else(PoisonError::into_inner);
-                    if mark.is_none_or(|(before, _)| before != last_offset) {
-                        *mark = Some((last_offset, Instant::now()));
-                    }
-                }
-                if progress.record_count() > 0 {
-                    log(&config.name, &progress, &consumer);
-                    fault = faults.draw(by_dice);
-                } else if config.drain && (progress.blocked || progress == Progress::default()) {
-                    break;
-                } else if progress.blocked {
-                    sleep_or_stop(BLOCKED_WAIT, &shutdown).await;
-                }
-            }
-            Err(error) => match error.downcast_ref() {
-                Some(interruption @ Interruption::Crash) => {
-                    warn!(consumer = config.name, "{interruption}");
-                    let name = config.name.clone();
-                    monitor::counter!("rocket_rides_crashes_survived_total", "consumer" => name).increment(1);
-                    if is_ordered {
-                        orders.fill();
-                    }
-                    fault = faults.draw(by_dice);
-                }
-                Some(Interruption::Unregistered) => return Err(error),
-                _ => {
-                    if let Some(way_out) = way_out(&error, &config.name) {
-                        return Err(error.context(way_out));
-                    }
-                    let (wait, error) = (backoff.next_wait(), format!("{error:#}"));
-                    warn!(
-                        consumer = config.name,
-                        error,
-                        wait_ms = wait.as_millis() as u64,
-                        "step failed, trying again"
-                    );
-                    sleep_or_stop(wait, &shutdown).await;
-                }
-            },
-        }
-    }
-    info!(consumer = config.name, "consumer stopped");
+    let injection = Injection::new(faults, health.orders());
+    let last = health.is_served().then(|| metrics::start(health, &config));
+    let consumer = Consumer::new(&config, fold, shutdown.clone());
+    let mut folding = Folding { consumer, stream, last, name: config.name, is_draining: config.drain };
+    process::ready();
+    repeat_with_faults(&mut folding, Until::drained(config.drain), &steps, injection, &shutdown).await?;
+    info!(consumer = folding.name, "consumer stopped");
     Ok(())
 }
 
-fn by_dice(dice: &mut Dice) -> Fault {
-    if dice.strikes() { Fault::CrashBeforeCommit } else { Fault::None }
+/// The consumer as the skeleton repeats it.
+struct Folding<F: Fold> {
+    consumer: Consumer<F>,
+    /// Beats while the stream can be read.
+    stream: Pulse,
+    /// `None`: no metrics are served.
+    last: Option<LastCommit>,
+    name: String,
+    is_draining: bool,
+}
+
+impl<F: Fold> Work for Folding<F> {
+    type Fault = Fault;
+
+    async fn run_once(&mut self, fault: Fault) -> Result<Turn, Failure> {
+        let block = (!self.is_draining).then_some(BLOCK);
+        let progress = match self.consumer.run_once(fault, block).await {
+            Ok(progress) => progress,
+            Err(error) if matches!(error.downcast_ref(), Some(Interruption::Crash)) => return Ok(self.survive(&error)),
+            Err(error) => return Err(judge(error, &self.name)),
+        };
+        if self.consumer.reads_stream() {
+            self.stream.beat();
+        }
+        metrics::count(&self.name, &progress);
+        if let (Some(last), Some((last_offset, _))) = (&self.last, self.consumer.state()) {
+            metrics::committed(last, last_offset);
+        }
+        if progress.record_count() > 0 {
+            log(&self.name, &progress, &self.consumer);
+            Ok(Turn::done())
+        } else if progress.blocked {
+            Ok(Turn::idle().pausing(BLOCKED_WAIT))
+        } else if progress == Progress::default() {
+            Ok(Turn::idle())
+        } else {
+            Ok(Turn::waiting())
+        }
+    }
+
+    fn log_retry(&self, error: &str, wait: Duration) {
+        warn!(consumer = self.name, error, wait_ms = wait.as_millis() as u64, "step failed, trying again");
+    }
+}
+
+impl<F: Fold> Folding<F> {
+    /// The simulated crash is over, and the next unit starts from the last commit.
+    fn survive(&self, crash: &anyhow::Error) -> Turn {
+        warn!(consumer = self.name, "{crash}");
+        monitor::counter!("rocket_rides_crashes_survived_total", "consumer" => self.name.clone()).increment(1);
+        Turn::done()
+    }
 }
 
 fn log<F: Fold>(name: &str, progress: &Progress, consumer: &Consumer<F>) {
@@ -217,24 +208,28 @@ fn log<F: Fold>(name: &str, progress: &Progress, consumer: &Consumer<F>) {
     );
 }
 
-/// For errors that waiting does not mend: what to do.
-fn way_out(error: &anyhow::Error, name: &str) -> Option<String> {
-    match error.downcast_ref()? {
-        pglog::Error::Reaped { .. } => Some(format!(
+/// Waiting does not mend some errors: those end the consumer, with advice.
+fn judge(error: anyhow::Error, name: &str) -> Failure {
+    if matches!(error.downcast_ref(), Some(Interruption::Unregistered)) {
+        return Failure::Final(error);
+    }
+    let advice = match error.downcast_ref() {
+        Some(pglog::Error::Reaped { .. }) => format!(
             "consumer {name} needs records that are gone: run `consumer {name} --unregister`, then \
              `consumer {name} --copy-from OTHER` with a consumer of the same fold that is further on, or with baseline"
-        )),
-        pglog::Error::RowsMissing { .. } => {
-            Some("staged_log_records were deleted by hand: restore them from a backup".to_owned())
+        ),
+        Some(pglog::Error::RowsMissing { .. }) => {
+            "staged_log_records were deleted by hand: restore them from a backup".to_owned()
         }
-        error if error.is_final() => Some("the log cannot be read".to_owned()),
-        _ => None,
-    }
+        Some(error) if error.is_final() => "the log cannot be read".to_owned(),
+        _ => return Failure::Passing(error),
+    };
+    Failure::Final(error.context(advice))
 }
 
 async fn administer<F: Fold>(config: &Config, fold: &F) -> Result<()> {
     let name = &config.name;
-    let mut client = common::postgres::connect(&config.postgres.database_url, "consumer", || {}).await?;
+    let mut client = connect::postgres::connect(&config.postgres.database_url, "consumer", || {}).await?;
     if let Some(source) = &config.copy_from {
         let last_offset = copy(&mut client, fold, source, name, config.stream.partition).await?;
         println!("consumer {name} starts with the state of {source} at offset {last_offset}");

@@ -9,10 +9,10 @@ use crate::Config;
 use crate::outcome::Progress;
 
 /// The checkpoint that was committed last, and when.
-pub(crate) type Mark = Arc<Mutex<Option<(i64, Instant)>>>;
+pub(crate) type LastCommit = Arc<Mutex<Option<(i64, Instant)>>>;
 
 /// Says what the metrics mean, and begins to measure how far behind the consumer is.
-pub(crate) fn start(health: &Health, config: &Config) -> Mark {
+pub(crate) fn start(health: &Health, config: &Config) -> LastCommit {
     let labels = [("consumer", config.name.as_str())];
     for (name, help) in [
         ("rocket_rides_records_applied_total", "Records folded into the state"),
@@ -33,12 +33,12 @@ pub(crate) fn start(health: &Health, config: &Config) -> Mark {
         Unit::Seconds,
         "From when a record was staged until it was in the committed state; one record a second at most"
     );
-    let mark = Mark::default();
-    let (shared, partition, name) = (Arc::clone(&mark), config.stream.partition, config.name.clone());
+    let last = LastCommit::default();
+    let (shared, partition, name) = (Arc::clone(&last), config.stream.partition, config.name.clone());
     health.ask_postgres(&config.postgres.database_url, health.pulse("postgres", crate::AGE_MAX), move |client| {
-        let (mark, name) = (*shared.lock().unwrap_or_else(PoisonError::into_inner), name.clone());
+        let (last, name) = (*shared.lock().unwrap_or_else(PoisonError::into_inner), name.clone());
         Box::pin(async move {
-            let Some((last_offset, at)) = mark else { return monitor::anything(client).await };
+            let Some((last_offset, at)) = last else { return monitor::anything(client).await };
             let lag = pglog::lag(client, partition, last_offset, at.elapsed()).await?;
             gauge!("rocket_rides_lag_records", "consumer" => name.clone()).set(lag.record_count as f64);
             gauge!("rocket_rides_lag_seconds", "consumer" => name.clone()).set(lag.waiting_s);
@@ -49,7 +49,15 @@ pub(crate) fn start(health: &Health, config: &Config) -> Mark {
             Ok(())
         })
     });
-    mark
+    last
+}
+
+/// Notes the checkpoint, if it has moved.
+pub(crate) fn committed(last: &LastCommit, last_offset: i64) {
+    let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+    if last.is_none_or(|(before, _)| before != last_offset) {
+        *last = Some((last_offset, Instant::now()));
+    }
 }
 
 pub(crate) fn count(name: &str, progress: &Progress) {

@@ -1,5 +1,7 @@
 //! What one step of a consumer can be told to do wrong, and what can come of it.
 
+use common::fault::Dice;
+
 /// What to do wrong on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Fault {
@@ -13,6 +15,16 @@ pub enum Fault {
     DieAtCommit,
     /// SIGKILL when the commit was answered, before anything else.
     DieAfterCommit,
+}
+
+impl common::fault::Fault for Fault {
+    fn roll(dice: &mut Dice) -> Self {
+        if dice.strikes() { Self::ordered() } else { Self::None }
+    }
+
+    fn ordered() -> Self {
+        Self::CrashBeforeCommit
+    }
 }
 
 /// Reasons to start over from the last commit that are nobody's failure.

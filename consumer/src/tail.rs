@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use common::resp::Commands;
-use common::stream::EntryId;
-use common::wire::Wire;
+use stream::codec::EntryId;
+use stream::resp::Commands;
+use stream::wire::Wire;
 
 /// Entries a read.
 pub(crate) const PAGE_LEN_MAX: usize = 1000;
@@ -56,7 +56,7 @@ impl Tail {
         Ok(())
     }
 
-    /// The page that was asked for, for [`decode_xread`](common::stream::decode_xread). If the future is dropped nothing
+    /// The page that was asked for, for [`decode_xread`](stream::codec::decode_xread). If the future is dropped nothing
     /// is lost: the next call gets it.
     ///
     /// # Errors

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use common::spans::{self, Batch, Work};
 use pglog::Record;
+use traces::spans::{self, Batch, Work};
 use tracing::debug;
 
 /// Tells of records that are committed, wherever they were read: of each that is part of a trace in the log, and of all in

@@ -11,9 +11,9 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use common::backoff::Backoff;
 use common::shutdown::{CancellationToken, sleep_or_stop};
-use common::telemetry::LogArgs;
 use indicatif::{ProgressBar, ProgressStyle};
-use monitor::{MonitorArgs, describe_counter};
+use monitor::describe_counter;
+use process::ProcessArgs;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::{Interval, MissedTickBehavior};
@@ -67,13 +67,9 @@ pub struct Config {
     #[arg(long)]
     pub seed: Option<u64>,
 
+    /// The arguments of every process.
     #[command(flatten)]
-    /// Metrics and health.
-    pub monitor: MonitorArgs,
-
-    #[command(flatten)]
-    /// What is logged.
-    pub log: LogArgs,
+    pub process: ProcessArgs,
 }
 
 /// How fast.
@@ -85,6 +81,15 @@ pub enum Rate {
     Max,
 }
 
+/// [`run`], and then the summary on standard output: the process `simulator`.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_and_print(config: Config, shutdown: CancellationToken) -> Result<()> {
+    println!("{}", run(config, shutdown).await?);
+    Ok(())
+}
+
 /// Waits until the api is ready, and posts rides until the count, the duration or `shutdown` is reached.
 ///
 /// # Errors
@@ -93,7 +98,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Summary>
     let seed = config.seed.unwrap_or_else(rand::random);
     let base_url = format!("http://127.0.0.1:{}", config.api_port);
     info!(base_url, seed, "simulator started");
-    monitor::start(&config.monitor).await?;
+    monitor::start(&config.process.monitor).await?;
     describe_counter!("rocket_rides_answers_total", "Answers to guests, by status; 0: there was none");
     let client = reqwest::Client::builder().timeout(ANSWER_WAIT).build().context("setting up the HTTP client")?;
     wait_until_ready(&client, &base_url, &shutdown).await;

@@ -1,11 +1,5 @@
-//! The simulator process: configuration, logs, signals, and then [`simulator::run`].
+//! The simulator process.
 
-use std::process::ExitCode;
-
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    let config: simulator::Config = common::config::parse();
-    common::telemetry::start(&config.log);
-    let outcome = async { simulator::run(config, common::shutdown::on_signal()?).await };
-    common::telemetry::conclude(outcome.await.map(|summary| println!("{summary}")))
+fn main() -> std::process::ExitCode {
+    process::main(|config| &config.process, simulator::run_and_print)
 }

@@ -1,10 +1,10 @@
 //! A stream that is not of this log: how it is recognised, and how it is moved out of the way.
 
 use anyhow::{Context, Result};
-use common::resp::{Commands, Piece, Pieces};
-use common::stream::DecodeError;
-use common::stream_end::StreamEnd;
-use common::wire::Wire;
+use stream::codec::DecodeError;
+use stream::end::StreamEnd;
+use stream::resp::{Commands, Piece, Pieces};
+use stream::wire::Wire;
 
 use crate::publish::sort_out;
 

@@ -36,7 +36,7 @@ pub(crate) enum Claim {
 impl Post {
     /// Connects and listens for hints, which are passed on to `hint`.
     pub async fn connect(config: &tokio_postgres::Config, hint: Arc<Notify>, claim: Claim) -> Result<Self> {
-        let client = common::postgres::connect(config, "streamer", move || hint.notify_one()).await?;
+        let client = connect::postgres::connect(config, "streamer", move || hint.notify_one()).await?;
         client.batch_execute(SESSION).await.context("setting up the session")?;
         client.batch_execute(&format!("LISTEN {}", pglog::HINT_CHANNEL)).await.context("listening for hints")?;
         pglog::prepare_session(&client).await.context("setting up the session")?;

@@ -14,19 +14,18 @@ mod metrics;
 mod publish;
 mod streamer;
 
-use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
-use common::backoff::Backoff;
-use common::config::{PostgresArgs, StreamArgs};
-use common::fault::{Dice, FaultArgs, Faults, Planned};
-use common::shutdown::{CancellationToken, sleep_or_stop, stop_at_last};
-use common::telemetry::LogArgs;
-use monitor::MonitorArgs;
+use common::fault::{FaultArgs, Faults, Planned};
+use common::shutdown::CancellationToken;
+use connect::PostgresArgs;
+use process::{Failure, Injection, ProcessArgs, Turn, Until, Work, repeat_with_faults};
+use stream::StreamArgs;
 use tracing::{info, warn};
 
+use metrics::LastPublished;
 pub use publish::{Fault, Refused};
 pub use streamer::{Published, Step, Streamer};
 
@@ -37,9 +36,6 @@ const IDLE_WAIT: Duration = Duration::from_millis(100);
 /// How often a streamer that stands by asks for the leadership: the length of the pause when a leader dies.
 const STANDBY_WAIT: Duration = Duration::from_millis(500);
 
-/// The longest wait between two attempts while a server is away.
-const RETRY_WAIT_MAX: Duration = Duration::from_secs(2);
-
 /// A streamer that gets nothing done for so long is not ready.
 const AGE_MAX: Duration = Duration::from_secs(5);
 
@@ -47,16 +43,16 @@ const AGE_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Parser)]
 #[command(name = "streamer", version)]
 pub struct Config {
-    #[command(flatten)]
     /// Where Postgres is.
+    #[command(flatten)]
     pub postgres: PostgresArgs,
 
-    #[command(flatten)]
     /// Where the stream is.
+    #[command(flatten)]
     pub stream: StreamArgs,
 
-    #[command(flatten)]
     /// Injected double-sends.
+    #[command(flatten)]
     pub fault: FaultArgs,
 
     /// For chaos and tests: FAULT:N injects this fault into every batch from the Nth on.
@@ -71,22 +67,18 @@ pub struct Config {
     #[arg(long)]
     pub drain: bool,
 
+    /// The arguments of every process.
     #[command(flatten)]
-    /// Metrics and health.
-    pub monitor: MonitorArgs,
-
-    #[command(flatten)]
-    /// What is logged.
-    pub log: LogArgs,
+    pub process: ProcessArgs,
 }
 
 /// Leads the partition, or stands by, until `shutdown`; with `--drain`, until nothing is left to publish.
 ///
 /// # Errors
-/// Only what an operator must look at: Redis refuses for a reason that waiting does not mend, or the tables are damaged.
-/// A server that is away is waited for.
+/// Only failures that an operator must look at: Redis refuses for a reason that waiting does not mend, or the tables are
+/// damaged. A server that is away is waited for.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
-    let mut faults = Faults::new(&config.fault, config.inject);
+    let faults = Faults::new(&config.fault, config.inject);
     info!(
         stream = ?config.stream,
         partition = config.stream.partition,
@@ -94,88 +86,68 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
         fault_seed = faults.seed(),
         "streamer started"
     );
-    let health = monitor::start(&config.monitor).await?;
-    let (steps, orders) = (health.pulse("steps", AGE_MAX), health.orders());
-    let mark = metrics::start(&health, &config.postgres, &config.stream);
-    let mut streamer = Streamer::new(&config);
-    common::notify::ready();
-    let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
-    let mut stood_by = false;
-    let mut fault = faults.draw(by_dice);
-    while !shutdown.is_cancelled() {
-        let is_ordered = orders.is_open();
-        if is_ordered {
-            fault = Fault::SendTwice;
-        }
-        let step = tokio::select! {
-            step = streamer.run_once(fault) => step,
-            () = stop_at_last(&shutdown) => break,
-        };
-        if let Ok(step) = &step {
-            steps.beat();
-            metrics::leads(!matches!(step, Step::StandingBy), &mark);
-        }
-        let go_on = match step {
-            Ok(Step::Published(published)) => {
-                log(&published, fault);
-                metrics::count(&published, fault != Fault::None);
-                if is_ordered {
-                    orders.fill();
-                }
-                *mark.lock().unwrap_or_else(PoisonError::into_inner) = Some((published.last_offset(), Instant::now()));
-                (fault, stood_by) = (faults.draw(by_dice), false);
-                backoff.reset();
-                // Who stages while we publish sends a hint, which is not lost: it need not be looked for.
-                config.drain || streamer.is_behind_head() || wait_for_more(&streamer, &shutdown).await
-            }
-            Ok(Step::Idle) if config.drain => break,
-            Ok(Step::Idle) => {
-                stood_by = false;
-                backoff.reset();
-                wait_for_more(&streamer, &shutdown).await
-            }
-            Ok(Step::StandingBy) => {
-                if !stood_by {
-                    info!(partition = config.stream.partition, "standing by: another streamer leads");
-                }
-                stood_by = true;
-                if config.drain && streamer.nothing_left().await {
-                    break;
-                }
-                sleep_or_stop(STANDBY_WAIT, &shutdown).await
-            }
-            Err(error) if is_final(&error) => return Err(error),
-            Err(error) => {
-                let wait = backoff.next_wait();
-                warn!(
-                    error = format!("{error:#}"),
-                    wait_ms = wait.as_millis() as u64,
-                    "publishing failed, trying again"
-                );
-                sleep_or_stop(wait, &shutdown).await
-            }
-        };
-        if !go_on {
-            break;
-        }
-    }
+    let health = monitor::start(&config.process.monitor).await?;
+    let steps = health.pulse("steps", AGE_MAX);
+    let mut publishing = Publishing {
+        streamer: Streamer::new(&config),
+        last: metrics::start(&health, &config.postgres, &config.stream),
+        partition: config.stream.partition,
+        is_draining: config.drain,
+        stands_by: false,
+    };
+    process::ready();
+    let injection = Injection::new(faults, health.orders());
+    repeat_with_faults(&mut publishing, Until::drained(config.drain), &steps, injection, &shutdown).await?;
     info!("streamer stopped");
     Ok(())
 }
 
-/// Returns when there may be more to do; `false` on shutdown.
-async fn wait_for_more(streamer: &Streamer, shutdown: &CancellationToken) -> bool {
-    tokio::select! {
-        () = streamer.hinted() => true,
-        go_on = sleep_or_stop(IDLE_WAIT, shutdown) => go_on,
-    }
+/// The streamer as the skeleton repeats it.
+struct Publishing {
+    streamer: Streamer,
+    last: LastPublished,
+    partition: i32,
+    is_draining: bool,
+    stands_by: bool,
 }
 
-fn by_dice(dice: &mut Dice) -> Fault {
-    match dice.strikes() {
-        false => Fault::None,
-        true if dice.coin() => Fault::SendTwice,
-        true => Fault::ResendBatch,
+impl Work for Publishing {
+    type Fault = Fault;
+
+    async fn run_once(&mut self, fault: Fault) -> Result<Turn, Failure> {
+        let step = self.streamer.run_once(fault).await.map_err(judge)?;
+        metrics::leads(!matches!(step, Step::StandingBy), &self.last);
+        match step {
+            Step::Published(published) => {
+                log(&published, fault);
+                metrics::count(&published, fault != Fault::None, &self.last);
+                self.stands_by = false;
+                // A process that stages while we publish sends a hint, which is not lost: there is no need to look at once.
+                let goes_on = self.is_draining || self.streamer.is_behind_head();
+                Ok(Turn::done().pausing(if goes_on { Duration::ZERO } else { IDLE_WAIT }))
+            }
+            Step::Idle => {
+                self.stands_by = false;
+                Ok(Turn::idle().pausing(IDLE_WAIT))
+            }
+            Step::StandingBy => {
+                if !self.stands_by {
+                    info!(partition = self.partition, "standing by: another streamer leads");
+                }
+                self.stands_by = true;
+                let is_done = self.is_draining && self.streamer.nothing_left().await;
+                Ok(if is_done { Turn::idle() } else { Turn::waiting().pausing(STANDBY_WAIT) })
+            }
+        }
+    }
+
+    /// A hint ends the leader's pause. A streamer that stands by asks for the leadership at its own pace.
+    async fn woken(&self) {
+        if self.stands_by { std::future::pending().await } else { self.streamer.hinted().await }
+    }
+
+    fn log_retry(&self, error: &str, wait: Duration) {
+        warn!(error, wait_ms = wait.as_millis() as u64, "publishing failed, trying again");
     }
 }
 
@@ -198,7 +170,11 @@ fn log(published: &Published, fault: Fault) {
     }
 }
 
-/// Whether waiting cannot help.
-fn is_final(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<Refused>().is_some() || error.downcast_ref().is_some_and(pglog::Error::is_final)
+/// Waiting does not mend a refusal or a damaged table.
+fn judge(error: anyhow::Error) -> Failure {
+    if error.is::<Refused>() || error.downcast_ref().is_some_and(pglog::Error::is_final) {
+        Failure::Final(error)
+    } else {
+        Failure::Passing(error)
+    }
 }

@@ -1,11 +1,5 @@
-//! The streamer process: configuration, logs, signals, and then [`streamer::run`].
+//! The streamer process.
 
-use std::process::ExitCode;
-
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    let config: streamer::Config = common::config::parse();
-    common::telemetry::start(&config.log);
-    let outcome = async { streamer::run(config, common::shutdown::on_signal()?).await };
-    common::telemetry::conclude(outcome.await)
+fn main() -> std::process::ExitCode {
+    process::main(|config| &config.process, streamer::run)
 }

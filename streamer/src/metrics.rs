@@ -3,19 +3,20 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::config::{PostgresArgs, StreamArgs};
+use connect::PostgresArgs;
 use monitor::{Health, Unit, counter, declare_counter, declare_gauge, describe_histogram, gauge, histogram};
+use stream::StreamArgs;
 
 use crate::streamer::Published;
 
-/// The end of what was published last, and when.
-pub(crate) type Mark = Arc<Mutex<Option<(i64, Instant)>>>;
+/// The last offset that was published, and when.
+pub(crate) type LastPublished = Arc<Mutex<Option<(i64, Instant)>>>;
 
 /// A batch is measured if it was published this short a time ago: since the last look, that is.
 const MEASURED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Says what the metrics mean, and begins to measure how far behind the stream is.
-pub(crate) fn start(health: &Health, postgres: &PostgresArgs, stream: &StreamArgs) -> Mark {
+pub(crate) fn start(health: &Health, postgres: &PostgresArgs, stream: &StreamArgs) -> LastPublished {
     declare_counter("rocket_rides_batches_published_total", "Batches appended to the stream", &[]);
     declare_counter("rocket_rides_records_published_total", "Records appended to the stream, each once", &[]);
     declare_counter("rocket_rides_entries_added_total", "Entries added to the stream, double-sends included", &[]);
@@ -29,12 +30,12 @@ pub(crate) fn start(health: &Health, postgres: &PostgresArgs, stream: &StreamArg
         Unit::Seconds,
         "From when a record was staged until it was in the stream; one record a second at most"
     );
-    let mark = Mark::default();
-    let (shared, partition) = (Arc::clone(&mark), stream.partition);
+    let last = LastPublished::default();
+    let (shared, partition) = (Arc::clone(&last), stream.partition);
     health.ask_postgres(&postgres.database_url, health.pulse("postgres", crate::AGE_MAX), move |client| {
-        let mark = *shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = *shared.lock().unwrap_or_else(PoisonError::into_inner);
         Box::pin(async move {
-            match mark {
+            match last {
                 Some((last_offset, at)) => {
                     let lag = pglog::lag(client, partition, last_offset, at.elapsed()).await?;
                     gauge!("rocket_rides_unpublished_records").set(lag.record_count as f64);
@@ -48,10 +49,11 @@ pub(crate) fn start(health: &Health, postgres: &PostgresArgs, stream: &StreamArg
             }
         })
     });
-    mark
+    last
 }
 
-pub(crate) fn count(published: &Published, is_fault: bool) {
+pub(crate) fn count(published: &Published, is_fault: bool, last: &LastPublished) {
+    *last.lock().unwrap_or_else(PoisonError::into_inner) = Some((published.last_offset(), Instant::now()));
     counter!("rocket_rides_batches_published_total").increment(1);
     counter!("rocket_rides_records_published_total").increment(published.record_count as u64);
     counter!("rocket_rides_entries_added_total").increment(published.added_count as u64);
@@ -60,11 +62,11 @@ pub(crate) fn count(published: &Published, is_fault: bool) {
     histogram!("rocket_rides_publish_duration_seconds").record(published.elapsed);
 }
 
-pub(crate) fn leads(is_leader: bool, mark: &Mark) {
+pub(crate) fn leads(is_leader: bool, last: &LastPublished) {
     gauge!("rocket_rides_leader").set(f64::from(u8::from(is_leader)));
     if !is_leader {
         // What is not published yet is another's concern.
-        *mark.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *last.lock().unwrap_or_else(PoisonError::into_inner) = None;
         gauge!("rocket_rides_unpublished_records").set(0.0);
     }
 }

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use common::resp::{Commands, Piece, Pieces};
-use common::spans::{self, Batch, Work};
-use common::stream::{EntryId, EntryWriter, Fields};
-use common::wire::Wire;
+use common::fault::Dice;
 use pglog::{Page, Record};
+use stream::codec::{EntryId, EntryWriter, Fields};
+use stream::resp::{Commands, Piece, Pieces};
+use stream::wire::Wire;
+use traces::spans::{self, Batch, Work};
 use tracing::debug;
 
 /// What to do wrong on purpose with a batch. Consumers must not notice any of it.
@@ -25,6 +26,22 @@ pub enum Fault {
     DieMidPipeline,
     /// SIGKILL when all of it is in the stream, before anything else.
     DieAfterPublish,
+}
+
+impl common::fault::Fault for Fault {
+    fn roll(dice: &mut Dice) -> Self {
+        if !dice.strikes() {
+            Self::None
+        } else if dice.coin() {
+            Self::SendTwice
+        } else {
+            Self::ResendBatch
+        }
+    }
+
+    fn ordered() -> Self {
+        Self::SendTwice
+    }
 }
 
 /// What became of the entries sent.

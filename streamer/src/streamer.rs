@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use common::fault::die;
-use common::stream_end::StreamEnd;
-use common::wire::Wire;
 use deadpool_postgres::ClientWrapper;
 use pglog::{Page, Reader};
+use stream::end::StreamEnd;
+use stream::wire::Wire;
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 

@@ -87,7 +87,7 @@ impl PrivatePostgres {
     /// A connection to one of its databases, as its superuser.
     pub async fn connect(&self, database: &str) -> Client {
         let url = self.server.as_ref().unwrap().url(database);
-        common::postgres::connect(&url.parse().unwrap(), "test", || {}).await.unwrap()
+        connect::postgres::connect(&url.parse().unwrap(), "test", || {}).await.unwrap()
     }
 
     /// SIGKILL, and it stays away.
@@ -97,7 +97,7 @@ impl PrivatePostgres {
 
     /// Stops it as an operator would, and copies its data: a backup for [`put_back`](Self::put_back). It stays away.
     pub async fn stop_and_copy(&mut self) -> Backup {
-        let client = common::postgres::connect(&self.url().parse().unwrap(), "test", || {}).await.unwrap();
+        let client = connect::postgres::connect(&self.url().parse().unwrap(), "test", || {}).await.unwrap();
         let data: String = client.query_one("SHOW data_directory", &[]).await.unwrap().get(0);
         drop(client);
         self.server.take().unwrap().stop().await.unwrap();

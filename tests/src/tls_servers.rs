@@ -54,7 +54,7 @@ impl TlsServers {
         ];
         let redis = PrivateRedis::start_in(folder.clone(), settings.as_flattened()).await;
         let servers = Self { postgres, redis, postgres_port, redis_port, ca_file: folder.join("ca.pem") };
-        let mut open = common::redis::connect(&common::redis::client(&servers.redis.url()).unwrap()).await.unwrap();
+        let mut open = stream::redis::connect(&stream::redis::client(&servers.redis.url()).unwrap()).await.unwrap();
         let mut set = redis::cmd("CONFIG");
         let set = set.arg("SET").arg("requirepass").arg(Self::REDIS_PASSWORD);
         let () = set.query_async(&mut open).await.unwrap();

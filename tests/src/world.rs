@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use clap::Parser;
 use common::shutdown::CancellationToken;
-use common::wire::Wire;
 use consumer::{Consumer, DistanceFold, Progress};
 use deadpool_postgres::ClientWrapper as Client;
 use pglog::Session;
 use redis::aio::MultiplexedConnection;
+use stream::wire::Wire;
 use streamer::{Fault, Step, Streamer};
 use tokio_postgres::Config;
 
@@ -116,13 +116,13 @@ impl World {
 
     /// A connection to Redis as streamer and consumers have it.
     pub async fn wire(&self) -> Wire {
-        let client = common::redis::client(&self.redis_url).unwrap();
+        let client = stream::redis::client(&self.redis_url).unwrap();
         Wire::connect(&client, Duration::ZERO).await.unwrap()
     }
 
     /// A connection to Redis.
     pub async fn redis(&self) -> MultiplexedConnection {
-        common::redis::connect(&common::redis::client(&self.redis_url).unwrap()).await.unwrap()
+        stream::redis::connect(&stream::redis::client(&self.redis_url).unwrap()).await.unwrap()
     }
 
     /// How many entries the stream has.
@@ -307,7 +307,7 @@ pub async fn write_rides(client: &impl Session, count: i64) {
 }
 
 pub(crate) async fn connect(config: &Config) -> Client {
-    common::postgres::connect(config, "test", || {}).await.expect("the servers of bin/test answer")
+    connect::postgres::connect(config, "test", || {}).await.expect("the servers of bin/test answer")
 }
 
 fn from_environment(name: &str) -> String {

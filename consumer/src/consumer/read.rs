@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use common::shutdown::sleep_or_stop;
-use common::stream::{Entry, EntryId, Fields};
 use pglog::Record;
+use stream::codec::{Entry, EntryId, Fields};
 use tracing::{debug, warn};
 
 use super::{Consumer, Source};

@@ -12,8 +12,8 @@ use crate::desk::Desk;
 /// Who charges, and how long a booking may take.
 #[derive(Debug, Clone, Args)]
 pub struct BookingArgs {
-    #[command(flatten)]
     /// Who charges for booked rides.
+    #[command(flatten)]
     pub stripe: StripeArgs,
 
     /// How long a booking may take in all before somebody else may go on with it; the same in every process.

@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use common::trace::TraceParent;
 use deadpool_postgres::{Client, Pool};
 use idempotency::{PostgresStore, Request, Runner};
 use payments::Stripe;
 use serde::{Deserialize, Serialize};
+use traces::TraceParent;
 
 use crate::journey::Journey;
 use crate::phases::Trip;
@@ -210,7 +210,7 @@ impl Desk {
     }
 
     pub(crate) async fn client(&self) -> Result<Client, Error> {
-        common::postgres::take(&self.pool).await.map_err(|error| Error::Unavailable(format!("{error:#}")))
+        connect::postgres::take(&self.pool).await.map_err(|error| Error::Unavailable(format!("{error:#}")))
     }
 }
 

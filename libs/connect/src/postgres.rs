@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use clap::Args;
 use deadpool_postgres::{
     ClientWrapper, Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime,
 };
@@ -10,7 +11,26 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 use tokio_postgres::{Config, Connection, NoTls, Socket};
 
-use crate::tls;
+use crate::tls::{self, TlsArgs};
+
+/// Where Postgres is.
+#[derive(Clone, Args)]
+pub struct PostgresArgs {
+    /// The database, for example postgres://localhost/rocket-rides-log; ?sslmode=require encrypts and verifies
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: tokio_postgres::Config,
+
+    /// Whose certificates are believed, here and in Redis.
+    #[command(flatten)]
+    pub tls: TlsArgs,
+}
+
+impl std::fmt::Debug for PostgresArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // tokio-postgres prints its Config without the password.
+        write!(f, "{:?}", self.database_url)
+    }
+}
 
 /// How long a connection to one host may take to come about, and how long a caller waits for one of the pool.
 const CONNECT_WAIT: Duration = Duration::from_secs(3);

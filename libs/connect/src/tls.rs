@@ -46,7 +46,7 @@ struct Trust {
 }
 
 /// Trusts these authorities from now on. To be called before anything connects; a second call changes nothing.
-pub(crate) fn trust(authorities: Authorities) {
+pub fn trust(authorities: Authorities) {
     let _ = OWN.set(authorities);
 }
 
@@ -54,7 +54,7 @@ pub(crate) fn trust(authorities: Authorities) {
 ///
 /// # Errors
 /// No authority is known at all.
-pub(crate) fn for_postgres() -> Result<MakeRustlsConnect> {
+pub fn for_postgres() -> Result<MakeRustlsConnect> {
     Ok(trusted()?.postgres.clone())
 }
 
@@ -62,7 +62,7 @@ pub(crate) fn for_postgres() -> Result<MakeRustlsConnect> {
 ///
 /// # Errors
 /// No authority is known at all.
-pub(crate) fn connector() -> Result<TlsConnector> {
+pub fn connector() -> Result<TlsConnector> {
     Ok(TlsConnector::from(Arc::new(client_config()?)))
 }
 
@@ -78,7 +78,7 @@ pub fn client_config() -> Result<ClientConfig> {
 ///
 /// # Errors
 /// No authority is known at all.
-pub(crate) fn for_redis(client: &Client) -> Result<Client> {
+pub fn for_redis(client: &Client) -> Result<Client> {
     let info = client.get_connection_info();
     if !matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
         return Ok(client.clone());
@@ -88,7 +88,7 @@ pub(crate) fn for_redis(client: &Client) -> Result<Client> {
 }
 
 /// The same error; one about a server's certificate says what to do.
-pub(crate) fn explain(error: anyhow::Error) -> anyhow::Error {
+pub fn explain(error: anyhow::Error) -> anyhow::Error {
     // The text is what both clients hand on; the types behind it they wrap, each in its own way.
     let text = format!("{error:#}");
     let Some((_, why)) = text.split_once("invalid peer certificate: ") else { return error };

@@ -37,7 +37,7 @@ impl Health {
                 let asked = tokio::time::timeout(ANSWER_WAIT, async {
                     let connected = match client.take() {
                         Some(client) => client,
-                        None => common::postgres::connect(&postgres, "monitor", || {}).await?,
+                        None => connect::postgres::connect(&postgres, "monitor", || {}).await?,
                     };
                     ask(&connected).await?;
                     anyhow::Ok(connected)

@@ -2,58 +2,9 @@
 //! environment variable, and its doc comment is the help text.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgMatches, Args, Parser};
+use clap::{ArgMatches, Parser};
 
-use crate::stream::stream_key;
-use crate::tls::{self, Authorities, TlsArgs};
-
-/// Where Postgres is.
-#[derive(Clone, Args)]
-pub struct PostgresArgs {
-    /// The database, for example postgres://localhost/rocket-rides-log; ?sslmode=require encrypts and verifies
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    pub database_url: tokio_postgres::Config,
-
-    /// Whose certificates are believed, here and in Redis.
-    #[command(flatten)]
-    pub tls: TlsArgs,
-}
-
-impl std::fmt::Debug for PostgresArgs {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // tokio-postgres prints its Config without the password.
-        write!(f, "{:?}", self.database_url)
-    }
-}
-
-/// Where the stream is.
-#[derive(Clone, Args)]
-pub struct StreamArgs {
-    /// The Redis server, for example redis://localhost:6379 or redis+unix:///run/redis.sock; rediss:// encrypts
-    #[arg(long, env = "REDIS_URL", hide_env_values = true, value_parser = parse_redis_url)]
-    pub redis_url: redis::Client,
-
-    /// Name of the stream's key.
-    #[arg(long, env = "STREAM_NAME", default_value = "rocket-rides-log", value_parser = parse_stream_name)]
-    pub stream_name: String,
-
-    /// The partition of the log to work on.
-    #[arg(long, env = "PARTITION", default_value_t = 0, value_parser = clap::value_parser!(i32).range(0..))]
-    pub partition: i32,
-}
-
-impl StreamArgs {
-    /// The key of the partition's stream.
-    pub fn key(&self) -> String {
-        stream_key(&self.stream_name, self.partition)
-    }
-}
-
-impl std::fmt::Debug for StreamArgs {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} at {}", self.key(), self.redis_url.get_connection_info().addr())
-    }
-}
+use connect::tls::{self, Authorities};
 
 /// Parses flags and environment. On a missing or bad value it prints one line that names it and the fix, and exits
 /// with status 2; on `--help` and `--version` it prints and exits with 0.
@@ -109,16 +60,10 @@ fn complaint(error: &clap::Error) -> Option<String> {
     }
 }
 
-fn parse_redis_url(text: &str) -> Result<redis::Client, String> {
-    crate::redis::client(text).map_err(|_| "give a URL such as redis://localhost:6379".to_owned())
-}
-
-fn parse_stream_name(text: &str) -> Result<String, String> {
-    if text.is_empty() { Err("give a name such as rocket-rides-log".to_owned()) } else { Ok(text.to_owned()) }
-}
-
 #[cfg(test)]
 mod tests {
+    use connect::PostgresArgs;
+
     use super::*;
 
     #[derive(Debug, Parser)]
@@ -132,7 +77,7 @@ mod tests {
         #[arg(long)]
         home_url: String,
         #[command(flatten)]
-        fault: crate::fault::FaultArgs,
+        fault: common::fault::FaultArgs,
     }
 
     const COMPLETE: [&str; 6] = ["consumer", "c", "--home-url", "x", "--database-url", "postgres://localhost/x"];

@@ -8,12 +8,10 @@ use clap::{Args, ValueEnum};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
-use crate::otlp;
-
 /// Ends a process: 0 after a stop that was asked for, 1 after an error, which is logged in one line with its causes. The last
 /// spans are sent first.
 pub fn conclude(outcome: anyhow::Result<()>) -> ExitCode {
-    otlp::flush();
+    traces::flush();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -93,7 +91,7 @@ pub fn start(args: &LogArgs) {
         LogFormat::Json => builder.with_ansi(false).json().flatten_event(true).init(),
     }
     if let Some(endpoint) = args.otel_exporter_otlp_endpoint.as_deref().filter(|endpoint| !endpoint.is_empty()) {
-        match otlp::start(endpoint) {
+        match traces::start(endpoint) {
             Ok(()) => info!("spans are exported"),
             Err(error) => {
                 warn!(error = format!("{error:#}"), "OTEL_EXPORTER_OTLP_ENDPOINT is set: spans are not exported")

@@ -27,8 +27,8 @@ use crate::resp::{Commands, Piece, Pieces, parse_digits, parse_number};
 /// one node of a Redis Cluster.
 ///
 /// ```
-/// assert_eq!(common::stream::stream_key("rocket-rides-log", 0), "rocket-rides-log");
-/// assert_eq!(common::stream::stream_key("rocket-rides-log", 3), "rocket-rides-log:{3}");
+/// assert_eq!(stream::codec::stream_key("rocket-rides-log", 0), "rocket-rides-log");
+/// assert_eq!(stream::codec::stream_key("rocket-rides-log", 3), "rocket-rides-log:{3}");
 /// ```
 pub fn stream_key(stream_name: &str, partition: i32) -> String {
     if partition == 0 { stream_name.to_owned() } else { format!("{stream_name}:{{{partition}}}") }

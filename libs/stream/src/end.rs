@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
+use crate::codec::{DecodeError, EntryId, decode_entry, unexpected};
 use crate::resp::{Commands, Piece, Pieces};
-use crate::stream::{DecodeError, EntryId, decode_entry, unexpected};
 use crate::wire::Wire;
 
 /// The last entry ever added to a stream. Trimming does not change its id.

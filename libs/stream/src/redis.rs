@@ -11,7 +11,7 @@ use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo};
 
-use crate::tls;
+use connect::tls;
 
 /// How long a connection may take to come about.
 pub(crate) const CONNECT_WAIT: Duration = Duration::from_secs(2);

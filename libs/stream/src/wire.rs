@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::redis::{CONNECT_WAIT, PEER_WAIT, REPLY_WAIT, ensure_version};
 use crate::resp::{Commands, Piece, Pieces, Scan};
-use crate::tls;
+use connect::tls;
 
 /// Room for what arrives at once: a page of a thousand entries takes some 150 KB.
 const INPUT_LEN: usize = 256 * 1024;

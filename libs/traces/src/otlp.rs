@@ -30,9 +30,9 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::runtime::Builder;
 use tracing::{debug, warn};
 
+use crate::TraceParent;
 use crate::spans::{Batch, Work};
-use crate::tls;
-use crate::trace::TraceParent;
+use connect::tls;
 
 /// How long the collector has for an answer.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
@@ -55,7 +55,7 @@ struct Export {
 ///
 /// # Errors
 /// It cannot: the endpoint is no URL, or TLS is asked for and nobody is trusted.
-pub(crate) fn start(endpoint: &str) -> Result<()> {
+pub fn start(endpoint: &str) -> Result<()> {
     let endpoint = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
     // The SDK's own complaint would show all of it, and there may be a password in it.
     Request::post(&endpoint).body(()).context("it is no URL")?;
@@ -166,7 +166,7 @@ fn context_of(place: TraceParent) -> SpanContext {
 }
 
 /// Sends what is left, and ends the export. A collector that does not answer is not waited for.
-pub(crate) fn flush() {
+pub fn flush() {
     if let Some(Export { provider, .. }) = EXPORT.get()
         && let Err(error) = provider.shutdown_with_timeout(FLUSH_WAIT)
     {

@@ -10,8 +10,8 @@
 
 use std::time::Duration;
 
+use crate::TraceParent;
 use crate::otlp;
-use crate::trace::TraceParent;
 
 /// The most links that a batch's span has. The others are in the log, at level debug.
 const LINK_COUNT_MAX: usize = 32;

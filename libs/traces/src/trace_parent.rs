@@ -29,7 +29,7 @@ impl TraceParent {
     /// what 00 has is taken.
     ///
     /// ```
-    /// use common::trace::TraceParent;
+    /// use traces::TraceParent;
     /// let text = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     /// assert_eq!(TraceParent::parse(text).unwrap().to_string(), text);
     /// assert_eq!(TraceParent::parse("00-1-2-01"), None);

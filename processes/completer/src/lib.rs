@@ -4,21 +4,17 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use booking::{BookingArgs, Completion, Patience};
+use booking::{BookingArgs, Completion, Desk, Patience};
 use clap::Parser;
-use common::backoff::Backoff;
-use common::config::PostgresArgs;
-use common::shutdown::{CancellationToken, sleep_or_stop, stop_at_last};
-use common::telemetry::LogArgs;
-use monitor::{MonitorArgs, counter, declare_counter};
+use common::shutdown::CancellationToken;
+use connect::PostgresArgs;
+use monitor::{counter, declare_counter};
+use process::{Failure, ProcessArgs, Turn, Until, Work};
 use tracing::{info, warn};
 
 /// Requests a round. Few, because they are taken together and worked one after another: the last one's next attempt must not
 /// be due before its turn.
 const ROUND_LEN_MAX: i64 = 5;
-
-/// The longest wait between two rounds while Postgres is away.
-const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Connections: a booking has one in hand, and requests are brought to their ends one after another.
 const POOL_LEN: usize = 2;
@@ -30,12 +26,12 @@ const AGE_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Parser)]
 #[command(name = "completer", version)]
 pub struct Config {
-    #[command(flatten)]
     /// Where Postgres is.
+    #[command(flatten)]
     pub postgres: PostgresArgs,
 
-    #[command(flatten)]
     /// Who charges, and how long that may take.
+    #[command(flatten)]
     pub booking: BookingArgs,
 
     /// How old a request is before it is looked at: until then its client may send it again.
@@ -58,13 +54,9 @@ pub struct Config {
     #[arg(long)]
     pub once: bool,
 
+    /// The arguments of every process.
     #[command(flatten)]
-    /// Metrics and health.
-    pub monitor: MonitorArgs,
-
-    #[command(flatten)]
-    /// What is logged.
-    pub log: LogArgs,
+    pub process: ProcessArgs,
 }
 
 impl Config {
@@ -82,12 +74,12 @@ impl Config {
 /// Looks every `interval` until `shutdown`; with `--once`, once.
 ///
 /// # Errors
-/// No payment processor is set up; with `--once`, whatever went wrong. A server that is away is waited for.
+/// No payment processor is set up; with `--once`, any failure. A server that is away is waited for.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
-    let pool = common::postgres::pool(&config.postgres.database_url, "completer", POOL_LEN)?;
+    let pool = connect::postgres::pool(&config.postgres.database_url, "completer", POOL_LEN)?;
     let desk = config.booking.desk(pool)?;
     info!(age_min = ?config.age_min, idle_min = ?config.idle_min, "completer started");
-    let health = monitor::start(&config.monitor).await?;
+    let health = monitor::start(&config.process.monitor).await?;
     let rounds = health.pulse("rounds", config.interval + config.booking.claim_wait * ROUND_LEN_MAX as u32);
     health.ask_postgres(&config.postgres.database_url, health.pulse("postgres", AGE_MAX), monitor::anything);
     declare_counter(
@@ -96,42 +88,38 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
         &[],
     );
     declare_counter("rocket_rides_completions_failed_total", "Requests that are tried again later", &[]);
-    let patience = config.patience();
-    common::notify::ready();
-    let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
-    while !shutdown.is_cancelled() {
-        // A booking that is cut off has to wait for its claim to run out: so not at once, when told to stop.
-        let round = tokio::select! {
-            round = booking::complete(&desk, &patience, ROUND_LEN_MAX) => round,
-            () = stop_at_last(&shutdown) => break,
-        };
-        let wait = match round {
-            Ok(completion) => {
-                backoff.reset();
-                rounds.beat();
-                log(&completion);
-                counter!("rocket_rides_requests_completed_total").increment(completion.replies.len() as u64);
-                counter!("rocket_rides_completions_failed_total").increment(completion.errors.len() as u64);
-                let is_full = completion.replies.len() + completion.errors.len() == ROUND_LEN_MAX as usize;
-                if is_full { Duration::ZERO } else { config.interval }
-            }
-            Err(error) if config.once => return Err(error.into()),
-            Err(error) => {
-                let wait = backoff.next_wait();
-                warn!(
-                    error = error.explain(),
-                    wait_ms = wait.as_millis() as u64,
-                    "cannot look for requests, trying again"
-                );
-                wait
-            }
-        };
-        if config.once || !sleep_or_stop(wait, &shutdown).await {
-            break;
-        }
-    }
+    process::ready();
+    let mut completing = Completing { desk, patience: config.patience(), interval: config.interval };
+    process::repeat(&mut completing, Until::once(config.once), &rounds, &shutdown).await?;
     info!("completer stopped");
     Ok(())
+}
+
+/// The completer as the skeleton repeats it. A booking that is cut off has to wait until its claim runs out, so a stop waits
+/// for the round in hand.
+struct Completing {
+    desk: Desk,
+    patience: Patience,
+    interval: Duration,
+}
+
+impl Work for Completing {
+    type Fault = ();
+
+    const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
+
+    async fn run_once(&mut self, (): ()) -> Result<Turn, Failure> {
+        let completion = booking::complete(&self.desk, &self.patience, ROUND_LEN_MAX).await?;
+        log(&completion);
+        counter!("rocket_rides_requests_completed_total").increment(completion.replies.len() as u64);
+        counter!("rocket_rides_completions_failed_total").increment(completion.errors.len() as u64);
+        let is_full = completion.replies.len() + completion.errors.len() == ROUND_LEN_MAX as usize;
+        Ok(Turn::done().pausing(if is_full { Duration::ZERO } else { self.interval }))
+    }
+
+    fn log_retry(&self, error: &str, wait: Duration) {
+        warn!(error, wait_ms = wait.as_millis() as u64, "cannot look for requests, trying again");
+    }
 }
 
 fn log(completion: &Completion) {

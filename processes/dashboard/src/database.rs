@@ -46,7 +46,7 @@ impl Database {
 }
 
 pub(crate) async fn connect(config: &tokio_postgres::Config) -> Result<Client> {
-    let client = common::postgres::connect(config, "dashboard", || {}).await?;
+    let client = connect::postgres::connect(config, "dashboard", || {}).await?;
     pglog::prepare_session(&client).await.context("setting up the session")?;
     Ok(client)
 }

@@ -6,9 +6,9 @@
 //! process answers to its own host name alone, so that no other name can be pointed at it.
 
 use anyhow::{Context, Result, bail, ensure};
-use common::config::StreamArgs;
 use monitor::ORDER_HEADER;
 use serde::Deserialize;
+use stream::StreamArgs;
 
 use crate::processes::Watch;
 use crate::sample::Process;
@@ -62,7 +62,7 @@ impl FaultDesk {
                 Ok(format!("{consumer} will crash in its next batch, before its commit"))
             }
             Order::Wipe => {
-                let mut redis = common::redis::connect(&self.stream.redis_url).await?;
+                let mut redis = stream::redis::connect(&self.stream.redis_url).await?;
                 let key = self.stream.key();
                 let deleted: i64 = redis::cmd("DEL").arg(&key).query_async(&mut redis).await.context("wiping")?;
                 Ok(if deleted > 0 { "the stream is wiped".to_owned() } else { "there was no stream".to_owned() })

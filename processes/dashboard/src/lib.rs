@@ -17,7 +17,7 @@ mod recount;
 mod sample;
 mod sampler;
 mod server;
-mod stream;
+mod stream_end;
 mod verdict;
 
 use std::net::IpAddr;
@@ -25,10 +25,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use common::config::{PostgresArgs, StreamArgs};
 use common::shutdown::{CancellationToken, stop_at_last};
-use common::telemetry::LogArgs;
-use monitor::MonitorArgs;
+use connect::PostgresArgs;
+use process::ProcessArgs;
+use stream::StreamArgs;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::info;
@@ -40,7 +40,7 @@ use crate::processes::Watch;
 use crate::recount::Recounts;
 use crate::sampler::{History, Pulses, Sampler};
 use crate::server::{App, local_hosts};
-use crate::stream::Stream;
+use crate::stream_end::Stream;
 
 /// A page that has not heard of a server for so long is not ready.
 const AGE_MAX: Duration = Duration::from_secs(5);
@@ -49,12 +49,12 @@ const AGE_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Parser)]
 #[command(name = "dashboard", version)]
 pub struct Config {
-    #[command(flatten)]
     /// Where Postgres is.
+    #[command(flatten)]
     pub postgres: PostgresArgs,
 
-    #[command(flatten)]
     /// Where the stream is.
+    #[command(flatten)]
     pub stream: StreamArgs,
 
     /// The port of the page; 0 takes a free one.
@@ -69,13 +69,9 @@ pub struct Config {
     #[arg(long, env = "DASHBOARD_WATCH", value_delimiter = ',', value_name = "NAME=HOST:PORT")]
     pub watch: Vec<Target>,
 
+    /// The arguments of every process.
     #[command(flatten)]
-    /// Metrics and health. FAULT_ORDERS also gives the page buttons that inject faults.
-    pub monitor: MonitorArgs,
-
-    #[command(flatten)]
-    /// What is logged.
-    pub log: LogArgs,
+    pub process: ProcessArgs,
 }
 
 /// Serves until `shutdown`.
@@ -84,19 +80,19 @@ pub struct Config {
 /// The port is taken, or faults are to be injected from other machines. Servers that are away are none: the page says so.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     ensure!(
-        !config.monitor.fault_orders || config.dashboard_bind.is_loopback(),
+        !config.process.monitor.fault_orders || config.dashboard_bind.is_loopback(),
         "other machines could press the buttons: set FAULT_ORDERS=false, or take away DASHBOARD_BIND"
     );
     let (bind, port) = (config.dashboard_bind, config.dashboard_port);
     let listener = TcpListener::bind((bind, port)).await;
     let listener = listener.with_context(|| format!("listening on {bind}:{port}: set DASHBOARD_PORT to another"))?;
     let address = listener.local_addr().context("reading the socket's address")?;
-    let health = monitor::start(&config.monitor).await?;
+    let health = monitor::start(&config.process.monitor).await?;
     let pulses = Pulses { postgres: health.pulse("postgres", AGE_MAX), redis: health.pulse("redis", AGE_MAX) };
 
     let (postgres, partition) = (&config.postgres.database_url, config.stream.partition);
     let watch = Watch::new(&config.watch);
-    let desk = config.monitor.fault_orders.then(|| FaultDesk::new(watch.clone(), &config.stream));
+    let desk = config.process.monitor.fault_orders.then(|| FaultDesk::new(watch.clone(), &config.stream));
     let sampler = Sampler {
         database: Database::new(postgres, partition),
         stream: Stream::new(&config.stream),
@@ -108,7 +104,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let mut sampling = tokio::spawn(sampler.run(sender, history.clone(), pulses, shutdown.clone()));
 
     info!(%address, stream = ?config.stream, faults = desk.is_some(), "dashboard started");
-    common::notify::ready();
+    process::ready();
     let app = App { samples, history, desk, hosts: local_hosts(bind), shutdown: shutdown.clone() };
     let serving = axum::serve(listener, server::router(app)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     tokio::select! {

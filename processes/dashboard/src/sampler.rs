@@ -15,7 +15,7 @@ use crate::database::Database;
 use crate::processes::Watch;
 use crate::recount::Recounts;
 use crate::sample::{Point, Recount, Sample, Server, Verdict, now_ms};
-use crate::stream::Stream;
+use crate::stream_end::Stream;
 use crate::verdict::judge;
 
 /// The pause between two samples.

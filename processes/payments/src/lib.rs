@@ -21,8 +21,8 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use common::fault::FaultArgs;
 use common::shutdown::CancellationToken;
-use common::telemetry::LogArgs;
-use monitor::{MonitorArgs, declare_counter};
+use monitor::declare_counter;
+use process::ProcessArgs;
 use tokio::net::TcpListener;
 
 pub use args::StripeArgs;
@@ -46,17 +46,13 @@ pub struct Config {
     #[arg(long)]
     pub faults: bool,
 
-    #[command(flatten)]
     /// Injected time-outs and errors; here the probability is that of a charge.
+    #[command(flatten)]
     pub fault: FaultArgs,
 
+    /// The arguments of every process.
     #[command(flatten)]
-    /// Metrics and health.
-    pub monitor: MonitorArgs,
-
-    #[command(flatten)]
-    /// What is logged.
-    pub log: LogArgs,
+    pub process: ProcessArgs,
 }
 
 /// Serves on the configured port until `shutdown`.
@@ -67,7 +63,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let port = config.payments_port;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
     let listener = listener.await.with_context(|| format!("listening on port {port}: set PAYMENTS_PORT to another"))?;
-    monitor::start(&config.monitor).await?;
+    monitor::start(&config.process.monitor).await?;
     for outcome in ["made", "declined"] {
         let help = "Charges and customers that were made, and charges that were declined";
         declare_counter("rocket_rides_charges_total", help, &[("outcome", outcome)]);

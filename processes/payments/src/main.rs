@@ -1,11 +1,5 @@
-//! The payments process: configuration, logs, signals, and then [`payments::run`].
+//! The payments process.
 
-use std::process::ExitCode;
-
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    let config: payments::Config = common::config::parse();
-    common::telemetry::start(&config.log);
-    let outcome = async { payments::run(config, common::shutdown::on_signal()?).await };
-    common::telemetry::conclude(outcome.await)
+fn main() -> std::process::ExitCode {
+    process::main(|config| &config.process, payments::run)
 }

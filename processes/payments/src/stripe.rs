@@ -251,7 +251,7 @@ fn connector(base: &str) -> Result<HttpsConnector<HttpConnector>> {
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(CONNECT_WAIT));
     let config = if base.starts_with("https:") {
-        common::tls::client_config()?
+        connect::tls::client_config()?
     } else {
         // Never used.
         let builder = ClientConfig::builder_with_provider(ring::default_provider().into());

@@ -13,20 +13,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use common::backoff::Backoff;
-use common::config::{PostgresArgs, StreamArgs};
-use common::shutdown::{CancellationToken, sleep_or_stop, stop_at_last};
-use common::telemetry::LogArgs;
+use common::shutdown::CancellationToken;
+use connect::PostgresArgs;
 use deadpool_postgres::ClientWrapper as Client;
-use monitor::{MonitorArgs, counter, declare_counter, declare_gauge, gauge};
+use monitor::{counter, declare_counter, declare_gauge, gauge};
 use pglog::Reaped;
+use process::{Failure, ProcessArgs, Turn, Until, Work};
+use stream::StreamArgs;
 use tracing::{info, warn};
 
 use baseline::Baseline;
 pub use laggards::{Laggard, laggards};
-
-/// The longest wait between two attempts while a server is away.
-const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// The longest step, in which up to a million records are deleted.
 const STEP_WAIT: Duration = Duration::from_secs(120);
@@ -35,12 +32,12 @@ const STEP_WAIT: Duration = Duration::from_secs(120);
 #[derive(Debug, Clone, Parser)]
 #[command(name = "reaper", version)]
 pub struct Config {
-    #[command(flatten)]
     /// Where Postgres is.
+    #[command(flatten)]
     pub postgres: PostgresArgs,
 
-    #[command(flatten)]
     /// Where the stream is.
+    #[command(flatten)]
     pub stream: StreamArgs,
 
     /// How long records are kept after everybody has passed them, for example 1h or 0s.
@@ -67,13 +64,9 @@ pub struct Config {
     #[arg(long)]
     pub once: bool,
 
+    /// The arguments of every process.
     #[command(flatten)]
-    /// Metrics and health.
-    pub monitor: MonitorArgs,
-
-    #[command(flatten)]
-    /// What is logged.
-    pub log: LogArgs,
+    pub process: ProcessArgs,
 }
 
 /// A client may send its request again for a day; forgotten sooner, it would be charged again.
@@ -108,42 +101,50 @@ const AGE_MAX: Duration = Duration::from_secs(5);
 /// Looks every `interval` until `shutdown`; with `--once`, once.
 ///
 /// # Errors
-/// With `--once` whatever went wrong; otherwise only what an operator must look at: the tables are damaged, or of another
+/// With `--once` any failure; otherwise only failures that an operator must look at: the tables are damaged, or of another
 /// cluster or version. A server that is away is waited for.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     info!(keep = ?config.keep, stream_len_max = config.stream_len_max, "reaper started");
-    let health = monitor::start(&config.monitor).await?;
+    let health = monitor::start(&config.process.monitor).await?;
     let looks = health.pulse("looks", config.interval + LOOK_WAIT);
     health.ask_postgres(&config.postgres.database_url, health.pulse("postgres", AGE_MAX), monitor::anything);
     describe_metrics();
-    common::notify::ready();
-    let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
-    while !shutdown.is_cancelled() {
-        let look = tokio::select! {
-            look = run_once(&config, &shutdown) => look,
-            () = stop_at_last(&shutdown) => break,
-        };
-        let wait = match look {
-            Ok(cleaned) => {
-                looks.beat();
-                log(&cleaned);
-                count(&cleaned);
-                backoff.reset();
-                config.interval
-            }
-            Err(error) if config.once || error.downcast_ref().is_some_and(pglog::Error::is_final) => return Err(error),
-            Err(error) => {
-                let wait = backoff.next_wait();
-                warn!(error = format!("{error:#}"), wait_ms = wait.as_millis() as u64, "reaping failed, trying again");
-                wait
-            }
-        };
-        if config.once || !sleep_or_stop(wait, &shutdown).await {
-            break;
-        }
-    }
+    process::ready();
+    let until = Until::once(config.once);
+    process::repeat(&mut Reaping { config, shutdown: shutdown.clone() }, until, &looks, &shutdown).await?;
     info!("reaper stopped");
     Ok(())
+}
+
+/// The reaper as the skeleton repeats it.
+struct Reaping {
+    config: Config,
+    shutdown: CancellationToken,
+}
+
+impl Work for Reaping {
+    type Fault = ();
+
+    const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
+
+    async fn run_once(&mut self, (): ()) -> Result<Turn, Failure> {
+        let cleaned = run_once(&self.config, &self.shutdown).await.map_err(judge)?;
+        log(&cleaned);
+        count(&cleaned);
+        Ok(Turn::done().pausing(self.config.interval))
+    }
+
+    fn log_retry(&self, error: &str, wait: Duration) {
+        warn!(error, wait_ms = wait.as_millis() as u64, "reaping failed, trying again");
+    }
+}
+
+fn judge(error: anyhow::Error) -> Failure {
+    if error.downcast_ref().is_some_and(pglog::Error::is_final) {
+        Failure::Final(error)
+    } else {
+        Failure::Passing(error)
+    }
 }
 
 /// One look: gives up passed batches, trims the stream, and names the consumers that hold it back. Connects anew each
@@ -152,7 +153,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
 /// # Errors
 /// A server is away. What was done stays done; the rest is done the next time.
 pub async fn run_once(config: &Config, shutdown: &CancellationToken) -> Result<Cleaned> {
-    let mut client = common::postgres::connect(&config.postgres.database_url, "reaper", || {}).await?;
+    let mut client = connect::postgres::connect(&config.postgres.database_url, "reaper", || {}).await?;
     pglog::prepare_session(&client).await.context("setting up the session")?;
     let mut cleaned = Cleaned {
         laggards: laggards(&client, config.stream.partition, config.dead_after).await?,
@@ -204,7 +205,7 @@ async fn bounded<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 async fn trim_stream(config: &Config, client: &Client) -> Result<u64> {
     let first_retained =
         pglog::first_retained(client, config.stream.partition).await.context("asking what is retained")?;
-    let mut stream = common::redis::connect(&config.stream.redis_url).await?;
+    let mut stream = stream::redis::connect(&config.stream.redis_url).await?;
     trim::trim(&mut stream, &config.stream.key(), first_retained, config.stream_len_max).await
 }
 

@@ -1,11 +1,5 @@
-//! The reaper process: configuration, logs, signals, and then [`reaper::run`].
+//! The reaper process.
 
-use std::process::ExitCode;
-
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    let config: reaper::Config = common::config::parse();
-    common::telemetry::start(&config.log);
-    let outcome = async { reaper::run(config, common::shutdown::on_signal()?).await };
-    common::telemetry::conclude(outcome.await)
+fn main() -> std::process::ExitCode {
+    process::main(|config| &config.process, reaper::run)
 }

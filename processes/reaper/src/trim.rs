@@ -1,8 +1,8 @@
 //! Trimming the stream. It is a cache of the log: what is cut off can be read from Postgres.
 
 use anyhow::{Context, Result};
-use common::stream::EntryId;
 use redis::aio::MultiplexedConnection;
+use stream::codec::EntryId;
 
 /// Removes the entries before `first_retained`, and the oldest beyond `len_max`. Returns how many went.
 ///

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use common::backoff::Backoff;
-use common::shutdown::{CancellationToken, sleep_or_stop};
+use common::shutdown::CancellationToken;
 use deadpool_postgres::ClientWrapper as Client;
 use lettre::message::Mailbox;
 use lettre::message::header::ContentType;
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
-use monitor::counter;
+use monitor::{Health, counter};
+use process::{Failure, Turn, Until, Work};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -20,9 +20,6 @@ use crate::Config;
 
 /// How often to look for receipts.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-
-/// The longest wait between two attempts while Postgres or the sink is away.
-const RETRY_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// How long a mail server may take.
 const SMTP_WAIT: Duration = Duration::from_secs(20);
@@ -164,93 +161,117 @@ pub async fn deliver(client: &Client, sink: &Sink) -> Result<Option<Delivery>> {
     Ok(Some(Delivery { ride_id, taken: Ok(()) }))
 }
 
-/// Delivers until `stop`; if draining, until nothing is left then, or until `shutdown`.
+/// Delivers until the consumer beside it has noted its last receipt; if it was draining, until none is left then.
 ///
 /// # Errors
-/// Only when draining: something could not be delivered.
+/// Only when draining: a receipt could not be delivered.
 pub(crate) async fn keep_delivering(
-    postgres: &tokio_postgres::Config,
+    config: &consumer::Config,
     sink: &Sink,
-    is_draining: bool,
-    stop: &CancellationToken,
+    noted: &CancellationToken,
     shutdown: &CancellationToken,
 ) -> Result<()> {
-    let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
-    let mut client = None;
-    // What was refused in an earlier round is not due again in the last one.
-    let mut refusal = None;
-    loop {
-        // Looked at before: what was noted until then is in this round.
-        let is_last = stop.is_cancelled();
-        let round = deliver_all(postgres, &mut client, sink, &mut refusal, shutdown).await;
-        let wait = match round {
-            Ok(left_count) if is_last && is_draining && left_count > 0 => {
-                if let Some(error) = refusal {
-                    return Err(error);
-                }
-                // Somebody else has them in hand, or died with them.
-                if !sleep_or_stop(LOOK_INTERVAL, shutdown).await {
-                    return Ok(());
-                }
-                continue;
-            }
-            round if is_last => return if is_draining { round.map(|_| ()) } else { Ok(()) },
-            Ok(_) => {
-                backoff.reset();
-                LOOK_INTERVAL
-            }
-            Err(error) => {
-                // It may be the connection's fault.
-                client = None;
-                let wait = backoff.next_wait();
-                warn!(
-                    error = format!("{error:#}"),
-                    wait_ms = wait.as_millis() as u64,
-                    "receipts are not delivered yet"
-                );
-                wait
-            }
-        };
-        sleep_or_stop(wait, stop).await;
-        if stop.is_cancelled() && !is_draining {
-            return Ok(());
+    let pulse = Health::default().pulse("deliveries", Duration::MAX);
+    let mut delivering =
+        Delivering { postgres: &config.postgres.database_url, sink, client: None, refusal: None, shutdown };
+    process::repeat(&mut delivering, Until::Stopped, &pulse, noted).await?;
+    if !config.drain || shutdown.is_cancelled() {
+        return Ok(());
+    }
+    process::repeat(&mut Draining(delivering), Until::Idle, &pulse, shutdown).await
+}
+
+/// Delivers what is due, again and again.
+struct Delivering<'a> {
+    postgres: &'a tokio_postgres::Config,
+    sink: &'a Sink,
+    /// `None` after an error, which may be the connection's fault.
+    client: Option<Client>,
+    /// A receipt that was refused in an earlier round is not due again in the last one.
+    refusal: Option<anyhow::Error>,
+    shutdown: &'a CancellationToken,
+}
+
+impl Work for Delivering<'_> {
+    type Fault = ();
+
+    const RETRY_WAIT_MAX: Duration = Duration::from_secs(30);
+
+    async fn run_once(&mut self, (): ()) -> Result<Turn, Failure> {
+        self.deliver_due().await?;
+        Ok(Turn::done().pausing(LOOK_INTERVAL))
+    }
+
+    fn log_retry(&self, error: &str, wait: Duration) {
+        warn!(error, wait_ms = wait.as_millis() as u64, "receipts are not delivered yet");
+    }
+}
+
+/// Delivers all that is left, and gives up at the first receipt that the sink refuses.
+struct Draining<'a>(Delivering<'a>);
+
+impl Work for Draining<'_> {
+    type Fault = ();
+
+    async fn run_once(&mut self, (): ()) -> Result<Turn, Failure> {
+        let left_count = self.0.deliver_due().await.map_err(Failure::Final)?;
+        if left_count == 0 {
+            return Ok(Turn::idle());
+        }
+        match self.0.refusal.take() {
+            Some(refusal) => Err(Failure::Final(refusal)),
+            // Another process has them in hand, or died with them.
+            None => Ok(Turn::waiting().pausing(LOOK_INTERVAL)),
         }
     }
 }
 
-/// One round. What the sink does not take keeps nobody else's receipt from being delivered. Returns how many are left, none of
-/// which is due.
-async fn deliver_all(
-    postgres: &tokio_postgres::Config,
-    client: &mut Option<Client>,
-    sink: &Sink,
-    refusal: &mut Option<anyhow::Error>,
-    shutdown: &CancellationToken,
-) -> Result<i64> {
-    let client = match client {
-        Some(client) => client,
-        None => client.insert(common::postgres::connect(postgres, "receipts", || {}).await?),
-    };
-    // No more than are due now: what is refused slowly may be due again before the others are through.
-    let due = "-- receipts::due\nSELECT count(*) FROM receipts WHERE delivered_at IS NULL AND next_attempt_at <= now()";
-    let row = in_time(async { client.query_one(due, &[]).await.context("counting what is due") }).await?;
-    for _ in 0..row.get::<_, i64>(0) {
-        if shutdown.is_cancelled() {
-            break;
+impl Delivering<'_> {
+    /// One round. A receipt that the sink refuses keeps no other from being delivered. Returns how many are left, none of
+    /// which is due.
+    async fn deliver_due(&mut self) -> Result<i64> {
+        let client = match self.client.take() {
+            Some(client) => client,
+            None => connect::postgres::connect(self.postgres, "receipts", || {}).await?,
+        };
+        for _ in 0..count_due(&client).await? {
+            if self.shutdown.is_cancelled() {
+                break;
+            }
+            let Some(delivery) = in_time(deliver(&client, self.sink)).await? else { break };
+            self.refusal = report(delivery).or(self.refusal.take());
         }
-        let Some(Delivery { ride_id, taken }) = in_time(deliver(client, sink)).await? else { break };
-        match taken {
-            Ok(()) => {
-                counter!("rocket_rides_receipts_delivered_total").increment(1);
-                info!(ride_id, "Delivered job: send_ride_receipt");
-            }
-            Err(error) => {
-                counter!("rocket_rides_receipts_refused_total").increment(1);
-                warn!(ride_id, error = format!("{error:#}"), "a receipt was not taken, and is tried again later");
-                *refusal = Some(error.context(format!("the receipt of ride {ride_id}")));
-            }
+        let left_count = count_left(&client).await?;
+        self.client = Some(client);
+        Ok(left_count)
+    }
+}
+
+/// Logs and counts a delivery. Returns the refusal, if it was refused.
+fn report(Delivery { ride_id, taken }: Delivery) -> Option<anyhow::Error> {
+    match taken {
+        Ok(()) => {
+            counter!("rocket_rides_receipts_delivered_total").increment(1);
+            info!(ride_id, "Delivered job: send_ride_receipt");
+            None
+        }
+        Err(error) => {
+            counter!("rocket_rides_receipts_refused_total").increment(1);
+            warn!(ride_id, error = format!("{error:#}"), "a receipt was not taken, and is tried again later");
+            Some(error.context(format!("the receipt of ride {ride_id}")))
         }
     }
+}
+
+/// A round delivers no more than are due at its beginning: a receipt that is refused slowly may be due again before the others
+/// are through.
+async fn count_due(client: &Client) -> Result<i64> {
+    let due = "-- receipts::due\nSELECT count(*) FROM receipts WHERE delivered_at IS NULL AND next_attempt_at <= now()";
+    let row = in_time(async { client.query_one(due, &[]).await.context("counting what is due") }).await?;
+    Ok(row.get(0))
+}
+
+async fn count_left(client: &Client) -> Result<i64> {
     let left = "-- receipts::left\nSELECT count(*) FROM receipts WHERE delivered_at IS NULL";
     let row = in_time(async { client.query_one(left, &[]).await.context("counting what is left") }).await?;
     Ok(row.get(0))

@@ -18,8 +18,8 @@ pub use fold::ReceiptsFold;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "receipts", version, group(ArgGroup::new("sink").required(true)))]
 pub struct Config {
-    #[command(flatten)]
     /// The consumer that notes them.
+    #[command(flatten)]
     pub consumer: consumer::Config,
 
     /// Deliver into this folder, a file a receipt.
@@ -41,23 +41,21 @@ pub struct Config {
 /// The sink cannot be set up; otherwise as [`consumer::run`].
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let sink = Sink::new(&config)?;
-    let health = monitor::start(&config.consumer.monitor).await?;
+    let health = monitor::start(&config.consumer.process.monitor).await?;
     declare_counter(
         "rocket_rides_receipts_delivered_total",
         "Receipts that the folder or the mail server has taken",
         &[],
     );
     declare_counter("rocket_rides_receipts_refused_total", "Receipts that it has not taken, to be tried again", &[]);
-    let is_draining = config.consumer.drain;
-    let stop = shutdown.child_token();
-    let delivering =
-        deliver::keep_delivering(&config.consumer.postgres.database_url, &sink, is_draining, &stop, &shutdown);
+    let noted = shutdown.child_token();
+    let delivering = deliver::keep_delivering(&config.consumer, &sink, &noted, &shutdown);
     let noting = async {
-        let noted =
+        let folded =
             consumer::run_watched(config.consumer.clone(), ReceiptsFold::default(), &health, shutdown.clone()).await;
-        stop.cancel();
-        noted
+        noted.cancel();
+        folded
     };
-    let (noted, delivered) = tokio::join!(noting, delivering);
-    noted.and(delivered)
+    let (folded, delivered) = tokio::join!(noting, delivering);
+    folded.and(delivered)
 }

@@ -1,11 +1,5 @@
-//! The receipts process: configuration, logs, signals, and then [`receipts::run`].
+//! The receipts process.
 
-use std::process::ExitCode;
-
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    let config: receipts::Config = common::config::parse();
-    common::telemetry::start(&config.consumer.log);
-    let outcome = async { receipts::run(config, common::shutdown::on_signal()?).await };
-    common::telemetry::conclude(outcome.await)
+fn main() -> std::process::ExitCode {
+    process::main(|config: &receipts::Config| &config.consumer.process, receipts::run)
 }

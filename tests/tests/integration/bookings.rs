@@ -116,7 +116,7 @@ impl Counter {
 
     fn desk(&self, stripe: Stripe) -> booking::Desk {
         let config = self.world.database_url_of("completer").parse().unwrap();
-        booking::Desk::new(common::postgres::pool(&config, "completer", 2).unwrap(), stripe)
+        booking::Desk::new(connect::postgres::pool(&config, "completer", 2).unwrap(), stripe)
     }
 
     /// A round of the completer, which finds everything old enough.

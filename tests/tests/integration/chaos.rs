@@ -45,7 +45,7 @@ async fn chaos_while(falsify: &str) -> String {
     chaos.wait_for("#3 kill-api").await;
     let output = chaos.output();
     let url = output.split("psql '").nth(1).unwrap().split('\'').next().unwrap();
-    let client = common::postgres::connect(&url.parse().unwrap(), "falsifier", || {}).await.unwrap();
+    let client = connect::postgres::connect(&url.parse().unwrap(), "falsifier", || {}).await.unwrap();
     let enough = "SELECT min(last_offset) > 20 AND count(*) > 2 FROM checkpoints WHERE name <> 'checker'";
     wait_until("the consumers have rides", async || client.query_one(enough, &[]).await.unwrap().get(0)).await;
     if let Err(error) = client.batch_execute(falsify).await {

@@ -87,7 +87,7 @@ async fn a_ride_wakes_who_listens_for_hints() {
     let count = move || {
         counting.fetch_add(1, Ordering::SeqCst);
     };
-    let listener = common::postgres::connect(&config, "test", count).await.unwrap();
+    let listener = connect::postgres::connect(&config, "test", count).await.unwrap();
     listener.batch_execute(&format!("LISTEN {}", pglog::HINT_CHANNEL)).await.unwrap();
     for hint in 1..=3 {
         assert_eq!(api.post_form("distance=1").await.0, 201);

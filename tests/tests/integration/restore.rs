@@ -11,7 +11,7 @@ async fn folded_count(world: &World) -> i64 {
 
 /// Uses up transaction ids: each subtransaction that writes takes one.
 async fn burn_transactions(cluster: &PrivatePostgres, count: i32) {
-    let client = common::postgres::connect(&cluster.url().parse().unwrap(), "test", || {}).await.unwrap();
+    let client = connect::postgres::connect(&cluster.url().parse().unwrap(), "test", || {}).await.unwrap();
     let burn = format!(
         "CREATE TEMPORARY TABLE burnt (n INT);
          DO $$ BEGIN FOR n IN 1..{count} LOOP

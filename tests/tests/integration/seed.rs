@@ -1,9 +1,9 @@
 //! The twelve tests of the original Ruby service, under their numbers, on this system.
 
-use common::resp::Commands;
 use common::shutdown::CancellationToken;
-use common::stream::decode_xread;
 use consumer::{Fault as ConsumerFault, Interruption};
+use stream::codec::decode_xread;
+use stream::resp::Commands;
 use streamer::{Fault, Step};
 use tests::World;
 

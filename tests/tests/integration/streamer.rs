@@ -1,8 +1,8 @@
 //! The streamer: leadership, double-sends, errors of Redis.
 
-use common::resp::{Commands, Piece, Pieces};
-use common::stream::{EntryId, EntryWriter, Fields};
 use pglog::Record;
+use stream::codec::{EntryId, EntryWriter, Fields};
+use stream::resp::{Commands, Piece, Pieces};
 use streamer::{Fault, Refused, Step};
 use tests::{PrivateRedis, Process, World, wait_until};
 

@@ -145,7 +145,7 @@ async fn without_sslmode_require_a_server_with_any_certificate_is_used_as_it_alw
     let world = servers.world().await;
     for options in ["", "sslmode=prefer", "sslmode=disable"] {
         let url = servers.database_url("localhost", &world, "app", options);
-        let client = common::postgres::connect(&url.parse().unwrap(), "test", || {}).await.unwrap();
+        let client = connect::postgres::connect(&url.parse().unwrap(), "test", || {}).await.unwrap();
         let ssl = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
         assert!(!client.query_one(ssl, &[]).await.unwrap().get::<_, bool>(0), "{options}");
     }

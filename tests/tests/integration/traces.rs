@@ -1,10 +1,10 @@
 //! A trace that comes with a request goes with its record through the log, and consumers link to it.
 
-use common::stream::{EntryId, decode_xrange};
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
 use pglog::NewRecord;
 use serde_json::Value;
+use stream::codec::{EntryId, decode_xrange};
 use tests::{Payments, Process, World, binary, wait_until};
 use tokio::net::TcpListener;
 use tokio::process::Command;
@@ -138,7 +138,7 @@ async fn a_batch_of_many_traces_has_a_bounded_number_of_links() {
     let [span] = &collector.spans(&format!("publish {}", world.stream_name()))[..] else { panic!("of one batch") };
     assert_eq!((span.links.len(), span.number("messaging.batch.message_count")), (32, Some(500)));
     let mut wire = world.wire().await;
-    let mut question = common::resp::Commands::default();
+    let mut question = stream::resp::Commands::default();
     question.add(&["XRANGE", world.stream_name(), "500", "500"]);
     wire.send(&question).await.unwrap();
     let page = wire.read(1).await.unwrap();

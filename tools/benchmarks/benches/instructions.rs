@@ -6,10 +6,10 @@ mod samples;
 
 use std::hint::black_box;
 
-use common::stream::decode_xread;
 use consumer::{DistanceFold, Fold};
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use pglog::Record;
+use stream::codec::decode_xread;
 
 /// Kept until the process ends, so that records can point into them.
 fn records() -> Vec<Record<'static>> {

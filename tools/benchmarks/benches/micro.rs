@@ -5,9 +5,9 @@ mod samples;
 
 use std::hint::black_box;
 
-use common::stream::decode_xread;
 use consumer::{DistanceFold, Fold};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use stream::codec::decode_xread;
 
 fn codec(criterion: &mut Criterion) {
     let payloads = samples::payloads();

@@ -109,8 +109,8 @@ impl Bench {
 
     /// A connection to Redis that is patient.
     pub async fn connect_redis(&self) -> Result<MultiplexedConnection> {
-        let client = common::redis::client(&self.redis.url()).context("reading the URL of Redis")?;
-        common::redis::connect_patiently(&client, REDIS_WAIT).await
+        let client = stream::redis::client(&self.redis.url()).context("reading the URL of Redis")?;
+        stream::redis::connect_patiently(&client, REDIS_WAIT).await
     }
 
     /// `DATABASE_URL`, `REDIS_URL` and how much is logged.

@@ -6,13 +6,13 @@ use benchmarks::{Cli, Command};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let cli: Cli = common::config::parse();
+    let cli: Cli = process::parse();
     let outcome = async {
-        let shutdown = common::shutdown::on_signal()?;
+        let shutdown = process::on_signal()?;
         match cli.command {
             Some(Command::TimedConsumer(config)) => benchmarks::timed_consumer(config, shutdown).await.map(|()| true),
             None => benchmarks::run(cli.config, shutdown).await,
         }
     };
-    common::telemetry::conclude_verdict(outcome.await)
+    process::logs::conclude_verdict(outcome.await)
 }

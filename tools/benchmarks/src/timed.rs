@@ -19,8 +19,8 @@ const BLOCK: Duration = Duration::from_secs(1);
 /// Which consumer, and where its times go.
 #[derive(Debug, Clone, Args)]
 pub struct TimedConfig {
-    #[command(flatten)]
     /// The consumer.
+    #[command(flatten)]
     pub consumer: consumer::Config,
 
     /// Where the times are written at the end: a line a record, `<offset> <staged at> <committed at>`, in µs since 1970.

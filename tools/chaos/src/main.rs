@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let config: chaos::Config = common::config::parse();
-    let outcome = async { chaos::run(config, common::shutdown::on_signal()?).await };
-    common::telemetry::conclude_verdict(outcome.await)
+    let config: chaos::Config = process::parse();
+    let outcome = async { chaos::run(config, process::on_signal()?).await };
+    process::logs::conclude_verdict(outcome.await)
 }

@@ -19,7 +19,7 @@ const STREAM: &str = "rocket-rides-log";
 const CLOCK_STEP_S: i64 = 3600;
 
 async fn connect(redis: &Redis) -> Result<MultiplexedConnection> {
-    common::redis::connect(&common::redis::client(redis.url())?).await
+    stream::redis::connect(&stream::redis::client(redis.url())?).await
 }
 
 async fn command(connection: &mut MultiplexedConnection, words: &[&str]) -> Result<()> {

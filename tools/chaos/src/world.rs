@@ -109,7 +109,7 @@ impl World {
     /// A connection straight to Postgres.
     pub async fn connect(&self) -> Result<deadpool_postgres::ClientWrapper> {
         let config: tokio_postgres::Config = self.postgres_url.parse().context("parsing the server's URL")?;
-        common::postgres::connect(&config, "chaos", || {}).await
+        connect::postgres::connect(&config, "chaos", || {}).await
     }
 
     /// Which of the two streamers leads.

@@ -34,7 +34,7 @@ pub use with_servers::{WithServersConfig, with_servers};
 pub struct Config {
     /// For a server that is given by DATABASE_URL. The processes take TLS_CA_FILE out of the environment.
     #[command(flatten)]
-    _tls: common::tls::TlsArgs,
+    _tls: connect::tls::TlsArgs,
 
     /// What to do.
     #[command(subcommand)]

@@ -6,7 +6,7 @@ use launcher::{Command, Config};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let config: Config = common::config::parse();
+    let config: Config = process::parse();
     let outcome = match config.command {
         Command::Setup(extras) => launcher::setup(extras).map(|()| ExitCode::SUCCESS),
         Command::Up(up) => launcher::up(up).await.map(|()| ExitCode::SUCCESS),

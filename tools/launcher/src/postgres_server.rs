@@ -98,7 +98,7 @@ impl PostgresServer {
     /// # Errors
     /// The server is away.
     pub async fn create_database(&self, database: &str) -> Result<()> {
-        let client = common::postgres::connect(&self.url("postgres").parse()?, "launcher", || {}).await?;
+        let client = connect::postgres::connect(&self.url("postgres").parse()?, "launcher", || {}).await?;
         let query = "-- launcher::create_database
                      SELECT FROM pg_database WHERE datname = $1";
         if client.query_opt(query, &[&database]).await.context("looking for the database")?.is_none() {
@@ -128,7 +128,7 @@ impl PostgresServer {
             if self.child.try_wait().context("watching postgres")?.is_some() {
                 return Ok(false);
             }
-            match common::postgres::connect(&config, "launcher", || {}).await {
+            match connect::postgres::connect(&config, "launcher", || {}).await {
                 Ok(_) => return Ok(true),
                 Err(error) if tokio::time::Instant::now() > deadline => {
                     return Err(error.context("postgres runs, but takes no connections"));

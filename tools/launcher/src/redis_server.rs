@@ -77,14 +77,14 @@ impl RedisServer {
     }
 
     async fn wait_until_ready(&mut self, log_path: &Path) -> Result<()> {
-        let client = common::redis::client(&self.url())?;
+        let client = stream::redis::client(&self.url())?;
         let deadline = tokio::time::Instant::now() + START_WAIT;
         loop {
             if self.child.try_wait().context("watching redis")?.is_some() {
                 let words = std::fs::read_to_string(log_path).unwrap_or_default();
                 bail!("redis does not start; see {}:\n{}", log_path.display(), words.trim());
             }
-            match common::redis::connect(&client).await {
+            match stream::redis::connect(&client).await {
                 Ok(_) => return Ok(()),
                 Err(error) if tokio::time::Instant::now() > deadline => {
                     return Err(error.context("redis runs, but takes no connections"));

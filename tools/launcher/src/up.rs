@@ -55,7 +55,7 @@ pub struct UpConfig {
 /// Another launcher runs on the same data, the api's port is taken, a server is missing or does not start, the Procfile
 /// cannot be read.
 pub async fn up(config: UpConfig) -> Result<()> {
-    let stop = common::shutdown::on_signal()?;
+    let stop = process::on_signal()?;
     std::fs::create_dir_all(&config.data).with_context(|| format!("creating {}", config.data.display()))?;
     let data = config.data.canonicalize().context("finding the data folder")?;
     // Gone with the process, however it ends. Nobody else may touch the data as long as it is held.
@@ -254,7 +254,7 @@ impl Servers {
             .1
             .parse()
             .map_err(|_| anyhow!("bad DATABASE_URL: give a URL such as postgres://localhost/rocket-rides-log"))?;
-        let client = common::postgres::connect(&config, "launcher", || {}).await?;
+        let client = connect::postgres::connect(&config, "launcher", || {}).await?;
         pglog::apply_schema(&client).await.context("applying schema.sql")?;
         if self.postgres.is_some() {
             client.batch_execute(pglog::SEED).await.context("applying seed.sql")?;

@@ -34,7 +34,7 @@ pub struct WithServersConfig {
 pub async fn with_servers(config: WithServersConfig) -> Result<ExitCode> {
     // Tests kill servers, not machines: without fsync what was committed still survives that.
     const SETTINGS: [&str; 3] = ["fsync=off", "max_connections=300", "shared_buffers=256MB"];
-    let stop = common::shutdown::on_signal()?;
+    let stop = process::on_signal()?;
     let parent = config.data.parent().context("the data folder needs a parent")?;
     std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
     // Two runs at once would take each other's servers away.

@@ -42,7 +42,7 @@
 //! whoever sent it, and however late:
 //!
 //! ```
-//! use common::stream::EntryId;
+//! use stream::codec::EntryId;
 //!
 //! let mut last_offset = 41;
 //! let mut folded = Vec::new();

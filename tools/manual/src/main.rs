@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let config: manual::Config = common::config::parse();
+    let config: manual::Config = process::parse();
     match manual::write(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -13,9 +13,9 @@ mod rebase;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use common::config::PostgresArgs;
-use common::telemetry::LogArgs;
+use connect::PostgresArgs;
 use deadpool_postgres::Transaction;
+use process::LogArgs;
 use tokio_postgres::error::SqlState;
 
 pub use rebase::Rebased;
@@ -24,8 +24,8 @@ pub use rebase::Rebased;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "adopt", version)]
 pub struct Config {
-    #[command(flatten)]
     /// Where Postgres is.
+    #[command(flatten)]
     pub postgres: PostgresArgs,
 
     /// Adopt a log that says it is of this cluster: after a dump was restored into a physical copy of the cluster that it
@@ -33,8 +33,8 @@ pub struct Config {
     #[arg(long)]
     pub force: bool,
 
-    #[command(flatten)]
     /// What is logged.
+    #[command(flatten)]
     pub log: LogArgs,
 }
 
@@ -60,7 +60,7 @@ pub async fn run(config: Config) -> Result<()> {
 /// # Errors
 /// As [`run`].
 pub async fn adopt(config: &Config) -> Result<Option<Vec<Rebased>>> {
-    let mut client = common::postgres::connect(&config.postgres.database_url, "adopt", || {}).await?;
+    let mut client = connect::postgres::connect(&config.postgres.database_url, "adopt", || {}).await?;
     if !is_needed(config, &pglog::identity(&client).await?)? {
         return Ok(None);
     }

@@ -11,18 +11,19 @@
 //!
 //! A consumer's dead letters are what its state lacks on purpose, so they are taken into account.
 
+mod entries;
 mod ledger;
 mod letters;
 mod log;
 mod report;
 mod rides;
-mod stream;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use common::config::{PostgresArgs, StreamArgs};
-use common::telemetry::LogArgs;
+use connect::PostgresArgs;
 use deadpool_postgres::Transaction;
+use process::LogArgs;
+use stream::StreamArgs;
 use tokio_postgres::IsolationLevel;
 
 pub use report::{ConsumerLine, PartitionLine, Report, RidesLine, StreamLine};
@@ -31,12 +32,12 @@ pub use report::{ConsumerLine, PartitionLine, Report, RidesLine, StreamLine};
 #[derive(Debug, Clone, Parser)]
 #[command(name = "audit", version)]
 pub struct Config {
-    #[command(flatten)]
     /// Where Postgres is.
+    #[command(flatten)]
     pub postgres: PostgresArgs,
 
-    #[command(flatten)]
     /// Where the stream is.
+    #[command(flatten)]
     pub stream: StreamArgs,
 
     /// Audit every partition that there is, and not only the one of --partition.
@@ -51,8 +52,8 @@ pub struct Config {
     #[arg(long)]
     pub json: bool,
 
-    #[command(flatten)]
     /// What is logged.
+    #[command(flatten)]
     pub log: LogArgs,
 }
 
@@ -61,7 +62,7 @@ pub struct Config {
 /// # Errors
 /// Postgres is away, or has no log. Whatever does not agree is no error: it is in the report.
 pub async fn run(config: &Config) -> Result<Report> {
-    let mut client = common::postgres::connect(&config.postgres.database_url, "audit", || {}).await?;
+    let mut client = connect::postgres::connect(&config.postgres.database_url, "audit", || {}).await?;
     pglog::prepare_session(&client).await.context("setting up the session")?;
     // Counting all rides may take a while. Whoever started the audit can stop it.
     client.batch_execute("SET statement_timeout = 0").await.context("setting up the session")?;
@@ -82,11 +83,11 @@ pub async fn run(config: &Config) -> Result<Report> {
         // read-only snapshot that lives a little longer.
         let mut stream = None;
         if is_stream_there {
-            stream = stream::Comparison::open(config, *partition, &mut report).await;
+            stream = entries::Comparison::open(config, *partition, &mut report).await;
             is_stream_there = stream.is_some();
         }
         let found = log::audit(&tx, *partition, stream.as_mut(), &mut report).await?;
-        report.streams.extend(stream.map(stream::Comparison::into_line));
+        report.streams.extend(stream.map(entries::Comparison::into_line));
         logged = logged.zip(found).map(|(sum, found)| sum.plus(found));
     }
     if existing.iter().any(|partition| !audited.contains(partition)) {

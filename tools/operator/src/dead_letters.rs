@@ -4,10 +4,10 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use common::config::PostgresArgs;
-use common::telemetry::LogArgs;
+use connect::PostgresArgs;
 use consumer::{DistanceFold, Replay};
 use deadpool_postgres::ClientWrapper as Client;
+use process::LogArgs;
 
 /// Dead letters read at once. Each may hold 64 KiB.
 const PAGE_LEN_MAX: i64 = 100;
@@ -20,16 +20,16 @@ pub struct Config {
     #[command(subcommand)]
     pub action: Action,
 
-    #[command(flatten)]
     /// Where Postgres is.
+    #[command(flatten)]
     pub postgres: PostgresArgs,
 
     /// The partition of the log to work on.
     #[arg(long, env = "PARTITION", default_value_t = 0, value_parser = clap::value_parser!(i32).range(0..), global = true)]
     pub partition: i32,
 
-    #[command(flatten)]
     /// What is logged.
+    #[command(flatten)]
     pub log: LogArgs,
 }
 
@@ -74,7 +74,7 @@ pub enum Action {
 /// # Errors
 /// There is no such consumer, or Postgres is away.
 pub async fn run(config: &Config) -> Result<bool> {
-    let mut client = common::postgres::connect(&config.postgres.database_url, "dead-letters", || {}).await?;
+    let mut client = connect::postgres::connect(&config.postgres.database_url, "dead-letters", || {}).await?;
     let partition = config.partition;
     match &config.action {
         Action::List { name } => list(&client, name.as_deref(), partition).await,

@@ -10,16 +10,17 @@ mod postgres_server;
 mod postgres_session;
 mod privileges;
 mod redis_server;
-mod stream;
+mod stream_end;
 mod transactions;
 
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
-use common::config::{PostgresArgs, StreamArgs};
+use connect::PostgresArgs;
 use deadpool_postgres::ClientWrapper as Client;
 use redis::aio::MultiplexedConnection;
+use stream::StreamArgs;
 
 pub use finding::{Finding, Verdict};
 pub use privileges::Role;
@@ -28,12 +29,12 @@ pub use privileges::Role;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "doctor", version)]
 pub struct Config {
-    #[command(flatten)]
     /// Where Postgres is.
+    #[command(flatten)]
     pub postgres: PostgresArgs,
 
-    #[command(flatten)]
     /// Where the stream is.
+    #[command(flatten)]
     pub stream: StreamArgs,
 
     /// Whether the role that connects may do what this process does; without it, what all of them do.
@@ -65,12 +66,12 @@ pub async fn run(config: &Config) -> bool {
 /// Makes every check that can be made.
 pub async fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let redis = common::redis::connect(&config.stream.redis_url).await;
+    let redis = stream::redis::connect(&config.stream.redis_url).await;
     let mut redis = redis_server::reachable(redis, &mut findings);
     if let Some(redis) = &mut redis {
         redis_server::check(redis, &mut findings).await;
     }
-    let postgres = common::postgres::connect(&config.postgres.database_url, "doctor", || {}).await;
+    let postgres = connect::postgres::connect(&config.postgres.database_url, "doctor", || {}).await;
     let postgres = postgres_server::reachable(postgres, &mut findings);
     if let Some(postgres) = &postgres {
         postgres_server::check(postgres, &mut findings).await;
@@ -80,7 +81,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
         log::check(postgres, config, &mut findings).await;
     }
     if let Some(redis) = &mut redis {
-        stream::check(redis, postgres.as_ref(), config, &mut findings).await;
+        stream_end::check(redis, postgres.as_ref(), config, &mut findings).await;
     }
     if let Some(postgres) = &postgres {
         clocks::check(postgres, redis.as_mut(), &mut findings).await;

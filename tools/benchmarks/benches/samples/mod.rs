@@ -1,8 +1,8 @@
 //! What both benchmarks of small parts work on: a thousand records, and the same as Redis answers them.
 
-use common::resp::Commands;
-use common::stream::{EntryId, EntryWriter, Fields};
 use pglog::Record;
+use stream::codec::{EntryId, EntryWriter, Fields};
+use stream::resp::Commands;
 
 /// Records a batch.
 pub const LEN: i64 = 1000;

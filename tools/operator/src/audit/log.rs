@@ -5,11 +5,11 @@ use consumer::{BASELINE, DistanceFold, Fold};
 use deadpool_postgres::Transaction;
 use pglog::{Page, Reader, Record};
 
+use super::entries::Comparison;
 use super::ledger::{Audited, Ledger};
 use super::letters::Letters;
 use super::report::{PartitionLine, Report};
 use super::rides::Logged;
-use super::stream::Comparison;
 
 /// Records read at once.
 const PAGE_LEN_MAX: i64 = 1000;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let config: operator::adopt::Config = common::config::parse();
-    common::telemetry::start(&config.log);
-    common::telemetry::conclude(operator::adopt::run(config).await)
+    let config: operator::adopt::Config = process::parse();
+    process::logs::start(&config.log);
+    process::logs::conclude(operator::adopt::run(config).await)
 }

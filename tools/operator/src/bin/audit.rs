@@ -6,13 +6,13 @@ use operator::audit::{Config, run};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let config: Config = common::config::parse();
-    common::telemetry::start(&config.log);
+    let config: Config = process::parse();
+    process::logs::start(&config.log);
     match run(&config).await {
         Ok(report) => {
             report.print(config.json);
             if report.is_equal() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
-        Err(error) => common::telemetry::conclude(Err(error)),
+        Err(error) => process::logs::conclude(Err(error)),
     }
 }

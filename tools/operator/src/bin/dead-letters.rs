@@ -6,11 +6,11 @@ use operator::dead_letters::{Config, run};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let config: Config = common::config::parse();
-    common::telemetry::start(&config.log);
+    let config: Config = process::parse();
+    process::logs::start(&config.log);
     match run(&config).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(error) => common::telemetry::conclude(Err(error)),
+        Err(error) => process::logs::conclude(Err(error)),
     }
 }

@@ -4,6 +4,6 @@ use std::process::ExitCode;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let config: operator::doctor::Config = common::config::parse();
+    let config: operator::doctor::Config = process::parse();
     if operator::doctor::run(&config).await { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -35,12 +35,12 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
 async fn session(config: &Config) -> Result<Finding> {
     const CHECK: &str = "postgres.session";
     let url = &config.postgres.database_url;
-    let ours = common::postgres::connect(url, "doctor", || {}).await?;
+    let ours = connect::postgres::connect(url, "doctor", || {}).await?;
     // Simple queries: a pooler that breaks sessions may break prepared statements too, and that is not the question.
     ours.batch_execute("SET rocket_rides.doctor = 'here'").await.context("setting a parameter")?;
     let before = backend_pid(&ours).await?;
     // A pooler gives this transaction the server connection that was used last.
-    let other = common::postgres::connect(url, "doctor", || {}).await?;
+    let other = connect::postgres::connect(url, "doctor", || {}).await?;
     other.batch_execute("BEGIN; SELECT 1").await.context("opening a transaction beside it")?;
     let after = backend_pid(&ours).await?;
     let setting = first(&ours, "SELECT current_setting('rocket_rides.doctor', true)").await?;
@@ -62,9 +62,9 @@ async fn listen(config: &Config) -> Result<Finding> {
     let heard = Arc::new(Notify::new());
     let told = Arc::clone(&heard);
     let url = &config.postgres.database_url;
-    let listener = common::postgres::connect(url, "doctor", move || told.notify_one()).await?;
+    let listener = connect::postgres::connect(url, "doctor", move || told.notify_one()).await?;
     listener.batch_execute("LISTEN rocket_rides_doctor").await.context("listening")?;
-    let speaker = common::postgres::connect(url, "doctor", || {}).await?;
+    let speaker = connect::postgres::connect(url, "doctor", || {}).await?;
     speaker.batch_execute("NOTIFY rocket_rides_doctor").await.context("notifying")?;
     if tokio::time::timeout(PROBE_WAIT, heard.notified()).await.is_ok() {
         return Ok(Finding::ok(CHECK, "a notification arrives"));

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use common::stream_end::StreamEnd;
-use common::wire::Wire;
 use deadpool_postgres::ClientWrapper as Client;
 use redis::aio::MultiplexedConnection;
+use stream::end::StreamEnd;
+use stream::wire::Wire;
 
 use super::Config;
 use super::finding::Finding;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
-use common::resp::Commands;
-use common::stream::{Entry, EntryId, Fields, decode_xrange, stream_key};
-use common::wire::Wire;
 use pglog::Record;
+use stream::codec::{Entry, EntryId, Fields, decode_xrange, stream_key};
+use stream::resp::Commands;
+use stream::wire::Wire;
 
 use super::Config;
 use super::report::{Report, StreamLine};

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use common::config::StreamArgs;
-use common::resp::{Commands, Piece, Pieces};
-use common::stream_end::StreamEnd;
-use common::wire::Wire;
+use stream::StreamArgs;
+use stream::end::StreamEnd;
+use stream::resp::{Commands, Piece, Pieces};
+use stream::wire::Wire;
 
 use crate::sample::{Server, StreamState};
 
