@@ -1,6 +1,6 @@
 //! The skeleton of a process, written once. A process is its configuration and one bounded unit of work:
 //!
-//! ```
+//! ```no_run
 //! use std::time::Duration;
 //!
 //! use anyhow::Result;
