@@ -92,7 +92,7 @@ async fn help_lists_every_setting() {
     ] {
         let output = start(name, &["--help"], &[]).succeed().await;
         for setting in settings {
-            assert!(output.contains(setting), "{name} --help does not tell of {setting}:\n{output}");
+            assert!(output.contains(setting), "{name} --help does not name {setting}:\n{output}");
         }
         start(name, &["--version"], &[]).succeed().await;
     }
@@ -111,7 +111,7 @@ fn help_of(program: &str) -> String {
     text
 }
 
-/// The settings of which a text of `--help` speaks.
+/// The settings that a text of `--help` names.
 fn settings_in(help: &str) -> BTreeSet<Setting> {
     let between = |text: &str, start: &str| {
         text.split(start).nth(1).map_or("-".to_owned(), |rest| rest.split(['=', ']']).next().unwrap().to_owned())
@@ -138,7 +138,7 @@ fn settings_in(help: &str) -> BTreeSet<Setting> {
     settings
 }
 
-/// The subcommands of which a text of `--help` speaks.
+/// The subcommands that a text of `--help` names.
 fn subcommands_in(help: &str) -> Vec<&str> {
     let lines = help.split("Commands:").nth(1).map(|rest| rest.trim_start_matches('\n').lines());
     let words = lines.into_iter().flatten().take_while(|line| !line.is_empty());
@@ -207,7 +207,7 @@ fn every_setting_is_in_the_table_and_nothing_else() {
         assert_eq!(row, Some(programs), "docs/CONFIGURATION.md: {variable} {flag}, default {default}, of {programs:?}");
     }
     for setting in documented.keys() {
-        assert!(all.contains_key(setting), "docs/CONFIGURATION.md speaks of {setting:?}, which no --help names");
+        assert!(all.contains_key(setting), "docs/CONFIGURATION.md names {setting:?}, and no --help does");
     }
 }
 
