@@ -1,6 +1,9 @@
-//! Settings that are missing or wrong stop a process at once, with a line that names them and the fix.
+//! Settings: one that is missing or wrong stops a process at once, with a line that names it and the fix; and each one is
+//! documented.
 
-use tests::{Process, binary};
+use std::collections::{BTreeMap, BTreeSet};
+
+use tests::{Process, binary, root, workspace_binaries};
 use tokio::process::Command;
 
 fn start(name: &str, args: &[&str], environment: &[(&str, &str)]) -> Process {
@@ -89,32 +92,131 @@ async fn help_lists_every_setting() {
     ] {
         let output = start(name, &["--help"], &[]).succeed().await;
         for setting in settings {
-            assert!(output.contains(setting), "{name} --help does not tell of {setting}:\n{output}");
+            assert!(output.contains(setting), "{name} --help does not name {setting}:\n{output}");
         }
         start(name, &["--version"], &[]).succeed().await;
     }
 }
 
-#[tokio::test]
-async fn every_setting_is_in_the_example_file() {
-    let root = tests::root();
-    let example = std::fs::read_to_string(root.join(".env.example")).unwrap();
-    for name in [
-        "api",
-        "completer",
-        "streamer",
-        "consumer",
-        "receipts",
-        "simulator",
-        "reaper",
-        "payments",
-        "audit",
-        "dead-letters",
-    ] {
-        let help = start(name, &["--help"], &[]).succeed().await;
-        for setting in help.split("[env: ").skip(1).map(|rest| rest.split(['=', ']']).next().unwrap()) {
-            assert!(example.contains(&format!("{setting}=")), ".env.example does not tell of {setting} ({name})");
+/// A setting without its programs: variable, flag and default, each `-` if there is none.
+type Setting = (String, String, String);
+
+/// The text that `--help` of a program prints, or of a subcommand, such as `launcher up`.
+fn help_of(program: &str) -> String {
+    let mut words = program.split(' ');
+    let mut command = std::process::Command::new(binary(words.next().unwrap()));
+    let output = command.args(words).arg("--help").env_clear().output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{program} --help: {text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+/// The settings that a text of `--help` names.
+fn settings_in(help: &str) -> BTreeSet<Setting> {
+    let between = |text: &str, start: &str| {
+        text.split(start).nth(1).map_or("-".to_owned(), |rest| rest.split(['=', ']']).next().unwrap().to_owned())
+    };
+    let mut settings = BTreeSet::new();
+    // An option begins on a line of its own: `--flag`, or `-h, --help`.
+    let mut options: Vec<String> = Vec::new();
+    for line in help.split("Options:").skip(1).flat_map(str::lines) {
+        if line.trim_start().starts_with("--")
+            || line.trim_start().get(2..).is_some_and(|rest| rest.starts_with(", --"))
+        {
+            options.push(String::new());
         }
+        if let Some(option) = options.last_mut() {
+            option.push_str(line);
+        }
+    }
+    for option in options {
+        let flag = option.split_whitespace().find(|word| word.starts_with("--")).unwrap().to_owned();
+        if flag != "--help" && flag != "--version" {
+            settings.insert((between(&option, "[env: "), flag, between(&option, "[default: ")));
+        }
+    }
+    settings
+}
+
+/// The subcommands that a text of `--help` names.
+fn subcommands_in(help: &str) -> Vec<&str> {
+    let lines = help.split("Commands:").nth(1).map(|rest| rest.trim_start_matches('\n').lines());
+    let words = lines.into_iter().flatten().take_while(|line| !line.is_empty());
+    words
+        .filter_map(|line| {
+            line.strip_prefix("  ")?.split(' ').next().filter(|word| !word.is_empty() && *word != "help")
+        })
+        .collect()
+}
+
+/// Every setting of every binary and of its subcommands, with the programs that have it.
+fn all_settings() -> BTreeMap<Setting, BTreeSet<String>> {
+    let mut all: BTreeMap<Setting, BTreeSet<String>> = BTreeMap::new();
+    for name in workspace_binaries().into_keys() {
+        let help = help_of(&name);
+        let own = settings_in(&help);
+        for subcommand in subcommands_in(&help) {
+            let program = format!("{name} {subcommand}");
+            for setting in settings_in(&help_of(&program)).difference(&own) {
+                all.entry(setting.clone()).or_default().insert(program.clone());
+            }
+        }
+        for setting in own {
+            all.entry(setting).or_default().insert(name.clone());
+        }
+    }
+    all
+}
+
+/// The programs of the Procfile.
+fn processes() -> BTreeSet<String> {
+    let procfile = std::fs::read_to_string(root().join("Procfile")).unwrap();
+    let entries = launcher::parse_procfile(&procfile).unwrap();
+    let program = |command: &str| command.split_whitespace().next().unwrap().rsplit('/').next().unwrap().to_owned();
+    entries.iter().map(|entry| program(&entry.command)).collect()
+}
+
+/// The first table of docs/CONFIGURATION.md.
+fn documented_settings() -> BTreeMap<Setting, BTreeSet<String>> {
+    let page = std::fs::read_to_string(root().join("docs/CONFIGURATION.md")).unwrap();
+    let mut table: BTreeMap<Setting, BTreeSet<String>> = BTreeMap::new();
+    for row in
+        page.lines().skip_while(|line| !line.starts_with("| --- ")).skip(1).take_while(|line| line.starts_with('|'))
+    {
+        let cells: Vec<&str> = row.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
+        let [_, variable, flag, programs, default, meaning, _] = cells[..] else { panic!("not five columns: {row}") };
+        assert!(!meaning.is_empty(), "{flag} has no meaning");
+        let named = programs.split(", ").flat_map(|program| match program {
+            "every process" => processes(),
+            program => BTreeSet::from([program.to_owned()]),
+        });
+        let setting = (variable.to_owned(), flag.to_owned(), default.to_owned());
+        let known = table.entry(setting).or_default();
+        for program in named {
+            assert!(known.insert(program), "{variable} {flag} stands there twice: {row}");
+        }
+    }
+    table
+}
+
+#[test]
+fn every_setting_is_in_the_table_and_nothing_else() {
+    let (all, documented) = (all_settings(), documented_settings());
+    for (setting @ (variable, flag, default), programs) in &all {
+        let row = documented.get(setting);
+        assert_eq!(row, Some(programs), "docs/CONFIGURATION.md: {variable} {flag}, default {default}, of {programs:?}");
+    }
+    for setting in documented.keys() {
+        assert!(all.contains_key(setting), "docs/CONFIGURATION.md names {setting:?}, and no --help does");
+    }
+}
+
+#[test]
+fn every_setting_is_in_the_example_file() {
+    let example = std::fs::read_to_string(root().join(".env.example")).unwrap();
+    for ((variable, ..), programs) in all_settings() {
+        let is_there = variable == "-" || example.lines().any(|line| line.starts_with(&format!("#{variable}=")));
+        assert!(is_there, ".env.example does not name {variable} ({programs:?})");
     }
 }
 
