@@ -13,8 +13,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::totals::{ConsumerTotal, Totals};
 use anstyle::{AnsiColor, Style};
-use api::{ConsumerTotal, Totals};
 
 /// Over how long rides per second are counted.
 const RATE_WINDOW: Duration = Duration::from_secs(10);

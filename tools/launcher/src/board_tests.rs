@@ -1,7 +1,7 @@
 //! What the board looks like: on a wide terminal, a narrow one, a low one.
 
 use super::*;
-use api::Sum;
+use crate::totals::Sum;
 
 fn consumer(name: &str, ride_count: i64, lag: i64) -> ConsumerTotal {
     ConsumerTotal {
@@ -9,12 +9,10 @@ fn consumer(name: &str, ride_count: i64, lag: i64) -> ConsumerTotal {
         partition: 0,
         ride_count,
         total_distance_mm: ride_count * 1_000_001,
-        digest: String::new(),
         last_offset: ride_count,
         lag,
         duplicate_count: 12,
         healed_count: 0,
-        rejected_count: 0,
         crash_count: 3,
         dead_letter_count: 0,
     }

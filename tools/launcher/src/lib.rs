@@ -15,6 +15,7 @@ mod redis_server;
 mod screen;
 mod summary;
 mod supervise;
+mod totals;
 mod up;
 mod watch;
 mod with_servers;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use api::Totals;
+use crate::totals::{ConsumerTotal, Totals};
 
 /// `sql 9 rides 45.006 m | consumer0 45.006 m, lag 0 | consumer1 40.001 m, lag 1 | duplicates skipped 4, …`
 pub(crate) fn line(totals: &Totals) -> String {
@@ -12,7 +12,7 @@ pub(crate) fn line(totals: &Totals) -> String {
         // Writing to a String cannot fail.
         let _ = write!(line, " | {} {}, lag {}", consumer.name, metres(consumer.total_distance_mm), consumer.lag);
     }
-    let sum = |count: fn(&api::ConsumerTotal) -> i64| totals.consumers.iter().map(count).sum::<i64>();
+    let sum = |count: fn(&ConsumerTotal) -> i64| totals.consumers.iter().map(count).sum::<i64>();
     let _ = write!(
         line,
         " | duplicates skipped {}, gaps healed {}, crashes survived {}",
@@ -36,7 +36,7 @@ fn metres(millimetres: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use api::{ConsumerTotal, Sum};
+    use crate::totals::Sum;
 
     fn consumer(name: &str, ride_count: i64, total_distance_mm: i64, lag: i64) -> ConsumerTotal {
         ConsumerTotal {
@@ -44,12 +44,10 @@ mod tests {
             partition: 0,
             ride_count,
             total_distance_mm,
-            digest: String::new(),
             last_offset: 9 - lag,
             lag,
             duplicate_count: 2,
             healed_count: 0,
-            rejected_count: 0,
             crash_count: 1,
             dead_letter_count: 0,
         }

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
 use common::shutdown::CancellationToken;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
@@ -10,6 +9,7 @@ use tokio::time::MissedTickBehavior;
 use crate::board::Board;
 use crate::screen::{Console, FRAME, TakeAway};
 use crate::summary;
+use crate::totals::Totals;
 
 /// Seconds between two looks: for people who watch, and for lines in a file.
 const BOARD_EVERY_S: u64 = 2;
@@ -45,7 +45,7 @@ pub(crate) async fn watch(
         tokio::select! {
             () = stop.cancelled() => break,
             () = change(&mut resized) => {}
-            answer = async { ticks.tick().await; ask(&client, &url).await } => match answer {
+            answer = async { ticks.tick().await; Totals::ask(&client, &url).await } => match answer {
                 Ok(totals) => {
                     if !console.has_board() {
                         console.print(index, "summary", &summary::line(&totals));
@@ -79,10 +79,6 @@ async fn show_lines(console: Console) {
         frames.tick().await;
         console.show_lines();
     }
-}
-
-async fn ask(client: &reqwest::Client, url: &str) -> Result<api::Totals, reqwest::Error> {
-    client.get(url).send().await?.error_for_status()?.json().await
 }
 
 /// Returns when the terminal has another size.
