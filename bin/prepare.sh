@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# Sourced by bin/up and bin/test: settings, and a linker for Rust.
+# Sourced by bin/up, bin/test and bin/bench: reads settings, and makes sure that Rust has a linker.
 
-# Settings of this machine, if there are any; see .env.example. What is set already wins.
+# The settings of this machine; see .env.example. A variable that is set already wins.
 if [ -f .env ]; then
     while IFS='=' read -r name value; do
         case $name in '' | '#'*) continue ;; esac
@@ -16,7 +16,7 @@ command -v cargo >/dev/null || {
     echo "Rust is needed: install it from https://rustup.rs, then run this again" >&2
     exit 1
 }
-# rustc links with the C compiler; a machine with Rust and nothing else has none.
+# rustc links with the C compiler, which a machine with Rust alone does not have.
 if ! command -v cc >/dev/null; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         apt-get update

@@ -1,4 +1,4 @@
-//! The board: SQL's count and sum, and beside it what every consumer makes of the log, in columns.
+//! The board: SQL's count and sum, and each consumer's progress, in columns.
 //!
 //! ```text
 //! ------------------------------------------------------------------------------------------------
@@ -8,7 +8,7 @@
 //! CONVERGED   every total is SQL's own, to the millimetre        up 2m 13s, Ctrl-C stops everything
 //! ```
 //!
-//! It is made for the terminal that is there: one that is narrow gets fewer columns, and one that is low fewer lines.
+//! A narrow terminal gets fewer columns, and a low one fewer lines.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -16,13 +16,13 @@ use std::time::Duration;
 use crate::totals::{ConsumerTotal, Totals};
 use anstyle::{AnsiColor, Style};
 
-/// Over how long rides per second are counted.
+/// The time over which rides per second are counted.
 const RATE_WINDOW: Duration = Duration::from_secs(10);
 
-/// Lines that are left to what the processes say.
+/// Lines above the board, left to the output of the processes.
 const ROWS_ABOVE: usize = 4;
 
-/// A column's title, and what makes it go first on a narrow terminal: the highest goes first, and 0 stays.
+/// The title of each column, and its rank: on a narrow terminal the column with the highest rank goes first. Rank 0 stays.
 const COLUMNS: [(&str, u8); 10] = [
     ("", 0),
     ("rides", 5),
@@ -36,14 +36,14 @@ const COLUMNS: [(&str, u8); 10] = [
     ("dead letters", 3),
 ];
 
-/// How large a terminal is, in characters.
+/// The size of a terminal, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Size {
     pub columns: usize,
     pub rows: usize,
 }
 
-/// What is known, and since when.
+/// The last responses of the api, each with its time since the start.
 #[derive(Debug, Default)]
 pub(crate) struct Board {
     samples: VecDeque<(Duration, Totals)>,
@@ -65,34 +65,34 @@ fn coloured(colour: AnsiColor) -> Style {
 }
 
 impl Board {
-    /// Notes what the api answered, so long after the start.
+    /// Notes a response of the api, and its time since the start.
     pub fn note(&mut self, at: Duration, totals: Totals) {
         self.complaint = None;
-        // One that is older than the window is kept, for the rate to be of the whole of it.
+        // One sample older than the window is kept, so that the rate covers the whole window.
         while self.samples.get(1).is_some_and(|(second, _)| at.saturating_sub(*second) >= RATE_WINDOW) {
             self.samples.pop_front();
         }
         self.samples.push_back((at, totals));
     }
 
-    /// Notes that it did not answer, and why.
+    /// Notes that the api did not answer, and why.
     pub fn complain(&mut self, why: String) {
         self.complaint = Some(why);
     }
 
-    /// What was answered last.
+    /// The last response.
     pub fn totals(&self) -> Option<&Totals> {
         self.samples.back().map(|(_, totals)| totals)
     }
 
-    /// The lines, none of them wider than the terminal, and together lower.
+    /// The lines of the board. None is wider than the terminal, and all fit on it.
     pub fn render(&self, now: Duration, size: Size, colours: bool) -> Vec<String> {
-        // A line as wide as the terminal would make some begin the next one.
+        // Some terminals begin a new line when a line is exactly as wide as they are.
         let columns = size.columns.saturating_sub(1);
         let status = line(&self.status(now, columns), columns, colours);
         let rows_max = size.rows.saturating_sub(ROWS_ABOVE);
         let Some(totals) = self.totals() else { return vec![status] };
-        // Rule, titles, SQL and status, and a line that says how many are not shown.
+        // Rule, titles, SQL, status, and the number of consumers that are not shown.
         let shown_count = match totals.consumers.len() {
             count if count + 4 <= rows_max => count,
             _ if rows_max < 6 => return vec![status],
@@ -155,7 +155,7 @@ impl Board {
         ]
     }
 
-    /// How fast a count grows, a second.
+    /// The growth of a count per second.
     fn rate(&self, count: impl Fn(&Totals) -> Option<i64>) -> String {
         let (Some((first_at, first)), Some((last_at, last))) = (self.samples.front(), self.samples.back()) else {
             return String::new();
@@ -166,7 +166,7 @@ impl Board {
         }
     }
 
-    /// One line that says how things are; for how long they run, where there is room.
+    /// The status line. It ends with the running time where there is room.
     fn status(&self, now: Duration, columns: usize) -> Vec<Cell> {
         let (word, colour, detail) = match (&self.complaint, self.totals()) {
             (Some(why), _) => ("NO ANSWER", AnsiColor::Red, format!("from the api: {why}")),
@@ -199,7 +199,7 @@ fn what_lacks(totals: &Totals) -> String {
     }
 }
 
-/// The first column to the left, the others to the right, with two spaces between; as many of them as there is room for.
+/// Aligns the first column left and the others right, with two spaces between, and leaves out columns that have no room.
 fn aligned(rows: &[Vec<Cell>], columns: usize) -> Vec<Vec<Cell>> {
     let width = |column: usize| rows.iter().map(|row| row[column].text.chars().count()).max().unwrap_or(0);
     let mut shown: Vec<usize> = (0..COLUMNS.len()).collect();
@@ -218,7 +218,7 @@ fn aligned(rows: &[Vec<Cell>], columns: usize) -> Vec<Vec<Cell>> {
     rows.iter().map(|row| shown.iter().map(|column| padded(row, *column)).collect()).collect()
 }
 
-/// Cuts off what would be wider than the terminal.
+/// Cuts a line at the width of the terminal.
 fn line(cells: &[Cell], columns: usize, colours: bool) -> String {
     let (mut text, mut room) = (String::new(), columns);
     for cell in cells {

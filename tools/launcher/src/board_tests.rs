@@ -1,4 +1,4 @@
-//! What the board looks like: on a wide terminal, a narrow one, a low one.
+//! The board on a wide, a narrow and a low terminal.
 
 use super::*;
 use crate::totals::Sum;

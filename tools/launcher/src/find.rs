@@ -1,4 +1,4 @@
-//! Where the servers' binaries are. Debian does not put PostgreSQL's on the PATH.
+//! Finds the binaries of the servers. Debian does not put PostgreSQL's on the PATH.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,7 +16,7 @@ pub struct PostgresBinaries {
     pub major: u32,
 }
 
-/// The newest PostgreSQL on this machine that is new enough, or why there is none. `PG_BIN` names a folder to use instead.
+/// The newest PostgreSQL on this machine that is new enough, or the reason why none was found. `PG_BIN` names a folder to use instead.
 pub fn find_postgres() -> Result<PostgresBinaries, String> {
     let mut seen = Vec::new();
     let mut found: Vec<PostgresBinaries> = postgres_folders()
@@ -36,7 +36,7 @@ pub fn find_postgres() -> Result<PostgresBinaries, String> {
     })
 }
 
-/// A Redis or Valkey server that is new enough, or why there is none. `REDIS_BIN` names a binary to use instead.
+/// A Redis or Valkey server that is new enough, or the reason why none was found. `REDIS_BIN` names a binary to use instead.
 pub fn find_redis() -> Result<PathBuf, String> {
     let mut seen = Vec::new();
     for binary in redis_binaries().into_iter().filter(|binary| binary.is_file()) {
@@ -78,7 +78,7 @@ fn postgres_folders() -> Vec<PathBuf> {
         let names = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
         folders.extend(names.map(|entry| entry.path().join(rest)));
     }
-    // initdb on the PATH may be a link to the folder where everything else is.
+    // initdb on the PATH may be a link into the folder that holds the other binaries.
     let real = |folder: &PathBuf| folder.join("initdb").canonicalize().ok()?.parent().map(Path::to_path_buf);
     folders.iter().filter_map(real).collect()
 }
@@ -104,7 +104,7 @@ fn major_version(binary: &Path) -> Option<u32> {
     text[start..].split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// What a variable of the environment says; one that is set to nothing says nothing.
+/// The value of an environment variable. An empty value counts as not set.
 pub(crate) fn given(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }

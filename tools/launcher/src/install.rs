@@ -1,4 +1,4 @@
-//! Installing what is missing, with the machine's own package manager and without a question.
+//! Installs missing servers and tools by the machine's own package manager, without a question.
 
 use std::io::IsTerminal;
 use std::path::Path;
@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::find::{find_clock_library, find_postgres, find_redis, given};
 
-/// Finds both servers, or installs what is missing. Unless they have to be `private`, a server that is given by URL need not
-/// be here.
+/// Finds both servers, or installs those that are missing. A server that is given by URL is not needed, unless the servers have
+/// to be `private`.
 pub(crate) fn install_missing(private: bool) -> Result<()> {
     let (postgres, redis) = missing(private);
     let reasons: Vec<&str> = [&postgres, &redis].into_iter().flatten().map(String::as_str).collect();
@@ -18,10 +18,10 @@ pub(crate) fn install_missing(private: bool) -> Result<()> {
     }
     eprintln!("{}", reasons.join("\n"));
     let Some(plan) = Plan::for_this_machine(postgres.is_some(), redis.is_some()) else {
-        match private {
-            true => bail!("install them"),
-            false => bail!("install them, or set DATABASE_URL and REDIS_URL to servers that run elsewhere"),
+        if private {
+            bail!("install them");
         }
+        bail!("install them, or set DATABASE_URL and REDIS_URL to servers that run elsewhere");
     };
     plan.run()?;
     match missing(private) {
@@ -32,7 +32,7 @@ pub(crate) fn install_missing(private: bool) -> Result<()> {
     }
 }
 
-/// Installs libfaketime. Where that cannot be done, chaos leaves one fault out and says so: no reason to fail.
+/// Installs libfaketime. If that fails, chaos leaves out one fault and says so, so this is no reason to stop.
 pub(crate) fn install_clock_library() {
     if find_clock_library().is_none()
         && is_on_path("apt-get")
@@ -42,17 +42,17 @@ pub(crate) fn install_clock_library() {
     }
 }
 
-/// What the tests need of Python, and a copy of it that says what is installed.
+/// The Python packages of the tests, and a copy of the list that names the installed ones.
 const REQUIREMENTS: &str = "tests/requirements.txt";
 const INSTALLED: &str = ".data/venv/requirements.txt";
 
-/// Installs what the tests need of Python into `.data/venv`, unless it is there.
+/// Installs the Python packages of the tests into `.data/venv`, unless they are there.
 pub(crate) fn install_python_packages() -> Result<()> {
     let required = std::fs::read(REQUIREMENTS).with_context(|| format!("reading {REQUIREMENTS}"))?;
     if std::fs::read(INSTALLED).is_ok_and(|installed| installed == required) {
         return Ok(());
     }
-    // Debian's Python comes without what makes an environment.
+    // Debian's Python comes without the module venv.
     let makes_environments = || {
         let status = Command::new("python3").args(["-c", "import ensurepip, venv"]).stderr(Stdio::null()).status();
         status.is_ok_and(|status| status.success())
@@ -69,8 +69,7 @@ pub(crate) fn install_python_packages() -> Result<()> {
 /// Browsers that the tests of the live page can use.
 const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
-/// Installs a browser, unless there is one. Debian has one as a package; elsewhere that which the tests' own Python packages
-/// bring along is taken.
+/// Installs a browser, unless there is one. Debian has a package; on other systems playwright installs its own.
 pub(crate) fn install_browser() -> Result<()> {
     if BROWSERS.iter().any(|name| is_on_path(name)) || given("CHROMIUM").is_some() {
         return Ok(());
@@ -82,10 +81,10 @@ pub(crate) fn install_browser() -> Result<()> {
         .run()
 }
 
-/// What tests look with, beside our own eyes: a program, and its package.
+/// Programs that the tests run, each with its package.
 const TEST_TOOLS: [(&str, &str); 2] = [("systemd-analyze", "systemd"), ("groff", "groff-base")];
 
-/// Installs what the tests look with, on the systems that have it.
+/// Installs the programs of [`TEST_TOOLS`] on systems that have the packages.
 pub(crate) fn install_test_tools() -> Result<()> {
     let missing = TEST_TOOLS.iter().filter(|(program, _)| !is_on_path(program)).map(|(_, package)| *package);
     match missing.collect::<Vec<_>>().join(" ") {
@@ -94,7 +93,7 @@ pub(crate) fn install_test_tools() -> Result<()> {
     }
 }
 
-/// What the benchmarks compare with: a file that tells whether it is here, and its package.
+/// Programs that the benchmarks compare with: a file that shows whether it is installed, and its package.
 const BENCHMARK_TOOLS: [(&str, &str); 5] = [
     ("wrk", "wrk"),
     ("nginx", "nginx-light"),
@@ -103,7 +102,7 @@ const BENCHMARK_TOOLS: [(&str, &str); 5] = [
     ("/usr/include/hiredis/hiredis.h", "libhiredis-dev"),
 ];
 
-/// Installs what the benchmarks compare with. Where that cannot be done, they leave cases out and say so.
+/// Installs the programs that the benchmarks compare with. Without them the benchmarks leave cases out and say so.
 pub(crate) fn install_benchmark_tools() {
     let is_missing = |&&(file, _): &&(&str, &str)| !Path::new(file).is_file() && !is_on_path(file);
     let packages: Vec<&str> = BENCHMARK_TOOLS.iter().filter(is_missing).map(|(_, package)| *package).collect();
@@ -124,13 +123,13 @@ pub(crate) fn install_benchmark_tools() {
     }
 }
 
-/// Debian keeps servers where ordinary users do not look.
+/// Debian keeps servers in folders that are not on the PATH of ordinary users.
 fn is_on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).chain(["/usr/sbin".into()]).any(|folder| folder.join(program).is_file())
 }
 
-/// What is missing and why, for Postgres and for Redis.
+/// The reasons why Postgres and Redis are missing; `None` for a server that is there.
 fn missing(private: bool) -> (Option<String>, Option<String>) {
     let is_needed = |name| private || given(name).is_none();
     (
@@ -159,7 +158,7 @@ impl Plan {
                 .join(" ")
         };
         if is_on_path("apt-get") {
-            // The package would create and start a server of its own. We need the binaries only.
+            // The package would create and start a server. Only its binaries are needed here.
             let no_cluster = "mkdir -p /etc/postgresql-common/createcluster.d && echo 'create_main_cluster = false' \
                               > /etc/postgresql-common/createcluster.d/no-main-cluster.conf";
             let packages = pick(["postgresql", "redis-server"]);
@@ -195,7 +194,7 @@ impl Plan {
     }
 }
 
-/// Whether sudo is here and would not ask a question that nobody can answer.
+/// Whether sudo is installed and can run: without a password, or on a terminal where it may ask for one.
 fn may_sudo() -> bool {
     let is_here = ["/usr/bin/sudo", "/usr/local/bin/sudo", "/bin/sudo"].iter().any(|path| Path::new(path).is_file());
     let asks_nothing = || {

@@ -1,4 +1,4 @@
-//! Stopping processes: children, and what an earlier launcher left behind when it was killed.
+//! Stops processes: children, and processes that an earlier launcher left behind when it was killed.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,16 +8,16 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::Child;
 
-/// How long a process that was left behind may take to end before it is killed.
+/// The time in which a left-over process must end before it is killed.
 const LEFTOVER_WAIT: Duration = Duration::from_secs(10);
 
-/// Sends `signal` and waits; kills what is still there after `wait`.
+/// Sends `signal` and waits. A process that is still there after `wait` is killed.
 ///
 /// # Errors
-/// It had to be killed.
+/// The process had to be killed.
 pub(crate) async fn stop_child(child: &mut Child, signal: Signal, wait: Duration) -> Result<()> {
     let Some(pid) = child.id() else { return Ok(()) };
-    // An error means that it has ended in this moment.
+    // An error means that the process has just ended.
     let _ = kill(Pid::from_raw(pid as i32), signal);
     match tokio::time::timeout(wait, child.wait()).await {
         Ok(ended) => {
@@ -31,14 +31,14 @@ pub(crate) async fn stop_child(child: &mut Child, signal: Signal, wait: Duration
     }
 }
 
-/// The processes that run, on disk: a launcher that is killed cannot stop them, but the next one can.
+/// The running processes, kept on disk: if the launcher is killed, the next launcher stops them.
 pub struct Register {
     path: PathBuf,
     lines: Vec<String>,
 }
 
 impl Register {
-    /// Stops whatever an earlier launcher registered in `path` and did not stop, and starts an empty register.
+    /// Stops the processes that an earlier launcher registered in `path` and did not stop, and starts an empty register.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -54,7 +54,7 @@ impl Register {
         Ok(register)
     }
 
-    /// Remembers a process. With its start time, so that another one which gets the same id later is left in peace.
+    /// Registers a process with its start time, so that a later process with the same id is left alone.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -69,7 +69,7 @@ impl Register {
         Ok(())
     }
 
-    /// Forgets everything: all has been stopped.
+    /// Empties the register: every process has been stopped.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -114,7 +114,7 @@ impl<'a> Leftover<'a> {
         }
         eprintln!("stopping process {}, left behind by an earlier run", self.pid);
         let id = Pid::from_raw(self.pid as i32);
-        // An error means that it has ended in this moment.
+        // An error means that the process has just ended.
         let _ = kill(id, self.signal);
         let deadline = tokio::time::Instant::now() + LEFTOVER_WAIT;
         while self.is_there() && tokio::time::Instant::now() < deadline {
@@ -126,7 +126,7 @@ impl<'a> Leftover<'a> {
     }
 }
 
-/// When a process was started, in ticks since the machine was; `None` if it is not there, or a zombie, or where there
+/// The start time of a process, in ticks since the machine booted. `None` if the process is not there or is a zombie, or if there
 /// is no /proc.
 fn started_at(pid: u32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

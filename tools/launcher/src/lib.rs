@@ -1,8 +1,7 @@
 //! From a bare machine to a running system: find or install the servers, run them privately, run the Procfile.
 //!
-//! Nothing here collides with servers that are there already: the private ones live under `.data`, listen on unix
-//! sockets only, and are stopped with the launcher. Where `DATABASE_URL` or `REDIS_URL` is set, that server is used and
-//! none is started.
+//! The private servers cannot collide with other servers of the machine: they live under `.data`, listen on unix sockets only, and
+//! are stopped with the launcher. If `DATABASE_URL` or `REDIS_URL` is set, that server is used and none is started.
 
 mod board;
 mod find;
@@ -33,16 +32,16 @@ pub use with_servers::{WithServersConfig, with_servers};
 #[derive(Debug, clap::Parser)]
 #[command(name = "launcher", version)]
 pub struct Config {
-    /// For a server that is given by DATABASE_URL. The processes take TLS_CA_FILE out of the environment.
+    /// Certificates for a server that is given by DATABASE_URL. The processes read TLS_CA_FILE from the environment.
     #[command(flatten)]
     _tls: connect::tls::TlsArgs,
 
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What the launcher does.
+/// The commands of the launcher.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Find PostgreSQL and Redis; install them where they are missing.
@@ -53,28 +52,28 @@ pub enum Command {
     WithServers(WithServersConfig),
 }
 
-/// What else is installed.
+/// Tools to install beside the servers.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct Extras {
     /// Install libfaketime too, where that is possible: chaos steps the clock of Redis with it.
     #[arg(long)]
     pub for_chaos: bool,
 
-    /// Install what tests need too: Python packages into .data/venv (tests/requirements.txt), a browser, systemd-analyze, groff.
+    /// Install the tools of the tests too: Python packages into .data/venv (tests/requirements.txt), a browser, systemd-analyze, groff.
     #[arg(long)]
     pub for_tests: bool,
 
-    /// Install wrk, nginx and what else the benchmarks compare with, where that is possible.
+    /// Install wrk, nginx and the other programs that the benchmarks compare with, where that is possible.
     #[arg(long)]
     pub for_benchmarks: bool,
 }
 
-/// Finds both servers' binaries, and installs what is missing.
+/// Finds the binaries of both servers, and installs missing ones.
 ///
 /// # Errors
-/// A server, or what the tests need, is missing and cannot be installed; the text says what to run.
+/// A server or a tool of the tests is missing and cannot be installed. The text says which command to run.
 pub fn setup(extras: Extras) -> anyhow::Result<()> {
-    // All of these start servers of their own, whatever is given by URL.
+    // Chaos, tests and benchmarks start servers of their own, even if one is given by URL.
     install::install_missing(extras.for_chaos || extras.for_tests || extras.for_benchmarks)?;
     if extras.for_chaos {
         install::install_clock_library();

@@ -1,4 +1,4 @@
-//! One launcher a folder.
+//! One launcher per data folder.
 
 use std::fs::File;
 use std::path::Path;
@@ -7,8 +7,8 @@ use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-/// Takes the lock on a file, which is created if it is not there. `None`: another process holds it. It is given back when
-/// the process ends, however it ends.
+/// Takes the lock on a file, which is created if it is not there. `None`: another process holds the lock. The system releases it
+/// when the process ends, even by a kill.
 ///
 /// # Errors
 /// The file cannot be created or locked.

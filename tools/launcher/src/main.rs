@@ -1,4 +1,4 @@
-//! The launcher: what `bin/up` and `bin/test` run.
+//! The launcher, which `bin/up`, `bin/test` and `bin/bench` run.
 
 use std::process::ExitCode;
 

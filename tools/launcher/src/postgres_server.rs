@@ -1,5 +1,5 @@
 //! A private PostgreSQL: its own data folder, a unix socket and no port. `initdb` and `postgres` refuse to run as root;
-//! then they run in a user namespace, where they are nobody, or else as the user that the package made.
+//! so for root they run in a user namespace without privileges, or else as the user `postgres` of the package.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -13,13 +13,13 @@ use tokio::process::{Child, Command};
 use crate::find::PostgresBinaries;
 use crate::leftovers::stop_child;
 
-/// How long a start may take: after a crash the log of the last minutes is replayed first.
+/// The longest start: after a crash Postgres first replays the write-ahead log of the last minutes.
 const START_WAIT: Duration = Duration::from_secs(60);
 
-/// How long the remains of a server that was killed may stand in the way.
+/// The time in which the remains of a killed server may prevent a start.
 const LEAVING_WAIT: Duration = Duration::from_secs(20);
 
-/// How long a stop may take: the memory is written to disk.
+/// The longest stop: Postgres writes its memory to disk.
 const STOP_WAIT: Duration = Duration::from_secs(30);
 
 /// The superuser of the private cluster.
@@ -29,18 +29,18 @@ const ROLE: &str = "app";
 pub struct PostgresServer {
     child: Child,
     socket_folder: PathBuf,
-    /// What stands in a URL for the setting `port`, which also names the socket; empty for the usual port.
+    /// The part of a URL that names the port, which also names the socket; empty for the usual port.
     url_port: String,
 }
 
-/// How to become somebody whom Postgres accepts.
+/// The user that runs Postgres, which refuses to run as root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RunAs {
-    /// Not root: as we are.
+    /// The launcher is not root: its own user.
     Ourselves,
-    /// Root: in a user namespace of its own. The files stay root's.
+    /// The launcher is root: a user namespace. The files still belong to root.
     Namespace,
-    /// Root, and namespaces are forbidden: as this user, who must own the folder.
+    /// The launcher is root, and namespaces are forbidden: this user, which must own the folder.
     User(&'static str),
 }
 
@@ -48,7 +48,7 @@ impl PostgresServer {
     /// Starts a server on `folder`, which is created if it is not there. `settings` are given as `name=value`.
     ///
     /// # Errors
-    /// The server does not start; its own last words are in the error. Data of another major version is never touched.
+    /// The server does not start; the error has the last lines of its log. Data of another major version is never touched.
     pub async fn start(binaries: &PostgresBinaries, folder: &Path, settings: &[&str]) -> Result<Self> {
         let run_as = RunAs::choose().await?;
         let folder = run_as.data_folder(folder)?;
@@ -77,7 +77,7 @@ impl PostgresServer {
                 return Ok(server);
             }
             let words = std::fs::read_to_string(&log_path).unwrap_or_default();
-            // After a kill its last processes need a moment to notice and to leave, and init one to bury them.
+            // After a kill the last processes of the server need a moment to notice and to end, and init needs one to reap them.
             let is_leaving = ["pre-existing shared memory block", "lock file \"postmaster.pid\" already exists"]
                 .iter()
                 .any(|complaint| words.contains(complaint));
@@ -93,7 +93,7 @@ impl PostgresServer {
         format!("postgres://{ROLE}@{}{}/{database}", percent_encode(&self.socket_folder, ""), self.url_port)
     }
 
-    /// Creates a database, unless it is there.
+    /// Creates a database, unless it exists.
     ///
     /// # Errors
     /// The server is away.
@@ -112,12 +112,12 @@ impl PostgresServer {
         self.child.id()
     }
 
-    /// Stops the server: clients are sent away, and what they committed is on disk.
+    /// Stops the server: clients are disconnected, and committed transactions are on disk.
     ///
     /// # Errors
-    /// It did not stop in time and was killed; nothing committed is lost.
+    /// The server did not stop in time and was killed; no committed transaction is lost.
     pub async fn stop(mut self) -> Result<()> {
-        // SIGINT is "fast"; SIGTERM would wait until the last client leaves by itself.
+        // SIGINT is the fast shutdown; SIGTERM would wait until the last client disconnects.
         stop_child(&mut self.child, Signal::SIGINT, STOP_WAIT).await.context("stopping postgres")
     }
 
@@ -151,7 +151,7 @@ async fn init_cluster(binaries: &PostgresBinaries, run_as: RunAs, data: &Path) -
         );
         return Ok(());
     }
-    // Made beside, and put in place when it is whole: a start that was killed leaves nothing half done.
+    // Created beside the final folder and renamed when complete: a killed start leaves no half-made folder.
     let unfinished = data.with_extension("unfinished");
     if unfinished.exists() {
         std::fs::remove_dir_all(&unfinished).with_context(|| format!("removing {}", unfinished.display()))?;
@@ -170,7 +170,7 @@ impl RunAs {
         }
         let mut probe = Command::new("unshare");
         probe.args(["-U", "true"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        // For machines, and for a test, on which namespaces are forbidden.
+        // For machines on which namespaces are forbidden, and for a test of this case.
         let forbidden = std::env::var_os("LAUNCHER_NO_NAMESPACE").is_some();
         if !forbidden && probe.status().await.is_ok_and(|status| status.success()) {
             return Ok(Self::Namespace);
@@ -193,12 +193,12 @@ impl RunAs {
             Self::User(user) => command.args(["--reuid", user, "--regid", user, "--clear-groups"]).arg(program),
             _ => command.arg("-U").arg(program),
         };
-        // Somewhere every user may be: a process cannot start in a folder it may not see.
+        // A folder that every user may enter: a process cannot start in a folder that is hidden from its user.
         command.current_dir("/");
         command
     }
 
-    /// Another user cannot look into a folder below `/root`, say.
+    /// Another user cannot read a folder below `/root`, for example.
     fn data_folder(self, folder: &Path) -> Result<PathBuf> {
         std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
         let folder = folder.canonicalize().with_context(|| format!("finding {}", folder.display()))?;
@@ -220,7 +220,7 @@ impl RunAs {
 /// socket's own name takes some twenty).
 pub(crate) fn short_folder(folder: &Path) -> Result<PathBuf> {
     let mut run = folder.join("run");
-    // Postgres takes a list of folders, so a comma would be two.
+    // Postgres takes a list of folders, so a comma would separate two.
     if run.as_os_str().len() > 80 || run.as_os_str().as_bytes().contains(&b',') {
         run = std::env::temp_dir().join(folder_name(folder));
     }
@@ -230,14 +230,14 @@ pub(crate) fn short_folder(folder: &Path) -> Result<PathBuf> {
     Ok(run)
 }
 
-/// A path as part of a URL: letters, digits and `also` stay as they are.
+/// Encodes a path for a URL. Letters, digits and `also` stay unchanged.
 pub(crate) fn percent_encode(path: &Path, also: &str) -> String {
     let stays = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte) || also.as_bytes().contains(&byte);
     let encode = |byte: &u8| if stays(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") };
     path.as_os_str().as_bytes().iter().map(encode).collect()
 }
 
-/// A name that is this folder's alone.
+/// A name that is unique to this folder.
 fn folder_name(folder: &Path) -> String {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();

@@ -1,13 +1,13 @@
-//! The Procfile: a line a process, `name: command`. Foreman and its kin read the same file.
+//! The Procfile: one process per line, `name: command`. Foreman and similar runners read the same file.
 
 use anyhow::{Result, ensure};
 
 /// A process to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its name, shown before each of its lines.
+    /// Its name, shown before each line of its output.
     pub name: String,
-    /// What a shell is to run.
+    /// The command line, for a shell.
     pub command: String,
 }
 

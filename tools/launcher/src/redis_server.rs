@@ -11,10 +11,10 @@ use tokio::process::{Child, Command};
 use crate::leftovers::stop_child;
 use crate::postgres_server::{percent_encode, short_folder};
 
-/// How long a start may take: a long append-only file is read first.
+/// The longest start: Redis first reads its append-only file.
 const START_WAIT: Duration = Duration::from_secs(60);
 
-/// How long a stop may take.
+/// The longest stop.
 const STOP_WAIT: Duration = Duration::from_secs(10);
 
 /// A running server.
@@ -27,7 +27,7 @@ impl RedisServer {
     /// Starts a server on `folder`, which is created if it is not there. `settings` are given as `--name value`.
     ///
     /// # Errors
-    /// The server does not start; its own last words are in the error.
+    /// The server does not start; the error has the last lines of its log.
     pub async fn start(binary: &Path, folder: &Path, settings: &[&str]) -> Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
         let folder = folder.canonicalize().with_context(|| format!("finding {}", folder.display()))?;
@@ -39,7 +39,7 @@ impl RedisServer {
             .arg(&socket)
             .arg("--dir")
             .arg(&folder)
-            // The stream survives a restart but for the last second, which the streamer sends again.
+            // The stream survives a restart, except its last second, which the streamer sends again.
             .args(["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""])
             .args(["--maxmemory-policy", "noeviction"])
             .args(settings)
@@ -58,7 +58,7 @@ impl RedisServer {
         format!("redis+unix://{}", percent_encode(&self.socket, "/"))
     }
 
-    /// Where it listens.
+    /// The socket on which it listens.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
@@ -71,7 +71,7 @@ impl RedisServer {
     /// Stops the server.
     ///
     /// # Errors
-    /// It did not stop in time and was killed.
+    /// The server did not stop in time and was killed.
     pub async fn stop(mut self) -> Result<()> {
         stop_child(&mut self.child, Signal::SIGTERM, STOP_WAIT).await.context("stopping redis")
     }

@@ -1,4 +1,4 @@
-//! Where everything is printed: lines with a name before them, and on a terminal a board that stays below them.
+//! The output: lines with a name before them, and on a terminal a board that stays below the lines.
 
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,27 +12,27 @@ use crate::board::Size;
 const COLOURS: [AnsiColor; 6] =
     [AnsiColor::Cyan, AnsiColor::Yellow, AnsiColor::Green, AnsiColor::Magenta, AnsiColor::Blue, AnsiColor::BrightRed];
 
-/// Terminals that know these words show what is between them at once, and the others pass over them.
+/// A terminal that knows these sequences shows the text between them at once; other terminals ignore them.
 const BEGIN: &str = "\x1b[?2026h";
 const END: &str = "\x1b[?2026l";
 
-/// How often what is said appears above the board. A terminal is slower than ten processes that all speak at once.
+/// The pause between two updates of the lines above the board: a terminal is slower than ten processes that print at once.
 pub(crate) const FRAME: Duration = Duration::from_millis(50);
 
-/// What a terminal is taken for that does not tell its size.
+/// The assumed size of a terminal that does not tell its size.
 const USUAL_SIZE: Size = Size { columns: 80, rows: 24 };
 
-/// Writes lines with a name before them, aligned, in one colour a name where there are colours.
+/// Writes lines with a name before them, aligned, with one colour per name.
 #[derive(Debug, Clone)]
 pub(crate) struct Console {
     width: usize,
     pub colours: bool,
-    /// `None`: this is no terminal, or one that cannot move its cursor.
+    /// `None`: the output is no terminal, or the terminal cannot move its cursor.
     screen: Option<Arc<Mutex<Screen>>>,
 }
 
 impl Console {
-    /// For names of at most `width` characters.
+    /// A console for names of at most `width` characters.
     pub fn new(width: usize) -> Self {
         let is_terminal = std::io::stdout().is_terminal();
         let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
@@ -46,7 +46,7 @@ impl Console {
         self.screen.is_some()
     }
 
-    /// How large the terminal is now.
+    /// The present size of the terminal.
     pub fn size(&self) -> Size {
         match Term::stdout().size_checked() {
             Some((rows, columns)) if rows > 0 && columns > 0 => Size { columns: columns.into(), rows: rows.into() },
@@ -54,12 +54,10 @@ impl Console {
         }
     }
 
-    /// Prints a line of what has this index and this name.
+    /// Prints a line of the process with this index and name.
     pub fn print(&self, index: usize, name: &str, line: &str) {
-        let style = match self.colours {
-            true => Style::new().fg_color(Some(COLOURS[index % COLOURS.len()].into())),
-            false => Style::new(),
-        };
+        let colour = self.colours.then(|| COLOURS[index % COLOURS.len()].into());
+        let style = Style::new().fg_color(colour);
         let line = format!("{style}{name:<width$} |{style:#} {line}\n", width = self.width);
         match self.screen() {
             Some(mut screen) => write(&screen.with_line(&line)),
@@ -67,15 +65,14 @@ impl Console {
         }
     }
 
-    /// Shows a board instead of the one before; no line of it may be wider than the terminal. Without any line: takes it
-    /// away, and the cursor is where it was before.
+    /// Replaces the board. No line may be wider than the terminal. An empty board removes it and puts the cursor back.
     pub fn show(&self, board: Vec<String>) {
         if let Some(mut screen) = self.screen() {
             write(&screen.with_board(board, self.size().columns));
         }
     }
 
-    /// Shows what was printed since it was last called. To be called every [`FRAME`], as long as there is a board.
+    /// Shows the lines that were printed since the last call. The caller calls it every [`FRAME`] while there is a board.
     pub fn show_lines(&self) {
         if let Some(mut screen) = self.screen() {
             write(&screen.with_lines(self.size().columns));
@@ -87,7 +84,7 @@ impl Console {
     }
 }
 
-/// Takes the board away when it goes, however that comes about.
+/// Removes the board when it is dropped.
 pub(crate) struct TakeAway(pub Console);
 
 impl Drop for TakeAway {
@@ -96,13 +93,13 @@ impl Drop for TakeAway {
     }
 }
 
-/// All at once. Whoever reads may be gone; the processes go on all the same.
+/// Writes everything at once. An error is ignored: if the reader is gone, the processes still go on.
 fn write(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// What is on the screen: the board, and the cursor on the line below it. And the lines that are to stand above it.
+/// The content of the screen: the board, with the cursor on the line below it, and the lines that wait to appear above it.
 #[derive(Debug, Default)]
 struct Screen {
     board: Vec<String>,
@@ -110,7 +107,7 @@ struct Screen {
 }
 
 impl Screen {
-    /// What to write for a line: with a board nothing yet.
+    /// The text to write for a line: none yet, if there is a board.
     fn with_line(&mut self, line: &str) -> String {
         if self.board.is_empty() {
             return line.to_owned();
@@ -119,7 +116,7 @@ impl Screen {
         String::new()
     }
 
-    /// What to write so that all lines stand above the board.
+    /// The text that puts all lines above the board.
     fn with_lines(&mut self, columns: usize) -> String {
         if self.lines.is_empty() {
             return String::new();
@@ -128,7 +125,7 @@ impl Screen {
         self.with_board(board, columns)
     }
 
-    /// What to write so that `board` stands instead of the one before, below all lines.
+    /// The text that replaces the board by `board`, below all lines.
     fn with_board(&mut self, board: Vec<String>, columns: usize) -> String {
         if self.board.is_empty() && board.is_empty() {
             return String::new();
@@ -138,8 +135,8 @@ impl Screen {
         format!("{BEGIN}{erase}{lines}{}{END}", self.draw())
     }
 
-    /// Goes up to the first line of the board, and clears all from there. A terminal that has become narrower since may
-    /// have made two lines of one.
+    /// The text that moves up to the first line of the board and clears the screen from there. A terminal that has become narrower
+    /// may show one line of the board as two.
     fn erase(&self, columns: usize) -> String {
         let rows_of = |line: &String| console::measure_text_width(line).div_ceil(columns.max(1)).max(1);
         match self.board.iter().map(rows_of).sum::<usize>() {

@@ -1,4 +1,4 @@
-//! One line that shows convergence: SQL's sum, and beside it what every consumer makes of the log.
+//! The summary line: SQL's sum, and each consumer's total and lag.
 
 use std::fmt::Write;
 

@@ -1,4 +1,4 @@
-//! Running the processes of a Procfile: a prefix before every line, a new start for every death.
+//! Runs the processes of a Procfile: prefixes every line of output, and restarts each process that dies.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -14,17 +14,17 @@ use tokio::sync::mpsc;
 use crate::procfile::Entry;
 use crate::screen::Console;
 
-/// How long a process may take to finish what it has in hand.
+/// The time in which a process must finish its work in hand.
 const STOP_WAIT: Duration = Duration::from_secs(15);
 
-/// The pause before a process that died is started again: at first, and at most.
+/// The first and the longest pause before a process that died is started again.
 const RESTART_WAIT: Duration = Duration::from_millis(500);
 const RESTART_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// A process that lived so long is sound: its next death is not one in a row.
+/// After this lifetime the next death of a process counts as its first.
 const SOUND_AFTER: Duration = Duration::from_secs(30);
 
-/// Keeps one process running until `stop`. Each start is told to `started`, with the process id.
+/// Keeps one process running until `stop`. The process id of each start is sent to `started`.
 pub(crate) async fn keep_running(
     index: usize,
     entry: Entry,
@@ -61,19 +61,19 @@ pub(crate) async fn keep_running(
 fn start(entry: &Entry, environment: &[(String, String)]) -> Result<Child> {
     Command::new("sh")
         .arg("-c")
-        // The shell makes room for the process, so that signals reach it and not a shell in between.
+        // `exec` replaces the shell by the process, so that signals reach the process itself.
         .arg(format!("exec {}", entry.command))
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        // A group of its own: Ctrl-C on the terminal reaches the launcher alone, which then stops everything in order.
+        // A process group of its own: Ctrl-C reaches the launcher alone, which then stops the processes in order.
         .process_group(0)
         .spawn()
         .with_context(|| format!("starting {}", entry.command))
 }
 
-/// Passes on what the process prints until it ends; on `stop`, asks it to end. Returns how it ended.
+/// Prints the output of the process until it ends; on `stop`, asks it to end. Returns its exit status.
 async fn watch(index: usize, entry: &Entry, child: &mut Child, console: &Console, stop: &CancellationToken) -> String {
     let output =
         child.stdout.take().map(|pipe| tokio::spawn(pass_on(pipe, index, entry.name.clone(), console.clone())));
@@ -95,7 +95,7 @@ async fn watch(index: usize, entry: &Entry, child: &mut Child, console: &Console
         }
     };
     for lines in [output, errors].into_iter().flatten() {
-        // A grandchild may hold the pipe open; its words are not waited for.
+        // A grandchild may hold the pipe open; its output is not waited for.
         let _ = tokio::time::timeout(Duration::from_secs(1), lines).await;
     }
     ended.map_or_else(|error| error.to_string(), |status| status.to_string())

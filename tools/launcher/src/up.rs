@@ -22,21 +22,20 @@ use crate::watch::watch;
 /// The private database.
 const DATABASE: &str = "rocket-rides-log";
 
-/// The live page is here, if nobody else is.
+/// The port of the live page, if it is free.
 const DASHBOARD_PORT: u16 = 5007;
 
-/// The first process of the Procfile tells of itself on this port, the next one on the next.
+/// The monitor port of the first process of the Procfile. The following processes get the following ports.
 const FIRST_MONITOR_PORT: u16 = 5010;
 
-/// Starts everything, and shows how the consumers converge: on a terminal on a board below the lines of the processes, and
-/// elsewhere in a line every few seconds.
+/// Starts everything and shows how the consumers converge: by a board on a terminal, by a line every few seconds elsewhere.
 #[derive(Debug, Clone, Args)]
 pub struct UpConfig {
-    /// Where the private servers keep their data.
+    /// The folder in which the private servers keep their data.
     #[arg(long, env = "DATA_DIR", default_value = ".data")]
     pub data: PathBuf,
 
-    /// What to run.
+    /// The file that lists the processes.
     #[arg(long, default_value = "Procfile")]
     pub procfile: PathBuf,
 
@@ -58,7 +57,7 @@ pub async fn up(config: UpConfig) -> Result<()> {
     let stop = process::on_signal()?;
     std::fs::create_dir_all(&config.data).with_context(|| format!("creating {}", config.data.display()))?;
     let data = config.data.canonicalize().context("finding the data folder")?;
-    // Gone with the process, however it ends. Nobody else may touch the data as long as it is held.
+    // The lock ends with the process, even by a kill. No other launcher uses the data while it is held.
     let _lock = lock(&data.join("lock"))?.with_context(|| {
         format!(
             "another bin/up is running on {}: stop it first (Ctrl-C there), or give this one other data and another \
@@ -127,7 +126,7 @@ async fn run_processes(
         .collect();
     running.push(tokio::spawn(watch(config.api_port, config.summary_every, summary_index, console, stop.clone())));
     drop(started);
-    // Ends when every process has: then all senders are gone.
+    // Ends when every process has ended, because all senders are dropped then.
     while let Some(pid) = pids.recv().await {
         register.add(Some(pid), Signal::SIGTERM)?;
     }
@@ -157,10 +156,10 @@ fn greet(config: &UpConfig, servers: &Servers, page_port: &str) {
     }
 }
 
-/// Ports from `first` on: the same ones each time, as far as they are free.
+/// Ports from `first` on, each replaced by another if it is in use.
 async fn free_ports(first: u16, count: usize) -> Result<Vec<u16>> {
     let mut ports = Vec::new();
-    // Held until all are chosen, so that none is chosen twice.
+    // The listeners are held until all ports are chosen, so that no port is chosen twice.
     let mut held = Vec::new();
     for wanted in (first..).take(count) {
         let listener = match TcpListener::bind(("127.0.0.1", wanted)).await {
@@ -180,7 +179,7 @@ async fn check_port(api_port: u16) -> Result<()> {
     }
 }
 
-/// Where rides are charged and receipts go, as far as nobody has said so: to a private server, into a private folder.
+/// Settings for payments and receipts that are not given: a private payment server and a private folder.
 async fn payment_settings(data: &Path) -> Result<Vec<(String, String)>> {
     let given = |name| given(name).is_some();
     let mut settings = Vec::new();
@@ -192,7 +191,7 @@ async fn payment_settings(data: &Path) -> Result<Vec<(String, String)>> {
         set("PAYMENTS_DATA", data.join("payments").display().to_string());
     }
     if !given("PAYMENTS_PORT") {
-        // A free one: nobody but the processes here needs to know it.
+        // Any free port will do: only the processes of this launcher use it.
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.context("looking for a free port")?;
         let port = listener.local_addr().context("looking for a free port")?.port();
         set("PAYMENTS_PORT", port.to_string());
@@ -204,7 +203,7 @@ async fn payment_settings(data: &Path) -> Result<Vec<(String, String)>> {
     Ok(settings)
 }
 
-/// The servers that were started, and how processes find those and the others.
+/// The servers that were started, and the environment by which the processes find all servers.
 struct Servers {
     postgres: Option<PostgresServer>,
     redis: Option<RedisServer>,
@@ -245,7 +244,7 @@ impl Servers {
         }
     }
 
-    /// Creates the database, where it is ours, and applies the schema.
+    /// Creates the database on a private server, and applies the schema.
     async fn prepare(&self) -> Result<()> {
         if let Some(postgres) = &self.postgres {
             postgres.create_database(DATABASE).await?;

@@ -1,4 +1,4 @@
-//! Looking at `GET /totals` again and again: a board on a terminal, and elsewhere a line every few seconds.
+//! Polls `GET /totals`, and shows a board on a terminal, or a line every few seconds elsewhere.
 
 use std::time::{Duration, Instant};
 
@@ -11,14 +11,14 @@ use crate::screen::{Console, FRAME, TakeAway};
 use crate::summary;
 use crate::totals::Totals;
 
-/// Seconds between two looks: for people who watch, and for lines in a file.
+/// Seconds between two requests: for the board, and for lines.
 const BOARD_EVERY_S: u64 = 2;
 const LINE_EVERY_S: u64 = 5;
 
-/// How long the api may take to answer.
+/// The longest wait for a response of the api.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
-/// Shows how the consumers converge, until `stop`. Then the board is gone, and its figures are a line.
+/// Shows how the consumers converge until `stop`. Then it removes the board and prints its figures as a line.
 pub(crate) async fn watch(
     api_port: u16,
     every_s: Option<u64>,
@@ -31,12 +31,12 @@ pub(crate) async fn watch(
     let usual = if console.has_board() { BOARD_EVERY_S } else { LINE_EVERY_S };
     let mut ticks = tokio::time::interval(Duration::from_secs(every_s.unwrap_or(usual)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // An error means that signals cannot be caught; then the board is as wide as it was until it is drawn again.
+    // An error means that signals cannot be caught; then the board follows a new width only at its next update.
     let mut resized = signal(SignalKind::window_change()).ok();
     let (mut board, started_at) = (Board::default(), Instant::now());
     let taken_away = TakeAway(console.clone());
     let frames = console.has_board().then(|| tokio::spawn(show_lines(console.clone())));
-    // The first tick comes at once: nobody answers yet, and only a board has something to show.
+    // The first tick comes at once. The api does not answer yet, and only a board has something to show.
     ticks.tick().await;
     loop {
         if console.has_board() {
@@ -55,13 +55,13 @@ pub(crate) async fn watch(
                 Err(error) if !console.has_board() => {
                     console.print(index, "summary", &format!("the api does not answer: {error}"));
                 }
-                // Until the first answer it is only slow to start.
+                // Until the first response the api is still starting.
                 Err(error) if board.totals().is_some() => board.complain(error.to_string()),
                 Err(_) => {}
             }
         }
     }
-    // The last lines are shown with it.
+    // Dropping it also shows the last lines.
     drop(taken_away);
     if let Some(frames) = frames {
         frames.abort();
@@ -71,7 +71,7 @@ pub(crate) async fn watch(
     }
 }
 
-/// Shows what the processes say, for ever.
+/// Shows the output of the processes, for ever.
 async fn show_lines(console: Console) {
     let mut frames = tokio::time::interval(FRAME);
     frames.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -81,7 +81,7 @@ async fn show_lines(console: Console) {
     }
 }
 
-/// Returns when the terminal has another size.
+/// Returns when the size of the terminal has changed.
 async fn change(resized: &mut Option<Signal>) {
     match resized {
         Some(resized) => {

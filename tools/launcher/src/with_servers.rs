@@ -1,4 +1,4 @@
-//! `bin/test`: private servers for as long as one command runs.
+//! `bin/test`: runs one command beside private servers.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,10 +14,10 @@ use crate::lock::lock;
 use crate::postgres_server::PostgresServer;
 use crate::redis_server::RedisServer;
 
-/// Runs a command beside private servers that are made for it and removed after it.
+/// Runs a command beside private servers, which are created for it and removed after it.
 #[derive(Debug, Clone, Args)]
 pub struct WithServersConfig {
-    /// Where the servers keep their data while the command runs; emptied before and after.
+    /// The folder in which the servers keep their data while the command runs. It is emptied before and after.
     #[arg(long, default_value = ".data/test")]
     pub data: PathBuf,
 
@@ -26,18 +26,18 @@ pub struct WithServersConfig {
     pub command: Vec<String>,
 }
 
-/// Starts both servers, runs the command with DATABASE_URL and REDIS_URL set, and stops the servers. The command's exit
-/// status is handed on.
+/// Starts both servers, runs the command with DATABASE_URL and REDIS_URL set, and stops the servers. Returns the exit status of the
+/// command.
 ///
 /// # Errors
 /// A server is missing or does not start, or the command cannot be started.
 pub async fn with_servers(config: WithServersConfig) -> Result<ExitCode> {
-    // Tests kill servers, not machines: without fsync what was committed still survives that.
+    // Tests kill servers, not machines. Without fsync a commit still survives the kill of a server.
     const SETTINGS: [&str; 3] = ["fsync=off", "max_connections=300", "shared_buffers=256MB"];
     let stop = process::on_signal()?;
     let parent = config.data.parent().context("the data folder needs a parent")?;
     std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
-    // Two runs at once would take each other's servers away.
+    // Two runs on one folder would remove each other's servers.
     let _lock = lock(&config.data.with_extension("lock"))?
         .with_context(|| format!("another run uses {}: wait for it, or give --data", config.data.display()))?;
     let mut register = Register::open(config.data.with_extension("processes")).await?;

@@ -1,5 +1,5 @@
-//! **Start here.** Rocket Rides Log is a pipeline that loses nothing: a change is written once, and whatever is derived from
-//! it ends up the same, though processes crash, batches are sent twice, and Redis forgets.
+//! **Start here.** Rocket Rides Log is a log-based event pipeline. A change is written once, and every state that is derived from
+//! it ends up the same, although processes crash, batches are sent twice, and Redis forgets.
 //!
 //! ```text
 //!  client ──HTTP──▶ api ──one transaction──▶ Postgres: rides + staged_log_records
@@ -17,12 +17,13 @@
 //! - **Read rule.** A derived state and the checkpoint it was derived up to commit in one Postgres transaction, or neither
 //!   does: [`consumer::Fold`].
 //!
-//! Between them delivery is at least once. Effects happen once, because what was folded and how far move together. All the
-//! rest, the stream too, is there to be fast, and may be lost.
+//! Delivery is at least once. Effects happen once, because a state and its checkpoint move together. The stream only makes the
+//! pipeline fast: Redis may lose it at any time.
 //!
 //! # A change, and the record of it
 //!
-//! Stage in the transaction of your own change, as its last statement. Afterwards wake the streamer, if you like:
+//! Stage the record in the transaction of your own change, as its last statement. A hint after the commit wakes the streamer at
+//! once; without it the streamer finds the record within a tenth of a second:
 //!
 //! ```no_run
 //! # async fn credit(client: &mut tokio_postgres::Client) -> Result<(), tokio_postgres::Error> {
@@ -37,9 +38,8 @@
 //!
 //! # An entry of the stream
 //!
-//! The record gets its place once, its *offset*: 1, 2, 3, … . In the stream it is the first part of the entry's id, and the
-//! second part says which copy of the record this is. So whoever has folded up to an offset knows a duplicate by its id,
-//! whoever sent it, and however late:
+//! A record gets its *offset* once: 1, 2, 3, … . In the stream the offset is the first part of the entry's id, and the second part
+//! says which copy of the record this is. A consumer that has folded up to an offset recognises every duplicate by its id:
 //!
 //! ```
 //! use stream::codec::EntryId;
@@ -56,12 +56,12 @@
 //! assert_eq!(folded, ["42-0", "43-0"]);
 //! ```
 //!
-//! An offset that is missing is read from Postgres, which has every record until all consumers have passed it.
+//! A consumer reads a missing offset from Postgres, which has every record until all consumers have passed it.
 //!
 //! # A fold
 //!
-//! What a consumer makes of the records is a [`consumer::Fold`]. The one that is here adds up how far everybody was carried,
-//! in whole millimetres, so that every consumer's total is exactly SQL's own `SUM`:
+//! A [`consumer::Fold`] derives a state from records. [`consumer::DistanceFold`] adds up the distances of all rides in whole
+//! millimetres, so that the total of every consumer is exactly SQL's own `SUM`:
 //!
 //! ```
 //! use consumer::{DistanceFold, Fold};
@@ -73,41 +73,45 @@
 //! }
 //! assert_eq!(fold.total_distance_mm, 123_001);
 //! let bad = pglog::Record { offset: 3, token: 0, object: "ride", action: "create", data: "{}", staged_at_us: 0, traceparent: None };
-//! // It can never apply: the loop keeps it among the dead letters, and goes on.
+//! // This record can never apply: the loop stores it as a dead letter, and goes on.
 //! assert!(fold.apply(&bad).is_err());
 //! ```
 //!
-//! # What is where
+//! # Crates
 //!
-//! Libraries, to be used in a service of your own:
+//! Libraries, for use in a service of your own:
 //!
 //! | crate | holds |
 //! | --- | --- |
-//! | [`pglog`] | the log as Postgres holds it: stage, fix the order, read. Example: `libs/pglog/examples/stage.rs` |
+//! | [`pglog`] | the log in Postgres: stage, fix the order, read, reap. Example: `libs/pglog/examples/stage.rs` |
 //! | [`consumer`] | the loop around a fold: duplicates, gaps, checkpoints, dead letters. Example: `consumer/examples/balances.rs` |
-//! | [`idempotency`] | requests that may be sent any number of times and are done once. Example: `libs/idempotency/examples/hello.rs` |
+//! | [`idempotency`] | requests that may be sent any number of times and take effect once. Example: `libs/idempotency/examples/hello.rs` |
 //! | [`monitor`] | `/metrics` and `/readyz` of a process |
-//! | [`common`] | what processes must agree on: entries of the stream, flags, connections, shutdown |
+//! | [`stream`] | the copy of the log in Redis: the format of an entry, and a client for whole pages of entries |
+//! | [`process`] | the skeleton of a process: arguments, logs, signals, and the loop around one unit of work |
+//! | [`connect`] | connections to Postgres, and TLS |
+//! | [`traces`] | W3C trace context, and spans |
+//! | [`common`] | back-off, injected faults, shutdown |
 //! | [`booking`] | a ride, a charge and a receipt, phase by phase |
 //!
-//! Processes; each is a library with `run`, and a thin `main`:
+//! Processes: each is a library with `run`, and a `main` of one line:
 //!
 //! | crate | does |
 //! | --- | --- |
 //! | [`api`] | takes rides over HTTP |
-//! | [`streamer`] | carries the log from Postgres into the stream |
-//! | [`consumer`] | folds it |
-//! | [`receipts`] | delivers receipts of booked rides, as a second fold |
-//! | [`completer`] | brings to their ends the bookings that clients have left |
-//! | [`reaper`] | removes what everybody has passed |
+//! | [`streamer`] | fixes the order of the log, and appends it to the stream |
+//! | [`consumer`] | folds the log |
+//! | [`receipts`] | delivers receipts of booked rides: a second fold |
+//! | [`completer`] | finishes bookings that clients have abandoned |
+//! | [`reaper`] | removes records that every consumer has passed |
 //! | [`operator`] | `audit`, `doctor`, `dead-letters`, `adopt` |
-//! | [`payments`] | the client of Stripe, and a server like it for development |
+//! | [`payments`] | a client of Stripe, and a server for development that answers like Stripe |
 //! | [`simulator`] | posts rides |
-//! | [`launcher`] | runs all of them, with servers of their own: `bin/up`, `bin/test` |
-//! | [`chaos`] | breaks them from a seed, and checks that nothing is lost |
-//! | [`benchmarks`] | measures them beside what the machine gives |
+//! | [`launcher`] | runs all processes beside private servers: `bin/up`, `bin/test` |
+//! | [`chaos`] | injects faults from a seed, and checks that no record is lost |
+//! | [`benchmarks`] | measures the processes beside the limits of the machine |
 //!
-//! This crate also has a program: `manual --into FOLDER` writes man pages and completions of every binary:
+//! The program of this crate, `manual --into FOLDER`, writes man pages and completions of every binary:
 //! [`write()`].
 
 mod pages;

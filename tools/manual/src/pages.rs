@@ -1,4 +1,4 @@
-//! Man pages and completions, made of the same definitions by which the binaries read their flags.
+//! Man pages and completions, generated from the definitions by which the binaries parse their flags.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,16 +7,16 @@ use anyhow::{Context, Result};
 use clap::{Command, CommandFactory, Parser};
 use clap_complete::Shell;
 
-/// Writes man pages and shell completions of every binary, where a system looks for them.
+/// Writes man pages and shell completions of every binary, in the folders where a system looks for them.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "manual", version)]
 pub struct Config {
-    /// Where to: /usr/local/share, or a package's share folder. It is made where it is missing.
+    /// The share folder, for example /usr/local/share. It is created if it is missing.
     #[arg(long, value_name = "FOLDER", default_value = "target/share")]
     pub into: PathBuf,
 }
 
-/// A folder for each shell, below the share folder, and what stands before and after a binary's name there.
+/// Each shell, its folder below the share folder, and the prefix and suffix of a file name there.
 const SHELLS: [(Shell, &str, &str, &str); 3] = [
     (Shell::Bash, "bash-completion/completions", "", ""),
     (Shell::Zsh, "zsh/site-functions", "_", ""),
@@ -46,10 +46,10 @@ pub fn commands() -> Vec<Command> {
     ]
 }
 
-/// Writes them all. A page that is there is written over.
+/// Writes all pages and completions. Existing files are overwritten.
 ///
 /// # Errors
-/// The folder cannot be written to.
+/// The folder cannot be written.
 pub fn write(config: &Config) -> Result<()> {
     let man = config.into.join("man/man1");
     make(&man)?;
