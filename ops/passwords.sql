@@ -3,6 +3,5 @@
 \set ON_ERROR_STOP on
 \getenv password ROLE_PASSWORD
 SELECT format('ALTER ROLE %I PASSWORD %L', rolname, :'password') FROM pg_roles
-WHERE rolname IN ('rocket_api', 'rocket_completer', 'rocket_streamer', 'rocket_consumer', 'rocket_receipts', 'rocket_reaper',
-                  'rocket_dashboard', 'rocket_operator')
+WHERE rolname LIKE 'rocket\_%'
 \gexec

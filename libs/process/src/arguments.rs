@@ -11,6 +11,8 @@ use connect::tls::{self, Authorities};
 ///
 /// Authorities that the settings name are trusted by every connection from then on.
 pub fn parse<C: Parser>() -> C {
+    #[cfg(feature = "pages")]
+    crate::pages::write_if_asked(C::command());
     let parsed = C::command().try_get_matches().and_then(|mut matches| {
         trust_own(&matches);
         C::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut C::command()))

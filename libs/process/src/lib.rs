@@ -45,6 +45,8 @@
 mod arguments;
 pub mod logs;
 mod notify;
+#[cfg(feature = "pages")]
+pub mod pages;
 mod repeat;
 mod signals;
 

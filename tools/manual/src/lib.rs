@@ -83,37 +83,37 @@
 //!
 //! | crate | holds |
 //! | --- | --- |
-//! | [`pglog`] | the log in Postgres: stage, fix the order, read, reap. Example: `libs/pglog/examples/stage.rs` |
-//! | [`consumer`] | the loop around a fold: duplicates, gaps, checkpoints, dead letters. Example: `consumer/examples/balances.rs` |
-//! | [`idempotency`] | requests that may be sent any number of times and take effect once. Example: `libs/idempotency/examples/hello.rs` |
-//! | [`monitor`] | `/metrics` and `/readyz` of a process |
-//! | [`stream`] | the copy of the log in Redis: the format of an entry, and a client for whole pages of entries |
-//! | [`process`] | the skeleton of a process: arguments, logs, signals, and the loop around one unit of work |
-//! | [`connect`] | connections to Postgres, and TLS |
-//! | [`traces`] | W3C trace context, and spans |
-//! | [`common`] | back-off, injected faults, shutdown |
-//! | [`booking`] | a ride, a charge and a receipt, phase by phase |
+//! | [`pglog`](../pglog/index.html) | the log in Postgres: stage, fix the order, read, reap. Example: `libs/pglog/examples/stage.rs` |
+//! | [`consumer`](../consumer/index.html) | the loop around a fold: duplicates, gaps, checkpoints, dead letters. Example: `consumer/examples/balances.rs` |
+//! | [`idempotency`](../idempotency/index.html) | requests that may be sent any number of times and take effect once. Example: `libs/idempotency/examples/hello.rs` |
+//! | [`monitor`](../monitor/index.html) | `/metrics` and `/readyz` of a process |
+//! | [`stream`](../stream/index.html) | the copy of the log in Redis: the format of an entry, and a client for whole pages of entries |
+//! | [`process`](../process/index.html) | the skeleton of a process: arguments, logs, signals, and the loop around one unit of work |
+//! | [`connect`](../connect/index.html) | connections to Postgres, and TLS |
+//! | [`traces`](../traces/index.html) | W3C trace context, and spans |
+//! | [`common`](../common/index.html) | back-off, injected faults, shutdown |
+//! | [`booking`](../booking/index.html) | a ride, a charge and a receipt, phase by phase |
 //!
 //! Processes: each is a library with `run`, and a `main` of one line:
 //!
 //! | crate | does |
 //! | --- | --- |
-//! | [`api`] | takes rides over HTTP |
-//! | [`streamer`] | fixes the order of the log, and appends it to the stream |
-//! | [`consumer`] | folds the log |
-//! | [`receipts`] | delivers receipts of booked rides: a second fold |
-//! | [`completer`] | finishes bookings that clients have abandoned |
-//! | [`reaper`] | removes records that every consumer has passed |
-//! | [`operator`] | `audit`, `doctor`, `dead-letters`, `adopt` |
-//! | [`payments`] | a client of Stripe, and a server for development that answers like Stripe |
-//! | [`simulator`] | posts rides |
-//! | [`launcher`] | runs all processes beside private servers: `bin/up`, `bin/test` |
-//! | [`chaos`] | injects faults from a seed, and checks that no record is lost |
-//! | [`benchmarks`] | measures the processes beside the limits of the machine |
+//! | [`api`](../api/index.html) | takes rides over HTTP |
+//! | [`streamer`](../streamer/index.html) | fixes the order of the log, and appends it to the stream |
+//! | [`consumer`](../consumer/index.html) | folds the log |
+//! | [`receipts`](../receipts/index.html) | delivers receipts of booked rides: a second fold |
+//! | [`completer`](../completer/index.html) | finishes bookings that clients have abandoned |
+//! | [`reaper`](../reaper/index.html) | removes records that every consumer has passed |
+//! | [`operator`](../operator/index.html) | `audit`, `doctor`, `dead-letters`, `adopt` |
+//! | [`payments`](../payments/index.html) | a client of Stripe, and a server for development that answers like Stripe |
+//! | [`simulator`](../simulator/index.html) | posts rides |
+//! | [`launcher`](../launcher/index.html) | runs all processes beside private servers: `bin/up`, `bin/test` |
+//! | [`chaos`](../chaos/index.html) | injects faults from a seed, and checks that no record is lost |
+//! | [`benchmarks`](../benchmarks/index.html) | measures the processes beside the limits of the machine |
 //!
 //! The program of this crate, `manual --into FOLDER`, writes man pages and completions of every binary:
 //! [`write()`].
 
 mod pages;
 
-pub use pages::{Config, commands, write};
+pub use pages::{Config, write};

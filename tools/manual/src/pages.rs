@@ -1,13 +1,14 @@
-//! Man pages and completions, generated from the definitions by which the binaries parse their flags.
+//! Collects the man pages and completions of all programs that lie beside this one.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result};
-use clap::{Command, CommandFactory, Parser};
-use clap_complete::Shell;
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
 
-/// Writes man pages and shell completions of every binary, in the folders where a system looks for them.
+/// Writes man pages and shell completions of every program, in the folders where a system looks for them.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "manual", version)]
 pub struct Config {
@@ -16,58 +17,33 @@ pub struct Config {
     pub into: PathBuf,
 }
 
-/// Each shell, its folder below the share folder, and the prefix and suffix of a file name there.
-const SHELLS: [(Shell, &str, &str, &str); 3] = [
-    (Shell::Bash, "bash-completion/completions", "", ""),
-    (Shell::Zsh, "zsh/site-functions", "_", ""),
-    (Shell::Fish, "fish/vendor_completions.d", "", ".fish"),
-];
-
-/// Every binary of the workspace. A test compares this list with what cargo builds.
-pub fn commands() -> Vec<Command> {
-    vec![
-        api::Config::command(),
-        benchmarks::Cli::command(),
-        chaos::Config::command(),
-        completer::Config::command(),
-        consumer::Config::command(),
-        dashboard::Config::command(),
-        launcher::Config::command(),
-        operator::adopt::Config::command(),
-        operator::audit::Config::command(),
-        operator::dead_letters::Config::command(),
-        operator::doctor::Config::command(),
-        payments::Config::command(),
-        reaper::Config::command(),
-        receipts::Config::command(),
-        simulator::Config::command(),
-        streamer::Config::command(),
-        Config::command(),
-    ]
-}
-
-/// Writes all pages and completions. Existing files are overwritten.
+/// Has every program in the folder of this one write its pages. Existing files are overwritten. A program of another origin
+/// ignores the request: it prints its help, if it has one, and ends.
 ///
 /// # Errors
-/// The folder cannot be written.
+/// The folder cannot be written, or a program cannot be started or fails.
 pub fn write(config: &Config) -> Result<()> {
-    let man = config.into.join("man/man1");
-    make(&man)?;
-    for command in commands() {
-        let name = command.get_name().to_owned();
-        for (shell, folder, before, after) in SHELLS {
-            let folder = config.into.join(folder);
-            make(&folder)?;
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut command.clone(), &name, &mut script);
-            let path = folder.join(format!("{before}{name}{after}"));
-            fs::write(&path, script).with_context(|| format!("writing {}", path.display()))?;
+    let own = std::env::current_exe().context("finding this program")?;
+    let folder = own.parent().context("finding the folder of this program")?;
+    for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
+        let path = entry.with_context(|| format!("reading {}", folder.display()))?.path();
+        if is_program(&path) {
+            have_written(&path, &config.into)?;
         }
-        clap_mangen::generate_to(command, &man).with_context(|| format!("writing the man page of {name}"))?;
     }
     Ok(())
 }
 
-fn make(folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))
+fn is_program(path: &Path) -> bool {
+    let is_executable = fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0);
+    is_executable && path.extension().is_none()
+}
+
+fn have_written(program: &Path, share: &Path) -> Result<()> {
+    let mut command = Command::new(program);
+    command.arg("--help").env_clear().env(process::pages::FOLDER, share);
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
+    let status = status.with_context(|| format!("starting {}", program.display()))?;
+    ensure!(status.success(), "{} wrote no pages ({status})", program.display());
+    Ok(())
 }
