@@ -20,6 +20,7 @@ mod examples;
 mod fuzz;
 mod fuzz_garbage;
 mod fuzz_requests;
+mod house;
 mod kills;
 mod launcher;
 mod limits;
