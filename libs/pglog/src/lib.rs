@@ -35,7 +35,7 @@ pub use lag::{Lag, lag};
 pub use reader::Reader;
 pub use reap::{Reaped, reap, reapable};
 pub use record::{Page, Record};
-pub use schema::{Identity, ROLES, SCHEMA, SCHEMA_VERSION, SEED, apply_roles, apply_schema, identity, prepare_session};
+pub use schema::{Identity, LOG_SCHEMA, SCHEMA_VERSION, apply_log_schema, identity, prepare_session};
 pub use session::{Params, Session};
 pub use stage::{DEFAULT_PARTITION, HINT_CHANNEL, NewRecord, hint, stage};
 

@@ -12,8 +12,10 @@ fn example(world: &World, name: &str, role: &str, args: &[&str]) -> Process {
 
 async fn world_with_wallets() -> World {
     let world = World::new().await;
-    let sql =
-        [include_str!("../../../libs/pglog/examples/stage.sql"), include_str!("../../../consumer/examples/balances.sql")];
+    let sql = [
+        include_str!("../../../libs/pglog/examples/stage.sql"),
+        include_str!("../../../consumer/examples/balances.sql"),
+    ];
     for sql in sql {
         world.client().batch_execute(sql).await.unwrap();
     }

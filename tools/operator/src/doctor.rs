@@ -5,6 +5,7 @@
 
 mod clocks;
 mod finding;
+mod grants;
 mod log;
 mod postgres_server;
 mod postgres_session;
