@@ -26,12 +26,11 @@ pub async fn apply_log_schema(client: &impl Session) -> Result<(), tokio_postgre
 }
 
 /// Prepares a session that reads or extends the log: the tables must be there, of this version and of this cluster, and
-/// the planner is told to walk indexes.
+/// the planner must use indexes. Call it once on every such connection.
 ///
-/// Every query of this crate wants a few rows at one end of an index, but
-/// the tables grow by orders of magnitude between two ANALYZE runs, and a plan made from stale statistics would scan
-/// them whole. For the same reason a plan is made once and kept: it is the same whatever the parameters are. Call it once
-/// on every such connection.
+/// Every query of this crate reads a few rows at one end of an index. But the tables grow by orders of magnitude between
+/// two ANALYZE runs, and a plan made from old statistics would scan a whole table. Plans are generic, because the right
+/// plan does not depend on the parameters.
 ///
 /// # Errors
 /// [`Error::SchemaMissing`], [`Error::SchemaVersion`] or [`Error::OtherCluster`]: an operator must act, see
@@ -48,28 +47,28 @@ pub async fn prepare_session(client: &impl Session) -> Result<(), Error> {
     }
 }
 
-/// What the log says of itself, and where it is.
+/// The version of the log's tables, the cluster that the log belongs to, and the cluster that it is stored in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
-    /// The version of `schema.sql` that was applied: 1 before there was a number, 0 if there is none though there should be.
+    /// The version of the tables. 1: they have no table for the version yet. 0: that table is empty.
     pub schema_version: i32,
-    /// The cluster whose transaction ids the log speaks of.
+    /// The cluster whose transaction ids the batches refer to.
     pub log_cluster: i64,
-    /// The cluster we are connected to.
+    /// The cluster of this connection.
     pub this_cluster: i64,
 }
 
 impl Identity {
-    /// Whether the log's transaction ids mean something here.
+    /// Whether the log's transaction ids are those of this cluster.
     pub fn is_of_this_cluster(&self) -> bool {
         self.log_cluster == self.this_cluster
     }
 }
 
-/// Reads what the log says of itself.
+/// Reads the version and the cluster of the log.
 ///
 /// # Errors
-/// [`Error::SchemaMissing`] if `schema.sql` was not applied; otherwise Postgres is away, or the role may not read it.
+/// [`Error::SchemaMissing`] if the tables do not exist; otherwise Postgres is away, or the role may not read them.
 pub async fn identity(client: &impl Session) -> Result<Identity, Error> {
     let tables = client
         .query_one(
@@ -85,7 +84,7 @@ pub async fn identity(client: &impl Session) -> Result<Identity, Error> {
         (true, false) => return Ok(Identity { schema_version: 1, log_cluster: this_cluster, this_cluster }),
         (true, true) => {}
     }
-    // Two rows, if a dump was restored into tables that were there before: then the other cluster's is the one to see.
+    // If a dump was restored into existing tables, there are two rows. Then the row of the other cluster counts.
     let row = client
         .query_one(
             "-- pglog::identity

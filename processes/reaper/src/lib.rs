@@ -19,7 +19,7 @@ use common::shutdown::{CancellationToken, sleep_or_stop, stop_at_last};
 use common::telemetry::LogArgs;
 use deadpool_postgres::ClientWrapper as Client;
 use monitor::{MonitorArgs, counter, declare_counter, declare_gauge, gauge};
-use pglog::Reaped;
+use pglog::ReapedCounts;
 use tracing::{info, warn};
 
 use baseline::Baseline;
@@ -189,7 +189,7 @@ async fn reap_all(
         let reaped = reaped.context("reaping batches")?;
         cleaned.batch_count += reaped.batch_count;
         cleaned.record_count += reaped.record_count;
-        if reaped == Reaped::default() {
+        if reaped == ReapedCounts::default() {
             break;
         }
     }
