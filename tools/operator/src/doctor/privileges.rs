@@ -34,7 +34,7 @@ impl Role {
     }
 }
 
-/// The check of privileges. `role` is the process to look at; without one, all of them.
+/// The check of the privileges that a process needs; without `role`, those that all processes need.
 pub(super) async fn check(client: &Client, role: Option<Role>, findings: &mut Vec<Finding>) {
     const CHECK: &str = "postgres.privileges";
     findings.push(match missing(client, role).await {
@@ -86,7 +86,8 @@ impl Needs {
         Ok(needs)
     }
 
-    /// Whoever reads the log's identity compares it with the cluster's, by a function.
+    /// Whether the process reads the log's identity. It compares it with the result of a function, which roles.sql cannot
+    /// grant: only a superuser could, and PUBLIC has the privilege by default.
     fn is_identity_read(&self) -> bool {
         self.tables.iter().any(|table| table == "log_identity")
     }
