@@ -8,15 +8,15 @@ const ROLES: &str = include_str!("../../../../ops/roles.sql");
 /// One privilege that a role is granted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Grant {
-    /// Who is granted it, for example `rocket_api`.
+    /// The role, for example `rocket_api`.
     pub role: String,
     /// `SELECT`, `INSERT`, `UPDATE`, `DELETE` or `USAGE`.
     pub privilege: String,
-    /// What it is granted on.
+    /// The object of the privilege.
     pub target: Target,
 }
 
-/// What a privilege is granted on.
+/// The object of a privilege.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Target {
     /// A whole table.
@@ -64,18 +64,13 @@ fn parse_grant(statement: &str) -> Option<Vec<Grant>> {
     let mut grants = Vec::new();
     for privilege in split_list(privileges) {
         let (privilege, columns) = split_columns(privilege)?;
-        let mut targets = Vec::new();
         for object in split_list(objects) {
-            targets.extend(parse_targets(privilege, columns, object)?);
-        }
-        for role in split_list(roles) {
-            let role = parse_name(role)?;
-            let privilege = privilege.to_owned();
-            grants.extend(targets.iter().cloned().map(|target| Grant {
-                role: role.clone(),
-                privilege: privilege.clone(),
-                target,
-            }));
+            for target in parse_targets(privilege, columns, object)? {
+                for role in split_list(roles) {
+                    let (privilege, target) = (privilege.to_owned(), target.clone());
+                    grants.push(Grant { role: parse_name(role)?, privilege, target });
+                }
+            }
         }
     }
     Some(grants)
@@ -89,7 +84,7 @@ fn split_columns(privilege: &str) -> Option<(&str, Option<&str>)> {
     }
 }
 
-/// What `privilege`, with its columns if it has some, is granted on. `None` if this combination is not known.
+/// The targets in `object` of a privilege with these columns. `None` if the parser does not know this combination.
 fn parse_targets(privilege: &str, columns: Option<&str>, object: &str) -> Option<Vec<Target>> {
     match (privilege, columns) {
         ("USAGE", None) => Some(vec![Target::Schema(parse_name(object.strip_prefix("SCHEMA ")?)?)]),
@@ -160,7 +155,7 @@ mod tests {
         let column =
             |role: &str, column: &str| format!("{role} UPDATE Column {{ table: \"t\", column: \"{column}\" }}");
         let table = |role: &str| format!("{role} SELECT Table(\"t\")");
-        let wanted = [table("r"), table("s"), column("r", "a"), column("r", "b"), column("s", "a"), column("s", "b")];
+        let wanted = [table("r"), table("s"), column("r", "a"), column("s", "a"), column("r", "b"), column("s", "b")];
         assert_eq!(read, wanted);
     }
 
