@@ -192,8 +192,8 @@ async fn check_batches(
     let (found_count, expected_count): (i64, i64) = (row.get(0), head + 1 - first_retained);
     if found_count != expected_count {
         report.differ(format!(
-            "log, partition {partition}: the batches from offset {first_retained} on have {expected_count} records, but \
-             there are {found_count} rows"
+            "log, partition {partition}: the batches from offset {first_retained} on have {expected_count} records, and \
+             {found_count} rows are there"
         ));
     }
     Ok(())
