@@ -13,7 +13,7 @@ BEGIN;
 -- Two sessions that apply the schema at once take turns: otherwise both might try to create the same table.
 DO $$ BEGIN PERFORM pg_advisory_xact_lock(7306930021); END $$;
 SET LOCAL client_min_messages = warning;
--- Locks that cannot be had within this time are given up, and nothing was changed: apply the file again.
+-- If a lock cannot be had within this time, the file fails and changes nothing: apply it again.
 SET LOCAL lock_timeout = '5s';
 
 -- A W3C `traceparent` of version 00: lower-case hexadecimal digits, and neither id consists of zeros only.
@@ -218,7 +218,7 @@ CREATE TABLE IF NOT EXISTS log_identity (
 );
 
 -- ---------------------------------------------------------------------------------------------------------------------
--- Upgrades of older databases. Each adds columns whose rows need no rewriting and, if the column exists, takes no lock.
+-- Upgrades of older databases. Each adds columns without rewriting rows. If the columns exist, it takes no lock.
 -- ---------------------------------------------------------------------------------------------------------------------
 DO $$ BEGIN
     -- From before version 0.1 had a baseline.
@@ -230,9 +230,9 @@ DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'dead_letters'::regclass AND attname = 'dropped_at') THEN
         ALTER TABLE dead_letters ADD COLUMN dropped_at TIMESTAMPTZ;
     END IF;
-    -- From before version 4. A column of the domain's type would make Postgres read all rows; they have no trace, so the
-    -- column is TEXT with the domain's condition as a CHECK that Postgres does not try on them. Columns that are
-    -- VARCHAR above are TEXT with CHECKs in such a table, and stay so.
+    -- From before version 4. A column of the domain's type would make Postgres read all rows. So the column is TEXT, with
+    -- the condition of the domain as a CHECK. NOT VALID: Postgres does not check the rows that exist, which have no trace.
+    -- In such a table the VARCHAR columns are TEXT columns with CHECKs, and stay so.
     IF NOT EXISTS (SELECT FROM pg_attribute
                    WHERE attrelid = 'staged_log_records'::regclass AND attname = 'traceparent') THEN
         ALTER TABLE staged_log_records ADD COLUMN traceparent TEXT;
@@ -242,7 +242,7 @@ DO $$ BEGIN
     END IF;
 END $$;
 
--- A log that has a row came from a dump or was here before: another row would hide where it came from.
+-- If the table has a row, the log came from a dump or was here before. A second row would hide where it came from.
 INSERT INTO log_identity (system_identifier, schema_version)
 SELECT system_identifier, 4 FROM pg_control_system() WHERE NOT EXISTS (SELECT FROM log_identity);
 
