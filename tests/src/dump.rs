@@ -40,7 +40,7 @@ impl World {
         command.args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--dbname", &database_url, "--file"]);
         command.arg(dump.0.join("dump.sql"));
         Process::spawn("psql", command).succeed().await;
-        pglog::apply_roles(&connect(&database_url.parse().unwrap()).await).await.unwrap();
+        launcher::apply_roles(&connect(&database_url.parse().unwrap()).await).await.unwrap();
         Self::at(&database_url, self.redis_url(), self.stream_name()).await
     }
 }

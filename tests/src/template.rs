@@ -14,9 +14,9 @@ pub(crate) async fn create_template(client: &Client, maintenance_url: &str) {
     if client.query_opt(query, &[&TEMPLATE]).await.unwrap().is_none() {
         client.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).await.unwrap();
         let template = connect(&with_database(maintenance_url, TEMPLATE).parse().unwrap()).await;
-        pglog::apply_schema(&template).await.unwrap();
-        pglog::apply_roles(&template).await.unwrap();
-        template.batch_execute(pglog::SEED).await.unwrap();
+        launcher::apply_schema(&template).await.unwrap();
+        launcher::apply_roles(&template).await.unwrap();
+        template.batch_execute(launcher::SEED).await.unwrap();
         drop(template);
         // The server notices a moment later that the connection is gone, and nobody may be in a template that is cloned.
         crate::wait_until("the template is left alone", async || {

@@ -1,14 +1,14 @@
-//! Changes a wallet, and tells the log of it in the same transaction.
+//! Changes a wallet, and stages a record of the change in the same transaction.
 //!
 //! ```text
-//! psql "$DATABASE_URL" -f schema.sql -f libs/pglog/examples/stage.sql
+//! psql "$DATABASE_URL" -f libs/pglog/log.sql -f libs/pglog/examples/stage.sql
 //! DATABASE_URL=postgres://… cargo run -p pglog --example stage -- 7 5
 //! DATABASE_URL=postgres://… cargo run -p pglog --example stage -- 7 -100
 //! ```
 //!
-//! The first adds 5 to wallet 7 and stages the record `wallet credit`. The second would make the balance negative: Postgres
-//! refuses, and there is no record either. The record is not written to the stream here; a streamer does that, once it is
-//! committed.
+//! The first command adds 5 to wallet 7 and stages the record `wallet credit`. The second would make the balance negative:
+//! Postgres refuses it, so no record is staged either. This program writes nothing to the stream: a streamer does, after
+//! the transaction has committed.
 
 use pglog::NewRecord;
 use tokio_postgres::{Client, NoTls};
@@ -23,20 +23,20 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (mut client, connection) = tokio_postgres::connect(&url, NoTls).await?;
     tokio::spawn(connection);
     let balance = credit(&mut client, wallet_id, amount).await?;
-    // After COMMIT. If it is lost, the streamer is a tenth of a second later, and nothing else.
+    // After COMMIT. If the hint is lost, the streamer finds the record a tenth of a second later.
     pglog::hint(&client).await?;
     println!("wallet {wallet_id} has {balance}");
     Ok(())
 }
 
-/// The write rule: the change and the record of it commit together, or neither does. Returns the new balance.
+/// Commits the change and its record together, or neither of them. Returns the new balance.
 async fn credit(client: &mut Client, wallet_id: i64, amount: i64) -> Result<i64, tokio_postgres::Error> {
     let tx = client.transaction().await?;
     tx.execute("INSERT INTO wallets (id, balance) VALUES ($1, 0) ON CONFLICT DO NOTHING", &[&wallet_id]).await?;
     let change = "UPDATE wallets SET balance = balance + $2 WHERE id = $1 RETURNING balance";
     let row = tx.query_one(change, &[&wallet_id, &amount]).await?;
-    // Last, because the transaction now holds the wallet's lock: who credits the same wallet waits for this COMMIT, so
-    // records of one wallet are in the log in the order of their commits.
+    // Last, because the transaction now holds the wallet's lock. A second transaction on this wallet waits for this COMMIT,
+    // so the log has the records of one wallet in the order of their commits.
     let data = format!(r#"{{"id":{wallet_id},"amount":{amount}}}"#);
     pglog::stage(&tx, NewRecord { object: "wallet", action: "credit", data: &data, ..NewRecord::default() }).await?;
     tx.commit().await?;

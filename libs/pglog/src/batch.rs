@@ -1,4 +1,4 @@
-//! Batches: where a record's offset is decided, once and before anything is published (I2, I3).
+//! Batches. They decide the offset of each record, once, and before it is published (I2, I3).
 
 use tokio_postgres::Row;
 
@@ -6,8 +6,8 @@ use crate::Error;
 use crate::record::Page;
 use crate::session::Session;
 
-/// First half of the key of the advisory lock that makes a session the leader of a partition; the second is the partition.
-/// Only who holds it may [`assign`].
+/// First half of the key of the advisory lock that makes a session the leader of a partition. The second half is the
+/// partition. Only the session that holds the lock may [`assign`].
 pub const LEADER_LOCK: i32 = 0x524f_434b;
 
 /// One row of `log_batches` together with the snapshot it starts from.
@@ -23,9 +23,9 @@ pub struct Batch {
     pub token: i64,
     /// Its snapshot, as `pg_snapshot` prints it: `xmin:xmax:xip,xip…`.
     pub snapshot: String,
-    /// The snapshot of the batch before, or the empty one.
+    /// The snapshot of the batch before; the empty snapshot if there is no such batch.
     pub previous_snapshot: String,
-    /// Ids of the rows whose transactions began after the previous snapshot: first and last, if there are any.
+    /// First and last id of the rows whose transactions began after the previous snapshot. `None`: no such rows.
     pub fresh_ids: Option<(i64, i64)>,
 }
 
@@ -35,7 +35,7 @@ impl Batch {
         self.first_offset + self.record_count - 1
     }
 
-    /// Whether rows may belong to it whose transactions were in flight at the snapshot before.
+    /// Whether it may have late rows: rows of transactions that were open at the previous snapshot.
     pub(crate) fn may_have_late_rows(&self) -> bool {
         // xmin:xmax:xip,xip…
         !self.previous_snapshot.ends_with(':')
@@ -58,12 +58,12 @@ impl Batch {
 
 /// Cuts the next batch: every staged row that is visible now and was not visible in the previous batch's snapshot.
 ///
-/// It is one statement, hence one snapshot: the rows counted are exactly the rows that the stored snapshot describes.
-/// `token` is the random number the batch's stream entries will carry.
-/// Returns `None` if nothing was staged, or if another streamer cut this batch first (the primary key decides).
+/// It is one statement, hence one snapshot: it counts exactly the rows that the stored snapshot describes. `token` is the
+/// random number that the batch's stream entries will carry. Returns `None` if no record was staged, or if another streamer
+/// has cut this batch (the primary key decides).
 ///
-/// Only two ranges of the index are read, never everything since `pg_snapshot_xmin`: a transaction that stays open for
-/// an hour costs nothing.
+/// It reads two ranges of the index, and not all rows since `pg_snapshot_xmin`. So a transaction that stays open for an
+/// hour costs nothing.
 ///
 /// # Errors
 /// [`Error::TransactionsStartedOver`] if the tables come from another cluster; otherwise Postgres is away.
@@ -71,8 +71,8 @@ pub async fn assign(client: &impl Session, partition: i32, token: i64) -> Result
     Ok(assign_and_read(client, partition, token, 0).await?.map(|(batch, _)| batch))
 }
 
-/// As [`assign`], and reads the batch in the same statement if it is a small one: at most `len_max` records, and none of
-/// them late. `None` beside the batch means that it is still to be read.
+/// As [`assign`], and reads the batch in the same statement if it has at most `len_max` records and no late rows. If the
+/// page is `None`, the batch is still to be read.
 ///
 /// # Errors
 /// As [`assign`].
@@ -95,7 +95,7 @@ pub async fn assign_and_read(
                  SELECT count(*) AS count, min(id) AS first_id, max(id) AS last_id FROM staged_log_records
                  WHERE partition = $1 AND transaction_id >= (SELECT pg_snapshot_xmax(snapshot) FROM edge)
              ), late AS (
-                 -- One look-up each. With = ANY (array) a plan that was made while the table was small reads the whole index.
+                 -- A look-up per transaction. With = ANY (array), a plan made while the table is small reads the whole index.
                  SELECT COALESCE(sum(of_one.count), 0)::bigint AS count
                  FROM edge, pg_snapshot_xip(edge.snapshot) AS in_flight,
                       LATERAL (SELECT count(*) AS count FROM staged_log_records
@@ -128,7 +128,7 @@ pub async fn assign_and_read(
             &[&partition, &token, &len_max],
         )
         .await?;
-    let row = rows.first().expect("there is an edge, whatever else there is");
+    let row = rows.first().expect("edge has exactly one row");
     if !row.get::<_, bool>("in_order") {
         let (batch_xmax, cluster_xmax) = (row.get("batch_xmax"), row.get("cluster_xmax"));
         return Err(Error::TransactionsStartedOver { partition, batch_xmax, cluster_xmax });
@@ -137,13 +137,13 @@ pub async fn assign_and_read(
         return Ok(None);
     }
     let batch = Batch::from_row(partition, row);
-    // Rows that claim to be of the future are counted and not read. The reader will tell.
+    // A restored row may carry a transaction id of the future. It is counted and not read; the reader reports it.
     let is_read = row.get::<_, Option<i64>>("id").is_some() && rows.len() as i64 == batch.record_count;
     let page = is_read.then(|| Page::new(batch.first_offset, batch.token, rows));
     Ok(Some((batch, page)))
 }
 
-/// Whether [`assign`] would find something to cut. Changes nothing, so anybody may ask.
+/// Whether [`assign`] would find rows for a batch. It changes nothing, so it needs no leadership.
 ///
 /// # Errors
 /// Postgres is away.
@@ -154,7 +154,7 @@ pub async fn is_anything_staged(client: &impl Session, partition: i32) -> Result
             "-- pglog::is_anything_staged
              SELECT (SELECT transaction_id FROM staged_log_records
                      WHERE partition = $1 AND transaction_id >= pg_snapshot_xmax($2::text::pg_snapshot)
-                     -- Without an order a plan that was made while the table was small reads all of another index.
+                     -- Without ORDER BY, a plan made while the table is small reads the whole of another index.
                      ORDER BY partition, transaction_id LIMIT 1) IS NOT NULL
                  OR EXISTS (SELECT FROM pg_snapshot_xip($2::text::pg_snapshot) AS in_flight,
                                  LATERAL (SELECT FROM staged_log_records
@@ -200,7 +200,7 @@ pub async fn head(client: &impl Session, partition: i32) -> Result<i64, Error> {
 /// # Errors
 /// Postgres is away.
 pub async fn first_retained(client: &impl Session, partition: i32) -> Result<i64, Error> {
-    // One statement: between two a batch may be cut, and the one after the head would be far too high.
+    // One statement. Between two statements a batch might be cut, and the offset after the head would be far too high.
     let row = client
         .query_one(
             "-- pglog::first_retained
@@ -223,11 +223,11 @@ pub struct BatchRange {
     pub first_offset: i64,
     /// Last offset.
     pub last_offset: i64,
-    /// The token of every entry in between.
+    /// The token of every entry with these offsets.
     pub token: i64,
 }
 
-/// The ranges of at most `count_max` batches, in order, beginning with the one that holds `from_offset`.
+/// The ranges of at most `count_max` batches, in order, beginning with the batch that contains `from_offset`.
 ///
 /// # Errors
 /// Postgres is away.
@@ -242,7 +242,7 @@ pub async fn batch_ranges(
             "-- pglog::batch_ranges
              SELECT first_offset, first_offset + record_count - 1 AS last_offset, token FROM log_batches
              WHERE partition = $1
-               -- Not max(): a plan that is made while the table is small might read all of it, and is kept.
+               -- Not max(): a plan made while the table is small might read the whole table, and plans are kept.
                AND first_offset >= COALESCE((SELECT first_offset FROM log_batches
                                              WHERE partition = $1 AND first_offset <= $2
                                              ORDER BY first_offset DESC LIMIT 1), 0)
@@ -257,12 +257,12 @@ pub async fn batch_ranges(
         .collect())
 }
 
-/// The token of the batch that holds `offset`; `None` if there is no such batch any more, or not yet.
+/// The token of the batch that contains `offset`. `None`: the batch was deleted, or does not exist yet.
 ///
 /// # Errors
 /// Postgres is away.
 pub async fn token_at(client: &impl Session, partition: i32, offset: i64) -> Result<Option<i64>, Error> {
     let ranges = batch_ranges(client, partition, offset, 1).await?;
-    // A later batch, if the one of this offset is reaped.
+    // If the batch of this offset was deleted, the first range is that of a later batch.
     Ok(ranges.first().filter(|range| range.first_offset <= offset).map(|range| range.token))
 }

@@ -1,16 +1,16 @@
-//! What streamer and reaper need to know of the consumers: where the slowest one is (I8).
+//! The consumers' checkpoints, as far as streamer and reaper need them: the lowest, and when none may be added (I8).
 
 use deadpool_postgres::Transaction;
 
 use crate::Error;
 use crate::session::Session;
 
-/// Held shared by a consumer that registers and exclusively by the reaper, so that no record is given up in the moment
-/// in which a consumer that needs it appears.
+/// A consumer that registers holds this lock shared, and the reaper holds it exclusively. Otherwise the reaper could give
+/// up a record while a consumer that needs it registers.
 const REGISTRATION_LOCK: i64 = 7_306_930_022;
 
-/// The lowest checkpoint of all consumers registered in `partition`, `None` if there is no consumer. The baseline, which
-/// only follows the others, does not count.
+/// The lowest checkpoint of all consumers registered in `partition`; `None` if no consumer is registered. The baseline does
+/// not count: it follows the consumers.
 ///
 /// # Errors
 /// Postgres is away.
@@ -25,8 +25,8 @@ pub async fn lowest_checkpoint(client: &impl Session, partition: i32) -> Result<
     Ok(row.get(0))
 }
 
-/// Taken by a consumer that registers: until its transaction ends, the reaper gives up no record. Consumers do not keep
-/// each other waiting.
+/// Called by a consumer that registers: until its transaction ends, the reaper gives up no record. Several consumers can
+/// register at the same time.
 ///
 /// # Errors
 /// Postgres is away, or the reaper held the lock for longer than the session's `lock_timeout`: try again.
@@ -40,7 +40,7 @@ pub async fn hold_reaping(tx: &Transaction<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Taken by the reaper: until its transaction ends, no consumer registers.
+/// Called by the reaper: until its transaction ends, no consumer can register.
 ///
 /// # Errors
 /// Postgres is away, or a registration took longer than the session's `lock_timeout`: try again.

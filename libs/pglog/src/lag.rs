@@ -1,23 +1,23 @@
-//! How far behind somebody is, in records and in time, by Postgres's own clock.
+//! How far a reader is behind the log, in records and in time, on the clock of Postgres.
 
 use std::time::Duration;
 
 use crate::Error;
 use crate::session::Session;
 
-/// How far behind somebody is who has come to an offset.
+/// How far a reader at an offset is behind the log.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Lag {
-    /// Records beyond the offset, as far as they have one.
+    /// Records between the offset and the head.
     pub record_count: i64,
-    /// How long the first of them has waited, in seconds; 0 if there is none.
+    /// Seconds since the first of them was staged; 0 if there is none.
     pub waiting_s: f64,
-    /// How long the record at the offset took from when it was staged until it was passed, in seconds. `None`: the offset is
-    /// not the end of a batch, or the record is gone.
+    /// Seconds from when the record at the offset was staged until the reader passed it. `None`: the offset is not the end
+    /// of a batch, or the record was deleted.
     pub taken_s: Option<f64>,
 }
 
-/// How far behind somebody is who has passed `offset`, `since` ago.
+/// How far a reader is behind that passed `offset`, the time `since` ago.
 ///
 /// # Errors
 /// Postgres is away.
@@ -47,7 +47,7 @@ pub async fn lag(client: &impl Session, partition: i32, offset: i64, since: Dura
     Ok(Lag {
         record_count: row.get::<_, Option<i64>>("record_count").unwrap_or(0),
         waiting_s: row.get::<_, Option<f64>>("waiting_s").unwrap_or(0.0).max(0.0),
-        // Two clocks that are read one after the other may disagree by a little.
+        // The two clocks may differ a little.
         taken_s: row.get::<_, Option<f64>>("taken_s").map(|seconds| seconds.max(0.0)),
     })
 }

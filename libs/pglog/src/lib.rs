@@ -1,20 +1,22 @@
 //! The log as Postgres holds it.
 //!
 //! A record is *staged* in the transaction that makes it true. Later a leader cuts the staged rows into *batches* and so
-//! gives each record its *offset*, once. From then on anybody can read the record at an offset, as often as needed.
+//! gives each record its *offset*, once. From then on any client can read the record at an offset, as often as needed.
 //!
 //! ```text
-//! stage (any client) ──▶ staged_log_records ──assign (leader)──▶ log_batches ──Reader (anybody)──▶ Record { offset, … }
+//! stage (any client) ──▶ staged_log_records ──assign (leader)──▶ log_batches ──Reader (any client)──▶ Record { offset, … }
 //! ```
 //!
+//! The tables are those of `log.sql`, which a service can apply alone: [`apply_log_schema`].
+//!
 //! A batch is the set of rows visible in its snapshot and not in the previous batch's snapshot, ordered by id. A
-//! transaction that has ended before a snapshot was taken cannot change its fate any more, and staged rows are never
-//! updated. So the same two snapshots always select the same rows in the same order, and an offset needs no column of
-//! its own: it is counted (I2). Ids may commit in any order (I3).
+//! transaction that ended before a snapshot was taken stays committed or aborted, and staged rows are never updated. So the
+//! same two snapshots always select the same rows in the same order, and an offset needs no column: it is counted (I2).
+//! Ids may commit in any order (I3).
 //!
 //! Source: the snapshot batches of PgQ (Skytools), <https://wiki.postgresql.org/wiki/PGQ_Tutorial>.
 //!
-//! Used by streamer, consumer, reaper, launcher (the schema) and the tests. Knows nothing of Redis or of rides.
+//! Used by streamer, consumer, reaper, operator and the tests. It knows neither Redis nor the meaning of the records.
 
 mod batch;
 mod checkpoint;
@@ -33,16 +35,16 @@ pub use batch::{
 pub use checkpoint::{hold_reaping, hold_registration, lowest_checkpoint};
 pub use lag::{Lag, lag};
 pub use reader::Reader;
-pub use reap::{Reaped, reap, reapable};
+pub use reap::{ReapedCounts, reap, reapable};
 pub use record::{Page, Record};
-pub use schema::{Identity, ROLES, SCHEMA, SCHEMA_VERSION, SEED, apply_roles, apply_schema, identity, prepare_session};
+pub use schema::{Identity, LOG_SCHEMA, SCHEMA_VERSION, apply_log_schema, identity, prepare_session};
 pub use session::{Params, Session};
 pub use stage::{DEFAULT_PARTITION, HINT_CHANNEL, NewRecord, hint, stage};
 
 /// Why the log cannot be read or extended.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The record was deleted after every registered consumer had passed it. Bootstrap from another consumer's state.
+    /// The record was deleted after every registered consumer had passed it. Start from another consumer's state.
     #[error("records before offset {first_retained} of partition {partition} are reaped, and {offset} was asked for")]
     Reaped {
         /// The partition that was read.
@@ -62,7 +64,7 @@ pub enum Error {
         /// The highest assigned offset, 0 if there is none.
         head: i64,
     },
-    /// Rows of a batch are gone though the batch is not reaped. Reading on would shift every later offset: stop.
+    /// Rows of a batch are missing although the batch is not reaped. Stop: reading on would shift every later offset.
     #[error(
         "batch {first_offset} of partition {partition} has {record_count} records, but only {found_count} are there"
     )]
@@ -76,19 +78,19 @@ pub enum Error {
         /// How many were found.
         found_count: i64,
     },
-    /// The log was restored here from another cluster's dump, or the cluster was made anew by pg_upgrade. Its batches
-    /// speak of transaction ids that mean something else here.
+    /// The log was restored here from another cluster's dump, or pg_upgrade created this cluster. The batches refer to
+    /// transaction ids that belong to other transactions here.
     #[error(
         "the log belongs to the cluster {log_cluster}, and this is the cluster {this_cluster}: it was restored from a dump, or upgraded. Run `target/release/adopt` once, then start this again"
     )]
     OtherCluster {
         /// `system_identifier` of the cluster that the log belongs to.
         log_cluster: i64,
-        /// That of the cluster it is in.
+        /// `system_identifier` of the cluster that the log is stored in.
         this_cluster: i64,
     },
-    /// The transaction counter is behind the log though the log says that it belongs here: a dump was restored into a
-    /// physical copy of its own cluster, or the log is older than the table that says where it belongs.
+    /// The transaction counter is behind the log, although the log names this cluster as its own. A dump was restored into
+    /// a physical copy of its cluster, or the log is older than the table that names the cluster.
     #[error(
         "the newest batch of partition {partition} was written at transaction {batch_xmax}, but this cluster is only at {cluster_xmax}: the tables were restored here from a dump. Stop streamers and consumers, run `target/release/adopt --force` once, then start them again"
     )]
@@ -111,14 +113,14 @@ pub enum Error {
     /// The database has no log.
     #[error("the tables are missing: apply schema.sql, for example with `psql \"$DATABASE_URL\" -f schema.sql`")]
     SchemaMissing,
-    /// The database refused or was away. Nothing was changed; try again.
+    /// Postgres refused the query or could not be reached. Nothing was changed; try again.
     #[error("query failed")]
     Postgres(#[from] tokio_postgres::Error),
 }
 
 impl Error {
-    /// Whether waiting cannot help whoever asked: somebody must do what the text says. [`Error::Reaped`] is not among
-    /// them: a streamer passes over what is reaped, a consumer cannot.
+    /// Whether a retry cannot help, because an operator must first do what the text says. [`Error::Reaped`] is not among
+    /// these errors: a streamer skips reaped records, while a consumer cannot.
     pub fn is_final(&self) -> bool {
         match self {
             Self::RowsMissing { .. }

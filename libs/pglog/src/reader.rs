@@ -1,6 +1,5 @@
-//! Reading the log back from Postgres: the streamer publishes from here, a consumer heals its gaps from here.
-//!
-//! Whoever reads an offset, whenever, gets the same record (I2).
+//! Reading the log from Postgres. The streamer reads what it publishes, and a consumer reads the records that its stream
+//! lacks. Every read of an offset returns the same record (I2).
 
 use tokio_postgres::Row;
 
@@ -9,7 +8,7 @@ use crate::batch::{Batch, first_retained};
 use crate::record::Page;
 use crate::session::Session;
 
-/// A place in the log from which pages of records are read, in offset order, with bounded memory.
+/// A position in the log. It reads pages of records, in offset order, with bounded memory.
 #[derive(Debug, Clone)]
 pub struct Reader {
     batch: Batch,
@@ -22,7 +21,7 @@ impl Reader {
     /// A reader whose first record will be the one at `offset`.
     ///
     /// # Errors
-    /// [`Error::Unassigned`] beyond the head, [`Error::Reaped`] for a record that is gone; otherwise Postgres is away.
+    /// [`Error::Unassigned`] beyond the head, [`Error::Reaped`] if the record was deleted; otherwise Postgres is away.
     pub async fn at(client: &impl Session, partition: i32, offset: i64) -> Result<Self, Error> {
         let batch = find_batch(client, partition, offset).await?;
         let mut reader = Self::at_start_of(batch);
@@ -34,12 +33,12 @@ impl Reader {
         Ok(reader)
     }
 
-    /// A reader of a batch that has just been cut, and whatever follows it.
+    /// A reader whose first record will be the first of `batch`, which has just been cut.
     pub fn at_start_of(batch: Batch) -> Self {
         Self { next_offset: batch.first_offset, after_id: i64::MIN, batch }
     }
 
-    /// Moves on behind a page that begins at the reader's place and was read without it.
+    /// Moves past a page that begins at the reader's position and that another query has read.
     pub fn pass(&mut self, page: &Page) {
         if let Some(last_id) = page.last_id() {
             self.after_id = last_id;
@@ -47,8 +46,8 @@ impl Reader {
         }
     }
 
-    /// Moves on to `offset`, if it lies in the same batch and not before the reader's place: cheaper than [`at`](Self::at),
-    /// which counts from the batch's beginning. Returns whether it did.
+    /// Moves forward to `offset` if it lies in the same batch. Returns whether it did. This is cheaper than
+    /// [`at`](Self::at), which counts from the beginning of the batch.
     ///
     /// # Errors
     /// As [`next_page`](Self::next_page).
@@ -66,11 +65,11 @@ impl Reader {
         self.next_offset
     }
 
-    /// The next records, at most `len_max` of them and all of one batch. Empty at the head of the log.
+    /// The next records, at most `len_max` and all of one batch. The page is empty at the head of the log.
     ///
     /// # Errors
-    /// [`Error::RowsMissing`] if staged rows were deleted behind the log's back; [`Error::Reaped`] if they were reaped
-    /// in the meantime; otherwise Postgres is away. The reader stays where it is and may be asked again.
+    /// [`Error::RowsMissing`] if staged rows were deleted, but not by the reaper; [`Error::Reaped`] if they were reaped in
+    /// the meantime; otherwise Postgres is away. The reader keeps its position, and the call may be repeated.
     pub async fn next_page(&mut self, client: &impl Session, len_max: i64) -> Result<Page, Error> {
         if self.next_offset > self.batch.last_offset() {
             match find_batch(client, self.batch.partition, self.next_offset).await {
@@ -89,8 +88,8 @@ impl Reader {
         Ok(page)
     }
 
-    /// Rows of the batch after `after_id`, in id order. No rows if the batch was given up: the reaper marks it before it
-    /// deletes anything, and a page that is read while the first rows go must not begin with a later one.
+    /// Rows of the batch after `after_id`, in id order; none if the batch is marked as reaped. The reaper marks a batch
+    /// before it deletes the first rows, so that no reader takes a later row for the first.
     async fn page_rows(
         &self,
         client: &impl Session,
@@ -120,7 +119,8 @@ impl Reader {
         Ok(rows)
     }
 
-    /// The id of the `position`th record after the reader's place. Walks the batch; needed only to resume inside one.
+    /// The id of the `position`th record after the reader's position. It walks through the batch; a reader needs it only to
+    /// begin inside a batch.
     async fn id_at(&mut self, client: &impl Session, position: i64) -> Result<i64, Error> {
         const SKIP_LEN_MAX: i64 = 10_000;
         let mut skipped_count = 0;
@@ -136,7 +136,7 @@ impl Reader {
         Ok(self.after_id)
     }
 
-    /// A page came back short: reaped in the meantime, or damaged?
+    /// The reason why a page has too few rows: the batch was reaped in the meantime, or rows are missing.
     async fn why_short(&self, client: &impl Session, page_count: i64) -> Error {
         match find_batch(client, self.batch.partition, self.batch.first_offset).await {
             Err(error) => error,
@@ -150,10 +150,10 @@ impl Reader {
     }
 }
 
-/// Rows of a batch, with the given columns, the first of which is `id`. Two sources, each read along an index and each
-/// stopping after `$3` rows, so that a page costs the same however large the batch is: the batch's id range, and the few
-/// transactions that were in flight at the previous snapshot and wrote elsewhere. Mostly there are none of these, and
-/// half of the statement is left out.
+/// A statement that selects rows of a batch, with the given columns, the first of which is `id`. It has two sources: the
+/// id range of the batch, and the few transactions that were open at the previous snapshot and wrote outside of that range.
+/// It reads each along an index and stops after `$3` rows, so that a page costs the same in a batch of any size. Most
+/// batches have no such transactions; for these the second half of the statement is left out.
 macro_rules! page_statement {
     ($columns:literal) => {
         concat!("-- pglog::page\n", page_statement!(snapshots), page_statement!(fresh, $columns))
@@ -196,15 +196,15 @@ macro_rules! page_statement {
     };
 }
 
-/// What a [`Page`] is made of.
+/// Selects the columns of a [`Page`].
 const PAGE: &str = page_statement!("id, object, action, data, staged_at, traceparent");
 const PAGE_WITH_LATE: &str = page_statement!("id, object, action, data, staged_at, traceparent", with_late);
 
-/// Up to 64 KiB of data a row are not fetched only to be skipped.
+/// Selects ids only, to skip rows: their data may be 64 KiB each.
 const IDS: &str = page_statement!("id");
 const IDS_WITH_LATE: &str = page_statement!("id", with_late);
 
-/// The batch that holds `offset`, with its predecessor's snapshot.
+/// The batch that contains `offset`, with the snapshot of the batch before it.
 async fn find_batch(client: &impl Session, partition: i32, offset: i64) -> Result<Batch, Error> {
     let Some(row) = client
         .query_opt(
@@ -223,8 +223,8 @@ async fn find_batch(client: &impl Session, partition: i32, offset: i64) -> Resul
         )
         .await?
     else {
-        // Batches follow each other without a gap, from 1 on. So either the first of them begins beyond this offset,
-        // because those before are gone; or there was none, and nothing is assigned.
+        // Batches follow each other without a gap, from offset 1 on. So either the first of them begins beyond this offset,
+        // because earlier batches were deleted, or there was never a batch, and no offset is assigned.
         let first = client
             .query_one(
                 "-- pglog::find_batch
@@ -239,12 +239,12 @@ async fn find_batch(client: &impl Session, partition: i32, offset: i64) -> Resul
             _ => Error::Unassigned { partition, offset, head: 0 },
         });
     };
-    // Decided by what this one statement saw: asked again, the head may have passed the offset.
+    // Only the result of the statement above decides: by now the head may have passed the offset.
     let batch = Batch::from_row(partition, &row);
     if offset > batch.last_offset() {
         return Err(Error::Unassigned { partition, offset, head: batch.last_offset() });
     }
-    // Without its predecessor a batch cannot be derived; the reaper keeps one, so this batch was half reaped.
+    // A batch cannot be derived without the batch before it. The reaper keeps that one, so this batch is being reaped.
     if row.get("reaped") || row.get("orphaned") {
         let first_retained = first_retained(client, partition).await?;
         return Err(Error::Reaped { partition, offset, first_retained });

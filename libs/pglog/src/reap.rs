@@ -1,10 +1,12 @@
-//! Giving up records that nobody needs any more (I8).
+//! Deleting records that every consumer has passed (I8).
 //!
-//! Batches are given up oldest first, whole. So the rows to delete are simply those visible in the snapshot of the newest
-//! batch given up; and that batch keeps its own row, because its snapshot is where the oldest readable batch begins.
+//! The reaper gives up whole batches, the oldest first: it marks them, and deletes their rows later. So the rows to delete
+//! are those visible in the snapshot of the newest marked batch. That batch keeps its own row in `log_batches`, because the
+//! oldest readable batch begins at its snapshot.
 //!
-//! Before a record goes, the baseline must have it: [`reapable`] says how far, the caller moves the baseline there, and
-//! [`reap`] gives up what the baseline has passed as well. Killed in between, nothing is gone that is not in the baseline.
+//! The baseline must contain a record before it is deleted. [`reapable`] returns an offset, the caller moves the baseline
+//! there, and [`reap`] gives up only batches that the baseline has passed too. If the reaper is killed in between, no
+//! record is lost that is not in the baseline.
 
 use std::time::Duration;
 
@@ -15,26 +17,26 @@ use crate::Error;
 use crate::checkpoint::{hold_registration, lowest_checkpoint};
 use crate::session::Session;
 
-/// Batches given up by one transaction.
+/// Batches that one transaction gives up.
 const BATCHES_LEN_MAX: i64 = 1000;
 
-/// Rows deleted by one statement.
+/// Rows that one statement deletes.
 const CHUNK_LEN_MAX: i64 = 10_000;
 
-/// Chunks a call.
+/// Chunks per call.
 const CHUNKS_LEN_MAX: usize = 100;
 
-/// What [`reap`] removed.
+/// The numbers of batches and rows that [`reap`] removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Reaped {
+pub struct ReapedCounts {
     /// Batches given up, at most 1000.
     pub batch_count: u64,
     /// Rows deleted from `staged_log_records`, at most a million.
     pub record_count: u64,
 }
 
-/// The last offset of the oldest batches (at most 1000 of them) that every registered consumer has passed and that are
-/// older than `keep`: how far the baseline may go. `None` if there is nothing to give up, or no consumer.
+/// The offset up to which the baseline may go: the last offset of the oldest batches (at most 1000) that every registered
+/// consumer has passed and that are older than `keep`. `None` if there is no such batch, or no consumer.
 ///
 /// # Errors
 /// Postgres is away.
@@ -57,18 +59,18 @@ pub async fn reapable(client: &impl Session, partition: i32, keep: Duration) -> 
     Ok(row.get(0))
 }
 
-/// Removes the oldest batches that every registered consumer has passed, and the baseline too, and that are older than
-/// `keep`. With no consumer registered nothing is removed.
+/// Removes the oldest batches that every registered consumer and the baseline have passed and that are older than `keep`.
+/// It removes nothing if no consumer is registered.
 ///
-/// The batches are marked first, in a transaction during which no consumer can register: from then on readers get
-/// [`Error::Reaped`] and never half a batch. The rows go after that, in bounded pieces. Killed in between, the next call
-/// deletes what is left.
+/// It first marks the batches, in a transaction during which no consumer can register. From then on readers get
+/// [`Error::Reaped`], and never half a batch. Then it deletes the rows, in bounded chunks. If it is killed in between, the
+/// next call deletes the rest.
 ///
 /// # Errors
 /// Postgres is away; call again.
-pub async fn reap(client: &mut Client, partition: i32, keep: Duration) -> Result<Reaped, Error> {
-    // Said, because the session's default may be another: under repeatable read the snapshot would be older than the
-    // lock, and a consumer that registered while we waited for it would not be seen.
+pub async fn reap(client: &mut Client, partition: i32, keep: Duration) -> Result<ReapedCounts, Error> {
+    // The session's default may be another level. Under REPEATABLE READ the snapshot would be older than the lock, and this
+    // transaction would not see a consumer that registered while it waited for the lock.
     let tx = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?;
     hold_registration(&tx).await?;
     let passed = passed_by_all(&tx, partition).await?;
@@ -88,12 +90,12 @@ pub async fn reap(client: &mut Client, partition: i32, keep: Duration) -> Result
         )
         .await?;
     tx.commit().await?;
-    Ok(Reaped { batch_count, record_count: delete_marked(client, partition).await? })
+    Ok(ReapedCounts { batch_count, record_count: delete_marked(client, partition).await? })
 }
 
-/// The least of all checkpoints and of the baseline; 0 if there is no consumer or no baseline.
+/// The lowest of the consumers' checkpoints and the baseline; 0 if there is no consumer or no baseline.
 async fn passed_by_all(tx: &Transaction<'_>, partition: i32) -> Result<i64, Error> {
-    // Not one min over all rows: a baseline that is missing must hold everything back, and so must a missing consumer.
+    // Two minima and not one: without a baseline nothing may be deleted, and neither without a consumer.
     let row = tx
         .query_one(
             "-- pglog::passed_by_all
@@ -106,12 +108,13 @@ async fn passed_by_all(tx: &Transaction<'_>, partition: i32) -> Result<i64, Erro
     Ok(row.get(0))
 }
 
-/// Deletes rows of marked batches; when none is left, the batches themselves.
+/// Deletes the rows of marked batches. When no row is left, it deletes the batches too.
 async fn delete_marked(client: &Client, partition: i32) -> Result<u64, Error> {
     let mut record_count = 0;
     for _ in 0..CHUNKS_LEN_MAX {
-        // Found by what makes them rows of these batches, deleted where they are (a row is never updated, so it stays there):
-        // never by a range of ids (I3). The DELETE says no partition, so that no plan can read the whole index for it.
+        // The rows are found by their visibility in the snapshot, never by a range of ids (I3). They are deleted by ctid,
+        // which never changes because rows are never updated. The DELETE names no partition, so that no plan can read the
+        // whole index for it.
         let chunk_count = client
             .execute(
                 "-- pglog::delete_marked
@@ -136,7 +139,7 @@ async fn delete_marked(client: &Client, partition: i32) -> Result<u64, Error> {
     Ok(record_count)
 }
 
-/// All marked batches but the newest, whose snapshot is where the oldest readable batch begins.
+/// Deletes all marked batches except the newest: the oldest readable batch begins at its snapshot.
 async fn delete_batches(client: &Client, partition: i32) -> Result<(), Error> {
     client
         .execute(

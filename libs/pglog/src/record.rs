@@ -1,30 +1,30 @@
-//! Records as Postgres sends them: a page is kept as it came, and its records point into it.
+//! Records as Postgres sends them. A page keeps the rows that it received, and its records borrow from them.
 
 use std::time::SystemTime;
 
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type, accepts};
 
-/// A record at its offset, lying in the page that it was read with: Postgres's, or one of the stream.
+/// A record at its offset. It borrows from the page that it was read with, from Postgres or from the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record<'a> {
     /// Its place in the partition: 1, 2, 3, …
     pub offset: i64,
     /// The token of its batch.
     pub token: i64,
-    /// What it is about.
+    /// The kind of thing that it is about.
     pub object: &'a str,
-    /// What happened.
+    /// What happened to it.
     pub action: &'a str,
     /// The payload, byte for byte as it was staged.
     pub data: &'a str,
-    /// When it was staged, in microseconds since 1970 on Postgres's clock.
+    /// When it was staged, in microseconds since 1970 on the clock of Postgres.
     pub staged_at_us: i64,
-    /// The trace in which it was written, if there was one: W3C's `traceparent`.
+    /// The trace in which it was written, a W3C `traceparent`. `None`: no trace.
     pub traceparent: Option<&'a str>,
 }
 
-/// Records that follow each other, all of one batch.
+/// Consecutive records of one batch.
 #[derive(Debug, Default)]
 pub struct Page {
     first_offset: i64,
@@ -33,17 +33,17 @@ pub struct Page {
 }
 
 impl Page {
-    /// Of rows that begin with the columns `id, object, action, data, staged_at, traceparent`.
+    /// A page of `rows`, which begin with the columns `id, object, action, data, staged_at, traceparent`.
     pub(crate) fn new(first_offset: i64, token: i64, rows: Vec<Row>) -> Self {
         Self { first_offset, token, rows }
     }
 
-    /// How many records.
+    /// The number of its records.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whether the log had no more to offer.
+    /// Whether it has no records: the reader was at the head of the log.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
@@ -71,7 +71,7 @@ impl Page {
     }
 }
 
-/// The bytes of a `json` column. A cast to `text` would say the same, and have Postgres copy each of them twice.
+/// The bytes of a `json` column. A cast to `text` in SQL would make Postgres copy each value twice.
 struct JsonText<'a>(&'a str);
 
 impl<'a> FromSql<'a> for JsonText<'a> {

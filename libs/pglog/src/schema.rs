@@ -1,43 +1,36 @@
-//! The schema and the roles, compiled in, so that a program can set up an empty database by itself.
+//! The log's tables: creating them, and checking before use that they are of this version and of this cluster.
 
 use crate::Error;
 use crate::session::Session;
 
-/// The text of `schema.sql`.
-pub const SCHEMA: &str = include_str!("../../../schema.sql");
+/// The text of `log.sql`, which creates the log's tables and no others.
+pub const LOG_SCHEMA: &str = include_str!("../log.sql");
 
-/// Creates what is missing. Does no harm to what is there.
-///
-/// # Errors
-/// Postgres is away, older than 14, or the role may not create tables.
-pub async fn apply_schema(client: &impl Session) -> Result<(), tokio_postgres::Error> {
-    client.batch_execute(SCHEMA).await
-}
-
-/// The text of `roles.sql`.
-pub const ROLES: &str = include_str!("../../../ops/roles.sql");
-
-/// Two users for development and tests, as text: `seed.sql`.
-pub const SEED: &str = include_str!("../../../ops/seed.sql");
-
-/// Creates the roles that are missing, and gives each exactly what it needs. Applies to the tables of [`apply_schema`].
-///
-/// # Errors
-/// Postgres is away, a table is missing, or the role may not create roles.
-pub async fn apply_roles(client: &impl Session) -> Result<(), tokio_postgres::Error> {
-    client.batch_execute(ROLES).await
-}
-
-/// The version of `schema.sql` that this crate goes with. Raise both together.
+/// The version of `log.sql` that this crate goes with. Raise both together.
 pub const SCHEMA_VERSION: i32 = 4;
 
-/// Prepares a session that reads or extends the log: the tables must be there, of this version and of this cluster, and
-/// the planner is told to walk indexes.
+/// Creates the log's tables where they are missing, and upgrades older ones. Leaves the others as they are.
 ///
-/// Every query of this crate wants a few rows at one end of an index, but
-/// the tables grow by orders of magnitude between two ANALYZE runs, and a plan made from stale statistics would scan
-/// them whole. For the same reason a plan is made once and kept: it is the same whatever the parameters are. Call it once
-/// on every such connection.
+/// ```no_run
+/// # async fn f(client: &tokio_postgres::Client) -> Result<(), pglog::Error> {
+/// pglog::apply_log_schema(client).await?;
+/// pglog::prepare_session(client).await?;
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+/// Postgres is away or older than 14, a lock could not be had in time, or the role may not create tables. Nothing was
+/// changed: apply it again.
+pub async fn apply_log_schema(client: &impl Session) -> Result<(), tokio_postgres::Error> {
+    client.batch_execute(LOG_SCHEMA).await
+}
+
+/// Prepares a session that reads or extends the log: the tables must be there, of this version and of this cluster, and
+/// the planner must use indexes. Call it once on every such connection.
+///
+/// Every query of this crate reads a few rows at one end of an index. But the tables grow by orders of magnitude between
+/// two ANALYZE runs, and a plan made from old statistics would scan a whole table. Plans are generic, because the right
+/// plan does not depend on the parameters.
 ///
 /// # Errors
 /// [`Error::SchemaMissing`], [`Error::SchemaVersion`] or [`Error::OtherCluster`]: an operator must act, see
@@ -54,28 +47,28 @@ pub async fn prepare_session(client: &impl Session) -> Result<(), Error> {
     }
 }
 
-/// What the log says of itself, and where it is.
+/// The version of the log's tables, the cluster that the log belongs to, and the cluster that it is stored in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
-    /// The version of `schema.sql` that was applied: 1 before there was a number, 0 if there is none though there should be.
+    /// The version of the tables. 1: they have no table for the version yet. 0: that table is empty.
     pub schema_version: i32,
-    /// The cluster whose transaction ids the log speaks of.
+    /// The cluster whose transaction ids the batches refer to.
     pub log_cluster: i64,
-    /// The cluster we are connected to.
+    /// The cluster of this connection.
     pub this_cluster: i64,
 }
 
 impl Identity {
-    /// Whether the log's transaction ids mean something here.
+    /// Whether the log's transaction ids are those of this cluster.
     pub fn is_of_this_cluster(&self) -> bool {
         self.log_cluster == self.this_cluster
     }
 }
 
-/// Reads what the log says of itself.
+/// Reads the version and the cluster of the log.
 ///
 /// # Errors
-/// [`Error::SchemaMissing`] if `schema.sql` was not applied; otherwise Postgres is away, or the role may not read it.
+/// [`Error::SchemaMissing`] if the tables do not exist; otherwise Postgres is away, or the role may not read them.
 pub async fn identity(client: &impl Session) -> Result<Identity, Error> {
     let tables = client
         .query_one(
@@ -91,7 +84,7 @@ pub async fn identity(client: &impl Session) -> Result<Identity, Error> {
         (true, false) => return Ok(Identity { schema_version: 1, log_cluster: this_cluster, this_cluster }),
         (true, true) => {}
     }
-    // Two rows, if a dump was restored into tables that were there before: then the other cluster's is the one to see.
+    // If a dump was restored into existing tables, there are two rows. Then the row of the other cluster counts.
     let row = client
         .query_one(
             "-- pglog::identity
@@ -101,4 +94,36 @@ pub async fn identity(client: &impl Session) -> Result<Identity, Error> {
         )
         .await?;
     Ok(Identity { schema_version: row.get(0), log_cluster: row.get(1), this_cluster })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The schema of the whole pipeline, which contains the lines of `log.sql` between these two.
+    const WHOLE_SCHEMA: &str = include_str!("../../../schema.sql");
+    const PART_BEGINS: &str = "-- >>> log.sql\n";
+    const PART_ENDS: &str = "-- <<< log.sql\n";
+
+    #[test]
+    fn the_parts_of_schema_sql_that_are_marked_as_the_logs_are_log_sql() {
+        let (_, body) = LOG_SCHEMA.split_once("\n\n").expect("a comment, an empty line, the statements");
+        let parts: Vec<&str> = WHOLE_SCHEMA
+            .split(PART_BEGINS)
+            .skip(1)
+            .map(|rest| rest.split_once(PART_ENDS).expect("a part that begins ends").0.trim_end())
+            .collect();
+        let joined = parts.join("\n\n");
+        let differing = body.lines().zip(joined.lines()).find(|(ours, theirs)| ours != theirs);
+        assert_eq!(differing, None, "log.sql and schema.sql differ: copy the change");
+        assert_eq!(body.trim_end(), joined, "one of log.sql and schema.sql is shorter: copy the change");
+    }
+
+    #[test]
+    fn log_sql_sets_the_version_of_this_crate() {
+        let update =
+            format!("UPDATE log_identity SET schema_version = {0} WHERE schema_version < {0};", SCHEMA_VERSION);
+        let insert = format!("SELECT system_identifier, {SCHEMA_VERSION} FROM pg_control_system()");
+        assert!(LOG_SCHEMA.contains(&update) && LOG_SCHEMA.contains(&insert), "another version than {SCHEMA_VERSION}");
+    }
 }

@@ -1,16 +1,16 @@
-//! What the functions of this crate ask of a connection: to run a statement, and to remember it.
+//! Connections and transactions, as the functions of this crate use them: each statement is prepared before it runs.
 
 use deadpool_postgres::ClientWrapper;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, GenericClient, Row, Statement};
 
-/// A connection or a transaction on it: tokio-postgres's, or one of deadpool-postgres, which prepares each statement once
-/// and so saves a round trip and the planning from the second time on.
+/// A connection or a transaction, of tokio-postgres or of deadpool-postgres. deadpool-postgres keeps prepared statements: it
+/// saves a round trip and the planning from the second execution on.
 pub trait Session: Sync {
-    /// What runs the statements.
+    /// The client or transaction of tokio-postgres.
     type Client: GenericClient + Sync;
 
-    /// What runs the statements.
+    /// The client or transaction that runs the statements.
     fn client(&self) -> &Self::Client;
 
     /// Prepares a statement, if it is not prepared yet.

@@ -1,16 +1,16 @@
-//! Staging: the write rule's half of the log. A record commits with the change it tells of, or not at all (I1).
+//! Staging a record. It commits together with the change that it describes, or not at all (I1).
 
 use tokio_postgres::Client;
 
 use crate::session::Session;
 
-/// The partition that is used unless somebody asks for another.
+/// The partition of a record that names no other.
 pub const DEFAULT_PARTITION: i32 = 0;
 
-/// The channel of the wake-up hint. Listeners must not rely on it: it is lost silently with a connection.
+/// The channel of the wake-up hint. A listener must not rely on it: a hint is lost silently if its connection breaks.
 pub const HINT_CHANNEL: &str = "rocket_rides_log";
 
-/// What happened: an object (`ride`), an action (`create`) and a JSON payload, kept to the byte.
+/// A record to be staged: an object (`wallet`), an action (`credit`) and a JSON payload, which is kept byte for byte.
 ///
 /// ```
 /// let record = pglog::NewRecord { object: "wallet", action: "credit", data: r#"{"id":7}"#, ..Default::default() };
@@ -18,20 +18,21 @@ pub const HINT_CHANNEL: &str = "rocket_rides_log";
 /// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NewRecord<'a> {
-    /// What it is about, at most 100 characters.
+    /// The kind of thing that the record is about, at most 100 characters.
     pub object: &'a str,
     /// What happened to it, at most 100 characters.
     pub action: &'a str,
     /// The payload: a JSON text of at most 64 KiB.
     pub data: &'a str,
-    /// The trace that it is a part of, as W3C's header `traceparent` of version 00 says it; `None` if there is none.
+    /// The trace that the record belongs to: a W3C `traceparent` of version 00. `None`: it belongs to no trace.
     pub traceparent: Option<&'a str>,
 }
 
-/// Stages a record in the caller's transaction and returns the row's id (not its offset: that is decided later).
+/// Stages a record in the caller's transaction. Returns the id of the row, and not the record's offset: that is decided
+/// later.
 ///
-/// Make it the last statement before COMMIT, after the transaction holds its row locks: then records about one row
-/// have offsets in the order of their commits.
+/// Call it last before COMMIT, when the transaction holds its row locks. Then the offsets of records about one row are in
+/// the order of their commits.
 ///
 /// ```no_run
 /// # async fn f(client: &mut tokio_postgres::Client) -> Result<(), tokio_postgres::Error> {
@@ -44,11 +45,11 @@ pub struct NewRecord<'a> {
 /// ```
 ///
 /// # Errors
-/// The data is no JSON, the trace no `traceparent`, or something is too long: fix the record; the transaction is aborted.
+/// The data is no JSON, the trace is no `traceparent`, or a field is too long. The transaction is aborted: fix the record.
 pub async fn stage(client: &impl Session, record: NewRecord<'_>) -> Result<i64, tokio_postgres::Error> {
     let NewRecord { object, action, data, traceparent } = record;
     let row = match traceparent {
-        // Without the column: whoever has no trace needs no right to it.
+        // Without naming the column, so that a role that was granted only the other columns can stage.
         None => {
             client
                 .query_one(
@@ -72,16 +73,15 @@ pub async fn stage(client: &impl Session, record: NewRecord<'_>) -> Result<i64, 
     Ok(row.get(0))
 }
 
-/// Tells a listening streamer that there is something to do. Call it after COMMIT, on a connection with no transaction
-/// open: NOTIFY takes a lock over the whole cluster while it commits. It may be sent right behind the statement that
-/// commits, without waiting for its answer.
+/// Wakes a streamer that listens. Call it after COMMIT, outside of a transaction: NOTIFY holds a lock of the whole cluster
+/// while it commits. The caller may send it without waiting for the response to COMMIT.
 ///
-/// It does not wait for the disk: a transaction that does nothing else than NOTIFY has written no WAL when it commits, but for
-/// one in many thousands, and then Postgres flushes nothing. Nor does it wait long for the lock, which somebody may hold whose
-/// commit is stuck. That setting ends with the transaction: what is sent together as text is one.
+/// It does not wait for the disk: a transaction that only notifies has almost never written WAL when it commits, and then
+/// Postgres flushes nothing. Another session whose commit is stuck may hold the lock, so the wait for it is short. Postgres
+/// runs both statements as one transaction, so the shorter limit ends with it.
 ///
 /// # Errors
-/// Postgres is away, or the lock is. Nothing is lost: the streamer looks by itself, a little later.
+/// Postgres is away, or another session holds the lock. No record is lost: the streamer looks by itself a little later.
 pub async fn hint(client: &Client) -> Result<(), tokio_postgres::Error> {
     client.batch_execute(&format!("SET LOCAL lock_timeout = '50ms'; NOTIFY {HINT_CHANNEL}")).await
 }

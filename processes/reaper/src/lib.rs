@@ -17,7 +17,7 @@ use common::shutdown::CancellationToken;
 use connect::PostgresArgs;
 use deadpool_postgres::ClientWrapper as Client;
 use monitor::{counter, declare_counter, declare_gauge, gauge};
-use pglog::Reaped;
+use pglog::ReapedCounts;
 use process::{Failure, ProcessArgs, Turn, Until, Work};
 use stream::StreamArgs;
 use tracing::{info, warn};
@@ -190,7 +190,7 @@ async fn reap_all(
         let reaped = reaped.context("reaping batches")?;
         cleaned.batch_count += reaped.batch_count;
         cleaned.record_count += reaped.record_count;
-        if reaped == Reaped::default() {
+        if reaped == ReapedCounts::default() {
             break;
         }
     }

@@ -205,7 +205,7 @@ async fn a_log_in_use_is_not_adopted() {
 async fn the_schema_applied_again_does_not_hide_that_the_log_came_from_elsewhere() {
     let world = World::new().await;
     world.client().execute("UPDATE log_identity SET system_identifier = 1", &[]).await.unwrap();
-    pglog::apply_schema(world.client()).await.unwrap();
+    launcher::apply_schema(world.client()).await.unwrap();
     let refused = async || pglog::prepare_session(world.client()).await.unwrap_err();
     assert!(matches!(refused().await, pglog::Error::OtherCluster { log_cluster: 1, .. }));
     Process::start(&world, "adopt", &[]).succeed().await;
@@ -225,6 +225,6 @@ async fn the_schema_applied_again_does_not_hide_that_the_log_came_from_elsewhere
     // Before there was a number.
     world.client().batch_execute("DROP TABLE log_identity").await.unwrap();
     assert!(matches!(refused().await, pglog::Error::SchemaVersion { found: 1, .. }));
-    pglog::apply_schema(world.client()).await.unwrap();
+    launcher::apply_schema(world.client()).await.unwrap();
     pglog::prepare_session(world.client()).await.unwrap();
 }

@@ -260,8 +260,8 @@ async fn rows_read(tx: &deadpool_postgres::Transaction<'_>) -> i64 {
 async fn the_schema_can_be_applied_again_without_harm() {
     let world = World::new().await;
     world.write_rides(3).await;
-    pglog::apply_schema(world.client()).await.unwrap();
-    pglog::apply_schema(world.client()).await.unwrap();
+    launcher::apply_schema(world.client()).await.unwrap();
+    launcher::apply_schema(world.client()).await.unwrap();
     assert_eq!(world.sql_totals().await.0, 3);
     assert_eq!(world.number("SELECT count(*) FROM staged_log_records").await, 3);
 }

@@ -232,3 +232,21 @@ async fn a_role_that_may_not_do_what_its_process_does_is_told_what_to_grant() {
     Process::spawn("streamer", command).succeed().await;
     world.client().batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.unwrap();
 }
+
+/// Under a role without USAGE on the schema, every table looks as if it did not exist.
+#[tokio::test]
+async fn a_role_that_may_not_use_the_schema_is_told_so() {
+    let world = World::new().await;
+    let role = format!("r_{:016x}", rand::random::<u64>());
+    let grants = format!(
+        "CREATE ROLE {role} LOGIN;
+         GRANT SELECT ON staged_log_records, log_batches, checkpoints, log_identity TO {role};
+         GRANT INSERT ON log_batches TO {role};
+         REVOKE USAGE ON SCHEMA public FROM PUBLIC"
+    );
+    world.client().batch_execute(&grants).await.unwrap();
+    let url = world.database_url().replacen("app@", &format!("{role}@"), 1);
+    let all = findings(&world, &["--for", "streamer", "--database-url", &url]).await;
+    all.assert("postgres.privileges", "fail", &role, &format!("GRANT USAGE ON SCHEMA public TO {role}"));
+    world.client().batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.unwrap();
+}

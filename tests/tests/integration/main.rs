@@ -25,6 +25,7 @@ mod kills;
 mod launcher;
 mod limits;
 mod localstripe;
+mod log_alone;
 mod loss;
 mod manners;
 mod manual;

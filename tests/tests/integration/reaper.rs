@@ -67,7 +67,7 @@ async fn reaping_a_batch_reads_no_records_of_those_after() {
     let mut client = world.connect().await;
     pglog::prepare_session(&client).await.unwrap();
     // Statements are planned now, while there is nothing, and the plans are kept.
-    assert_eq!(pglog::reap(&mut client, 0, Duration::ZERO).await.unwrap(), pglog::Reaped::default());
+    assert_eq!(pglog::reap(&mut client, 0, Duration::ZERO).await.unwrap(), pglog::ReapedCounts::default());
     world.write_rides(10).await;
     pglog::assign(&client, 0, 1).await.unwrap().unwrap();
     client.execute("UPDATE checkpoints SET last_offset = last_offset + 10", &[]).await.unwrap();

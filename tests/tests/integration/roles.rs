@@ -239,7 +239,7 @@ async fn a_grant_that_is_not_in_the_file_is_taken_away() {
                   GRANT SELECT ON rides TO PUBLIC";
     world.client().batch_execute(grants).await.unwrap();
     world.connect_as("streamer").await.batch_execute(update).await.unwrap();
-    pglog::apply_roles(world.client()).await.unwrap();
+    launcher::apply_roles(world.client()).await.unwrap();
     assert_refused(&world, "api", &["DELETE FROM rides"]).await;
     assert_refused(&world, "streamer", &[update]).await;
     assert_refused(&world, "consumer", &["SELECT * FROM rides"]).await;
@@ -256,9 +256,9 @@ async fn two_databases_of_one_cluster_can_get_their_roles_at_once() {
         for name in &names {
             owner.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
             clients.push(postgres.connect(name).await);
-            pglog::apply_schema(&clients[clients.len() - 1]).await.unwrap();
+            launcher::apply_schema(&clients[clients.len() - 1]).await.unwrap();
         }
-        let (left, right) = futures_util::join!(pglog::apply_roles(&clients[0]), pglog::apply_roles(&clients[1]));
+        let (left, right) = futures_util::join!(launcher::apply_roles(&clients[0]), launcher::apply_roles(&clients[1]));
         left.unwrap();
         right.unwrap();
         drop(clients);

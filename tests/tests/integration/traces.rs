@@ -247,8 +247,8 @@ async fn a_log_of_schema_version_3_gets_the_column_and_its_rows_stay_where_they_
     let file = "SELECT pg_relation_filenode('staged_log_records')::bigint";
     let file_before = world.number(file).await;
     for _ in 0..2 {
-        pglog::apply_schema(world.client()).await.unwrap();
-        pglog::apply_roles(world.client()).await.unwrap();
+        launcher::apply_schema(world.client()).await.unwrap();
+        launcher::apply_roles(world.client()).await.unwrap();
     }
     assert_eq!(world.number(file).await, file_before, "the table was not rewritten");
     pglog::prepare_session(world.client()).await.unwrap();

@@ -71,7 +71,7 @@ impl Bench {
         postgres.create_database(DATABASE).await?;
         let database_url = postgres.url(DATABASE);
         let client = connect(&database_url).await?;
-        pglog::apply_schema(&client).await.context("applying the schema")?;
+        launcher::apply_schema(&client).await.context("applying the schema")?;
         let progress = Progress::new();
         Ok(Self {
             config,

@@ -85,9 +85,9 @@ impl World {
             redis: Mutex::new(redis),
         });
         let client = world.connect().await?;
-        pglog::apply_schema(&client).await.context("applying the schema")?;
-        pglog::apply_roles(&client).await.context("applying the roles")?;
-        client.batch_execute(pglog::SEED).await.context("applying the seed")?;
+        launcher::apply_schema(&client).await.context("applying the schema")?;
+        launcher::apply_roles(&client).await.context("applying the roles")?;
+        client.batch_execute(launcher::SEED).await.context("applying the seed")?;
         for slot in world.slots() {
             // Each has a role of its own, by which its connections are found, and may do what roles.sql allows.
             let (name, program) = (&slot.spec.name, slot.spec.program);

@@ -11,6 +11,7 @@ mod lock;
 mod postgres_server;
 mod procfile;
 mod redis_server;
+mod schema;
 mod screen;
 mod summary;
 mod supervise;
@@ -25,6 +26,7 @@ pub use lock::lock;
 pub use postgres_server::PostgresServer;
 pub use procfile::{Entry, parse_procfile};
 pub use redis_server::RedisServer;
+pub use schema::{ROLES, SCHEMA, SEED, apply_roles, apply_schema};
 pub use up::{UpConfig, up};
 pub use with_servers::{WithServersConfig, with_servers};
 

@@ -15,6 +15,7 @@ use crate::lock::lock;
 use crate::postgres_server::PostgresServer;
 use crate::procfile::parse_procfile;
 use crate::redis_server::RedisServer;
+use crate::schema::{SEED, apply_schema};
 use crate::screen::Console;
 use crate::supervise::keep_running;
 use crate::watch::watch;
@@ -254,9 +255,9 @@ impl Servers {
             .parse()
             .map_err(|_| anyhow!("bad DATABASE_URL: give a URL such as postgres://localhost/rocket-rides-log"))?;
         let client = connect::postgres::connect(&config, "launcher", || {}).await?;
-        pglog::apply_schema(&client).await.context("applying schema.sql")?;
+        apply_schema(&client).await.context("applying schema.sql")?;
         if self.postgres.is_some() {
-            client.batch_execute(pglog::SEED).await.context("applying seed.sql")?;
+            client.batch_execute(SEED).await.context("applying seed.sql")?;
         }
         Ok(())
     }

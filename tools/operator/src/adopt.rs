@@ -1,12 +1,13 @@
-//! Makes a restored log at home in its new cluster.
+//! Makes a restored log usable in its new cluster.
 //!
-//! The order of the log is written in transaction ids: `staged_log_records.transaction_id` and the snapshots in
-//! `log_batches`. In another cluster (after `pg_dump`, after `pg_upgrade`) these ids start over, and a comparison with
-//! them means nothing. Streamer, consumer and reaper refuse such a log. `adopt` reads the old order once more, from the
-//! old snapshots alone, and writes it down again with ids that are older than every transaction here.
+//! The order of the log is stored as transaction ids: `staged_log_records.transaction_id` and the snapshots in
+//! `log_batches`. In another cluster (after `pg_dump` and restore, or after `pg_upgrade`) these ids start over, so a
+//! comparison with the old ones has no meaning. Streamer, consumer and reaper refuse such a log. `adopt` derives the order
+//! for the last time from the old snapshots alone, and stores it again with ids older than every transaction of the new
+//! cluster.
 //!
-//! Offsets, payloads, checkpoints and states stay what they are (I2, I4), so consumers go on where they were. All of it
-//! is one transaction: killed at any point, nothing has happened (I7).
+//! Offsets, payloads, checkpoints and states do not change (I2, I4), so consumers go on from their checkpoints. Everything
+//! is one transaction: if `adopt` is killed at any point, nothing has changed (I7).
 
 mod order;
 mod rebase;
@@ -20,25 +21,25 @@ use tokio_postgres::error::SqlState;
 
 pub use rebase::Rebased;
 
-/// Makes a log that was restored from a dump, or upgraded with pg_upgrade, at home in its new cluster.
+/// Makes a log usable in its new cluster, after a dump was restored or pg_upgrade was run.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "adopt", version)]
 pub struct Config {
-    /// Where Postgres is.
+    /// The connection to Postgres.
     #[command(flatten)]
     pub postgres: PostgresArgs,
 
-    /// Adopt a log that says it is of this cluster: after a dump was restored into a physical copy of the cluster that it
-    /// came from. Does no harm to a log that really is; stop streamers and consumers first.
+    /// Adopt the log even if it names this cluster as its own. This is needed after a dump was restored into a physical
+    /// copy of its cluster. It does no harm to a log of this cluster. Stop streamers and consumers first.
     #[arg(long)]
     pub force: bool,
 
-    /// What is logged.
+    /// The log output.
     #[command(flatten)]
     pub log: LogArgs,
 }
 
-/// Adopts the log, or says that there is nothing to adopt, and prints what it did.
+/// Adopts the log if that is needed, and prints what it did.
 ///
 /// # Errors
 /// The log is damaged, or in use, or of another version, or Postgres is away. Nothing was changed.
@@ -55,7 +56,7 @@ pub async fn run(config: Config) -> Result<()> {
     Ok(())
 }
 
-/// Adopts the log. Returns what was done in each partition, or `None` if there was nothing to do.
+/// Adopts the log. Returns what it did in each partition, or `None` if the log belongs to this cluster already.
 ///
 /// # Errors
 /// As [`run`].
@@ -65,10 +66,10 @@ pub async fn adopt(config: &Config) -> Result<Option<Vec<Rebased>>> {
         return Ok(None);
     }
     let tx = client.transaction().await.context("beginning")?;
-    // It may take as long as it takes to copy the log. The wait for locks keeps its bound.
+    // Copying the log takes a time that grows with the log. The wait for locks keeps its limit.
     tx.batch_execute("SET LOCAL statement_timeout = 0").await.context("setting up the session")?;
     lock(&tx).await?;
-    // Two may have been started at once; the second finds the work done.
+    // If another adopt ran at the same time, it held the lock, and its work is done.
     let identity = pglog::identity(&tx).await?;
     if !is_needed(config, &identity)? {
         return Ok(None);
@@ -95,7 +96,8 @@ fn is_needed(config: &Config, identity: &pglog::Identity) -> Result<bool> {
     Ok(config.force || !identity.is_of_this_cluster())
 }
 
-/// From here on nobody stages, reads or reaps. Transactions that staged something have ended: what they did counts.
+/// Locks the log. From here on no other session can stage, read or reap. All transactions that staged records have ended,
+/// and this transaction sees the records.
 async fn lock(tx: &Transaction<'_>) -> Result<()> {
     let locked = tx
         .batch_execute(
@@ -112,7 +114,8 @@ async fn lock(tx: &Transaction<'_>) -> Result<()> {
     }
 }
 
-/// A streamer that leads may hold a snapshot of the old order in its hands, on its way to the next batch.
+/// Takes the leadership of a partition until the transaction ends. Otherwise a leading streamer might hold a snapshot of the
+/// old order, and cut the next batch with it.
 async fn hold_leadership(tx: &Transaction<'_>, partition: i32) -> Result<()> {
     let row = tx
         .query_one(

@@ -1,15 +1,15 @@
-//! `audit`: does everything that is derived from the log agree with the log, and the log with the rides?
+//! `audit`: compares the consumers' states and the stream with the log, and the log with the rides.
 //!
-//! One pass over the retained records, in one REPEATABLE READ transaction: all figures are of one snapshot, so the audit
-//! may run while everything else does. With READ COMMITTED each query would see another moment, and a ride that is
-//! written meanwhile would look like a difference. It writes nothing, locks nothing, and holds one page in memory.
+//! It reads the retained records once, in one REPEATABLE READ transaction. All figures come from one snapshot, so the audit
+//! may run while other processes write. With READ COMMITTED each query would see another moment, and a ride written in the
+//! meantime would look like a difference. The audit writes nothing, locks nothing, and keeps one page in memory.
 //!
 //! ```text
 //! baseline's state ──▶ + retained records, folded again ──▶ = each consumer's state at its checkpoint
 //!                                                       └─▶ at the head, + staged records = rides
 //! ```
 //!
-//! A consumer's dead letters are what its state lacks on purpose, so they are taken into account.
+//! A consumer's state lacks its dead letters on purpose, so the audit subtracts them.
 
 mod entries;
 mod ledger;
@@ -28,23 +28,23 @@ use tokio_postgres::IsolationLevel;
 
 pub use report::{ConsumerLine, PartitionLine, Report, RidesLine, StreamLine};
 
-/// Compares consumers, log, rides and stream. Ends with status 0 if all is equal, and with 1 if something is not.
+/// Compares consumers, log, rides and stream. Exits with status 0 if everything is equal, and with 1 otherwise.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "audit", version)]
 pub struct Config {
-    /// Where Postgres is.
+    /// The connection to Postgres.
     #[command(flatten)]
     pub postgres: PostgresArgs,
 
-    /// Where the stream is.
+    /// The stream.
     #[command(flatten)]
     pub stream: StreamArgs,
 
-    /// Audit every partition that there is, and not only the one of --partition.
+    /// Audit all partitions, and not only that of --partition.
     #[arg(long)]
     pub all_partitions: bool,
 
-    /// Leave the stream alone: audit Postgres only.
+    /// Audit Postgres only, and not the stream.
     #[arg(long)]
     pub no_stream: bool,
 
@@ -52,7 +52,7 @@ pub struct Config {
     #[arg(long)]
     pub json: bool,
 
-    /// What is logged.
+    /// The log output.
     #[command(flatten)]
     pub log: LogArgs,
 }
@@ -60,11 +60,11 @@ pub struct Config {
 /// Audits once.
 ///
 /// # Errors
-/// Postgres is away, or has no log. Whatever does not agree is no error: it is in the report.
+/// Postgres is away, or has no log. A difference is no error: it is in the report.
 pub async fn run(config: &Config) -> Result<Report> {
     let mut client = connect::postgres::connect(&config.postgres.database_url, "audit", || {}).await?;
     pglog::prepare_session(&client).await.context("setting up the session")?;
-    // Counting all rides may take a while. Whoever started the audit can stop it.
+    // Counting all rides may take long. The user of the audit can interrupt it.
     client.batch_execute("SET statement_timeout = 0").await.context("setting up the session")?;
     let mut report = Report::default();
     let mut is_stream_there = !config.no_stream;
@@ -79,8 +79,8 @@ pub async fn run(config: &Config) -> Result<Report> {
     let audited = if config.all_partitions { existing.clone() } else { vec![config.stream.partition] };
     let mut logged = Some(rides::Logged::default());
     for partition in &audited {
-        // Redis is asked while the transaction is open, page by page: a second pass over the log would cost more than a
-        // read-only snapshot that lives a little longer.
+        // The stream is read page by page while the transaction is open. A second pass over the log would cost more than
+        // a read-only snapshot that is held a little longer.
         let mut stream = None;
         if is_stream_there {
             stream = entries::Comparison::open(config, *partition, &mut report).await;
@@ -100,9 +100,9 @@ pub async fn run(config: &Config) -> Result<Report> {
     Ok(report)
 }
 
-/// The partitions that there are, in order.
+/// All partitions, in order.
 async fn partitions(tx: &Transaction<'_>) -> Result<Vec<i32>> {
-    // The staged rows are many: hop from one partition to the next along the primary key.
+    // There are many staged rows, so the query jumps from one partition to the next along the primary key.
     let rows = tx
         .query(
             "-- operator::audit::partitions

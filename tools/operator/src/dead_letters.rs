@@ -1,6 +1,6 @@
-//! `dead-letters`: look at the records that a consumer could not fold, and fold them after all, or not.
+//! `dead-letters`: lists and shows the records that a consumer could not fold, and folds or drops them.
 //!
-//! The fold is the distance fold, as it is compiled into this binary: whether a record is accepted today is its word.
+//! The fold is the distance fold of this binary. It decides whether a record is accepted today.
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
@@ -9,18 +9,18 @@ use consumer::{DistanceFold, Replay};
 use deadpool_postgres::ClientWrapper as Client;
 use process::LogArgs;
 
-/// Dead letters read at once. Each may hold 64 KiB.
+/// Dead letters per query. Each may have 64 KiB.
 const PAGE_LEN_MAX: i64 = 100;
 
-/// Looks at records that consumers could not fold, and folds them after all.
+/// Lists, shows, replays and drops the records that consumers could not fold.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "dead-letters", version)]
 pub struct Config {
-    /// What to do.
+    /// The action.
     #[command(subcommand)]
     pub action: Action,
 
-    /// Where Postgres is.
+    /// The connection to Postgres.
     #[command(flatten)]
     pub postgres: PostgresArgs,
 
@@ -28,51 +28,51 @@ pub struct Config {
     #[arg(long, env = "PARTITION", default_value_t = 0, value_parser = clap::value_parser!(i32).range(0..), global = true)]
     pub partition: i32,
 
-    /// What is logged.
+    /// The log output.
     #[command(flatten)]
     pub log: LogArgs,
 }
 
-/// What to do.
+/// The action on the dead letters.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Action {
-    /// List dead letters, a line each.
+    /// List dead letters, one per line.
     List {
         /// Only those of this consumer.
         #[arg(long)]
         name: Option<String>,
     },
-    /// Show one dead letter, payload and reason.
+    /// Show a dead letter with its payload and the reason.
     Show {
-        /// Whose.
+        /// The consumer.
         name: String,
-        /// At which offset.
+        /// The offset of the record.
         offset: i64,
     },
-    /// Fold dead letters with the fold of today. What it still rejects stays, with the new reason.
+    /// Fold dead letters with the fold of today. A record that it still rejects stays, with the new reason.
     Replay {
-        /// Whose.
+        /// The consumer.
         name: String,
-        /// At which offset.
+        /// The offset of the record.
         #[arg(required_unless_present = "all")]
         offset: Option<i64>,
-        /// All of them that are not dropped.
+        /// Replay all dead letters of the consumer that are not dropped.
         #[arg(long, conflicts_with = "offset")]
         all: bool,
     },
-    /// Mark a dead letter as seen and given up. It is listed as dropped, and counted no longer.
+    /// Mark a dead letter as not to be folded. It is listed as dropped, and no longer counted.
     Drop {
-        /// Whose.
+        /// The consumer.
         name: String,
-        /// At which offset.
+        /// The offset of the record.
         offset: i64,
     },
 }
 
-/// Does what was asked for, and prints it. `false` if it could not be done to the end.
+/// Runs the action and prints the result. Returns `false` if a record is still rejected.
 ///
 /// # Errors
-/// There is no such consumer, or Postgres is away.
+/// The consumer or the dead letter does not exist, or Postgres is away.
 pub async fn run(config: &Config) -> Result<bool> {
     let mut client = connect::postgres::connect(&config.postgres.database_url, "dead-letters", || {}).await?;
     let partition = config.partition;
@@ -141,7 +141,7 @@ async fn replay(client: &mut Client, name: &str, partition: i32, offset: i64) ->
     }
 }
 
-/// Whether the record is folded now; `None` if there is no such dead letter.
+/// Whether the record was folded; `None` if the dead letter does not exist.
 async fn fold(client: &mut Client, name: &str, partition: i32, offset: i64) -> Result<Option<bool>> {
     match consumer::replay(client, &mut DistanceFold::default(), name, partition, offset).await? {
         Replay::Applied => {
@@ -171,7 +171,7 @@ async fn replay_all(client: &mut Client, name: &str, partition: i32) -> Result<b
             .context("listing dead letters")?;
         for row in &rows {
             after_offset = row.get(0);
-            // None: somebody else was faster.
+            // None: another process has replayed it in the meantime.
             all_folded &= fold(client, name, partition, after_offset).await?.unwrap_or(true);
         }
         if (rows.len() as i64) < PAGE_LEN_MAX {
@@ -181,7 +181,7 @@ async fn replay_all(client: &mut Client, name: &str, partition: i32) -> Result<b
 }
 
 async fn drop_one(client: &Client, name: &str, partition: i32, offset: i64) -> Result<bool> {
-    // Marked and not deleted: an audit must know which records the consumer's state lacks on purpose.
+    // The row stays, because an audit must know which records the consumer's state lacks on purpose.
     let dropped_count = client
         .execute(
             "-- operator::dead_letters::drop_one

@@ -1,10 +1,11 @@
-//! Looks at both servers and at the log, and says what is wrong, why it hurts and how to mend it. Changes nothing.
+//! Checks both servers and the log. It says what is wrong, what that leads to, and how to fix it. It changes nothing.
 //!
-//! One small function a check; each returns a [`Finding`]. A check that cannot look (a managed Redis forbids CONFIG, say)
-//! says so and is a warning: not to know is not the same as to be well.
+//! Each check is a small function that returns a [`Finding`]. If a check is not allowed to look (a managed Redis may forbid
+//! CONFIG), its finding is a warning, because the state is unknown.
 
 mod clocks;
 mod finding;
+mod grants;
 mod log;
 mod postgres_server;
 mod postgres_session;
@@ -29,19 +30,19 @@ pub use privileges::Role;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "doctor", version)]
 pub struct Config {
-    /// Where Postgres is.
+    /// The connection to Postgres.
     #[command(flatten)]
     pub postgres: PostgresArgs,
 
-    /// Where the stream is.
+    /// The stream.
     #[command(flatten)]
     pub stream: StreamArgs,
 
-    /// Whether the role that connects may do what this process does; without it, what all of them do.
+    /// Check the privileges that this process needs. Without it, those that all processes together need.
     #[arg(long = "for", value_enum, value_name = "PROCESS")]
     pub role: Option<Role>,
 
-    /// How long a transaction may be open, or a consumer stand still, before it is worth a warning.
+    /// Warn of transactions that are open for longer than this, and of consumers that have not moved for as long.
     #[arg(long, default_value = "1m", value_parser = humantime::parse_duration)]
     pub patience: Duration,
 
@@ -63,7 +64,7 @@ pub async fn run(config: &Config) -> bool {
     findings.iter().all(|finding| finding.verdict != Verdict::Fail)
 }
 
-/// Makes every check that can be made.
+/// Runs all checks. Without a connection to a server, it leaves out the checks of that server.
 pub async fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     let redis = stream::redis::connect(&config.stream.redis_url).await;
@@ -89,12 +90,12 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// What the server answers to a question that has one row.
+/// The only row of a query's result.
 async fn ask(client: &Client, query: &str) -> Result<tokio_postgres::Row> {
     Ok(client.query_one(query, &[]).await?)
 }
 
-/// One setting of Redis; `None` where CONFIG is forbidden or the setting unknown.
+/// One setting of Redis. `None`: CONFIG is forbidden, or the setting is unknown.
 async fn redis_setting(redis: &mut MultiplexedConnection, name: &str) -> Option<String> {
     let pairs: Vec<String> = redis::cmd("CONFIG").arg("GET").arg(name).query_async(redis).await.ok()?;
     pairs.into_iter().nth(1)

@@ -1,5 +1,5 @@
-//! Tools for whoever runs the log. Each is a binary that looks once, says what it found or did, and exits; none is needed
-//! while all is well.
+//! Tools for the operator of the log. Each is a binary that runs once, prints what it found or did, and exits. Normal
+//! operation needs none of them.
 
 pub mod adopt;
 pub mod audit;

@@ -16,7 +16,7 @@ const CONNECTIONS: u32 = 64;
 /// Runs the case.
 pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
     let wrk = Wrk::new(bench)?;
-    bench.client.batch_execute(pglog::SEED).await.context("applying the seed")?;
+    bench.client.batch_execute(launcher::SEED).await.context("applying the seed")?;
     let [mut guests, mut booked, mut replayed, mut p50_ms, mut p99_ms] = [const { Samples(Vec::new()) }; 5];
     let runs = bench.config.runs;
     bench.progress.expect(runs * 3);

@@ -1,13 +1,15 @@
-//! Who is in which batch: read from the old snapshots for the last time, and checked before anything is written.
+//! The rows of each batch: derived from the old snapshots for the last time, and checked before anything is written.
 //!
-//! Rows that were staged here after the restore have ids above every restored one, because the sequence was restored too;
-//! but their transaction ids are of this cluster, and a small one looks long done in an old snapshot. So visibility
-//! alone never decides: the id ranges that each batch stores, and its record count, go with it.
+//! Rows that were staged in the new cluster, after the restore, have higher ids than every restored row, because the
+//! sequence was restored too. But their transaction ids are those of the new cluster, and a small id looks like a finished
+//! transaction in an old snapshot. So visibility alone does not decide which batch a row belongs to: the id range and the
+//! record count of the batch decide too.
 
 use anyhow::{Context, Result, bail, ensure};
 use deadpool_postgres::Transaction;
 
-/// Batches follow each other without a hole: given up ones first, and one of them before the first that can be read.
+/// Checks that the batches follow each other without a gap: reaped batches first, and at least one of them before the first
+/// readable batch, unless that begins at offset 1.
 pub(super) async fn check_chain(tx: &Transaction<'_>, partition: i32) -> Result<()> {
     let broken = tx
         .query_opt(
@@ -36,7 +38,7 @@ pub(super) async fn check_chain(tx: &Transaction<'_>, partition: i32) -> Result<
 
 /// Fills `adopted_records` with the row of each offset, as `pglog::Reader` would find it in the old cluster.
 pub(super) async fn derive(tx: &Transaction<'_>, partition: i32) -> Result<()> {
-    // A table that was just restored has no statistics. Every statement here is meant to walk indexes.
+    // A restored table has no statistics yet. Every statement here is meant to use indexes.
     tx.batch_execute(
         "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_hashjoin = off;
          SET LOCAL enable_mergejoin = off; SET LOCAL jit = off;
@@ -73,7 +75,7 @@ pub(super) async fn derive(tx: &Transaction<'_>, partition: i32) -> Result<()> {
              SELECT id, first_offset, record_count,
                     row_number() OVER (PARTITION BY first_offset ORDER BY id) AS position FROM candidates
          )
-         -- Rows that were staged after the restore and look late have the highest ids: they come after all of the batch.
+         -- A row that was staged after the restore may look late. Its id is higher than all ids of the batch.
          SELECT id, first_offset + position - 1 FROM numbered WHERE position <= record_count",
         &[&partition],
     )
@@ -109,8 +111,9 @@ pub(super) async fn check_batches(tx: &Transaction<'_>, partition: i32) -> Resul
     }
 }
 
-/// A row that looks reaped and has an id above all that we know to be restored: either staged after the restore, or left
-/// over from a removal that the dump caught half way. The first must be kept and the second must not.
+/// Checks that no row is of unknown origin: it looks reaped, and its id is higher than all ids known to be restored. Such a
+/// row was either staged after the restore, and must be kept, or it belongs to a reaped batch whose rows were only partly
+/// deleted when the dump was made, and must go.
 pub(super) async fn check_doubtful(tx: &Transaction<'_>, partition: i32) -> Result<()> {
     let row = tx
         .query_one(
@@ -131,14 +134,14 @@ pub(super) async fn check_doubtful(tx: &Transaction<'_>, partition: i32) -> Resu
     let doubtful_count: i64 = row.get(0);
     ensure!(
         doubtful_count == 0,
-        "partition {partition} has {doubtful_count} staged rows, from id {} on, that may be remains of records which \
-         everybody has passed. Look at them: if they are, delete them and run adopt again (nothing was changed)",
+        "partition {partition} has {doubtful_count} staged rows, from id {} on, that may belong to reaped batches. Look at \
+         them: if all consumers have passed them, delete them and run adopt again (nothing was changed)",
         row.get::<_, Option<i64>>(1).unwrap_or_default()
     );
     Ok(())
 }
 
-/// Adds the rows that are in no batch to `adopted_records`, with no offset.
+/// Adds the rows that are in no batch to `adopted_records`, without an offset. Returns their number.
 pub(super) async fn add_waiting(tx: &Transaction<'_>, partition: i32) -> Result<i64> {
     let waiting_count = tx
         .execute(
@@ -159,7 +162,7 @@ pub(super) async fn add_waiting(tx: &Transaction<'_>, partition: i32) -> Result<
     Ok(waiting_count as i64)
 }
 
-/// The newest batch given up, and the highest id that is known to have come with the dump.
+/// A CTE: the newest reaped batch, and the highest id that is known to come from the dump.
 const REAPED: &str = "WITH reaped AS MATERIALIZED (
                      SELECT snapshot, reaped_at,
                             greatest((SELECT max(fresh_last_id) FROM log_batches WHERE partition = $1),

@@ -1,33 +1,34 @@
-//! One partition, step by step: who is in which batch, is all of it there, write it down anew.
+//! One partition, step by step: derive the rows of each batch, check that no row is missing, and write all rows again.
 //!
 //! ```text
 //! before   batch 1..300 (reaped)   batch 301..340   batch 341..355   …   staged, in no batch      old transaction ids
 //! after    1..300 reaped '3:3:'    301..355 '4:4:', transaction 3        the same, transaction 4
 //! ```
 //!
-//! 3 is the first transaction id that Postgres gives, to initdb: every transaction of any cluster comes after 4. They are
-//! xid8, compared as plain 64-bit numbers: that the 32-bit counter wraps around does not matter to them, nor does VACUUM.
-//! Not visible in '3:3:', visible in '4:4:': the batch's rows. Not visible in '4:4:': what the next batch begins with.
+//! 3 is the first transaction id that Postgres gives, during initdb, so every later transaction of any cluster has an id
+//! above 4. The columns are of type xid8 and are compared as plain 64-bit numbers; neither the wraparound of the 32-bit
+//! counter nor VACUUM affects them. Rows of transaction 3 are visible in '4:4:' and not in '3:3:', so they form the batch.
+//! Rows of transaction 4 are not visible in '4:4:', so they belong to the next batch.
 
 use anyhow::{Context, Result, ensure};
 use deadpool_postgres::Transaction;
 
 use super::order::{add_waiting, check_batches, check_chain, check_doubtful, derive};
 
-/// What became of a partition.
+/// The result for one partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rebased {
     /// The partition.
     pub partition: i32,
     /// The lowest offset that can be read.
     pub first_retained: i64,
-    /// Records that have an offset and can be read: one batch now.
+    /// The number of records that have an offset and can be read. They are one batch now.
     pub record_count: i64,
-    /// How many batches they were.
+    /// The number of batches that these records were.
     pub batch_count: i64,
-    /// Staged records that wait for their offset.
+    /// The number of staged records that wait for their offset.
     pub waiting_count: i64,
-    /// Remains of batches whose removal the dump caught half way: removed.
+    /// The number of rows of reaped batches that were still in the dump. They were removed.
     pub leftover_count: i64,
 }
 
@@ -51,7 +52,7 @@ impl std::fmt::Display for Rebased {
     }
 }
 
-/// The partitions that hold anything.
+/// The partitions that have batches or staged records.
 pub(super) async fn partitions(tx: &Transaction<'_>) -> Result<Vec<i32>> {
     let rows = tx
         .query(
@@ -64,7 +65,7 @@ pub(super) async fn partitions(tx: &Transaction<'_>) -> Result<Vec<i32>> {
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// The highest id that was ever given to a staged row. New ids go on above it, so none is given twice.
+/// The highest id that any staged row ever had. New ids begin above it, so that no id is used twice.
 pub(super) async fn last_id(tx: &Transaction<'_>) -> Result<i64> {
     let row = tx
         .query_one(
@@ -78,7 +79,7 @@ pub(super) async fn last_id(tx: &Transaction<'_>) -> Result<i64> {
     Ok(row.get(0))
 }
 
-/// The sequence goes on above `last_id`.
+/// Makes the sequence go on above `last_id`.
 pub(super) async fn set_last_id(tx: &Transaction<'_>, last_id: i64) -> Result<()> {
     if last_id > 0 {
         tx.execute(
@@ -92,7 +93,7 @@ pub(super) async fn set_last_id(tx: &Transaction<'_>, last_id: i64) -> Result<()
     Ok(())
 }
 
-/// Writes a partition down anew, with ids above `last_id`. The caller holds all locks.
+/// Writes the rows and batches of a partition again, with ids above `last_id`. The caller holds all locks.
 ///
 /// # Errors
 /// [`pglog::Error::RowsMissing`] and other damage: the caller must roll back.
@@ -111,7 +112,7 @@ pub(super) async fn rebase(tx: &Transaction<'_>, partition: i32, last_id: i64) -
     Ok(Rebased { partition, first_retained, record_count, batch_count, waiting_count, leftover_count })
 }
 
-/// Writes the rows again, in order, and removes the old ones. Returns how many old ones were not written again.
+/// Writes the rows again, in order, and deletes the old ones. Returns the number of old rows that were not written again.
 async fn rewrite_rows(tx: &Transaction<'_>, partition: i32, last_id: i64, kept_count: i64) -> Result<i64> {
     let written_count = tx
         .execute(
@@ -139,8 +140,8 @@ async fn rewrite_rows(tx: &Transaction<'_>, partition: i32, last_id: i64, kept_c
     Ok(removed_count - written_count)
 }
 
-/// Replaces all batches by one, and by one that is given up before it. Their tokens are new: a stream that was filled by
-/// the old cluster's streamer is not believed any further. Returns how many batches could be read before.
+/// Replaces all readable batches by one, and all reaped batches by one before it. The tokens are new, so that readers ignore
+/// the entries that the old cluster's streamer has published. Returns the number of readable batches before.
 async fn rewrite_batches(
     tx: &Transaction<'_>,
     partition: i32,
@@ -176,7 +177,7 @@ async fn rewrite_batches(
             &[&partition, &(first_retained - 1), &token(), &created_at, &reaped_at],
         )
         .await
-        .context("writing what is reaped")?;
+        .context("writing the reaped batch")?;
     }
     if record_count > 0 {
         tx.execute(
@@ -195,7 +196,7 @@ async fn rewrite_batches(
             ],
         )
         .await
-        .context("writing the one batch")?;
+        .context("writing the readable batch")?;
     }
     Ok(row.get(0))
 }

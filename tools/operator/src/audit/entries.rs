@@ -1,5 +1,5 @@
-//! The stream beside the log. It is a copy that may lack anything, so holes and strangers are told and no difference; an
-//! entry that consumers believe, because its token is right, must say what the record says.
+//! The stream, compared with the log. The stream is a copy that may lack any entry, so holes and foreign entries are counted
+//! and are no differences. But an entry with the right token must be equal to its record, because consumers apply it.
 
 use std::time::Duration;
 
@@ -13,18 +13,18 @@ use stream::wire::Wire;
 use super::Config;
 use super::report::{Report, StreamLine};
 
-/// Entries read at once.
+/// Entries per request.
 const PAGE_LEN_MAX: usize = 1000;
 
-/// One stream, and what was found in it.
+/// The comparison of a stream, and its result so far.
 pub(super) struct Comparison {
-    /// `None` when Redis went away. The rest of the audit goes on without it.
+    /// `None`: Redis could not be reached any more. The audit goes on without the stream.
     wire: Option<Wire>,
     line: StreamLine,
 }
 
 impl Comparison {
-    /// `None` if Redis is away, which is told.
+    /// Connects to Redis. `None` if Redis is away; that is reported as a difference.
     pub async fn open(config: &Config, partition: i32, report: &mut Report) -> Option<Self> {
         match Wire::connect(&config.stream.redis_url, Duration::ZERO).await {
             Ok(wire) => {
@@ -55,7 +55,7 @@ impl Comparison {
         }
     }
 
-    /// Compares the entries at the offsets of these records, which follow each other.
+    /// Compares the entries at the offsets of these records, which are consecutive.
     pub async fn compare(&mut self, records: &[Record<'_>], report: &mut Report) {
         let (Some(first), Some(last)) = (records.first(), records.last()) else { return };
         let mut is_there = vec![false; records.len()];
@@ -74,7 +74,7 @@ impl Comparison {
         }
     }
 
-    /// Whether the entry is the record's, equal or not.
+    /// Counts an entry. Returns whether it carries the token of the record, and so belongs to it.
     fn judge(&mut self, entry: &Entry<'_>, record: &Record<'_>, report: &mut Report) -> bool {
         let Ok(fields) = &entry.fields else {
             self.line.stranger_count += 1;
@@ -90,7 +90,7 @@ impl Comparison {
             ("action", *action != record.action),
             ("data", *data != record.data),
             ("staged_at_us", *staged_at_us != record.staged_at_us),
-            // A streamer from before there were traces leaves it out.
+            // A streamer of a version without traces leaves it out.
             ("traceparent", traceparent.is_some() && *traceparent != record.traceparent),
         ]
         .into_iter()
@@ -110,7 +110,8 @@ impl Comparison {
         true
     }
 
-    /// A page of the entries from `first_offset` to `last_offset`, behind `after` if given. `None` without Redis.
+    /// A page of the entries from `first_offset` to `last_offset`; only those after `after`, if it is given. `None` without
+    /// Redis.
     async fn read(
         &mut self,
         first_offset: i64,

@@ -1,7 +1,8 @@
-//! The sum of the log at each offset, and beside it what each consumer says. Knows no database: it is fed.
+//! The sum of the log at each offset, compared with the state of each consumer. It reads no database: the caller feeds it
+//! records and dead letters in offset order.
 //!
-//! All figures are sums, so a record can be added at any time, and taken off again: the log's sum is that of all records
-//! that the fold accepts today, and a consumer is expected to have it less its own dead letters.
+//! All figures are sums, so records can be added and subtracted in any order. The log's sum is that of all records which
+//! the fold accepts today. A consumer's state should be this sum minus the sum of its dead letters.
 
 use consumer::{DistanceFold, Fold};
 use pglog::Record;
@@ -9,21 +10,21 @@ use pglog::Record;
 use super::letters::Letter;
 use super::report::{ConsumerLine, Report};
 
-/// Dead letters of one consumer that are remembered one by one. Beyond that they are only summed up.
+/// Dead letters of a consumer that are kept one by one. Further ones are only added up.
 const LETTERS_LEN_MAX: usize = 1000;
 
-/// A consumer, and what was found out about it.
+/// A consumer, and the figures to compare it with.
 pub(super) struct Audited {
     pub name: String,
     pub is_baseline: bool,
     pub last_offset: i64,
     /// `None`: it has no state of this fold.
     pub state: Option<DistanceFold>,
-    /// The log's sum at its checkpoint, once the ledger is there.
+    /// The log's sum at its checkpoint. `None`: the ledger has not reached it.
     expected: Option<DistanceFold>,
     /// The sum of its dead letters that the fold accepts today.
     lacks: DistanceFold,
-    /// The same one by one: offset, weight, and whether it is dropped.
+    /// The same dead letters one by one: offset, weight, and whether it is dropped.
     acceptable: Vec<(i64, DistanceFold, bool)>,
 }
 
@@ -40,20 +41,23 @@ impl Audited {
         }
     }
 
-    /// Whether its state must have dealt with the record at `offset`.
+    /// Whether its state must reflect the record at `offset`, or a dead letter stand for it.
     fn has_passed(&self, offset: i64) -> bool {
         self.state.is_some() && self.last_offset >= offset
     }
 }
 
-/// What the fold makes of one record.
+/// The effect of a record on the fold.
 enum Weight {
+    /// None: the fold does not take records of this kind.
     Passed,
+    /// It adds this to the state.
     Accepted(DistanceFold),
+    /// The fold cannot apply it, for this reason.
     Rejected(String),
 }
 
-/// The log's sum, growing, and the consumers in the order of their checkpoints.
+/// The log's sum up to an offset, and the consumers in the order of their checkpoints.
 pub(super) struct Ledger {
     offset: i64,
     log: DistanceFold,
@@ -67,12 +71,13 @@ impl Ledger {
         Self { offset: base_offset, log: base, consumers, reached_count: 0 }
     }
 
-    /// The log's sum up to the last record that was fed.
+    /// The log's sum up to the last record.
     pub fn log(&self) -> DistanceFold {
         self.log
     }
 
-    /// All dead letters at one offset that is in the baseline. The record is gone; the dead letters tell what it was.
+    /// Takes all dead letters at an offset that the baseline has passed. The record may have been deleted, but the dead
+    /// letters contain it.
     pub fn letters_in_baseline(&mut self, letters: &[Letter], report: &mut Report) {
         let of_baseline =
             letters.iter().find(|letter| self.consumers.iter().any(|c| c.is_baseline && c.name == letter.name));
@@ -90,12 +95,12 @@ impl Ledger {
             };
             match (of_baseline, weigh(&letter.record())) {
                 (Some(other), _) if !is_same(&other.record(), &letter.record()) => report.differ(format!(
-                    "{}: its dead letter at offset {offset} is not the record that the baseline has there",
+                    "{}: its dead letter at offset {offset} is not the record of the baseline's dead letter there",
                     consumer.name
                 )),
                 (_, Weight::Accepted(weight)) => consumer.lack(letter, weight),
                 (None, Weight::Rejected(_)) => report.differ(format!(
-                    "{}: its dead letter at offset {offset} is not among the baseline's: no such record was rejected",
+                    "{}: its dead letter at offset {offset} is not among the baseline's: the baseline rejected no record there",
                     consumer.name
                 )),
                 (Some(_), Weight::Rejected(_)) => {}
@@ -104,12 +109,12 @@ impl Ledger {
         }
     }
 
-    /// All dead letters in the baseline were fed: the consumers that stand at the baseline can be compared.
+    /// Ends the dead letters of the baseline: the consumers at its offset can be compared.
     pub fn begin(&mut self) {
         self.reach();
     }
 
-    /// The next record, and all dead letters at its offset.
+    /// Takes the next record, and all dead letters at its offset.
     pub fn record(&mut self, record: &Record<'_>, letters: &[Letter], report: &mut Report) {
         assert_eq!(record.offset, self.offset + 1, "records are audited without a gap");
         self.offset = record.offset;
@@ -140,7 +145,7 @@ impl Ledger {
         self.reach();
     }
 
-    /// Dead letters beyond the head.
+    /// Takes dead letters beyond the head: each is a difference.
     pub fn letters_beyond_head(&mut self, letters: &[Letter], report: &mut Report) {
         for letter in letters {
             if let Some(consumer) = self.consumers.iter().find(|c| c.name == letter.name && c.state.is_some()) {
@@ -149,7 +154,7 @@ impl Ledger {
         }
     }
 
-    /// A record that the fold rejects: who has passed it must have it as a dead letter.
+    /// Reports the consumers that have passed a rejected record and have no dead letter for it.
     fn miss(&self, record: &Record<'_>, reason: &str, letters: &[Letter], report: &mut Report) {
         for consumer in self.consumers.iter().filter(|consumer| consumer.has_passed(record.offset)) {
             if !letters.iter().any(|letter| letter.name == consumer.name) {
@@ -161,6 +166,7 @@ impl Ledger {
         }
     }
 
+    /// Notes the log's sum for the consumers whose checkpoints are at this offset.
     fn reach(&mut self) {
         while let Some(consumer) = self.consumers.get_mut(self.reached_count) {
             if consumer.last_offset > self.offset {
@@ -205,14 +211,14 @@ impl Ledger {
     }
 }
 
-/// How a state differs, and why, if it can be told.
+/// The difference of a state, and its reason if a single dead letter explains it.
 fn explain(consumer: &Audited, state: DistanceFold, expected: DistanceFold) -> String {
     let Audited { name, last_offset, .. } = consumer;
     let more = minus(state, expected);
     let mut text = if (more.ride_count, more.total_distance_mm) == (0, 0) {
         format!(
             "{name}: at offset {last_offset} count and sum are right, but the digest is {:016x} and should be {:016x}: \
-             other rides of the same sum",
+             these are other rides with the same sum",
             state.digest, expected.digest
         )
     } else {
@@ -238,7 +244,7 @@ fn beyond_checkpoint(name: &str, offset: i64, last_offset: i64) -> String {
 }
 
 fn not_taken(name: &str, offset: i64) -> String {
-    format!("{name}: the record at offset {offset} is none that the fold takes, and yet among its dead letters")
+    format!("{name}: the fold does not take the record at offset {offset}, but it is among its dead letters")
 }
 
 fn weigh(record: &Record<'_>) -> Weight {
@@ -252,7 +258,7 @@ fn weigh(record: &Record<'_>) -> Weight {
     }
 }
 
-/// A dead letter has neither token nor time.
+/// Whether two records have the same content. Token, time and trace are not compared: a dead letter has none.
 fn is_same(a: &Record<'_>, b: &Record<'_>) -> bool {
     (a.object, a.action, a.data) == (b.object, b.action, b.data)
 }

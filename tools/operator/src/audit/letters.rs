@@ -1,4 +1,4 @@
-//! The dead letters of a partition, in offset order, beside the records.
+//! The dead letters of a partition, in offset order, to be read side by side with the records.
 
 use std::collections::VecDeque;
 
@@ -7,16 +7,16 @@ use deadpool_postgres::Transaction;
 use pglog::Record;
 use tokio_postgres::{Portal, Row};
 
-/// Dead letters read at once. Each may hold 64 KiB.
+/// Dead letters per fetch. Each may have 64 KiB.
 const PAGE_LEN_MAX: i32 = 100;
 
 /// A consumer's dead letter.
 pub(super) struct Letter {
-    /// Whose.
+    /// The consumer.
     pub name: String,
-    /// Where the record stands in the log.
+    /// The offset of the record.
     pub offset: i64,
-    /// A human has given it up.
+    /// A person has decided that it is not to be folded.
     pub is_dropped: bool,
     row: Row,
 }
@@ -26,14 +26,14 @@ impl Letter {
         Self { name: row.get("name"), offset: row.get("record_offset"), is_dropped: row.get("is_dropped"), row }
     }
 
-    /// The record, as the dead letter has it: without token and time.
+    /// The record as the dead letter stores it: without token, time and trace.
     pub fn record(&self) -> Record<'_> {
         let (object, action, data) = (self.row.get("object"), self.row.get("action"), self.row.get("data"));
         Record { offset: self.offset, token: 0, object, action, data, staged_at_us: 0, traceparent: None }
     }
 }
 
-/// Reads the dead letters once, from first to last. The server sorts them; a page of them is in memory.
+/// Reads the dead letters once, from first to last. Postgres sorts them; one page is in memory.
 pub(super) struct Letters {
     portal: Portal,
     page: VecDeque<Letter>,
@@ -54,7 +54,7 @@ impl Letters {
         Ok(Self { portal, page: VecDeque::new(), is_done: false })
     }
 
-    /// The dead letters at the next offset that has any and is not beyond `last_offset`.
+    /// The dead letters at the next offset that has some. `None`: no such offset up to `last_offset`.
     pub async fn next_up_to(&mut self, tx: &Transaction<'_>, last_offset: i64) -> Result<Option<Vec<Letter>>> {
         let mut found: Vec<Letter> = Vec::new();
         while let Some(letter) = self.peek(tx).await? {

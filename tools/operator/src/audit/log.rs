@@ -1,4 +1,5 @@
-//! One partition's log: its batches are whole and follow each other, and each consumer has what the records make.
+//! The log of a partition: checks that its batches are complete and follow each other, and that each consumer's state is
+//! the sum of the records.
 
 use anyhow::{Context, Result};
 use consumer::{BASELINE, DistanceFold, Fold};
@@ -11,10 +12,10 @@ use super::letters::Letters;
 use super::report::{PartitionLine, Report};
 use super::rides::Logged;
 
-/// Records read at once.
+/// Records per query.
 const PAGE_LEN_MAX: i64 = 1000;
 
-/// Audits one partition. Returns what its records make at the head, with what is staged; `None` if that cannot be told.
+/// Audits one partition. Returns the rides of all its records, staged records included; `None` if they are not known.
 pub(super) async fn audit(
     tx: &Transaction<'_>,
     partition: i32,
@@ -102,7 +103,8 @@ async fn consumers(tx: &Transaction<'_>, partition: i32) -> Result<Vec<Audited>>
         .collect())
 }
 
-/// Offset and state to count from; `None` if the records before the retained ones are in no baseline.
+/// Offset and state of the baseline, from which the audit counts. `None` if the baseline lacks deleted records, or is
+/// wrong: that is reported.
 fn base(
     consumers: &[Audited],
     partition: i32,
@@ -127,7 +129,7 @@ fn base(
     None
 }
 
-/// No consumer may be where its state cannot have come from.
+/// Reports consumers whose checkpoints lie beyond the head, behind the baseline, or in the reaped part of the log.
 fn check_places(consumers: &[Audited], base_offset: i64, first_retained: i64, head: i64, report: &mut Report) {
     for Audited { name, last_offset, state, .. } in consumers {
         if *last_offset > head {
@@ -142,7 +144,7 @@ fn check_places(consumers: &[Audited], base_offset: i64, first_retained: i64, he
     }
 }
 
-/// The batches follow each other, and have as many rows together as they say.
+/// Reports gaps between batches, and a number of rows that is not the sum of the batches' record counts.
 async fn check_batches(
     tx: &Transaction<'_>,
     partition: i32,
@@ -167,7 +169,7 @@ async fn check_batches(
     for row in &rows {
         let (first_offset, expected): (i64, Option<i64>) = (row.get(0), row.get(1));
         report.differ(format!(
-            "log, partition {partition}: a batch begins at offset {first_offset}, and should at {}",
+            "log, partition {partition}: a batch begins at offset {first_offset}, and should begin at {}",
             expected.unwrap_or(1)
         ));
     }
@@ -197,7 +199,7 @@ async fn check_batches(
     Ok(())
 }
 
-/// Pages of retained records. A log that cannot be read is a difference, and the end.
+/// Pages of retained records. If the log cannot be read, that is reported as a difference, and the pages end.
 struct Pages<'a, 't> {
     tx: &'a Transaction<'t>,
     partition: i32,
@@ -232,7 +234,7 @@ impl Pages<'_, '_> {
     }
 }
 
-/// What is staged and visible, and has no offset yet.
+/// The staged records that are visible and have no offset yet: their number, and their rides.
 struct Staged {
     record_count: i64,
     fold: DistanceFold,
@@ -263,7 +265,7 @@ async fn staged(tx: &Transaction<'_>, partition: i32) -> Result<Staged> {
             let data = row.get("data");
             let record = Record { offset: 0, token: 0, object, action, data, staged_at_us: 0, traceparent: None };
             if staged.fold.takes(record.object, record.action) {
-                // One that the fold rejects will be a dead letter: it is no ride that counts.
+                // A record that the fold rejects will become a dead letter, and its ride does not count.
                 let _ = staged.fold.apply(&record);
             }
         }

@@ -1,11 +1,11 @@
-//! What the audit found: a line for each thing that was looked at, and the differences in words.
+//! The result of an audit: one line per consumer, partition and stream, and the differences as sentences.
 
 use serde::Serialize;
 
-/// Differences and notes that are kept in words. Beyond that they are counted.
+/// Differences and notes that are kept as sentences. Further differences are only counted.
 const LINES_LEN_MAX: usize = 100;
 
-/// What the audit found.
+/// The result of an audit.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
     /// Every registered consumer of the audited partitions.
@@ -16,11 +16,11 @@ pub struct Report {
     pub rides: Option<RidesLine>,
     /// The streams that were compared.
     pub streams: Vec<StreamLine>,
-    /// What does not agree, in words, at most 100.
+    /// The first 100 differences, as sentences.
     pub differences: Vec<String>,
-    /// How many things do not agree.
+    /// The number of all differences.
     pub difference_count: u64,
-    /// What is worth knowing and no difference.
+    /// Facts that an operator may want to know and that are no differences.
     pub notes: Vec<String>,
 }
 
@@ -39,60 +39,60 @@ pub struct ConsumerLine {
     pub total_distance_mm: i64,
     /// 16 hexadecimal digits.
     pub digest: String,
-    /// `None` if there was nothing to compare: another fold's consumer, or a log that cannot be read so far.
+    /// `None` if it was not compared: it belongs to another fold, or the log cannot be read up to its checkpoint.
     pub is_equal: Option<bool>,
 }
 
 /// A partition's log.
 #[derive(Debug, Clone, Serialize)]
 pub struct PartitionLine {
-    /// Which.
+    /// Its number.
     pub partition: i32,
     /// The first offset that can be read.
     pub first_retained: i64,
     /// The highest offset.
     pub head: i64,
-    /// Records read.
+    /// The number of records that were read.
     pub record_count: u64,
-    /// Records that have no offset yet.
+    /// The number of staged records that have no offset yet.
     pub staged_count: i64,
 }
 
-/// All rides beside all records of rides.
+/// The table of rides, compared with the records of rides.
 #[derive(Debug, Clone, Serialize)]
 pub struct RidesLine {
     /// `count(*)` of the table.
     pub ride_count: i64,
     /// `sum(distance_mm)` of the table.
     pub total_distance_mm: i64,
-    /// Whether the log, with what is staged, makes the same.
+    /// Whether the records, staged ones included, have the same count and sum.
     pub is_equal: bool,
 }
 
-/// A stream beside its log.
+/// A stream, compared with its log.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct StreamLine {
     /// Its key.
     pub key: String,
-    /// Entries equal to their records, copies included.
+    /// Entries that are equal to their records. If a record was published twice, both entries count.
     pub equal_count: u64,
     /// Entries with the right token and another content.
     pub different_count: u64,
-    /// Entries that are not of this log. Consumers ignore them.
+    /// Entries that were not written for this log. Consumers ignore them.
     pub stranger_count: u64,
-    /// Records that the stream does not have. Consumers read them from Postgres.
+    /// Records that the stream lacks. Consumers read them from Postgres.
     pub hole_count: u64,
     /// Entries before the first retained record. The reaper trims them.
     pub reaped_count: u64,
 }
 
 impl Report {
-    /// Whether everything that was to be compared was compared, and agrees.
+    /// Whether there is no difference.
     pub fn is_equal(&self) -> bool {
         self.difference_count == 0
     }
 
-    /// Something does not agree.
+    /// Adds a difference.
     pub(super) fn differ(&mut self, what: String) {
         self.difference_count += 1;
         if self.differences.len() < LINES_LEN_MAX {
@@ -100,14 +100,14 @@ impl Report {
         }
     }
 
-    /// Something is worth knowing.
+    /// Adds a note.
     pub(super) fn note(&mut self, what: String) {
         if self.notes.len() < LINES_LEN_MAX {
             self.notes.push(what);
         }
     }
 
-    /// Prints it for people, or for programs.
+    /// Prints it as text, or as JSON.
     pub fn print(&self, json: bool) {
         if json {
             println!("{}", serde_json::to_string_pretty(self).expect("numbers and texts are always JSON"));

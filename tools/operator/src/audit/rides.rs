@@ -1,19 +1,19 @@
-//! The rides beside the records that tell of them: as many, and as far.
+//! The rides, compared with their records: the same number and the same total distance.
 
 use anyhow::{Context, Result};
 use deadpool_postgres::Transaction;
 
 use super::report::{Report, RidesLine};
 
-/// How long to look for the rides that make the difference, in ms.
+/// The limit for the search for the rides that differ, in ms.
 const SEARCH_WAIT_MS: u32 = 60_000;
 
-/// What the log makes of rides, staged records included.
+/// The rides of all records, staged ones included.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Logged {
     pub ride_count: i64,
     pub total_distance_mm: i64,
-    /// Nothing is reaped yet.
+    /// No record was reaped yet.
     pub is_whole: bool,
 }
 
@@ -33,10 +33,10 @@ impl Logged {
     }
 }
 
-/// Compares count and sum; when they differ, looks for the rides. The last thing that is done in the transaction: the
-/// search may fail.
+/// Compares count and sum. If they differ, it searches for the rides. Call it last in the transaction, because a search
+/// that fails aborts the transaction.
 pub(super) async fn audit(tx: &Transaction<'_>, logged: Logged, report: &mut Report) -> Result<()> {
-    // A count of all rides is a scan, whatever the session prefers.
+    // Counting all rides needs a scan, which the session's settings avoid.
     tx.batch_execute("SET LOCAL enable_seqscan = on").await.context("setting up the count")?;
     let row = tx
         .query_one(
@@ -51,7 +51,7 @@ pub(super) async fn audit(tx: &Transaction<'_>, logged: Logged, report: &mut Rep
     report.rides = Some(RidesLine { ride_count, total_distance_mm, is_equal });
     if !is_equal {
         report.differ(format!(
-            "rides: the table has {ride_count} and {total_distance_mm} mm, the records make {} and {} mm: {:+} rides, \
+            "rides: the table has {ride_count} and {total_distance_mm} mm, the records have {} and {} mm: {:+} rides, \
              {:+} mm in the table",
             logged.ride_count,
             logged.total_distance_mm,
@@ -69,8 +69,9 @@ pub(super) async fn audit(tx: &Transaction<'_>, logged: Logged, report: &mut Rep
     Ok(())
 }
 
-/// Up to 10 rides of each kind that have no equal among the records that are there. Where the log is reaped, only rides
-/// from the first id of a record on: earlier ones may well be sound.
+/// Sentences about up to 10 rides without an equal record, 10 records without an equal ride, and 10 rides with several
+/// records. If records were reaped, it searches only rides from the lowest id of a record on: the records of earlier rides
+/// may have been reaped.
 async fn search(tx: &Transaction<'_>, is_whole: bool) -> Result<Vec<String>> {
     tx.batch_execute(&format!("SET LOCAL statement_timeout = {SEARCH_WAIT_MS}"))
         .await

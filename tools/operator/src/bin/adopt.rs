@@ -1,4 +1,4 @@
-//! The adopt program: configuration, logs, and then [`operator::adopt::run`].
+//! The program `adopt`: reads its configuration, starts logging, and calls [`operator::adopt::run`].
 
 use std::process::ExitCode;
 

@@ -1,4 +1,5 @@
-//! The audit: configuration, and then [`operator::audit::run`]. Ends with 0 if all is equal, and with 1 if not.
+//! The program `audit`: calls [`operator::audit::run`] and prints the report. It exits with 0 if everything is equal, and
+//! with 1 otherwise.
 
 use std::process::ExitCode;
 

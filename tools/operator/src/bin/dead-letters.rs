@@ -1,4 +1,4 @@
-//! Dead letters: configuration, and then [`operator::dead_letters::run`]. Ends with 1 if something could not be done.
+//! The program `dead-letters`: calls [`operator::dead_letters::run`]. It exits with 1 if something could not be done.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! The doctor program: configuration, and then [`operator::doctor::run`].
+//! The program `doctor`: calls [`operator::doctor::run`]. It exits with 1 if a check failed.
 
 use std::process::ExitCode;
 

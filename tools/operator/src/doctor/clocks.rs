@@ -1,4 +1,5 @@
-//! Clocks. Nothing is decided by them but what is old enough to be removed; people read lags from them.
+//! The clocks of the servers. The reaper decides by them which records are old enough to be removed, and people read lags
+//! that were measured with them. No other decision depends on a clock.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +10,7 @@ use redis::aio::MultiplexedConnection;
 use super::ask;
 use super::finding::Finding;
 
-/// How far two clocks may be apart.
+/// The largest difference of two clocks that is no warning.
 const SKEW_MAX: Duration = Duration::from_secs(1);
 
 /// The check of the clocks.
@@ -33,7 +34,7 @@ fn judge(check: &'static str, ahead_s: Result<f64>) -> Finding {
                 ahead_s.abs(),
                 if ahead_s > 0.0 { "ahead of" } else { "behind" }
             ),
-            "lags in ms are wrong by as much, and so is what the logs of two machines seem to say; no total is",
+            "lags in ms are wrong by as much, and the logs of two machines cannot be put in order; totals stay right",
             "synchronize the machines' clocks, for example with chrony",
         ),
     }
@@ -57,7 +58,7 @@ async fn redis_ahead_s(redis: &mut MultiplexedConnection) -> Result<f64> {
     Ok(seconds.parse::<f64>()? + micros.parse::<f64>()? / 1e6 - middle_s(asked_at)?)
 }
 
-/// The time half way between a question and its answer.
+/// The time half way between a request, sent at `asked_at`, and its response, which has just arrived.
 fn middle_s(asked_at: SystemTime) -> Result<f64> {
     let half = asked_at.elapsed().unwrap_or_default() / 2;
     Ok((asked_at + half)

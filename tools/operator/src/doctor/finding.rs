@@ -1,18 +1,18 @@
-//! What a check says.
+//! The outcome of a check, and how it is printed.
 
 use std::borrow::Cow;
 
 use serde::Serialize;
 
-/// How bad it is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// As it should be.
+    /// The check found nothing wrong.
     Ok,
-    /// It works, but something is lost, slow or unknown.
+    /// The system works, but something is slow, unknown, or at risk.
     Warn,
-    /// A process cannot work, or what was confirmed may be lost.
+    /// A process cannot work, or confirmed rides may be lost.
     Fail,
 }
 
@@ -21,25 +21,25 @@ pub enum Verdict {
 pub struct Finding {
     /// The check, for example `redis.role`.
     pub check: &'static str,
-    /// How bad it is.
+    /// Its severity.
     pub verdict: Verdict,
-    /// What was seen.
+    /// The state that the check found.
     pub what: String,
-    /// Why it hurts; empty if it does not.
+    /// The harm that this state does; empty if it does none.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub why: &'static str,
-    /// What to do; empty if nothing.
+    /// The remedy; empty if none is needed.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub fix: Cow<'static, str>,
 }
 
 impl Finding {
-    /// As it should be.
+    /// A finding with nothing wrong.
     pub fn ok(check: &'static str, what: impl Into<String>) -> Self {
         Self { check, verdict: Verdict::Ok, what: what.into(), why: "", fix: "".into() }
     }
 
-    /// It works, but.
+    /// A warning.
     pub fn warn(
         check: &'static str,
         what: impl Into<String>,
@@ -49,7 +49,7 @@ impl Finding {
         Self { check, verdict: Verdict::Warn, what: what.into(), why, fix: fix.into() }
     }
 
-    /// It does not work.
+    /// A failure.
     pub fn fail(
         check: &'static str,
         what: impl Into<String>,
@@ -59,12 +59,12 @@ impl Finding {
         Self { verdict: Verdict::Fail, ..Self::warn(check, what, why, fix) }
     }
 
-    /// The check could not be made.
+    /// A warning: the check could not be made.
     pub fn unseen(check: &'static str, error: &anyhow::Error) -> Self {
         Self::warn(
             check,
             format!("cannot see: {error:#}"),
-            "it may be well or not",
+            "the state is unknown",
             "let this role look, or look yourself",
         )
     }

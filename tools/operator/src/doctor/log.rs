@@ -1,4 +1,4 @@
-//! The log itself: whose it is, and whether consumers keep up.
+//! The log: its version, its cluster, the consumers' progress, and dead letters.
 
 use anyhow::Result;
 use deadpool_postgres::ClientWrapper as Client;
@@ -6,7 +6,7 @@ use deadpool_postgres::ClientWrapper as Client;
 use super::Config;
 use super::finding::Finding;
 
-/// All checks of the log. Without tables there is only one.
+/// All checks of the log. If the tables are missing, only the first is made.
 pub(super) async fn check(client: &Client, config: &Config, findings: &mut Vec<Finding>) {
     let (finding, has_tables) = identity(client).await;
     findings.push(finding);
@@ -16,7 +16,7 @@ pub(super) async fn check(client: &Client, config: &Config, findings: &mut Vec<F
     }
 }
 
-/// The finding, and whether there are tables to look at.
+/// The finding, and whether the tables exist.
 async fn identity(client: &Client) -> (Finding, bool) {
     const CHECK: &str = "log.identity";
     const REFUSED: &str = "streamer, consumer and reaper refuse to work";
@@ -59,13 +59,13 @@ async fn consumers(client: &Client, config: &Config) -> Result<Finding> {
         return Ok(Finding::warn(
             CHECK,
             "no consumer is registered",
-            "the log is never reaped and grows without end",
+            "the reaper deletes no record, and the log grows without limit",
             "start one: target/release/consumer consumer0",
         ));
     }
     let laggards = reaper::laggards(client, partition, config.patience).await?;
     let Some(first) = laggards.first() else {
-        return Ok(Finding::ok(CHECK, format!("{registered_count} registered, each moves or is at the head")));
+        return Ok(Finding::ok(CHECK, format!("{registered_count} registered, each of them moves or is at the head")));
     };
     let named: Vec<String> = laggards
         .iter()
@@ -74,8 +74,8 @@ async fn consumers(client: &Client, config: &Config) -> Result<Finding> {
     Ok(Finding::warn(
         CHECK,
         format!("does not move: {}", named.join(", ")),
-        "nothing that it has not passed can be removed",
-        format!("start it, or forget it: target/release/consumer {} --unregister", first.name),
+        "the reaper cannot delete records that such a consumer has not passed",
+        format!("start it, or remove it: target/release/consumer {} --unregister", first.name),
     ))
 }
 
@@ -94,8 +94,8 @@ async fn dead_letters(client: &Client, config: &Config) -> Result<Finding> {
         Some(names) => Finding::warn(
             CHECK,
             format!("{dead_letter_count} of {names}"),
-            "these records were passed without effect",
-            "look at them: SELECT * FROM dead_letters; mend what stages such records",
+            "these records had no effect on the state of their consumer",
+            "look at them: SELECT * FROM dead_letters; fix the program that stages such records",
         ),
     })
 }

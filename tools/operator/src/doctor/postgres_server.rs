@@ -1,4 +1,4 @@
-//! The Postgres server: whether what it confirms is on disk, and whether it cleans up after itself.
+//! The Postgres server: whether it writes to disk what it confirms, and whether vacuum does its work.
 
 use anyhow::Result;
 use deadpool_postgres::ClientWrapper as Client;
@@ -6,12 +6,13 @@ use deadpool_postgres::ClientWrapper as Client;
 use super::ask;
 use super::finding::Finding;
 
-/// Transactions a database may be old before it is worth a warning. Autovacuum begins at 200 million; at 2,144 million the
-/// server takes no writes any more.
+/// The age of a database, in transactions, from which on the doctor warns. Autovacuum begins at 200 million; at 2,144
+/// million the server refuses all writes.
 const AGE_MAX: i64 = 1_000_000_000;
+/// The age from which on the check fails.
 const AGE_STOP: i64 = 2_000_000_000;
 
-/// Whether Postgres could be connected to.
+/// The connection, or a finding that there is none.
 pub(super) fn reachable(connected: Result<Client>, findings: &mut Vec<Finding>) -> Option<Client> {
     match connected {
         Ok(client) => Some(client),
@@ -53,7 +54,7 @@ async fn version(client: &Client) -> Result<Finding> {
         return Ok(Finding::fail(
             "postgres.reachable",
             format!("it is version {version}"),
-            "schema.sql needs what 14 brought",
+            "schema.sql needs features of version 14",
             "upgrade to PostgreSQL 14 or newer",
         ));
     }
@@ -61,7 +62,7 @@ async fn version(client: &Client) -> Result<Finding> {
         return Ok(Finding::fail(
             "postgres.reachable",
             format!("version {version}, a standby in recovery"),
-            "it takes no writes",
+            "it refuses writes",
             "set DATABASE_URL to the primary",
         ));
     }
@@ -76,7 +77,7 @@ async fn durability(client: &Client) -> Result<Vec<Finding>> {
     )
     .await?;
     let (fsync, full_page_writes, synchronous_commit): (&str, &str, &str) = (row.get(0), row.get(1), row.get(2));
-    const DAMAGED: &str = "a power cut damages the database, and with it the only true copy of the log";
+    const DAMAGED: &str = "a power cut damages the database, which holds the only complete copy of the log";
     Ok(vec![
         match fsync {
             "off" => Finding::fail(
@@ -100,8 +101,8 @@ async fn durability(client: &Client) -> Result<Vec<Finding>> {
             "off" => Finding::warn(
                 "postgres.synchronous_commit",
                 "synchronous_commit is off",
-                "a crash loses the last half second of rides that the api has confirmed",
-                "ALTER SYSTEM SET synchronous_commit = on; SELECT pg_reload_conf(), and look at ALTER ROLE and ALTER DATABASE",
+                "a crash loses rides that the api has confirmed within the last half second",
+                "ALTER SYSTEM SET synchronous_commit = on; SELECT pg_reload_conf(); it may also be set by ALTER ROLE or ALTER DATABASE",
             ),
             _ => Finding::ok("postgres.synchronous_commit", format!("synchronous_commit is {synchronous_commit}")),
         },
@@ -136,7 +137,7 @@ async fn autovacuum(client: &Client) -> Result<Finding> {
     })
 }
 
-/// The oldest database of the cluster: the server stops for all of them.
+/// The oldest database of the cluster, and its age. If one database is too old, the server refuses writes to all.
 async fn database_age(client: &Client) -> Result<(String, i64)> {
     let row = ask(
         client,
@@ -149,7 +150,7 @@ async fn database_age(client: &Client) -> Result<(String, i64)> {
 
 fn wraparound(database: &str, age: i64) -> Finding {
     const CHECK: &str = "postgres.wraparound";
-    const WHY: &str = "at 2,144 million the server takes no writes until it is vacuumed";
+    const WHY: &str = "at 2,144 million the server refuses writes until the database is vacuumed";
     let what = format!("the oldest database, {database}, is {age} transactions old");
     let fix = || {
         format!(

@@ -1,5 +1,5 @@
-//! Whether a connection is a session. Behind a pooler that hands a server connection from one client to the next after
-//! every transaction, it is not: the streamer's advisory lock, its LISTEN and every SET are then somebody else's.
+//! Whether a connection is a session. A pooler in transaction mode gives a server connection to another client after each
+//! transaction. Then the streamer's advisory lock, its LISTEN and every SET pass to another client too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio_postgres::SimpleQueryMessage;
 use super::Config;
 use super::finding::Finding;
 
-/// How long a notification may take, and how long a second connection may be kept waiting.
+/// How long a notification may take, and a third of the time that a check may take.
 const PROBE_WAIT: Duration = Duration::from_secs(3);
 
 /// Both checks, each on connections of its own.
@@ -31,12 +31,12 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
     ]
 }
 
-/// Sets something, lets another client in between, and looks whether it is still there and in the same process.
+/// Sets a parameter, lets another client run a transaction, and then looks for the parameter and the same server process.
 async fn session(config: &Config) -> Result<Finding> {
     const CHECK: &str = "postgres.session";
     let url = &config.postgres.database_url;
     let ours = connect::postgres::connect(url, "doctor", || {}).await?;
-    // Simple queries: a pooler that breaks sessions may break prepared statements too, and that is not the question.
+    // Simple queries, because such a pooler may break prepared statements too, and this check is not about them.
     ours.batch_execute("SET rocket_rides.doctor = 'here'").await.context("setting a parameter")?;
     let before = backend_pid(&ours).await?;
     // A pooler gives this transaction the server connection that was used last.
@@ -46,12 +46,14 @@ async fn session(config: &Config) -> Result<Finding> {
     let setting = first(&ours, "SELECT current_setting('rocket_rides.doctor', true)").await?;
     other.batch_execute("ROLLBACK").await.context("ending the transaction beside it")?;
     if before == after && setting == "here" {
-        return Ok(Finding::ok(CHECK, "what is set on a connection stays"));
+        return Ok(Finding::ok(CHECK, "a connection stays in one server process and keeps its settings"));
     }
     Ok(Finding::fail(
         CHECK,
-        format!("a connection is not a session: it moved from process {before} to {after}, and a SET is {setting:?}"),
-        "two streamers may lead at once, hints do not arrive, limits are set on other people's connections",
+        format!(
+            "a connection is not a session: it moved from process {before} to {after}, and a setting is {setting:?}"
+        ),
+        "two streamers may lead at once, hints do not arrive, and limits apply to the connections of other clients",
         "connect to Postgres itself, or set the pooler to session mode (PgBouncer: pool_mode = session)",
     ))
 }
@@ -72,7 +74,7 @@ async fn listen(config: &Config) -> Result<Finding> {
     Ok(Finding::warn(
         CHECK,
         format!("a notification did not arrive within {} s", PROBE_WAIT.as_secs()),
-        "the streamer is not woken; it looks by itself ten times a second, so records are up to 100 ms later",
+        "hints do not wake the streamer; it looks ten times a second, so records arrive up to 100 ms later",
         "connect to Postgres itself, or set the pooler to session mode (PgBouncer: pool_mode = session)",
     ))
 }

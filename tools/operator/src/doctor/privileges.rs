@@ -1,90 +1,47 @@
-//! Whether the role that connects may do what a process does.
+//! Whether the role that connects has the privileges that a process needs: those that `roles.sql` grants.
 
 use anyhow::Result;
 use clap::ValueEnum;
 use deadpool_postgres::ClientWrapper as Client;
 
 use super::finding::Finding;
+use super::grants::{Target, grants_of_roles};
 
-/// A process that connects to Postgres.
+/// A process that connects to Postgres. Its role in `roles.sql` is `rocket_` and its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Role {
     /// Writes rides and stages their records.
     Api,
     /// Finishes bookings.
     Completer,
-    /// Fixes the order.
+    /// Decides the order of the records.
     Streamer,
-    /// Folds.
+    /// Derives its state from the log.
     Consumer,
-    /// Folds, and delivers receipts.
+    /// Derives receipts from the log, and delivers them.
     Receipts,
-    /// Removes what is passed.
+    /// Deletes records that every consumer has passed.
     Reaper,
-    /// Looks.
+    /// Shows consumers and their progress.
     Dashboard,
 }
 
-/// What each process does to each table.
-const NEEDS: &[(Role, &str, &[&str])] = &[
-    (Role::Api, "rides", &["SELECT", "INSERT"]),
-    (Role::Api, "staged_log_records", &["INSERT"]),
-    (Role::Api, "log_batches", &["SELECT"]),
-    (Role::Api, "checkpoints", &["SELECT"]),
-    (Role::Api, "consumer_states", &["SELECT"]),
-    (Role::Api, "dead_letters", &["SELECT"]),
-    (Role::Api, "users", &["SELECT"]),
-    (Role::Api, "tracked_operations", &["SELECT", "INSERT", "UPDATE"]),
-    (Role::Api, "bookings", &["SELECT", "INSERT", "UPDATE"]),
-    (Role::Api, "audit_records", &["INSERT"]),
-    (Role::Completer, "rides", &["SELECT", "INSERT"]),
-    (Role::Completer, "staged_log_records", &["INSERT"]),
-    (Role::Completer, "users", &["SELECT"]),
-    (Role::Completer, "tracked_operations", &["SELECT", "INSERT", "UPDATE"]),
-    (Role::Completer, "bookings", &["SELECT", "INSERT", "UPDATE"]),
-    (Role::Completer, "audit_records", &["INSERT"]),
-    (Role::Completer, "completions", &["SELECT", "INSERT", "UPDATE"]),
-    (Role::Streamer, "staged_log_records", &["SELECT"]),
-    (Role::Streamer, "log_batches", &["SELECT", "INSERT"]),
-    (Role::Streamer, "checkpoints", &["SELECT"]),
-    (Role::Streamer, "log_identity", &["SELECT"]),
-    (Role::Consumer, "staged_log_records", &["SELECT"]),
-    (Role::Consumer, "log_batches", &["SELECT"]),
-    (Role::Consumer, "checkpoints", &["SELECT", "INSERT", "UPDATE"]),
-    (Role::Consumer, "consumer_states", &["SELECT", "INSERT", "UPDATE"]),
-    (Role::Consumer, "dead_letters", &["SELECT", "INSERT"]),
-    (Role::Consumer, "log_identity", &["SELECT"]),
-    (Role::Receipts, "staged_log_records", &["SELECT"]),
-    (Role::Receipts, "log_batches", &["SELECT"]),
-    (Role::Receipts, "checkpoints", &["SELECT", "INSERT", "UPDATE"]),
-    (Role::Receipts, "dead_letters", &["SELECT", "INSERT"]),
-    (Role::Receipts, "receipts", &["SELECT", "INSERT", "UPDATE"]),
-    (Role::Receipts, "users", &["SELECT"]),
-    (Role::Receipts, "log_identity", &["SELECT"]),
-    (Role::Reaper, "staged_log_records", &["SELECT", "DELETE"]),
-    (Role::Reaper, "log_batches", &["SELECT", "UPDATE", "DELETE"]),
-    (Role::Reaper, "checkpoints", &["SELECT", "INSERT", "UPDATE"]),
-    (Role::Reaper, "consumer_states", &["SELECT", "INSERT", "UPDATE"]),
-    (Role::Reaper, "dead_letters", &["SELECT", "INSERT"]),
-    (Role::Reaper, "log_identity", &["SELECT"]),
-    (Role::Reaper, "tracked_operations", &["SELECT", "DELETE"]),
-    (Role::Reaper, "bookings", &["SELECT"]),
-    (Role::Reaper, "reaped_requests", &["SELECT", "INSERT"]),
-    (Role::Dashboard, "rides", &["SELECT"]),
-    (Role::Dashboard, "staged_log_records", &["SELECT"]),
-    (Role::Dashboard, "log_batches", &["SELECT"]),
-    (Role::Dashboard, "checkpoints", &["SELECT"]),
-    (Role::Dashboard, "consumer_states", &["SELECT"]),
-    (Role::Dashboard, "dead_letters", &["SELECT"]),
-    (Role::Dashboard, "log_identity", &["SELECT"]),
-];
+impl Role {
+    /// Its name in `roles.sql`, for example `rocket_api`.
+    fn postgres_name(self) -> String {
+        let value = self.to_possible_value().expect("no variant is skipped");
+        format!("rocket_{}", value.get_name())
+    }
+}
 
-/// The check of privileges. `role` is the process to look at; without one, all of them.
+/// The check of the privileges that a process needs; without `role`, those that all processes need.
 pub(super) async fn check(client: &Client, role: Option<Role>, findings: &mut Vec<Finding>) {
     const CHECK: &str = "postgres.privileges";
     findings.push(match missing(client, role).await {
         Err(error) => Finding::unseen(CHECK, &error),
-        Ok((user, grants)) if grants.is_empty() => Finding::ok(CHECK, format!("role {user} may do all that it must")),
+        Ok((user, grants)) if grants.is_empty() => {
+            Finding::ok(CHECK, format!("role {user} has every privilege it needs"))
+        }
         Ok((user, grants)) => Finding::fail(
             CHECK,
             format!("role {user} lacks {} privileges", grants.len()),
@@ -94,40 +51,99 @@ pub(super) async fn check(client: &Client, role: Option<Role>, findings: &mut Ve
     });
 }
 
-/// The role's name, and the GRANTs it lacks.
-async fn missing(client: &Client, role: Option<Role>) -> Result<(String, Vec<String>)> {
-    let (mut tables, mut privileges) = (Vec::new(), Vec::new());
-    for (needed_by, table, needs) in NEEDS {
-        for privilege in *needs {
-            if role.is_none_or(|role| role == *needed_by) {
-                tables.push(*table);
-                privileges.push(*privilege);
+/// Privileges that a process needs, as columns of text for Postgres.
+#[derive(Debug, Default)]
+struct Needs {
+    table_privileges: Vec<String>,
+    tables: Vec<String>,
+    column_privileges: Vec<String>,
+    column_tables: Vec<String>,
+    columns: Vec<String>,
+    schemas: Vec<String>,
+}
+
+impl Needs {
+    /// Those of one process, or of all.
+    fn of(role: Option<Role>) -> Result<Self> {
+        let roles = role.map_or_else(|| Role::value_variants().to_vec(), |role| vec![role]);
+        let names: Vec<String> = roles.into_iter().map(Role::postgres_name).collect();
+        let mut needs = Self::default();
+        for grant in grants_of_roles()?.into_iter().filter(|grant| names.contains(&grant.role)) {
+            match grant.target {
+                Target::Table(table) => {
+                    needs.table_privileges.push(grant.privilege);
+                    needs.tables.push(table);
+                }
+                Target::Column { table, column } => {
+                    needs.column_privileges.push(grant.privilege);
+                    needs.column_tables.push(table);
+                    needs.columns.push(column);
+                }
+                Target::Schema(schema) => needs.schemas.push(schema),
+                Target::AllTables(_) => anyhow::bail!("roles.sql: {} may use tables that are not named", grant.role),
             }
         }
+        Ok(needs)
     }
-    let stages = matches!(role, None | Some(Role::Api | Role::Completer));
-    let needs_identity = !matches!(role, Some(Role::Api | Role::Completer));
+
+    /// Whether the process reads the log's identity. It compares it with the result of a function, which roles.sql cannot
+    /// grant: only a superuser could, and PUBLIC has the privilege by default.
+    fn is_identity_read(&self) -> bool {
+        self.tables.iter().any(|table| table == "log_identity")
+    }
+}
+
+/// The role's name, and the GRANTs it lacks. If a table or a column does not exist, the check of the log says so.
+async fn missing(client: &Client, role: Option<Role>) -> Result<(String, Vec<String>)> {
+    let needs = Needs::of(role)?;
     let rows = client
         .query(
             "-- operator::doctor::missing
-             SELECT DISTINCT format('GRANT %s ON %s TO %I', privilege, name, current_user)
-             FROM unnest($1::text[], $2::text[]) AS needed (name, privilege)
-             -- A table that is not there is another check's business.
-             -- roles.sql grants single columns where these suffice; of DELETE there is no such thing.
-             WHERE NOT CASE privilege WHEN 'DELETE' THEN has_table_privilege(to_regclass(name), privilege)
-                       ELSE has_any_column_privilege(to_regclass(name), privilege) END
-             UNION ALL
+             SELECT format('GRANT %s ON %s TO %I', privilege, name, current_user)
+             FROM unnest($1::text[], $2::text[]) AS needed (privilege, name)
+             WHERE NOT has_table_privilege(to_regclass(name), privilege)
+             UNION
+             -- Names the columns only if the role has the privilege on others: then these were added later.
+             SELECT format(CASE WHEN has_any_column_privilege(attrelid, privilege) THEN 'GRANT %1$s (%2$s) ON %3$s TO %4$I'
+                                ELSE 'GRANT %1$s ON %3$s TO %4$I' END,
+                           privilege, string_agg(DISTINCT attname, ', '), name, current_user)
+             FROM unnest($3::text[], $4::text[], $5::text[]) AS needed (privilege, name, column_name)
+             JOIN pg_attribute ON attrelid = to_regclass(name) AND attname = column_name
+             WHERE NOT has_column_privilege(attrelid, attnum, privilege)
+             GROUP BY attrelid, name, privilege
+             UNION
+             SELECT format('GRANT USAGE ON SCHEMA %I TO %I', name, current_user) FROM unnest($6::text[]) AS needed (name)
+             WHERE NOT has_schema_privilege(to_regnamespace(name), 'USAGE')
+             UNION
              SELECT format('GRANT EXECUTE ON FUNCTION pg_control_system() TO %I', current_user)
-             WHERE $3 AND NOT has_function_privilege('pg_control_system()', 'EXECUTE')
-             UNION ALL
-             -- Granted column by column, and this one was added later.
-             SELECT format('GRANT INSERT (traceparent) ON staged_log_records TO %I', current_user) FROM pg_attribute
-             WHERE $4 AND attrelid = to_regclass('staged_log_records') AND attname = 'traceparent'
-               AND NOT has_column_privilege(attrelid, attnum, 'INSERT')
+             WHERE $7 AND NOT has_function_privilege('pg_control_system()', 'EXECUTE')
              ORDER BY 1",
-            &[&tables, &privileges, &needs_identity, &stages],
+            &[
+                &needs.table_privileges,
+                &needs.tables,
+                &needs.column_privileges,
+                &needs.column_tables,
+                &needs.columns,
+                &needs.schemas,
+                &needs.is_identity_read(),
+            ],
         )
         .await?;
     let user = client.query_one("SELECT current_user::text", &[]).await?.get(0);
     Ok((user, rows.iter().map(|row| row.get(0)).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_sql_grants_something_to_every_process() {
+        for role in Role::value_variants() {
+            let needs = Needs::of(Some(*role)).unwrap();
+            assert!(!needs.tables.is_empty() && needs.schemas == ["public"], "{role:?}: {needs:?}");
+        }
+        assert!(Needs::of(None).unwrap().is_identity_read());
+        assert!(!Needs::of(Some(Role::Api)).unwrap().is_identity_read());
+    }
 }

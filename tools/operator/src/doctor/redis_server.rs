@@ -1,4 +1,4 @@
-//! The Redis server: whether it takes writes, and what it does with the stream when memory or power runs out.
+//! The Redis server: whether it accepts writes, and whether it keeps the stream when memory or power runs out.
 
 use std::collections::HashMap;
 
@@ -8,10 +8,10 @@ use redis::aio::MultiplexedConnection;
 use super::finding::Finding;
 use super::redis_setting;
 
-/// How full Redis may be before it is worth a warning, in percent.
+/// The part of maxmemory, in percent, from which on the doctor warns.
 const MEMORY_USED_MAX_PERCENT: u64 = 80;
 
-/// Whether Redis could be connected to. Connecting refuses servers older than 7.0.
+/// The connection, or a finding that there is none. `connect` refuses servers older than 7.0.
 pub(super) fn reachable(
     connected: Result<MultiplexedConnection>,
     findings: &mut Vec<Finding>,
@@ -22,7 +22,7 @@ pub(super) fn reachable(
             findings.push(Finding::fail(
                 "redis.reachable",
                 format!("{error:#}"),
-                "nothing is published; consumers read from Postgres, more slowly",
+                "no record is published; consumers read from Postgres, more slowly",
                 "start Redis 7.0 or newer (or Valkey), or set REDIS_URL to where it is",
             ));
             None
@@ -52,7 +52,7 @@ pub(super) async fn check(redis: &mut MultiplexedConnection, findings: &mut Vec<
     ]));
 }
 
-/// `INFO`, by name. It is allowed where CONFIG is not.
+/// The fields of `INFO`, by name. Servers that forbid CONFIG allow INFO.
 async fn info(redis: &mut MultiplexedConnection) -> Result<HashMap<String, String>> {
     let text: String = redis::cmd("INFO").query_async(redis).await.context("asking for INFO")?;
     Ok(text.lines().filter_map(|line| line.split_once(':')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
@@ -86,7 +86,7 @@ fn memory(used_bytes: u64, max_bytes: u64, policy: &str) -> Finding {
             Finding::fail(CHECK, what, "Redis refuses entries (OOM); consumers read from Postgres, more slowly", FIX)
         }
         MEMORY_USED_MAX_PERCENT.. => {
-            Finding::warn(CHECK, what, "soon Redis refuses entries, or evicts the whole stream", FIX)
+            Finding::warn(CHECK, what, "when it is full, Redis refuses entries or evicts the whole stream", FIX)
         }
         _ => Finding::ok(CHECK, what),
     }
@@ -96,11 +96,11 @@ fn eviction(policy: &str) -> Finding {
     const CHECK: &str = "redis.eviction";
     match policy {
         "noeviction" => Finding::ok(CHECK, "maxmemory-policy is noeviction"),
-        "" => Finding::unseen(CHECK, &anyhow::anyhow!("INFO does not tell the policy")),
+        "" => Finding::unseen(CHECK, &anyhow::anyhow!("INFO does not contain the policy")),
         _ => Finding::warn(
             CHECK,
             format!("maxmemory-policy is {policy}"),
-            "a full Redis drops the whole stream instead of refusing an entry, and it is built anew again and again",
+            "a full Redis evicts the whole stream instead of refusing an entry, and the streamer builds it anew each time",
             "CONFIG SET maxmemory-policy noeviction",
         ),
     }
@@ -113,10 +113,10 @@ fn append_only(enabled: &str) -> Finding {
         "0" => Finding::warn(
             CHECK,
             "appendonly is off",
-            "a restart loses the stream since the last snapshot: it is built anew from Postgres, nothing is lost for good",
+            "a restart loses entries since the last snapshot; the streamer publishes them again from Postgres",
             "CONFIG SET appendonly yes",
         ),
-        _ => Finding::unseen(CHECK, &anyhow::anyhow!("INFO does not tell")),
+        _ => Finding::unseen(CHECK, &anyhow::anyhow!("INFO does not contain it")),
     }
 }
 
@@ -127,7 +127,7 @@ fn append_fsync(setting: Option<&str>) -> Finding {
         Some(other) => Finding::warn(
             CHECK,
             format!("appendfsync is {other}"),
-            "a power cut loses up to half a minute of the stream: it is sent again from Postgres",
+            "a power cut loses up to half a minute of entries; the streamer publishes them again from Postgres",
             "CONFIG SET appendfsync everysec",
         ),
         None => Finding::unseen(CHECK, &anyhow::anyhow!("CONFIG is forbidden here")),
@@ -144,8 +144,8 @@ fn last_writes(statuses: &[(&str, &str)]) -> Finding {
     Finding::fail(
         CHECK,
         format!("{} failed", failed.join(", ")),
-        "Redis refuses entries (MISCONF) while it cannot write to disk, or loses the stream with a restart",
-        "make room on Redis's disk and see its log; then BGSAVE or BGREWRITEAOF",
+        "Redis refuses entries (MISCONF) while it cannot write to disk, or loses the stream at a restart",
+        "free space on the disk of Redis and read its log; then run BGSAVE or BGREWRITEAOF",
     )
 }
 

@@ -1,4 +1,4 @@
-//! The stream: whether its key is ours, and whether it ends where the log does.
+//! The stream: whether its key holds a stream of this log, and whether it ends no later than the log.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ async fn examine(redis: &mut MultiplexedConnection, postgres: Option<&Client>, c
     let key = config.stream.key();
     let kind: String = redis::cmd("TYPE").arg(&key).query_async(redis).await.context("asking for the key's type")?;
     match kind.as_str() {
-        "none" => return Ok(Finding::ok(CHECK, format!("{key} is not there yet"))),
+        "none" => return Ok(Finding::ok(CHECK, format!("{key} does not exist yet"))),
         "stream" => {}
         _ => {
             return Ok(Finding::fail(
@@ -43,7 +43,7 @@ async fn examine(redis: &mut MultiplexedConnection, postgres: Option<&Client>, c
     let end = StreamEnd::read(&mut wire, &key).await.context("asking for the stream's end")?;
     let last_id = &end.id;
     let Some(postgres) = postgres else { return Ok(Finding::ok(CHECK, format!("{key} ends at {last_id}"))) };
-    // Read after the stream's end, as the streamer does: what it published was assigned before.
+    // The head is read after the end of the stream: every published record had its offset before it was published.
     let head = pglog::head(postgres, config.stream.partition).await?;
     let found = if end.offset > head {
         format!("{key} ends at {last_id}, and the head of the log is {head}")
@@ -55,8 +55,8 @@ async fn examine(redis: &mut MultiplexedConnection, postgres: Option<&Client>, c
     Ok(Finding::warn(
         CHECK,
         found,
-        "its last entries are of another log: Postgres was restored, or somebody else wrote them; Redis refuses ours",
-        "start a streamer: it sets the stream aside and builds it anew, see docs/RESTORE.md",
+        "its last entries belong to another log: Postgres was restored, or another program wrote them; Redis refuses new entries",
+        "start a streamer: it renames the stream and builds it anew, see docs/RESTORE.md",
     ))
 }
 

@@ -1,4 +1,4 @@
-//! Transactions that do not end. Their records have no offset yet, and nothing that was deleted since can be cleaned up.
+//! Transactions that stay open. Their records get no offset, and vacuum cannot remove rows that were deleted since.
 
 use anyhow::Result;
 use deadpool_postgres::ClientWrapper as Client;
@@ -6,7 +6,7 @@ use deadpool_postgres::ClientWrapper as Client;
 use super::Config;
 use super::finding::Finding;
 
-/// At most this many are named.
+/// At most this many transactions are named.
 const NAMED_LEN_MAX: i64 = 5;
 
 /// The checks of transactions.
@@ -34,7 +34,7 @@ async fn open(client: &Client, config: &Config) -> Result<Finding> {
     Ok(Finding::warn(
         CHECK,
         format!("open for long: {}", named.join(", ")),
-        "records that it staged wait for their offsets, and dead rows of all tables stay",
+        "records that it staged wait for their offsets, and vacuum cannot remove dead rows of any table",
         format!("let it commit, or SELECT pg_terminate_backend({})", oldest.get::<_, i32>(1)),
     ))
 }
@@ -56,7 +56,7 @@ async fn prepared(client: &Client, config: &Config) -> Result<Finding> {
     Ok(Finding::warn(
         CHECK,
         format!("prepared and never ended: {}", named.join(", ")),
-        "it survives restarts: its records wait for their offsets for ever, and dead rows of all tables stay",
-        format!("decide: COMMIT PREPARED '{0}' or ROLLBACK PREPARED '{0}'", oldest.get::<_, String>(1)),
+        "it survives restarts: its records wait for their offsets, and vacuum cannot remove dead rows of any table",
+        format!("end it: COMMIT PREPARED '{0}' or ROLLBACK PREPARED '{0}'", oldest.get::<_, String>(1)),
     ))
 }

@@ -1,0 +1,252 @@
+-- The log's tables, and no others: for a service that stages records and reads them in order, whatever they tell of.
+--
+--     staged_log_records ─▶ log_batches ─▶ checkpoints, dead_letters
+--
+-- Apply this file as often as you like: `psql "$DATABASE_URL" -f libs/pglog/log.sql`. It creates missing tables, then
+-- upgrades those of older versions, and drops nothing. It needs PostgreSQL 14 or newer.
+--
+-- The schema of Rocket Rides Log, schema.sql, contains every line below as well, between its own tables. It can be
+-- applied before this file, after it, or instead of it. Change both files together: a test in pglog compares them.
+
+BEGIN;
+
+-- Two sessions that apply the schema at once take turns: otherwise both might try to create the same table.
+DO $$ BEGIN PERFORM pg_advisory_xact_lock(7306930021); END $$;
+SET LOCAL client_min_messages = warning;
+-- If a lock cannot be had within this time, the file fails and changes nothing: apply it again.
+SET LOCAL lock_timeout = '5s';
+
+-- A W3C `traceparent` of version 00: lower-case hexadecimal digits, and neither id consists of zeros only.
+-- It is a domain because Postgres parses the CHECKs of a table for every statement, and those of a domain once per
+-- session. As CHECKs of the table, this condition and the lengths of the columns below took more than half of the time
+-- that Postgres spends on staging a record. A single regular expression would be shorter, and ten times as slow.
+DO $$ BEGIN
+    IF to_regtype('w3c_traceparent') IS NULL THEN
+        CREATE DOMAIN w3c_traceparent AS TEXT CONSTRAINT staged_log_records_traceparent_w3c CHECK (
+            VALUE LIKE '00-________________________________-________________-__'
+            AND VALUE !~ '[^0-9a-f-]' AND length(replace(VALUE, '-', '')) = 52
+            AND VALUE NOT LIKE '00-00000000000000000000000000000000-%'
+            AND VALUE NOT LIKE '00-________________________________-0000000000000000-__');
+    END IF;
+END $$;
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Records that are to be published, one per row. A row is written in the transaction that makes the record true (I1):
+-- INSERT INTO staged_log_records (object, action, data) VALUES ('wallet', 'credit', '{"id":7,"amount":5}').
+-- Written by every process that changes something. Read by the streamer, and by consumers that heal a gap in the stream.
+-- Deleted by the reaper, in whole batches. Never updated.
+-- ---------------------------------------------------------------------------------------------------------------------
+CREATE TABLE IF NOT EXISTS staged_log_records (
+    -- The transaction that wrote the row. It decides to which batch the row belongs: leave it to its default.
+    transaction_id xid8        NOT NULL DEFAULT pg_current_xact_id(),
+    -- The log consists of partitions, each with its own offsets and its own stream. Most systems need only this one.
+    partition      INT         NOT NULL DEFAULT 0,
+    -- Orders the records inside a batch. It is NOT the order of commits: id 6 may commit before id 5 (I3).
+    id             BIGINT      GENERATED ALWAYS AS IDENTITY,
+    -- When the record was staged, on the clock of Postgres. Consumers measure their lag from it.
+    staged_at      TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
+    -- The kind of thing that the record is about ('wallet'), and what happened to it ('credit').
+    object         VARCHAR(100) NOT NULL,
+    action         VARCHAR(100) NOT NULL,
+    -- The payload. It is json and not jsonb, so that the stream carries exactly the bytes that were staged.
+    data           JSON        NOT NULL,
+    -- The trace of the request that led to the record, for people who search for its effects. No program decides
+    -- anything by it. NULL: the request had no trace.
+    traceparent    w3c_traceparent,
+
+    CONSTRAINT staged_log_records_pkey PRIMARY KEY (partition, id),
+    CONSTRAINT staged_log_records_partition_not_negative CHECK (partition >= 0),
+    CONSTRAINT staged_log_records_object_not_empty CHECK (object <> ''),
+    CONSTRAINT staged_log_records_action_not_empty CHECK (action <> ''),
+    -- 64 KiB. A record says what happened; documents and pictures live elsewhere. The limit bounds the memory that a
+    -- page of records takes.
+    CONSTRAINT staged_log_records_data_size CHECK (octet_length(data::text) <= 65536)
+);
+
+-- Finds the rows of given transactions, which is how a batch finds its rows.
+-- This file looks up an index before it creates it: CREATE INDEX IF NOT EXISTS would wait for open transactions even if
+-- the index exists, and all new transactions would wait behind it. The same goes for triggers and for columns.
+DO $$ BEGIN
+    IF to_regclass('staged_log_records_transaction') IS NULL THEN
+        CREATE INDEX staged_log_records_transaction ON staged_log_records (partition, transaction_id, id);
+    END IF;
+END $$;
+
+-- After a crash a batch is derived again from the same rows. That is only possible because rows never change.
+CREATE OR REPLACE FUNCTION refuse_change_of_staged_log_records() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'staged_log_records are never updated: stage another record instead';
+END $$;
+
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'staged_log_records'::regclass
+                   AND tgname = 'staged_log_records_never_change') THEN
+        CREATE TRIGGER staged_log_records_never_change
+            BEFORE UPDATE ON staged_log_records FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_of_staged_log_records();
+    END IF;
+END $$;
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- The order of the records. A batch is the set of rows that are visible in its snapshot and not in the snapshot of the
+-- batch before, ordered by id. Its records have the offsets first_offset, first_offset + 1, … (I2). No offset is stored
+-- per record: the same two snapshots always select the same rows.
+-- Written by the leading streamer. Read by streamer, consumer and api. The reaper sets reaped_at, and later deletes.
+-- ---------------------------------------------------------------------------------------------------------------------
+CREATE TABLE IF NOT EXISTS log_batches (
+    partition      INT         NOT NULL,
+    first_offset   BIGINT      NOT NULL,
+    record_count   BIGINT      NOT NULL,
+    snapshot       pg_snapshot NOT NULL,
+    -- The range of ids of the rows whose transactions began after the snapshot of the batch before; NULL if there are
+    -- no such rows. The batch's other rows are those of transactions that were open at that snapshot. They are few, and
+    -- are looked up by transaction.
+    fresh_first_id BIGINT,
+    fresh_last_id  BIGINT,
+    -- A random number that every stream entry of the batch carries. Readers ignore an entry without it: it was not
+    -- written for this log.
+    token          BIGINT      NOT NULL,
+    created_at     TIMESTAMPTZ NOT NULL DEFAULT now(),
+    -- When the reaper marked the batch. From then on its rows may be missing. NULL: all its records can still be read.
+    reaped_at      TIMESTAMPTZ,
+
+    -- The next batch begins where this one ends. If two streamers both believe that they lead, this key stops the second.
+    CONSTRAINT log_batches_pkey PRIMARY KEY (partition, first_offset),
+    CONSTRAINT log_batches_first_offset_positive CHECK (first_offset >= 1),
+    CONSTRAINT log_batches_not_empty CHECK (record_count >= 1)
+);
+
+-- The log in plain SQL, for readers in other languages: at most count_max records that follow an offset, all of one batch.
+-- It returns no rows at the head of the log. It reads the batch from its beginning; where that is too slow, read pages as
+-- libs/pglog/src/reader.rs does.
+CREATE OR REPLACE FUNCTION log_records_after(after_offset BIGINT, count_max BIGINT DEFAULT 1000, of_partition INT DEFAULT 0)
+RETURNS TABLE (record_offset BIGINT, object TEXT, action TEXT, data JSON, staged_at TIMESTAMPTZ) LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    batch    log_batches;
+    previous pg_snapshot;
+BEGIN
+    SELECT * INTO batch FROM log_batches AS b
+    WHERE b.partition = of_partition AND b.first_offset <= after_offset + 1 ORDER BY b.first_offset DESC LIMIT 1;
+    IF batch.first_offset + batch.record_count <= after_offset + 1 THEN
+        RETURN;
+    END IF;
+    SELECT b.snapshot INTO previous FROM log_batches AS b
+    WHERE b.partition = of_partition AND b.first_offset < batch.first_offset ORDER BY b.first_offset DESC LIMIT 1;
+    IF batch.reaped_at IS NOT NULL OR previous IS NULL AND batch.first_offset > 1
+       OR batch.partition IS NULL AND EXISTS (SELECT FROM log_batches AS b WHERE b.partition = of_partition) THEN
+        RAISE EXCEPTION 'the record at offset % is reaped', after_offset + 1;
+    END IF;
+    previous := COALESCE(previous, '1:1:');
+    RETURN QUERY
+        SELECT * FROM (
+            SELECT batch.first_offset + row_number() OVER (ORDER BY r.id) - 1 AS place, r.object::text, r.action::text, r.data,
+                   r.staged_at
+            FROM staged_log_records AS r
+            WHERE r.partition = of_partition
+              AND r.transaction_id >= pg_snapshot_xmin(previous) AND r.transaction_id < pg_snapshot_xmax(batch.snapshot)
+              AND NOT pg_visible_in_snapshot(r.transaction_id, previous)
+              AND pg_visible_in_snapshot(r.transaction_id, batch.snapshot)
+        ) AS records
+        WHERE place > after_offset ORDER BY place LIMIT count_max;
+END $$;
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- The progress of each consumer. A consumer writes its state and its checkpoint in one transaction (I5).
+-- A row registers its consumer: the reaper deletes no record that the consumer has not passed (I8).
+-- Written by each consumer under its name. Read by streamer, reaper and api. Deleted by `consumer NAME --unregister`.
+-- One row per partition is the baseline. The reaper writes it: before the reaper deletes records, it folds them into the
+-- baseline's state, and never reads beyond the slowest consumer. New consumers start with a copy of this state.
+-- ---------------------------------------------------------------------------------------------------------------------
+CREATE TABLE IF NOT EXISTS checkpoints (
+    name            VARCHAR(100) NOT NULL,
+    partition       INT         NOT NULL DEFAULT 0,
+    -- The state reflects the records 1 … last_offset, each of them once, and no others (I4). 0: no record yet.
+    last_offset     BIGINT      NOT NULL DEFAULT 0,
+    -- Counters for people. No program decides anything by them.
+    duplicate_count BIGINT      NOT NULL DEFAULT 0,  -- entries that were skipped because their offset was already passed
+    healed_count    BIGINT      NOT NULL DEFAULT 0,  -- records that were read from Postgres because the stream lacked them
+    rejected_count  BIGINT      NOT NULL DEFAULT 0,  -- stream entries that were not written for this log
+    crash_count     BIGINT      NOT NULL DEFAULT 0,  -- injected crashes that the consumer survived
+    -- Whether this is the baseline. The baseline holds no record back, and is not counted as a consumer.
+    is_baseline     BOOLEAN     NOT NULL DEFAULT false,
+    -- Counts the changes of the state that do not move the checkpoint (a dead letter that was replayed). A consumer that
+    -- keeps its state in memory commits only if the row still has the generation that the consumer has loaded.
+    generation      BIGINT      NOT NULL DEFAULT 0,
+    updated_at      TIMESTAMPTZ NOT NULL DEFAULT now(),
+
+    CONSTRAINT checkpoints_pkey PRIMARY KEY (name, partition),
+    CONSTRAINT checkpoints_name_not_empty CHECK (name <> ''),
+    CONSTRAINT checkpoints_last_offset_not_negative CHECK (last_offset >= 0)
+) WITH (fillfactor = 50);  -- few rows, which are updated all day: leave room in each page for the new row versions
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Records that a consumer could not apply and will never be able to (an amount below 0, for example), kept for a person.
+-- The consumer's state reflects all records 1 … last_offset except these.
+-- Written by the consumer, in the transaction that passes the record. Deleted by `dead-letters replay`, in the
+-- transaction that applies the record after all.
+-- ---------------------------------------------------------------------------------------------------------------------
+CREATE TABLE IF NOT EXISTS dead_letters (
+    name          TEXT        NOT NULL,
+    partition     INT         NOT NULL,
+    record_offset BIGINT      NOT NULL,
+    object        TEXT        NOT NULL,
+    action        TEXT        NOT NULL,
+    data          TEXT        NOT NULL,
+    reason        TEXT        NOT NULL,
+    created_at    TIMESTAMPTZ NOT NULL DEFAULT now(),
+    -- Set by `dead-letters drop`: a person has decided that the record is not to be applied. The row stays, because an
+    -- audit must know what the state lacks. NULL: no person has decided yet.
+    dropped_at    TIMESTAMPTZ,
+
+    CONSTRAINT dead_letters_pkey PRIMARY KEY (name, partition, record_offset),
+    CONSTRAINT dead_letters_checkpoint_fkey FOREIGN KEY (name, partition) REFERENCES checkpoints ON DELETE CASCADE
+);
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- The cluster that the log belongs to. Batches refer to transaction ids, which have a meaning in one cluster only: after
+-- pg_dump and restore, and after pg_upgrade, they start over. Streamer, consumer and reaper read this table when they
+-- connect, and refuse to work on a log of another cluster.
+-- Written by this file and by adopt. It has one row. A second row appears if a dump was restored into tables that
+-- existed before; then the processes refuse too. Reading needs EXECUTE on pg_control_system(), which PUBLIC has by default.
+-- ---------------------------------------------------------------------------------------------------------------------
+CREATE TABLE IF NOT EXISTS log_identity (
+    -- system_identifier of the cluster that gave the transaction ids, from pg_control_system(). Only adopt changes it.
+    system_identifier BIGINT NOT NULL,
+    -- The version of the log's tables. Programs of another version refuse to work on them.
+    schema_version    INT    NOT NULL,
+
+    CONSTRAINT log_identity_pkey PRIMARY KEY (system_identifier)
+);
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Upgrades of older databases. Each adds columns without rewriting rows. If the columns exist, it takes no lock.
+-- ---------------------------------------------------------------------------------------------------------------------
+DO $$ BEGIN
+    -- From before version 0.1 had a baseline.
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'checkpoints'::regclass AND attname = 'generation') THEN
+        ALTER TABLE checkpoints ADD COLUMN is_baseline BOOLEAN NOT NULL DEFAULT false;
+        ALTER TABLE checkpoints ADD COLUMN generation  BIGINT  NOT NULL DEFAULT 0;
+    END IF;
+    -- From before `dead-letters drop`.
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'dead_letters'::regclass AND attname = 'dropped_at') THEN
+        ALTER TABLE dead_letters ADD COLUMN dropped_at TIMESTAMPTZ;
+    END IF;
+    -- From before version 4. A column of the domain's type would make Postgres read all rows. So the column is TEXT, with
+    -- the condition of the domain as a CHECK. NOT VALID: Postgres does not check the rows that exist, which have no trace.
+    -- In such a table the VARCHAR columns are TEXT columns with CHECKs, and stay so.
+    IF NOT EXISTS (SELECT FROM pg_attribute
+                   WHERE attrelid = 'staged_log_records'::regclass AND attname = 'traceparent') THEN
+        ALTER TABLE staged_log_records ADD COLUMN traceparent TEXT;
+        EXECUTE (SELECT format('ALTER TABLE staged_log_records ADD CONSTRAINT %I %s NOT VALID', conname,
+                               regexp_replace(pg_get_constraintdef(oid), '\mVALUE\M', 'traceparent', 'g'))
+                 FROM pg_constraint WHERE contypid = 'w3c_traceparent'::regtype);
+    END IF;
+END $$;
+
+-- If the table has a row, the log came from a dump or was here before. A second row would hide where it came from.
+INSERT INTO log_identity (system_identifier, schema_version)
+SELECT system_identifier, 4 FROM pg_control_system() WHERE NOT EXISTS (SELECT FROM log_identity);
+
+-- The version never goes down: an old copy of this file drops nothing that a newer one has made.
+UPDATE log_identity SET schema_version = 4 WHERE schema_version < 4;
+
+COMMIT;
