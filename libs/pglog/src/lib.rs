@@ -81,7 +81,7 @@ pub enum Error {
     /// The log was restored here from another cluster's dump, or pg_upgrade created this cluster. The batches refer to
     /// transaction ids that belong to other transactions here.
     #[error(
-        "the log belongs to the cluster {log_cluster}, and this is the cluster {this_cluster}: it was restored from a dump, or upgraded. Run `target/release/adopt` once, then start this again"
+        "the log belongs to the cluster {log_cluster}, and this is the cluster {this_cluster}: it was restored from a dump, or upgraded. Run `adopt` once, then start this again"
     )]
     OtherCluster {
         /// `system_identifier` of the cluster that the log belongs to.
@@ -92,7 +92,7 @@ pub enum Error {
     /// The transaction counter is behind the log, although the log names this cluster as its own. A dump was restored into
     /// a physical copy of its cluster, or the log is older than the table that names the cluster.
     #[error(
-        "the newest batch of partition {partition} was written at transaction {batch_xmax}, but this cluster is only at {cluster_xmax}: the tables were restored here from a dump. Stop streamers and consumers, run `target/release/adopt --force` once, then start them again"
+        "the newest batch of partition {partition} was written at transaction {batch_xmax}, but this cluster is only at {cluster_xmax}: the tables were restored here from a dump. Stop streamers and consumers, run `adopt --force` once, then start them again"
     )]
     TransactionsStartedOver {
         /// The partition.

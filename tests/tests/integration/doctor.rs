@@ -169,7 +169,7 @@ async fn a_log_of_another_cluster_or_version_and_one_that_is_missing_are_seen() 
     let world = World::new().await;
     let client = world.client();
     client.execute("UPDATE log_identity SET system_identifier = 1", &[]).await.unwrap();
-    findings(&world, &[]).await.assert("log.identity", "fail", "belongs to the cluster 1", "target/release/adopt");
+    findings(&world, &[]).await.assert("log.identity", "fail", "belongs to the cluster 1", "`adopt`");
     client.execute("UPDATE log_identity SET schema_version = 1", &[]).await.unwrap();
     findings(&world, &[]).await.assert("log.identity", "fail", "of version 1", "schema.sql");
     client.execute("UPDATE log_identity SET schema_version = 99", &[]).await.unwrap();

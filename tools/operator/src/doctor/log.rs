@@ -35,7 +35,7 @@ async fn identity(client: &Client) -> (Finding, bool) {
         Ok(identity) if !identity.is_of_this_cluster() => {
             let (log_cluster, this_cluster) = (identity.log_cluster, identity.this_cluster);
             let what = format!("the log belongs to the cluster {log_cluster}, and this is {this_cluster}");
-            (Finding::fail(CHECK, what, REFUSED, "target/release/adopt, see docs/RESTORE.md"), true)
+            (Finding::fail(CHECK, what, REFUSED, "run `adopt`, see docs/RESTORE.md"), true)
         }
         Ok(identity) => {
             let what = format!("version {wanted}, of this cluster ({})", identity.this_cluster);
@@ -60,7 +60,7 @@ async fn consumers(client: &Client, config: &Config) -> Result<Finding> {
             CHECK,
             "no consumer is registered",
             "the reaper deletes no record, and the log grows without limit",
-            "start one: target/release/consumer consumer0",
+            "start one: consumer consumer0",
         ));
     }
     let laggards = reaper::laggards(client, partition, config.patience).await?;
@@ -75,7 +75,7 @@ async fn consumers(client: &Client, config: &Config) -> Result<Finding> {
         CHECK,
         format!("does not move: {}", named.join(", ")),
         "the reaper cannot delete records that such a consumer has not passed",
-        format!("start it, or remove it: target/release/consumer {} --unregister", first.name),
+        format!("start it, or remove it: consumer {} --unregister", first.name),
     ))
 }
 
