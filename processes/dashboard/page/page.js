@@ -103,7 +103,7 @@ plots.whenLinesChange = () => {
     item.append(sampleOf(line), make("span", line.label));
     return item;
   };
-  byId("legend").replaceChildren(...[...plots.lines, referenceLine("head of the log, SQL’s sum")].map(item));
+  byId("legend").replaceChildren(...[referenceLine("head of the log, SQL’s sum"), ...plots.lines].map(item));
 };
 
 // ---------------------------------------------------------------------------------------------------------------- buttons

@@ -10,13 +10,13 @@ const WHOLE_STEPS = Array.from({ length: 13 }, (_, power) => [1, 2, 5].map((step
 /** The lines of each plot, the lowest first, and how to find each line's value in a point. */
 const PLOTS = {
   offsets: (names) => [
-    ...ofConsumers(names, 1),
     { ...referenceLine("head of the log"), value: (point) => point.head },
+    ...ofConsumers(names, 1),
   ],
   lag: (names) => ofConsumers(names, 2),
   totals: (names) => [
-    ...ofConsumers(names, 3),
     { ...referenceLine("SQL"), value: (point) => point.sql_km },
+    ...ofConsumers(names, 3),
   ],
   rate: () => [{ ...singleLine("rides per second"), value: (point) => point.rides_per_s }],
 };
@@ -95,7 +95,7 @@ export class Plots {
   #build() {
     const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
     const axis = { stroke: style("--faint"), grid: { stroke: style("--line"), width: 1 }, ticks: { stroke: style("--line") } };
-    const times = { ...axis, space: 80, values: (_, ticks) => ticks.map(clock) };
+    const times = { ...axis, size: 32, space: 80, values: (_, ticks) => ticks.map(clock) };
     for (const id of Object.keys(PLOTS)) {
       this.#plots.get(id)?.destroy();
       const lines = PLOTS[id](this.#names);

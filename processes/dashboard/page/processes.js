@@ -16,40 +16,51 @@ export function showProcesses({ at_ms, postgres, redis, processes }) {
     ...processes.map((process) => processItem(process, at_ms)),
   ];
   const list = byId("processes");
-  items.forEach(({ name, state, pid, note }, index) => {
+  items.forEach(({ name, state, word, notes }, index) => {
     const item = list.children[index] ?? list.appendChild(listItem());
     mark(item, "data-state", state);
-    const [nameText, pidText, noteText] = item.children;
-    write(nameText, name);
-    write(pidText, pid ? `pid ${pid}` : "");
-    write(noteText, note);
+    [name, word, notes.join(", ")].forEach((text, place) => write(item.children[place], text));
   });
   while (list.children.length > items.length) list.lastChild.remove();
 }
 
 function listItem() {
   const item = make("li", null);
-  item.append(make("span", null, { class: "name" }), " ", make("span", null, { class: "pid" }), " ", make("small", null));
+  item.append(make("span", null, { class: "name" }), " ", make("span", null, { class: "word" }), " ", make("small", null));
   return item;
 }
 
-const serverItem = (name, { is_up, answer_ms }) => ({
-  name, state: is_up ? "up" : "down", note: is_up ? `answers in ${answer_ms.toFixed(1)} ms` : "does not answer",
-});
+const serverItem = (name, { is_up, answer_ms }) => (is_up
+  ? { name, state: "up", word: "answers", notes: [`in ${answer_ms.toFixed(1)} ms`] }
+  : { name, state: "down", word: "no answer", notes: [] });
 
-function processItem({ name, is_ready, waits_for, pid, started_at_s, is_leader }, atMs) {
-  if (is_ready === null) return { name, state: "down", note: pids.has(name) ? `does not answer; was pid ${pids.get(name)}` : "does not answer" };
+function processItem(process, atMs) {
+  const { name, is_ready, waits_for, pid, started_at_s } = process;
+  if (is_ready === null) {
+    return { name, state: "down", word: "no answer", notes: pids.has(name) ? [`was pid ${pids.get(name)}`] : [] };
+  }
   if (pid !== null) pids.set(name, pid);
-  const seen = starts.get(name) ?? { started_at_s, restartCount: 0 };
-  if (started_at_s !== null && started_at_s !== seen.started_at_s) {
+  const notes = [];
+  if (!is_ready) notes.push(`waits for: ${waits_for.join(", ")}`);
+  if (pid !== null) notes.push(`pid ${pid}`);
+  if (started_at_s !== null) notes.push(`up ${span(atMs - started_at_s * 1000)}`);
+  const restartCount = countRestarts(name, started_at_s);
+  if (restartCount) notes.push(`restarted ${restartCount} ×`);
+  return { name, state: is_ready ? "up" : "late", word: wordOf(process), notes };
+}
+
+function wordOf({ is_ready, is_leader }) {
+  if (!is_ready) return "not ready";
+  if (is_leader === null) return "ready";
+  return is_leader ? "leads" : "stands by";
+}
+
+function countRestarts(name, startedAtS) {
+  const seen = starts.get(name) ?? { startedAtS, restartCount: 0 };
+  if (startedAtS !== null && startedAtS !== seen.startedAtS) {
     seen.restartCount += 1;
-    seen.started_at_s = started_at_s;
+    seen.startedAtS = startedAtS;
   }
   starts.set(name, seen);
-  const notes = [is_ready ? "ready" : `not ready: ${waits_for.join(", ")}`];
-  if (is_leader) notes.push("leads");
-  if (is_leader === false) notes.push("stands by");
-  if (started_at_s !== null) notes.push(`up ${span(atMs - started_at_s * 1000)}`);
-  if (seen.restartCount) notes.push(`restarted ${seen.restartCount} ×`);
-  return { name, state: is_ready ? "up" : "late", pid, note: notes.join(", ") };
+  return seen.restartCount;
 }
