@@ -45,7 +45,7 @@ function markTotal(cell, { total, last_offset }, recount) {
 function consumerRow(name, areButtonsShown, order) {
   // On a narrow screen a browser takes the roles away with the layout of a table, so they are given here.
   const row = make("tr", null, { "data-name": name, role: "row" });
-  const head = make("th", null, { scope: "row", role: "rowheader" });
+  const head = make("th", null, { scope: "row", role: "rowheader", title: name });
   head.append(make("span", null), make("span", name));
   const cells = COLUMNS.slice(1, -1).map((column) => make("td", "", { role: "cell", "data-column": column }));
   const fault = make("td", null, { class: "fault", role: "cell" });

@@ -3,9 +3,6 @@
 import { byId, make, mark, write } from "/dom.js";
 import { count, metres, rough, span } from "/words.js";
 
-/** Longer figures are set in smaller type, so that none breaks inside a tile. */
-const LENGTHS = [[20, "longest"], [13, "long"]];
-
 /** Shows the figures of a sample. `known` has those of servers that do not answer now. */
 export function showFigures(sample, known) {
   const list = byId("figures");
@@ -14,8 +11,6 @@ export function showFigures(sample, known) {
     const [figure, small] = tile.lastChild.children;
     write(figure, value);
     write(small, note);
-    const length = LENGTHS.find(([least]) => value.length >= least);
-    mark(tile, "data-length", length ? length[1] : null);
     mark(tile, "data-old", isOld ? "" : null);
   });
 }
@@ -28,26 +23,26 @@ function tileOf(name) {
   return tile;
 }
 
-/** Name, figure, a note below it, and whether it is old while others are not. */
+/** Name, figure, a note below it, and whether it is old while others are not. The first tile is twice as wide as others. */
 function figuresOf(sample, known) {
   const { log, stream } = known;
   const consumers = log?.consumers ?? [];
   const sum = (name) => (log ? count(consumers.reduce((all, consumer) => all + consumer[name], 0)) : "–");
   const streamers = sample.processes.filter((process) => process.refused_count !== null);
-  const refused = streamers.length ? count(streamers.reduce((all, process) => all + process.refused_count, 0)) : "–";
+  const refusedCount = streamers.reduce((all, process) => all + process.refused_count, 0);
+  const refused = streamers.length ? `${count(refusedCount)} refused by Redis` : "";
   const lag = Math.max(0, ...consumers.map((consumer) => consumer.lag_ms));
   const kept = stream ? `${count(stream.entry_count)} entries kept` : "";
   const streamAge = stream && !sample.stream ? `${span(sample.at_ms - known.stream_at_ms)} ago` : "";
   return [
-    ["Rides, by SQL", count(sample.recount?.ride_count)],
     ["Distance, by SQL", metres(sample.recount?.distance_mm)],
+    ["Rides, by SQL", count(sample.recount?.ride_count)],
     ["Rides per second", rough(sample.rides_per_s)],
     ["Head of the log", count(log?.head)],
     ["Published", count(stream?.last_offset), streamAge || kept, streamAge !== ""],
     ["Longest lag", log ? `${count(lag)} ms` : "–"],
     ["Leader", leaderOf(sample)],
-    ["Duplicates skipped", sum("duplicate_count")],
-    ["Refused by Redis", refused],
+    ["Duplicates skipped", sum("duplicate_count"), refused],
     ["Records healed", sum("healed_count")],
     ["Crashes survived", sum("crash_count")],
     ["Dead letters", sum("dead_letter_count")],

@@ -31,13 +31,13 @@ function listItem() {
 }
 
 const serverItem = (name, { is_up, answer_ms }) => (is_up
-  ? { name, state: "up", word: "answers", notes: [`in ${answer_ms.toFixed(1)} ms`] }
-  : { name, state: "down", word: "no answer", notes: [] });
+  ? { name, state: "up", word: "up", notes: [`answers in ${answer_ms.toFixed(1)} ms`] }
+  : { name, state: "down", word: "down", notes: ["does not answer"] });
 
 function processItem(process, atMs) {
   const { name, is_ready, waits_for, pid, started_at_s } = process;
   if (is_ready === null) {
-    return { name, state: "down", word: "no answer", notes: pids.has(name) ? [`was pid ${pids.get(name)}`] : [] };
+    return { name, state: "down", word: "down", notes: [pids.has(name) ? `was pid ${pids.get(name)}` : "does not answer"] };
   }
   if (pid !== null) pids.set(name, pid);
   const notes = [];
