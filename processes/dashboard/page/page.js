@@ -7,7 +7,7 @@ import { addIncidents } from "/incidents.js";
 import { referenceLine, sampleOf } from "/lines.js";
 import { Plots } from "/plots.js";
 import { showProcesses } from "/processes.js";
-import { ageOfLog, clock, outages, span, verdict } from "/words.js";
+import { ageOfFigures, clock, outages, span, verdict } from "/words.js";
 
 /** Samples come twice a second. If none has come for this long, the page is stale. */
 const STALE_MS = 4000;
@@ -75,7 +75,7 @@ function show(sample) {
   write(byId("verdict-why"), why);
   write(byId("outages"), outages(sample).join(" "));
   showProcesses(sample);
-  const age = ageOfLog(sample, known.log_at_ms);
+  const age = ageOfFigures(sample, known.log_at_ms);
   byId("age").hidden = age === "";
   write(byId("age"), age);
   plots.add(pointOf(sample));

@@ -41,11 +41,11 @@ function processItem(process, atMs) {
   }
   if (pid !== null) pids.set(name, pid);
   const notes = [];
-  if (!is_ready) notes.push(`waits for: ${waits_for.join(", ")}`);
   if (pid !== null) notes.push(`pid ${pid}`);
   if (started_at_s !== null) notes.push(`up ${span(atMs - started_at_s * 1000)}`);
   const restartCount = countRestarts(name, started_at_s);
   if (restartCount) notes.push(`restarted ${restartCount} ×`);
+  if (!is_ready) notes.push(`waits for: ${waits_for.join(", ")}`);
   return { name, state: is_ready ? "up" : "late", word: wordOf(process), notes };
 }
 

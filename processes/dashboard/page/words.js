@@ -90,18 +90,18 @@ function difference(consumers, folding, recount) {
 }
 
 /** Sentences about everything that does not answer, except Postgres: that is a verdict of its own. */
-export function outages({ redis, log, processes }) {
+export function outages({ postgres, redis, log, processes }) {
   const away = processes.filter((process) => process.is_ready === null).map((process) => process.name);
   const sentences = [];
-  if (!redis.is_up) sentences.push("Redis does not answer: consumers read from Postgres.");
+  if (!redis.is_up) sentences.push(`Redis does not answer${postgres.is_up ? ": consumers read from Postgres" : " either"}.`);
   if (log && !log.is_led) sentences.push("No streamer leads: new records get no offset until one does.");
   if (away.length) sentences.push(`${list(away)} ${away.length === 1 ? "does" : "do"} not answer.`);
   return sentences;
 }
 
-/** Tells how old the figures of the log are; "" if they are of this sample. */
-export function ageOfLog(sample, knownAtMs) {
+/** Tells how old the figures of Postgres are; "" if they are of this sample. */
+export function ageOfFigures(sample, knownAtMs) {
   if (sample.log) return "";
   if (!knownAtMs) return "No figures are known: Postgres has not answered since this page’s server started.";
-  return `These are the last known figures, from ${clock(knownAtMs)} (${span(sample.at_ms - knownAtMs)} ago).`;
+  return `These are the last known figures of Postgres, from ${clock(knownAtMs)} (${span(sample.at_ms - knownAtMs)} ago).`;
 }
