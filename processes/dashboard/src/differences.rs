@@ -14,7 +14,7 @@ const START_TOLERANCE_S: f64 = 0.01;
 /// Names of the servers in the list.
 const SERVERS: [&str; 2] = ["Postgres", "Redis"];
 
-/// What was last known. Begins empty: nothing has happened until there are two samples to compare.
+/// The last known figures. They begin empty, so the first sample has no incident.
 #[derive(Debug, Default)]
 pub(crate) struct Differences {
     consumers: BTreeMap<String, Consumer>,

@@ -1,4 +1,4 @@
-//! The list of what happened: crashes that were survived, batches sent twice, a wiped stream, restarts, outages.
+//! The list of recent events: crashes that were survived, batches sent twice, a wiped stream, restarts, outages.
 //!
 //! Each incident is a difference between two samples, so the list needs nothing but the samples. An outage hides no
 //! incident: a sample is compared with the last one that knew the figure. Incidents of one kind that follow each other
@@ -40,7 +40,7 @@ struct Entry {
     count: u64,
 }
 
-/// What can happen. Fields are those of the latest incident of an entry.
+/// The kinds of incidents. The fields of an entry's kind are those of its latest incident.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A consumer crashed after folding and before COMMIT, and went on.
