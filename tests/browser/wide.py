@@ -50,7 +50,7 @@ def with_wide_figures(state: dict) -> dict:
 def check_wide_figures(page: Page, url: str) -> None:
     """Opens a second page, whose samples have wide figures, and measures it."""
     sample = json.dumps(with_wide_figures(page.request.get(f"{url}/state").json()))
-    wide = page.context.new_page()
+    wide = page.context.browser.new_page()
     # The browser takes the end of this response for a lost connection, and tries again. The figures stay meanwhile.
     wide.route("**/events", lambda route: route.fulfill(
         body=f"event: history\ndata: []\n\nevent: sample\ndata: {sample}\n\n", content_type="text/event-stream"))
