@@ -207,8 +207,7 @@ mod tests {
     #[test]
     fn the_first_sample_has_no_incident() {
         let process = with_process(1, |_| {}).processes;
-        let first =
-            Sample { processes: process, stream: with_stream(1, 5, 5).stream, ..with_consumer(1, |_| {}) };
+        let first = Sample { processes: process, stream: with_stream(1, 5, 5).stream, ..with_consumer(1, |_| {}) };
         assert_eq!(found(&[first.clone(), Sample { at_ms: 501, ..first }]), [""; 0]);
     }
 
