@@ -92,10 +92,9 @@ impl Differences {
         incidents.add(at_ms, Kind::SentTwice, name, since(|process| process.sent_twice_count));
         incidents.add(at_ms, Kind::Refused, name, since(|process| process.refused_count));
         self.watch(at_ms, name, does_answer, is_restarted, incidents);
-        if process.is_leader == Some(true) && self.leader.as_ref() != Some(name) {
-            if self.leader.replace(name.clone()).is_some() {
-                incidents.add(at_ms, Kind::Leads, name, 1);
-            }
+        let is_other_leader = process.is_leader == Some(true) && self.leader.as_ref() != Some(name);
+        if is_other_leader && self.leader.replace(name.clone()).is_some() {
+            incidents.add(at_ms, Kind::Leads, name, 1);
         }
         if does_answer {
             self.processes.insert(name.clone(), process.clone());
@@ -105,11 +104,11 @@ impl Differences {
     /// The stream was wiped if it ends earlier than before, or if fewer entries were ever added to it: the streamer may have
     /// gone on with a new stream before the next sample was taken. Trimming changes neither figure.
     fn compare_stream(&mut self, at_ms: u64, stream: StreamState, incidents: &mut Incidents) {
-        if let Some(before) = self.stream.replace(stream) {
-            if stream.last_offset < before.last_offset || stream.added_count < before.added_count {
-                incidents.add(at_ms, Kind::Wiped, "", 1);
-                self.wiped_at_offset = Some(before.last_offset.max(self.wiped_at_offset.unwrap_or(0)));
-            }
+        if let Some(before) = self.stream.replace(stream)
+            && (stream.last_offset < before.last_offset || stream.added_count < before.added_count)
+        {
+            incidents.add(at_ms, Kind::Wiped, "", 1);
+            self.wiped_at_offset = Some(before.last_offset.max(self.wiped_at_offset.unwrap_or(0)));
         }
         if let Some(offset) = self.wiped_at_offset.take_if(|offset| stream.last_offset >= *offset) {
             let offset = stream.last_offset.max(offset);
