@@ -104,6 +104,8 @@ async fn metrics(State(app): State<App>) -> impl IntoResponse {
 #[derive(Serialize)]
 struct Readiness {
     ready: bool,
+    /// The process's id, for an operator who wants to stop or kill it.
+    pid: u32,
     parts: Vec<Part>,
 }
 
@@ -124,7 +126,7 @@ async fn ready(State(app): State<App>) -> impl IntoResponse {
     let parts: Vec<Part> = app.health.pulses().iter().map(part).collect();
     let ready = parts.iter().all(|part| part.ready);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Readiness { ready, parts }))
+    (status, Json(Readiness { ready, pid: std::process::id(), parts }))
 }
 
 /// Takes an order to inject a fault into the next batch.

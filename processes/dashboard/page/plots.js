@@ -1,32 +1,33 @@
 // Four plots of the last minutes, drawn by uPlot (the global `uPlot`).
 
+import { consumerLines, referenceLine, singleLine } from "/lines.js";
+
 const POINT_COUNT_MAX = 1200;
 
-const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+/** Steps of an axis of records: 1, 2, 5, 10 and so on. A fraction of a record would be nonsense. */
+const WHOLE_STEPS = Array.from({ length: 13 }, (_, power) => [1, 2, 5].map((step) => step * 10 ** power)).flat();
 
-const seriesColour = (index) => style(`--series-${index % 6}`);
-
-/** Which lines each plot has: label, colour, dashes, and how to find its value in a point. */
+/** The lines of each plot, the lowest first, and how to find each line's value in a point. */
 const PLOTS = {
   offsets: (names) => [
-    { label: "head of the log", stroke: style("--head"), dash: [6, 4], value: (point) => point.head },
-    ...names.map((name, index) => consumerLine(name, index, 1)),
+    { ...referenceLine("head of the log"), value: (point) => point.head },
+    ...ofConsumers(names, 1),
   ],
-  lag: (names) => names.map((name, index) => consumerLine(name, index, 2)),
+  lag: (names) => ofConsumers(names, 2),
   totals: (names) => [
-    { label: "SQL", stroke: style("--sql"), dash: [6, 4], value: (point) => point.sql_km },
-    ...names.map((name, index) => consumerLine(name, index, 3)),
+    { ...referenceLine("SQL"), value: (point) => point.sql_km },
+    ...ofConsumers(names, 3),
   ],
-  rate: () => [{ label: "rides/s", stroke: style("--accent"), value: (point) => point.rides_per_s }],
+  rate: () => [{ ...singleLine("rides per second"), value: (point) => point.rides_per_s }],
 };
 
-function consumerLine(name, index, place) {
-  return {
-    label: name,
-    stroke: seriesColour(index),
-    value: (point) => point.consumers.find((consumer) => consumer[0] === name)?.[place],
-  };
-}
+/** Plots of whole numbers. */
+const ARE_WHOLE = ["offsets", "lag"];
+
+/** A consumer in a point is a list: name, checkpoint, lag, total. `place` is the place of the value. */
+const ofConsumers = (names, place) => consumerLines(names).map((line) => ({
+  ...line, value: (point) => point.consumers.find((consumer) => consumer[0] === line.label)?.[place],
+}));
 
 export class Plots {
   points = [];
@@ -43,26 +44,29 @@ export class Plots {
     for (const id of Object.keys(PLOTS)) this.resizing.observe(element(id));
   }
 
-  /** The points of the last minutes. Those from before a restart of the server are kept. */
+  /** Called when there are other consumers or other colours. */
+  whenLinesChange = () => {};
+
+  /** Takes the server's points of the last minutes. Older points, from before a restart of the server, stay. */
   restart(points) {
     const first = points[0]?.at_ms ?? Infinity;
     this.points = [...this.points.filter((point) => point.at_ms < first), ...points].slice(-POINT_COUNT_MAX);
     this.#draw();
   }
 
-  /** One more. */
+  /** Adds a point. */
   add(point) {
     if (point.at_ms === this.points.at(-1)?.at_ms) return;
-    // Later ones are there only if the server's clock was put back.
+    // Points later than this one exist only if the server's clock was put back.
     while (this.points.at(-1)?.at_ms > point.at_ms) this.points.pop();
     this.points.push(point);
     if (this.points.length > POINT_COUNT_MAX) this.points.shift();
     this.#draw();
   }
 
-  /** The colour of a consumer's lines. */
-  colourOf(name) {
-    return seriesColour(Math.max(0, this.#names.indexOf(name)));
+  /** The lines of the consumers, with the names as labels. */
+  get lines() {
+    return consumerLines(this.#names);
   }
 
   show(minutes) {
@@ -84,33 +88,41 @@ export class Plots {
     const since = (this.points.at(-1)?.at_ms ?? 0) - this.minutes * 60_000;
     const shown = this.points.filter((point) => point.at_ms >= since);
     const times = shown.map((point) => point.at_ms / 1000);
-    // What is not known is a gap in the line, not a nought.
+    // An unknown value is a gap in the line, not a zero.
     return [times, ...PLOTS[id](this.#names).map((line) => shown.map((point) => line.value(point) ?? null))];
   }
 
   #build() {
+    const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
     const axis = { stroke: style("--faint"), grid: { stroke: style("--line"), width: 1 }, ticks: { stroke: style("--line") } };
+    const times = { ...axis, size: 32, space: 80, values: (_, ticks) => ticks.map(clock) };
     for (const id of Object.keys(PLOTS)) {
       this.#plots.get(id)?.destroy();
       const lines = PLOTS[id](this.#names);
-      const series = [{}, ...lines.map(({ label, stroke, dash }) => ({ label, stroke, dash, width: 1.75, points: { show: false } }))];
+      const values = { ...axis, size: widthOfLabels, values: (_, ticks) => ticks.map((tick) => tick.toLocaleString("en")) };
+      if (ARE_WHOLE.includes(id)) values.incrs = WHOLE_STEPS;
       const options = {
         ...sizeOf(id),
-        series,
-        axes: [{ ...axis, space: 80, values: (_, ticks) => ticks.map(clock) }, { ...axis, size: 64, values: (_, ticks) => ticks.map((tick) => tick.toLocaleString("en")) }],
+        series: [{}, ...lines.map(({ label, stroke, width, dash }) => ({ label, stroke, width, dash, points: { show: false } }))],
+        axes: [times, values],
         scales: { y: { range: (_, low, high) => spread(id, low, high) } },
         legend: { show: false },
         cursor: { drag: { x: false, y: false } },
       };
       this.#plots.set(id, new uPlot(options, this.#data(id), element(id)));
     }
+    this.whenLinesChange();
   }
 }
 
-/** Rates and lags are drawn from nought on; offsets and totals around their values, and a flat line in the middle. */
+/** The space left of a plot, wide enough for its longest number. */
+const widthOfLabels = (_, labels) => 24 + 7 * Math.max(3, ...(labels ?? []).map((label) => label.length));
+
+/** The range of an axis. Rates and lags begin at zero. Offsets and totals surround their values; a flat line is in the middle. */
 function spread(id, low, high) {
   if (low === null || high === null) return [0, 1];
-  if (id === "lag" || id === "rate") return [0, Math.max(1, high * 1.1)];
+  if (id === "lag") return [0, Math.max(1, Math.ceil(high * 1.1))];
+  if (id === "rate") return [0, Math.max(1, high * 1.1)];
   const margin = Math.max((high - low) * 0.05, Math.abs(high) * 1e-6, 1);
   return [low - margin, high + margin];
 }

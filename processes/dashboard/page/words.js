@@ -1,11 +1,11 @@
-// Figures and verdicts in words. No part of the page is touched here.
+// Figures, verdicts and outages in words. This file does not touch the page.
 
 const thousands = (digits) => digits.replace(/\B(?=(\d{3})+$)/g, ",");
 
-/** 1234567 → "1,234,567"; what is not known → "–". */
+/** 1234567 → "1,234,567"; an unknown number → "–". */
 export const count = (number) => (number === null || number === undefined ? "–" : thousands(String(Math.round(number))));
 
-/** Millimetres as text, exact whatever their size: "4500600" → "4,500.600 m". */
+/** Millimetres as text, exact for every size: "4500600" → "4,500.600 m". */
 export const metres = (mm) => {
   if (mm === null || mm === undefined) return "–";
   const digits = mm.padStart(4, "0");
@@ -18,7 +18,7 @@ export const rough = (number) => {
   return number < 10 ? number.toFixed(1) : count(number);
 };
 
-/** Milliseconds as people say them: "0.4 s", "3 min". */
+/** Milliseconds in a readable unit: "0.4 s", "3 min". */
 export const span = (ms) => {
   if (ms < 10_000) return `${(Math.max(0, ms) / 1000).toFixed(1)} s`;
   if (ms < 120_000) return `${Math.round(ms / 1000)} s`;
@@ -26,9 +26,16 @@ export const span = (ms) => {
   return `${Math.round(ms / 3_600_000)} h`;
 };
 
-const list = (names) => (names.length > 3 ? `${names.slice(0, 3).join(", ")} and ${names.length - 3} more` : names.join(", "));
+/** The time of day: "14:03:09". */
+export const clock = (ms) => new Date(ms).toLocaleTimeString("en-GB");
 
-/** What a sample's verdict means: a mark, a short text that changes only with the verdict, and the reason. */
+/** "a", "a and b", "a, b, c and 2 more". */
+const list = (names) => {
+  if (names.length > 3) return `${names.slice(0, 3).join(", ")} and ${names.length - 3} more`;
+  return names.length > 1 ? `${names.slice(0, -1).join(", ")} and ${names.at(-1)}` : names.join("");
+};
+
+/** The verdict of a sample: a mark, a short text that changes only with the verdict, and the reason. */
 export function verdict(sample) {
   const consumers = sample.log?.consumers ?? [];
   const folding = consumers.filter((consumer) => consumer.total);
@@ -39,34 +46,62 @@ export function verdict(sample) {
         mark: "✓",
         text: "Converged",
         why: `${folding.length === 1 ? "The consumer has" : `All ${folding.length} consumers have`} ${metres(recount.distance_mm)} ` +
-          `of ${count(recount.ride_count)} rides, which is what SQL counts (recounted ${span(sample.at_ms - recount.at_ms)} ago).`,
+          `of ${count(recount.ride_count)} rides. SQL counts the same (${span(sample.at_ms - recount.at_ms)} ago).`,
       };
     case "at_head":
       return {
         mark: "…",
         text: "At the head",
         why: sample.log.is_cut_off
-          ? "There are more consumers than this page shows: audit compares them all."
-          : "Everything is folded. The rides are being recounted to compare.",
+          ? "There are more consumers than this page shows. The program audit compares all of them."
+          : "Every consumer has folded every record. SQL is counting the rides, for comparison.",
       };
     case "behind": {
       const late = consumers.filter((consumer) => consumer.lag_records > 0).map((consumer) => consumer.name);
       const staged = sample.log.is_anything_staged ? "There are records that have no offset yet." : "";
-      const leader = sample.log.is_led ? "" : " No streamer leads.";
-      return { mark: "…", text: "Catching up", why: (late.length ? `${list(late)} still fold.` : staged) + leader };
+      const folds = late.length === 1 ? "has records left to fold" : "have records left to fold";
+      return { mark: "…", text: "Catching up", why: late.length ? `${list(late)} ${folds}.` : staged };
     }
-    case "differs": {
-      const letters = consumers.reduce((sum, consumer) => sum + consumer.dead_letter_count, 0);
-      const others = folding
-        .filter((consumer) => consumer.total.distance_mm !== recount.distance_mm || consumer.total.ride_count !== recount.ride_count)
-        .map((consumer) => consumer.name);
-      const who = others.length ? `${list(others)}: not what SQL counts.` : "The consumers folded different rides.";
-      const hint = letters ? ` There are ${letters} dead letters: dead-letters list shows them.` : " audit tells more.";
-      return { mark: "✗", text: "A total differs", why: who + hint };
-    }
+    case "differs":
+      return { mark: "✗", text: "A total differs", why: difference(consumers, folding, recount) };
     case "nobody":
-      return { mark: "…", text: "No consumer yet", why: "None that folds the total distance is registered." };
+      return { mark: "…", text: "No consumer yet", why: "No consumer that folds the total distance is registered." };
     default:
-      return { mark: "?", text: "Postgres does not answer", why: "The figures below are the last ones that were known." };
+      return {
+        mark: "?",
+        text: "Postgres does not answer",
+        why: "Until it does, no ride is accepted and consumers wait. Nothing that was committed is lost.",
+      };
   }
+}
+
+function difference(consumers, folding, recount) {
+  const letters = consumers.reduce((sum, consumer) => sum + consumer.dead_letter_count, 0);
+  const others = folding
+    .filter((consumer) => consumer.total.distance_mm !== recount.distance_mm || consumer.total.ride_count !== recount.ride_count)
+    .map((consumer) => consumer.name);
+  const who = others.length
+    ? `SQL counts another total than ${list(others)}.`
+    : "The consumers folded different rides.";
+  const hint = letters
+    ? ` Dead letters: ${count(letters)}. The command “dead-letters list” shows them.`
+    : " The program audit tells more.";
+  return who + hint;
+}
+
+/** Sentences about everything that does not answer, except Postgres: that is a verdict of its own. */
+export function outages({ postgres, redis, log, processes }) {
+  const away = processes.filter((process) => process.is_ready === null).map((process) => process.name);
+  const sentences = [];
+  if (!redis.is_up) sentences.push(`Redis does not answer${postgres.is_up ? ": consumers read from Postgres" : " either"}.`);
+  if (log && !log.is_led) sentences.push("No streamer leads: new records get no offset until one does.");
+  if (away.length) sentences.push(`${list(away)} ${away.length === 1 ? "does" : "do"} not answer.`);
+  return sentences;
+}
+
+/** Tells how old the figures of Postgres are; "" if they are of this sample. */
+export function ageOfFigures(sample, knownAtMs) {
+  if (sample.log) return "";
+  if (!knownAtMs) return "No figures are known: Postgres has not answered since this page’s server started.";
+  return `These are the last known figures of Postgres, from ${clock(knownAtMs)} (${span(sample.at_ms - knownAtMs)} ago).`;
 }

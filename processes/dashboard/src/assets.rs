@@ -1,10 +1,16 @@
-//! The page's files, compiled in: nothing is loaded from elsewhere, and there is no build step.
+//! The page's files. They are compiled in, nothing is loaded from another host, and there is no build step.
 
-/// Path, type and content of each.
-pub(crate) const ASSETS: [(&str, &str, &str); 9] = [
+/// Path, type and content of each file.
+pub(crate) const ASSETS: [(&str, &str, &str); 15] = [
     ("/", "text/html; charset=utf-8", include_str!("../page/index.html")),
     ("/page.css", "text/css", include_str!("../page/page.css")),
     ("/page.js", "text/javascript", include_str!("../page/page.js")),
+    ("/dom.js", "text/javascript", include_str!("../page/dom.js")),
+    ("/figures.js", "text/javascript", include_str!("../page/figures.js")),
+    ("/consumers.js", "text/javascript", include_str!("../page/consumers.js")),
+    ("/processes.js", "text/javascript", include_str!("../page/processes.js")),
+    ("/incidents.js", "text/javascript", include_str!("../page/incidents.js")),
+    ("/lines.js", "text/javascript", include_str!("../page/lines.js")),
     ("/plots.js", "text/javascript", include_str!("../page/plots.js")),
     ("/words.js", "text/javascript", include_str!("../page/words.js")),
     ("/favicon.svg", "image/svg+xml", include_str!("../page/favicon.svg")),

@@ -1,4 +1,4 @@
-//! What Postgres says: the log, and how far everybody is, all of one snapshot.
+//! Reads the head of the log and the progress of every consumer from Postgres, in one snapshot.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use tokio_postgres::IsolationLevel;
 
 use crate::sample::{Consumer, LogState, Server, Total};
 
-/// More consumers than this are not shown, and then nobody is said to have converged.
+/// At most this many consumers are read. If there are more, the verdict is never "converged".
 const CONSUMER_COUNT_MAX: usize = 50;
 
-/// Postgres, asked again and again on a connection of its own.
+/// Postgres, asked for every sample on a connection of its own.
 pub(crate) struct Database {
     config: tokio_postgres::Config,
     partition: i32,
@@ -20,17 +20,17 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    /// Connects when first asked.
+    /// Connects with the first reading.
     pub fn new(config: &tokio_postgres::Config, partition: i32) -> Self {
         Self { config: config.clone(), partition, client: None }
     }
 
-    /// How the log is now, and how long it took to find out.
+    /// The present state of the log, and how long Postgres took to answer.
     ///
     /// # Errors
-    /// Postgres is away, or has no log: ask again.
+    /// Postgres does not answer, or has no log: ask again.
     pub async fn read(&mut self) -> Result<(Server, LogState)> {
-        // Taken, so that after an error, or when nobody waits any longer, the next reading connects anew.
+        // Taken out, so that the next reading connects anew after an error or a time-out.
         let mut client = match self.client.take() {
             Some(client) => client,
             None => connect(&self.config).await?,
@@ -51,8 +51,8 @@ pub(crate) async fn connect(config: &tokio_postgres::Config) -> Result<Client> {
     Ok(client)
 }
 
-/// A transaction in which all statements see the same. Without it a record might get its offset between the questions for
-/// the head and for the checkpoints, and a consumer would seem to be ahead of the log.
+/// A transaction in which all statements see the same snapshot. In two snapshots a record might get its offset after the head
+/// was read and before the checkpoints were, and a consumer would seem to be ahead of the log.
 pub(crate) async fn snapshot(client: &mut Client) -> Result<Transaction<'_>> {
     let tx = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
     tx.start().await.context("beginning a transaction")
@@ -111,7 +111,7 @@ async fn consumers(tx: &Transaction<'_>, partition: i32, head: i64) -> Result<Ve
     Ok(rows.iter().map(consumer).collect())
 }
 
-/// Whether a streamer holds the lock of the leader.
+/// Whether a streamer holds the leader's lock.
 async fn is_led(tx: &Transaction<'_>, partition: i32) -> Result<bool, tokio_postgres::Error> {
     let row = Session::query_one(
         tx,

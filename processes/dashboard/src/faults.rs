@@ -1,9 +1,9 @@
-//! The buttons of the page: faults on purpose, in development only. The page itself reads and writes nothing; what a button
-//! does is done by the process that it concerns, or to Redis, which may lose anything at any time (I6).
+//! The page's buttons inject faults, in development only. A process carries out an order itself; only the stream is wiped from
+//! here, since Redis may lose anything at any time (I6).
 //!
-//! A page of another site must not press them. Three things stop it: the order is JSON with a header of our own, which a browser
-//! does not let another site send without asking; the header holds a token that only a page from here can read; and this
-//! process answers to its own host name alone, so that no other name can be pointed at it.
+//! A page of another site must not be able to send orders. Three things prevent it. The order is JSON with a header of our own,
+//! and a browser does not let another site send such a request without permission. The header holds a token that only a page
+//! from here can read. This process answers only to its own host name, so no other name can be pointed at it.
 
 use anyhow::{Context, Result, bail, ensure};
 use monitor::ORDER_HEADER;
@@ -13,7 +13,7 @@ use stream::StreamArgs;
 use crate::processes::Watch;
 use crate::sample::Process;
 
-/// What a button orders: `{"kind":"crash","consumer":"consumer0"}`.
+/// The order of a button: `{"kind":"crash","consumer":"consumer0"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub(crate) enum Order {
@@ -28,10 +28,10 @@ pub(crate) enum Order {
     Wipe,
 }
 
-/// Who carries out orders.
+/// Passes orders on to the processes.
 #[derive(Debug, Clone)]
 pub(crate) struct FaultDesk {
-    /// What a page has to know to give orders.
+    /// A page has to know this to give orders.
     pub token: String,
     watch: Watch,
     stream: StreamArgs,
@@ -43,10 +43,10 @@ impl FaultDesk {
         Self { token, watch, stream: stream.clone() }
     }
 
-    /// Carries out an order, by what was last known of the processes. Returns what will happen.
+    /// Carries out an order. `processes` are those of the latest sample. Returns a sentence about the effect.
     ///
     /// # Errors
-    /// The process is not watched or does not take orders, or Redis does not answer: says which.
+    /// The process is not watched or does not take orders, or Redis does not answer. The message says which.
     pub async fn carry_out(&self, order: &Order, processes: &[Process]) -> Result<String> {
         match order {
             Order::DoubleSend => {

@@ -1,17 +1,20 @@
-//! A live page: how far the log is and how far each consumer, their totals as they meet SQL's own sum, and what keeps them
-//! from it. It reads, and writes nothing.
+//! A live page: the head of the log, each consumer's progress and total, and whether the totals equal SQL's own sum. The page
+//! only reads.
 //!
 //! ```text
 //! Postgres, Redis, /metrics of each process ──twice a second──▶ sampler ──▶ samples ──server-sent events──▶ browsers
-//! rides ──counted again, now and then──▶ recount ──┘
+//! rides ──counted again, with pauses──▶ recount ──┘
 //! ```
 //!
-//! Samples are taken once, however many people watch. "Converged" is never a consumer's word: it is shown when all
-//! checkpoints are at the head and a recount of the rides at that head gives what each consumer has (I9).
+//! A sample is taken once for all viewers. "Converged" does not rely on a consumer's own figures: it is shown when all
+//! checkpoints are at the head, and a recount of the rides at that head gives each consumer's total (I9).
 
 mod assets;
 mod database;
+mod differences;
 mod faults;
+mod incidents;
+mod memory;
 mod processes;
 mod recount;
 mod sample;
@@ -35,14 +38,15 @@ use tracing::info;
 
 use crate::database::Database;
 use crate::faults::FaultDesk;
+use crate::memory::SharedMemory;
 pub use crate::processes::Target;
 use crate::processes::Watch;
 use crate::recount::Recounts;
-use crate::sampler::{History, Pulses, Sampler};
+use crate::sampler::{Pulses, Sampler};
 use crate::server::{App, local_hosts};
 use crate::stream_end::Stream;
 
-/// A page that has not heard of a server for so long is not ready.
+/// The process is not ready if a server has not answered for this long.
 const AGE_MAX: Duration = Duration::from_secs(5);
 
 /// Serves a live page of how the consumers converge. Reads only.
@@ -77,7 +81,7 @@ pub struct Config {
 /// Serves until `shutdown`.
 ///
 /// # Errors
-/// The port is taken, or faults are to be injected from other machines. Servers that are away are none: the page says so.
+/// The port is taken, or other machines could inject faults. A server that does not answer is no error: the page says so.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     ensure!(
         !config.process.monitor.fault_orders || config.dashboard_bind.is_loopback(),
@@ -100,16 +104,16 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
         recounts: Recounts::start(postgres, partition),
     };
     let (sender, samples) = watch::channel(None);
-    let history = History::default();
-    let mut sampling = tokio::spawn(sampler.run(sender, history.clone(), pulses, shutdown.clone()));
+    let memory = SharedMemory::default();
+    let mut sampling = tokio::spawn(sampler.run(sender, memory.clone(), pulses, shutdown.clone()));
 
     info!(%address, stream = ?config.stream, faults = desk.is_some(), "dashboard started");
     process::ready();
-    let app = App { samples, history, desk, hosts: local_hosts(bind), shutdown: shutdown.clone() };
+    let app = App { samples, memory, desk, hosts: local_hosts(bind), shutdown: shutdown.clone() };
     let serving = axum::serve(listener, server::router(app)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     tokio::select! {
         served = async { serving.await } => served.context("serving")?,
-        // Without it the page would show nothing for ever: better to die, and be started again. It ends by itself only at the end.
+        // Without the sampler the page would show old figures for ever, so the process ends, and a supervisor starts it again.
         sampled = &mut sampling => sampled.context("the sampler died")?,
         () = stop_at_last(&shutdown) => {}
     }

@@ -1,4 +1,4 @@
-//! What the processes say of themselves on their monitor ports.
+//! Asks each process on its monitor port: whether it is ready, its process id, and a few of its metrics.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -41,7 +41,7 @@ impl Target {
     }
 }
 
-/// Who asks the processes.
+/// The processes to watch, and the HTTP client that asks them.
 #[derive(Debug, Clone)]
 pub(crate) struct Watch {
     pub targets: Vec<Target>,
@@ -54,7 +54,7 @@ impl Watch {
         Self { targets: targets.to_vec(), client: client.unwrap_or_default() }
     }
 
-    /// Asks all of them at once.
+    /// Asks all processes concurrently.
     pub async fn ask(&self) -> Vec<Process> {
         join_all(self.targets.iter().map(|target| self.ask_one(target))).await
     }
@@ -70,15 +70,18 @@ impl Watch {
             return away();
         };
         let late = readiness.parts.into_iter().filter(|part| !part.ready).map(|part| part.name);
-        let process = Process { is_ready: Some(readiness.ready), waits_for: late.collect(), ..away() };
+        let is_ready = Some(readiness.ready);
+        let process = Process { is_ready, pid: readiness.pid, waits_for: late.collect(), ..away() };
         with_metrics(process, &metrics)
     }
 }
 
-/// What `/readyz` answers.
+/// The response of `/readyz`.
 #[derive(Deserialize)]
 struct Readiness {
     ready: bool,
+    /// Absent if the process is of an earlier version.
+    pid: Option<u32>,
     parts: Vec<Part>,
 }
 
@@ -88,7 +91,7 @@ struct Part {
     ready: bool,
 }
 
-/// Takes out of `/metrics` what the page shows.
+/// Adds the metrics that the page shows.
 fn with_metrics(mut process: Process, metrics: &str) -> Process {
     for line in metrics.lines().filter(|line| !line.starts_with('#')) {
         let Some((sample, value)) = line.rsplit_once(' ') else { continue };
@@ -98,6 +101,7 @@ fn with_metrics(mut process: Process, metrics: &str) -> Process {
             "rocket_rides_start_time_seconds" => process.started_at_s = value,
             "rocket_rides_leader" => process.is_leader = value.map(|value| value > 0.0),
             "rocket_rides_entries_refused_total" => process.refused_count = value,
+            "rocket_rides_faults_injected_total" => process.sent_twice_count = value,
             "rocket_rides_crashes_survived_total" => {
                 let consumer = labels.strip_prefix("consumer=\"").and_then(|rest| rest.split('"').next());
                 process.consumer = consumer.map(str::to_owned);
@@ -126,12 +130,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_is_found_among_the_metrics() {
+    fn the_metrics_that_the_page_shows_are_found_among_all() {
         let metrics = "# HELP rocket_rides_leader x\nrocket_rides_leader 1\nrocket_rides_entries_refused_total 7\n\
+                       rocket_rides_faults_injected_total 5\n\
                        rocket_rides_start_time_seconds 12.5\n\
                        rocket_rides_crashes_survived_total{consumer=\"consumer0\"} 3\n";
         let process = with_metrics(Process::default(), metrics);
         assert_eq!((process.is_leader, process.refused_count), (Some(true), Some(7.0)));
+        assert_eq!(process.sent_twice_count, Some(5.0));
         assert_eq!((process.started_at_s, process.consumer.as_deref()), (Some(12.5), Some("consumer0")));
     }
 }

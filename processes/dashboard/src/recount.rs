@@ -1,5 +1,5 @@
-//! Counting the rides again: the figure that consumers are held against. It is SQL's own, and uses nothing that the log or a
-//! consumer has made.
+//! Counts the rides again, in SQL. The consumers' totals are compared with this figure. It uses nothing that the log or a
+//! consumer has written.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,20 +14,20 @@ use tracing::debug;
 use crate::database;
 use crate::sample::{Recount, now_ms};
 
-/// Counting reads the whole table. So that Postgres spends at most a twentieth of a processor on it, the pause grows with the
-/// table.
+/// The pause after a count is this many times as long as the count took. A count reads the whole table, and so costs Postgres
+/// at most a twentieth of a processor, however large the table is.
 const PAUSE_FACTOR: u32 = 20;
 
-/// How long to wait for a recount before the last one has to serve.
+/// How long a sample waits for a new recount. After that it has the previous one.
 const FRESH_WAIT: Duration = Duration::from_millis(200);
 
 /// The pause after a count that failed.
 const RETRY_WAIT: Duration = Duration::from_millis(500);
 
-/// How long one count may take; Postgres's own bound (30 s) strikes first, unless the connection is lost.
+/// How long one count may take. Postgres ends its statements after 30 s, so this limit matters only on a lost connection.
 const COUNT_WAIT: Duration = Duration::from_secs(40);
 
-/// The last recount, and a way to ask for the next one.
+/// The latest recount, and a way to ask for the next one.
 #[derive(Clone)]
 pub(crate) struct Recounts {
     last: watch::Receiver<Option<Recount>>,
@@ -43,11 +43,11 @@ impl Recounts {
         Self { last, wanted }
     }
 
-    /// A recount of now if there is one soon, or else the last one.
+    /// A new recount if it is there soon, else the latest one.
     pub async fn fresh(&mut self) -> Option<Recount> {
         self.last.mark_unchanged();
         self.wanted.notify_one();
-        // It goes on without us, and serves the next one who asks.
+        // After the time-out the count goes on, and a later call gets its result.
         let _ = timeout(FRESH_WAIT, self.last.changed()).await;
         self.last.borrow().clone()
     }
@@ -70,7 +70,7 @@ async fn keep_counting(
             let recount = count(&mut connected, partition).await?;
             anyhow::Ok((connected, recount))
         });
-        // The sampler asks the same server, and says on the page that it does not answer.
+        // An error is not shown: the sampler asks the same server, and the page says when it does not answer.
         let pause = match counted.await {
             Ok(Ok((connected, recount))) => {
                 client = Some(connected);
@@ -94,14 +94,14 @@ async fn keep_counting(
 async fn count(client: &mut Client, partition: i32) -> Result<Recount> {
     let tx = database::snapshot(client).await?;
     let began_at = Instant::now();
-    // The same snapshot: a ride that is counted has its record at or before this head, or staged.
+    // In the same snapshot: the record of each counted ride is at or before this head, or it is staged.
     let head = pglog::head(&tx, partition).await.context("reading the head")?;
     let is_complete = !pglog::is_anything_staged(&tx, partition).await.context("looking for staged records")?;
-    // All of a table is best read as it lies; for the log's own questions the session has that turned off.
+    // A sequential scan is best for a whole table. The session turns it off for the log's own queries.
     tx.batch_execute("SET LOCAL enable_seqscan = on").await.context("setting up the session")?;
     let row = Session::query_one(
         &tx,
-        // SUM of bigint is numeric; beyond 64 bits, where consumers reject rides too, it stays at the largest.
+        // SUM of bigint is numeric. Above 64 bits the largest bigint stands for it; consumers reject such rides too.
         "-- dashboard::count
          SELECT count(*), least(COALESCE(sum(distance_mm), 0), 9223372036854775807)::bigint FROM rides",
         &[],

@@ -1,4 +1,4 @@
-//! What the page is told, a few times a second.
+//! A sample: the figures that the page receives, twice a second.
 
 use std::time::SystemTime;
 
@@ -14,29 +14,30 @@ pub(crate) struct Sample {
     pub redis: Server,
     /// `None`: Postgres does not answer.
     pub log: Option<LogState>,
-    /// Where the stream ends. `None`: Redis does not answer.
+    /// `None`: Redis does not answer.
     pub stream: Option<StreamState>,
-    /// The last one there was, however old.
+    /// The latest recount, however old.
     pub recount: Option<Recount>,
     /// `None`: not known yet.
     pub rides_per_s: Option<f64>,
     pub processes: Vec<Process>,
 }
 
-/// Whether all consumers have come to the same end, and to the right one.
+/// Whether all consumers have the same state, and whether SQL computes that state too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Verdict {
-    /// All are at the head of the log, and have what the recount has.
+    /// All consumers are at the head of the log, and their states equal the recount.
     Converged,
-    /// All are at the head, and the rides were not recounted there yet.
+    /// All consumers are at the head, and there is no recount at this head yet.
     AtHead,
-    /// Somebody has records before him, or there are records without an offset.
+    /// A consumer has not folded all records, or there are records without an offset.
     Behind,
-    /// All are at the head, and somebody's state is not what the recount says.
+    /// All consumers are at the head, and the state of one does not equal the recount.
     Differs,
-    /// There is no consumer.
-    Nobody,
+    /// There is no consumer that folds the total distance. `/state` has always called this "nobody".
+    #[serde(rename = "nobody")]
+    NoConsumer,
     /// Postgres does not answer.
     Unknown,
 }
@@ -45,17 +46,17 @@ pub(crate) enum Verdict {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Server {
     pub is_up: bool,
-    /// How long all questions of a sample took; `None` if they were not answered.
+    /// How long the server took for all questions of a sample; `None` if it did not answer.
     pub answer_ms: Option<f64>,
 }
 
-/// The log as Postgres has it, all of one snapshot.
+/// The log as Postgres has it, read in one snapshot.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct LogState {
     pub head: i64,
     /// Whether there are records without an offset.
     pub is_anything_staged: bool,
-    /// Whether some streamer leads.
+    /// Whether a streamer leads.
     pub is_led: bool,
     /// Whether there are more consumers than these.
     pub is_cut_off: bool,
@@ -68,9 +69,9 @@ pub(crate) struct Consumer {
     pub name: String,
     pub last_offset: i64,
     pub lag_records: i64,
-    /// How long the first record before it has waited.
+    /// How long the first record that it has not folded has waited.
     pub lag_ms: f64,
-    /// `None`: it folds something else than the total distance.
+    /// `None`: it folds something other than the total distance.
     pub total: Option<Total>,
     pub duplicate_count: i64,
     pub healed_count: i64,
@@ -79,7 +80,7 @@ pub(crate) struct Consumer {
     pub dead_letter_count: i64,
 }
 
-/// What has been folded.
+/// The state that a consumer has folded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Total {
     pub ride_count: i64,
@@ -94,10 +95,13 @@ pub(crate) struct Total {
 pub(crate) struct StreamState {
     /// The offset up to which it was published; 0 if there is no stream.
     pub last_offset: i64,
-    pub entry_count: usize,
+    pub entry_count: i64,
+    /// How many entries were added since the stream's key was created. A wipe sets it back; trimming does not.
+    #[serde(skip)]
+    pub added_count: i64,
 }
 
-/// SQL's own count and sum over the rides, in a snapshot of its own: nothing that consumers have made takes part in it.
+/// SQL's count and sum over the rides, in a snapshot of its own. It uses nothing that a consumer has written.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Recount {
     pub at_ms: u64,
@@ -111,31 +115,35 @@ pub(crate) struct Recount {
     pub distance_mm: i64,
 }
 
-/// A process, as it tells of itself.
+/// A process, as its monitor describes it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(crate) struct Process {
     pub name: String,
     /// `None`: it does not answer.
     pub is_ready: Option<bool>,
-    /// What keeps it from being ready.
+    /// The parts that make no progress, and so keep it from being ready.
     pub waits_for: Vec<String>,
+    /// Its process id.
+    pub pid: Option<u32>,
     /// Seconds since 1970.
     pub started_at_s: Option<f64>,
-    /// Whether it leads, if it is a streamer.
+    /// Whether it leads; `None` if it is no streamer.
     pub is_leader: Option<bool>,
-    /// Entries that Redis refused because it had them, if it is a streamer.
+    /// Entries that Redis refused because it had them; `None` if it is no streamer.
     pub refused_count: Option<f64>,
-    /// The name under which it consumes, if it is a consumer.
+    /// Batches that it sent twice on purpose; `None` if it is no streamer.
+    pub sent_twice_count: Option<f64>,
+    /// The name of its checkpoint; `None` if it is no consumer.
     pub consumer: Option<String>,
 }
 
-/// What the plots need of a sample. The page gets the points of the last minutes when it connects.
+/// The figures of a sample that the plots draw. The page gets the points of the last minutes when it connects.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Point {
     pub at_ms: u64,
     pub head: Option<i64>,
     pub published: Option<i64>,
-    /// By the last recount, if that is not old.
+    /// By the latest recount. `None`: Postgres does not answer, so the recount is old.
     pub sql_km: Option<f64>,
     pub rides_per_s: Option<f64>,
     /// Name, checkpoint, lag in records, total in kilometres.
@@ -169,7 +177,7 @@ pub(crate) fn now_ms() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
-/// Beyond 2⁵³ a number would not be exact in a browser.
+/// As text, because a browser rounds numbers above 2⁵³.
 fn as_text<S: serde::Serializer>(number: &i64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(number)
 }

@@ -1,7 +1,7 @@
-//! Takes a sample a few times a second, whoever watches, and keeps what the plots need of the last minutes.
+//! Takes a sample twice a second, whether or not a page is open.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -12,29 +12,24 @@ use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use crate::database::Database;
+use crate::memory::SharedMemory;
 use crate::processes::Watch;
 use crate::recount::Recounts;
-use crate::sample::{Point, Recount, Sample, Server, Verdict, now_ms};
+use crate::sample::{Recount, Sample, Server, Verdict, now_ms};
 use crate::stream_end::Stream;
 use crate::verdict::judge;
 
 /// The pause between two samples.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long a server may take to answer all questions of a sample. Then the page says that it does not answer; a sample that
-/// came later would make the page look as if this process were gone.
+/// How long a server may take to answer all questions of a sample. After that the page says that the server does not answer.
+/// A longer wait would delay the sample, and the page would look as if this process were gone.
 const ANSWER_WAIT: Duration = Duration::from_millis(1500);
 
-/// How many points are kept: ten minutes of them.
-const POINT_COUNT_MAX: usize = 1200;
-
-/// The rate is that of this many milliseconds, at least.
+/// The rate is measured over at least this many milliseconds.
 const RATE_OVER_MS: u64 = 3000;
 
-/// The points of the last minutes.
-pub(crate) type History = Arc<Mutex<VecDeque<Point>>>;
-
-/// Whom the sampler asks.
+/// The servers and processes that the sampler asks.
 pub(crate) struct Sampler {
     pub database: Database,
     pub stream: Stream,
@@ -42,34 +37,34 @@ pub(crate) struct Sampler {
     pub recounts: Recounts,
 }
 
-/// What beats when a server has answered.
+/// A server's pulse beats when the server has answered.
 pub(crate) struct Pulses {
     pub postgres: Pulse,
     pub redis: Pulse,
 }
 
 impl Sampler {
-    /// Samples until `shutdown`. Each sample is put into `history` before it is sent.
+    /// Samples until `shutdown`. Each sample is put into `memory` before it is sent.
     pub async fn run(
         mut self,
         samples: watch::Sender<Option<Arc<Sample>>>,
-        history: History,
+        memory: SharedMemory,
         pulses: Pulses,
         shutdown: CancellationToken,
     ) {
         let (mut rate, mut before) = (Rate::default(), None);
         loop {
             let began_at = Instant::now();
-            let sample = self.take(&mut rate).await;
+            let sample = Arc::new(self.take(&mut rate).await);
             if sample.postgres.is_up {
                 pulses.postgres.beat();
             }
             if sample.redis.is_up {
                 pulses.redis.beat();
             }
-            tell_changes(before.replace((sample.verdict, sample.postgres.is_up, sample.redis.is_up)), &sample);
-            remember(&history, sample.point());
-            samples.send_replace(Some(Arc::new(sample)));
+            log_changes(before.replace((sample.verdict, sample.postgres.is_up, sample.redis.is_up)), &sample);
+            memory.lock().unwrap_or_else(PoisonError::into_inner).remember(&sample);
+            samples.send_replace(Some(sample));
             if !sleep_or_stop(INTERVAL.saturating_sub(began_at.elapsed()), &shutdown).await {
                 return;
             }
@@ -115,16 +110,8 @@ async fn answered<T>(server: &str, reading: impl Future<Output = Result<T>>) -> 
     }
 }
 
-fn remember(history: &History, point: Point) {
-    let mut points = history.lock().unwrap_or_else(PoisonError::into_inner);
-    if points.len() == POINT_COUNT_MAX {
-        points.pop_front();
-    }
-    points.push_back(point);
-}
-
-/// Logs what somebody would want to find later, and not every sample.
-fn tell_changes(before: Option<(Verdict, bool, bool)>, sample: &Sample) {
+/// Logs outages and a wrong total, so that an operator finds them later. Samples themselves are not logged.
+fn log_changes(before: Option<(Verdict, bool, bool)>, sample: &Sample) {
     let Some((verdict, postgres, redis)) = before else { return };
     for (server, was_up, is_up) in [("postgres", postgres, sample.postgres.is_up), ("redis", redis, sample.redis.is_up)]
     {
@@ -139,23 +126,23 @@ fn tell_changes(before: Option<(Verdict, bool, bool)>, sample: &Sample) {
     }
 }
 
-/// Rides a second, from one recount to a later one.
+/// Rides per second, between two recounts.
 #[derive(Default)]
 struct Rate {
-    /// When, and how many rides there were; the oldest first.
+    /// Time and number of rides of each recount, the oldest first.
     counts: VecDeque<(u64, i64)>,
 }
 
 impl Rate {
     fn after(&mut self, recount: &Recount) -> Option<f64> {
-        // A clock that was put back: what was before it says nothing any more.
+        // The clock was put back: earlier counts cannot be compared any more.
         if self.counts.back().is_some_and(|(at_ms, _)| *at_ms > recount.at_ms) {
             self.counts.clear();
         }
         if self.counts.back().is_none_or(|(at_ms, _)| *at_ms < recount.at_ms) {
             self.counts.push_back((recount.at_ms, recount.ride_count));
         }
-        // The youngest that is old enough is the first; those before it are of no more use.
+        // Keep the youngest count that is old enough as the first; earlier ones are not needed.
         while self.counts.get(1).is_some_and(|(at_ms, _)| recount.at_ms - at_ms >= RATE_OVER_MS) {
             self.counts.pop_front();
         }

@@ -1,4 +1,4 @@
-//! The page over HTTP: its files, and what happens as server-sent events.
+//! Serves the page: its files, and samples as server-sent events.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -21,34 +21,34 @@ use tracing::info;
 
 use crate::assets::ASSETS;
 use crate::faults::{FaultDesk, Order};
+use crate::memory::SharedMemory;
 use crate::sample::Sample;
-use crate::sampler::History;
 
-/// Whoever comes when so many watch already is told to come later.
+/// At most this many pages receive events at a time. Further ones are told to retry later.
 const VIEWER_COUNT_MAX: usize = 100;
 
 /// The header in which the page shows its token with an order.
 const TOKEN_HEADER: &str = "x-fault-token";
 
-/// Scripts, styles and connections from here only; no frame around it, no form to elsewhere. The plots set styles by script,
-/// which needs no leave.
+/// Scripts, styles and connections come from this server only; no other page can frame this one, and no form can be sent. A
+/// script may set an element's style, so the plots need no exception.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
                                        connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// What handlers use.
+/// The state that handlers use.
 #[derive(Clone)]
 pub(crate) struct App {
     pub samples: watch::Receiver<Option<Arc<Sample>>>,
-    pub history: History,
-    /// `None`: no faults are injected by buttons.
+    pub memory: SharedMemory,
+    /// `None`: the page has no buttons that inject faults.
     pub desk: Option<FaultDesk>,
-    /// The host names that are answered to; `None`: any.
+    /// The host names under which the page is served; `None`: any.
     pub hosts: Option<Vec<String>>,
     pub shutdown: CancellationToken,
 }
 
-/// The names of a server that only this machine can reach. A page that answered to any name could be read, and its buttons
-/// pressed, by whoever makes a name of his own point here.
+/// The names of a server that only this machine can reach; `None` if other machines can reach it. If the page were served
+/// under any name, an attacker could point a name at this address, read the page and press its buttons.
 pub(crate) fn local_hosts(bind: IpAddr) -> Option<Vec<String>> {
     bind.is_loopback().then(|| vec!["localhost".to_owned(), "[::1]".to_owned(), bind.to_string()])
 }
@@ -70,7 +70,7 @@ pub(crate) fn router(app: App) -> Router {
         .with_state(app)
 }
 
-/// Looks at the host name before, and sets headers for browsers after.
+/// Checks the host name before a request is handled, and sets security headers afterwards.
 async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let name = host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(host, |(name, _)| name);
@@ -89,40 +89,45 @@ async fn guard(State(app): State<App>, request: Request, next: Next) -> Response
     response
 }
 
-/// First the points of the last minutes, then a sample whenever there is one.
+/// Sends the memory first: plots, incidents, last known figures. Then it sends each sample, after the incidents that it brought.
 fn events(app: App, places: &Arc<Semaphore>) -> Response {
     let Ok(place) = Arc::clone(places).try_acquire_owned() else {
         let retry = [(header::RETRY_AFTER, "10")];
-        return (StatusCode::SERVICE_UNAVAILABLE, retry, "Too many people watch. Come later.\n").into_response();
+        return (StatusCode::SERVICE_UNAVAILABLE, retry, "Too many pages are open. Try again later.\n").into_response();
     };
-    let history = {
-        let points = app.history.lock().unwrap_or_else(PoisonError::into_inner);
-        event("history", &*points)
+    let (past, change) = {
+        let memory = app.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let (incidents, change) = memory.incidents_after(0);
+        let past = [event("history", memory.points()), event("incidents", &incidents), event("known", &memory.known())];
+        (past, change)
     };
     let mut samples = app.samples;
-    // The one there is comes at once.
+    // The latest sample is sent at once.
     samples.mark_changed();
-    let live = stream::unfold(samples, async |mut samples| {
+    let live = stream::unfold((samples, app.memory, change), async |(mut samples, memory, change)| {
         samples.changed().await.ok()?;
         let sample = samples.borrow_and_update().clone();
-        Some((sample, samples))
+        let (incidents, change) = memory.lock().unwrap_or_else(PoisonError::into_inner).incidents_after(change);
+        let incidents = (!incidents.is_empty()).then(|| event("incidents", &incidents));
+        let sample = sample.map(|sample| event("sample", &*sample));
+        Some((incidents.into_iter().chain(sample), (samples, memory, change)))
     });
-    let live = live.filter_map(async |sample| Some(event("sample", &*sample?)));
-    let events = stream::iter([history]).chain(live).map(move |event| {
+    let live = live.flat_map(stream::iter);
+    let events = stream::iter(past).chain(live).map(move |event| {
         let _place = &place;
         Ok::<_, Infallible>(event)
     });
-    // A stream that never ends would keep the server from stopping.
+    // The server stops when all responses have ended, so this one must end at shutdown.
     let events = events.take_until(app.shutdown.cancelled_owned());
     Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(10))).into_response()
 }
 
 fn event(name: &str, data: &impl serde::Serialize) -> Event {
-    // Numbers, texts and lists: nothing that JSON could not hold.
+    // Samples consist of numbers, texts and lists, which JSON can always hold.
     Event::default().event(name).json_data(data).unwrap_or_default()
 }
 
-/// The last sample, for programs.
+/// The latest sample, for programs.
 async fn state(State(app): State<App>) -> Response {
     match app.samples.borrow().clone() {
         Some(sample) => Json(&*sample).into_response(),
@@ -130,7 +135,7 @@ async fn state(State(app): State<App>) -> Response {
     }
 }
 
-/// What the page needs for its buttons. No other site's page can read it.
+/// The token that the page needs for its buttons. A page of another site cannot read it.
 async fn faults(State(app): State<App>) -> Response {
     match &app.desk {
         Some(desk) => Json(json!({ "token": desk.token })).into_response(),

@@ -1,13 +1,13 @@
-//! Whether the consumers have converged. Nobody's word is taken for it: the rides are counted again.
+//! Whether the consumers have converged. A consumer's own figures do not decide it: SQL counts the rides again.
 
 use crate::sample::{LogState, Recount, Total, Verdict};
 
-/// Judges the consumers' states by a recount. The two are of different snapshots, and need not be of one: what a consumer
-/// has at an offset never changes, nor do the rides whose records come before it (I4, I9). So they can be compared whenever
-/// both are of the same head, and no ride was without an offset when the rides were counted.
+/// Compares the consumers' states with a recount. The two come from different snapshots. They are comparable if both have the
+/// same head and every ride had an offset when the rides were counted: a consumer's state at an offset never changes, and
+/// neither do the rides up to that offset (I4, I9).
 pub(crate) fn judge(log: &LogState, recount: Option<&Recount>) -> Verdict {
     let totals: Vec<&Total> = log.consumers.iter().filter_map(|consumer| consumer.total.as_ref()).collect();
-    let [first, ..] = totals[..] else { return Verdict::Nobody };
+    let [first, ..] = totals[..] else { return Verdict::NoConsumer };
     if log.is_anything_staged || log.consumers.iter().any(|consumer| consumer.last_offset != log.head) {
         return Verdict::Behind;
     }
@@ -18,11 +18,13 @@ pub(crate) fn judge(log: &LogState, recount: Option<&Recount>) -> Verdict {
         (total.ride_count, total.distance_mm) == (recount.ride_count, recount.distance_mm)
             && total.digest == first.digest
     };
-    match totals.iter().all(agrees) {
-        false => Verdict::Differs,
-        // Of those that are not looked at nothing is known.
-        true if log.is_cut_off => Verdict::AtHead,
-        true => Verdict::Converged,
+    if !totals.iter().all(agrees) {
+        Verdict::Differs
+    } else if log.is_cut_off {
+        // The consumers beyond the limit were not read, so their states are unknown.
+        Verdict::AtHead
+    } else {
+        Verdict::Converged
     }
 }
 
@@ -64,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_another_total_or_other_rides_differs() {
+    fn another_total_or_other_rides_differ() {
         for other in [consumer("b", 9, 5001, "x"), consumer("b", 9, 5000, "y")] {
             let both = log(&[consumer("a", 9, 5000, "x"), other]);
             assert_eq!(judge(&both, Some(&recount(9, true))), Verdict::Differs);
@@ -72,16 +74,16 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_while_somebody_is_behind_or_nobody_is_there() {
+    fn no_total_is_judged_while_a_consumer_is_behind_or_there_is_none() {
         let late = log(&[consumer("a", 9, 5000, "x"), consumer("b", 8, 5000, "x")]);
         assert_eq!(judge(&late, Some(&recount(9, true))), Verdict::Behind);
         let staged = LogState { is_anything_staged: true, ..log(&[consumer("a", 9, 5000, "x")]) };
         assert_eq!(judge(&staged, Some(&recount(9, true))), Verdict::Behind);
-        assert_eq!(judge(&log(&[]), Some(&recount(9, true))), Verdict::Nobody);
+        assert_eq!(judge(&log(&[]), Some(&recount(9, true))), Verdict::NoConsumer);
     }
 
     #[test]
-    fn nobody_has_converged_while_some_are_not_looked_at() {
+    fn consumers_that_were_not_read_keep_the_others_from_converged() {
         let some = LogState { is_cut_off: true, ..log(&[consumer("a", 9, 5000, "x")]) };
         assert_eq!(judge(&some, Some(&recount(9, true))), Verdict::AtHead);
     }

@@ -1,13 +1,12 @@
-//! The live page: in a real browser, and what must not be done to it.
+//! The live page over HTTP: its figures, its events, and requests that it must refuse. browser.rs looks at it in a browser.
 
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use tests::{PrivatePostgres, PrivateRedis, Process, Watched, World, python_program, scratch_folder, wait_until};
-use tokio::process::Command;
+use tests::{PrivatePostgres, PrivateRedis, Process, Watched, World, wait_until};
 
-struct Page {
-    process: Process,
-    url: String,
+/// A process that serves the page.
+pub struct Page {
+    pub process: Process,
+    pub url: String,
     client: reqwest::Client,
 }
 
@@ -16,7 +15,7 @@ impl Page {
         Self::start_on(world, tests::free_port(), args).await
     }
 
-    async fn start_on(world: &World, port: u16, args: &[&str]) -> Self {
+    pub async fn start_on(world: &World, port: u16, args: &[&str]) -> Self {
         let port = port.to_string();
         let mut process = Process::start(world, "dashboard", &[&["--dashboard-port", &port], args].concat());
         let url = format!("http://{}", process.address_after("dashboard started").await);
@@ -35,6 +34,28 @@ impl Page {
         self.state().await.is_some_and(|state| state["verdict"] == verdict)
     }
 
+    /// The events that a page receives when it is opened, up to the first sample: name and data of each.
+    async fn first_events(&self) -> Vec<(String, Value)> {
+        let mut response = self.client.get(format!("{}/events", self.url)).send().await.unwrap();
+        let mut text = String::new();
+        while !text.contains("event: sample") || !text.ends_with("\n\n") {
+            text.push_str(std::str::from_utf8(&response.chunk().await.unwrap().unwrap()).unwrap());
+        }
+        let event = |text: &str| {
+            let (name, data) = text.strip_prefix("event: ")?.split_once("\ndata: ")?;
+            Some((name.to_owned(), serde_json::from_str(data).unwrap()))
+        };
+        text.split("\n\n").filter_map(event).collect()
+    }
+
+    /// The texts of the list of incidents.
+    async fn incidents(&self) -> Vec<String> {
+        let events = self.first_events().await;
+        let (_, incidents) = events.iter().find(|(name, _)| name == "incidents").unwrap();
+        let text = |incident: &Value| incident["text"].as_str().unwrap().to_owned();
+        incidents.as_array().unwrap().iter().map(text).collect()
+    }
+
     async fn token(&self) -> Option<String> {
         let answer: Value = self.client.get(format!("{}/faults", self.url)).send().await.unwrap().json().await.unwrap();
         answer["token"].as_str().map(str::to_owned)
@@ -50,85 +71,11 @@ impl Page {
     }
 }
 
-/// A browser watches while everything behind the page is broken and mended. See tests/browser/watch.py.
-#[tokio::test]
-async fn a_browser_sees_consumers_converge_whatever_happens_to_the_servers() {
-    let (mut postgres, mut redis) = (PrivatePostgres::start().await, PrivateRedis::start(&[]).await);
-    let mut world = World::on(&postgres.url(), &redis.url()).await;
-    let mut watched = vec![("streamer".to_owned(), Watched::start(&world, "streamer", &["--fault-orders"]).await)];
-    for name in ["consumer0", "consumer1", "consumer2"] {
-        watched.push((name.to_owned(), Watched::start(&world, "consumer", &[name, "--fault-orders"]).await));
-    }
-    let port = tests::free_port();
-    let api = Process::start(&world, "api", &["--api-port", &port.to_string()]);
-    let simulator = Process::start(&world, "simulator", &["--api-port", &port.to_string(), "--rate", "30"]);
-    let targets: Vec<String> = watched.iter().map(|(name, watched)| format!("{name}={}", watched.address())).collect();
-    let (page_port, flags) = (tests::free_port(), ["--fault-orders", "--watch", &targets.join(",")]);
-    let page = Page::start_on(&world, page_port, &flags).await;
-
-    let root = tests::root();
-    // In the repository only where that is asked for: a test leaves the work tree as it is.
-    let pictures = match std::env::var_os("UPDATE_PICTURES") {
-        Some(_) => root.join("docs/images"),
-        None => scratch_folder(),
-    };
-    let mut command = Command::new(python_program("python"));
-    command.arg(root.join("tests/browser/watch.py")).arg(&page.url).arg(&pictures);
-    let mut browser = Process::spawn("the browser", command);
-
-    browser.wait_for("faults: ordered and seen").await;
-    browser.wait_for("now: no more traffic").await;
-    simulator.stop().await;
-    browser.wait_for("converged: ").await;
-    let (ride_count, distance_mm) = world.sql_totals().await;
-    let seen = browser.output().replace(',', "");
-    let expected = format!("converged: {ride_count} rides {}.{:03} m", distance_mm / 1000, distance_mm % 1000);
-    assert!(seen.contains(&expected), "{expected}:\n{seen}");
-
-    browser.wait_for("now: kill Redis").await;
-    redis.kill().await;
-    browser.wait_for("now: start Redis").await;
-    redis.start_again().await;
-    browser.wait_for("now: kill Postgres").await;
-    postgres.kill().await;
-    browser.wait_for("now: start Postgres").await;
-    postgres.start_again().await;
-    world = world.reconnected().await;
-
-    browser.wait_for("now: stop the page's server for a while").await;
-    page.process.signal(Signal::SIGSTOP);
-    browser.wait_for("now: let it go on").await;
-    page.process.signal(Signal::SIGCONT);
-    browser.wait_for("now: kill the page's server").await;
-    page.process.kill().await;
-    browser.wait_for("now: start the page's server").await;
-    let page = Page::start_on(&world, page_port, &flags).await;
-    browser.wait_for("now: one more ride").await;
-    let (_, streamer) = &watched[0];
-    let injected = "rocket_rides_faults_injected_total";
-    let injected_count = streamer.metric(injected).await;
-    world.write_rides(1).await;
-    wait_until("the new server's order is carried out", async || streamer.metric(injected).await > injected_count)
-        .await;
-    let output = browser.succeed().await;
-    assert!(output.contains("seen everything"), "{output}");
-    for kind in ["light-wide", "light-phone", "dark-wide", "dark-phone"] {
-        let picture = std::fs::metadata(pictures.join(format!("dashboard-{kind}.png"))).unwrap();
-        assert!(picture.len() > 20_000, "{kind}: {} bytes", picture.len());
-    }
-    world.assert_converged(&["consumer0", "consumer1", "consumer2"]).await;
-    page.process.stop().await;
-    api.stop().await;
-    for (_, watched) in watched {
-        watched.process.stop().await;
-    }
-}
-
 #[tokio::test]
 async fn converged_is_never_shown_on_a_consumers_own_word() {
     let world = World::new().await;
     let page = Page::start(&world, &[]).await;
-    wait_until("nobody is there", async || page.says("nobody").await).await;
+    wait_until("there is no consumer", async || page.says("nobody").await).await;
     world.write_rides(20).await;
     world.drain_streamer(&mut world.streamer()).await;
     let (mut first, mut second) = (world.consumer("consumer0"), world.consumer("consumer1"));
@@ -185,18 +132,79 @@ async fn the_page_comes_with_everything_it_needs_and_with_nothing_else() {
 }
 
 #[tokio::test]
-async fn who_comes_late_gets_the_last_minutes_first() {
+async fn a_page_that_is_opened_later_gets_the_last_minutes_first() {
     let world = World::new().await;
     world.write_rides(3).await;
     let page = Page::start(&world, &[]).await;
     wait_until("there is a sample", async || page.state().await.is_some()).await;
-    let mut events = page.client.get(format!("{}/events", page.url)).send().await.unwrap();
-    let mut text = String::new();
-    while !text.contains("event: sample") {
-        text.push_str(std::str::from_utf8(&events.chunk().await.unwrap().unwrap()).unwrap());
-    }
-    assert!(text.starts_with("event: history\ndata: [{\"at_ms\":"), "{text}");
-    // It is still open when the server is told to stop: a stream without end must not keep it.
+    let events = page.first_events().await;
+    let names: Vec<&str> = events.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["history", "incidents", "known", "sample"]);
+    assert!(events[0].1[0]["at_ms"].is_u64(), "{}", events[0].1);
+    assert_eq!(events[1].1, json!([]), "nothing happened");
+    // The connection is still open when the server is told to stop: a response without end must not keep it.
+    let open = page.client.get(format!("{}/events", page.url)).send().await.unwrap();
+    page.process.stop().await;
+    drop(open);
+}
+
+#[tokio::test]
+async fn a_page_that_is_opened_during_an_outage_gets_the_last_known_figures_and_the_incidents() {
+    let (mut postgres, mut redis) = (PrivatePostgres::start().await, PrivateRedis::start(&[]).await);
+    let mut world = World::on(&postgres.url(), &redis.url()).await;
+    world.forget_database();
+    world.write_rides(3).await;
+    world.drain_streamer(&mut world.streamer()).await;
+    let page = Page::start(&world, &[]).await;
+    wait_until("the figures are known", async || {
+        page.state().await.is_some_and(|state| state["log"]["head"] == 3 && state["stream"]["last_offset"] == 3)
+    })
+    .await;
+    redis.kill().await;
+    postgres.kill().await;
+    wait_until("both outages are told", async || {
+        let incidents = page.incidents().await;
+        ["Postgres", "Redis"].iter().all(|name| incidents.contains(&format!("{name} stopped answering")))
+    })
+    .await;
+    let events = page.first_events().await;
+    let (known, sample) = (&events[2].1, &events[3].1);
+    assert!(sample["log"].is_null() && sample["stream"].is_null(), "{sample}");
+    assert_eq!((known["log"]["head"].as_i64(), known["stream"]["last_offset"].as_i64()), (Some(3), Some(3)));
+    let age_ms = |name: &str| sample["at_ms"].as_i64().unwrap() - known[name].as_i64().unwrap();
+    assert!(age_ms("log_at_ms") > 500 && age_ms("stream_at_ms") > 500, "{known}");
+    page.process.stop().await;
+}
+
+#[tokio::test]
+async fn the_page_knows_each_process_id_and_notices_a_restart_and_a_wipe() {
+    let world = World::new().await;
+    let port = tests::free_port().to_string();
+    let start = || Process::start(&world, "streamer", &["--monitor-port", &port]);
+    let first = start();
+    let page = Page::start(&world, &["--watch", &format!("streamer=127.0.0.1:{port}")]).await;
+    let pid = async || page.state().await.and_then(|state| state["processes"][0]["pid"].as_i64());
+    let first_pid = first.pid().as_raw();
+    wait_until("the first process is known", async || pid().await == Some(first_pid.into())).await;
+    world.write_rides(2).await;
+    wait_until("all is published", async || {
+        page.state().await.is_some_and(|state| state["stream"]["last_offset"] == 2)
+    })
+    .await;
+    // Without a streamer: it might rebuild the stream before the next sample is taken.
+    first.kill().await;
+    let wiped: i64 = redis::cmd("DEL").arg(world.stream_name()).query_async(&mut world.redis().await).await.unwrap();
+    assert_eq!(wiped, 1, "there was a stream");
+    wait_until("the wipe is told", async || page.incidents().await.contains(&"the stream was wiped".to_owned())).await;
+    let second = start();
+    let restarted = format!("streamer restarted: process {} replaces {first_pid}", second.pid());
+    let expected = ["the stream was rebuilt, up to offset 2".to_owned(), restarted];
+    wait_until("restart and rebuilding are told", async || {
+        let incidents = page.incidents().await;
+        expected.iter().all(|text| incidents.contains(text))
+    })
+    .await;
+    second.stop().await;
     page.process.stop().await;
 }
 

@@ -6,6 +6,7 @@ mod audit;
 mod batches;
 mod bookings;
 mod bootstrap;
+mod browser;
 mod causes;
 mod chaos;
 mod collector;
