@@ -23,9 +23,9 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use tower::{Layer, Service};
 
-use crate::answer::Answer;
+use crate::kept_response::Answer;
 use crate::error::Error;
-use crate::request::Request as Operation;
+use crate::operation::Request as Operation;
 use crate::runner::Runner;
 use crate::settings::{Invalid, Settings};
 use crate::store::Store;

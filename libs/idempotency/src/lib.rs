@@ -44,7 +44,7 @@
 //! }
 //! ```
 
-mod answer;
+mod kept_response;
 mod claim;
 mod codec;
 mod error;
@@ -55,7 +55,7 @@ mod link;
 mod phase;
 mod postgres_store;
 mod redis_store;
-mod request;
+mod operation;
 mod results_in_redis;
 mod runner;
 mod settings;
@@ -71,7 +71,7 @@ pub use layer::{IdempotencyKey, IdempotencyLayer, IdempotencyService};
 pub use phase::{Phase, Phases, Progress};
 pub use postgres_store::PostgresStore;
 pub use redis_store::RedisStore;
-pub use request::Request;
+pub use operation::Request;
 pub use results_in_redis::ResultsInRedis;
 pub use runner::{Outcome, Runner};
 pub use settings::{Invalid, Settings, value};

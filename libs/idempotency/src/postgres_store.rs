@@ -4,7 +4,7 @@ use deadpool_postgres::{Object, Pool};
 
 use crate::claim::{self, Claim, Claimed, Status, Tracked};
 use crate::error::Error;
-use crate::request::Request;
+use crate::operation::Request;
 use crate::store::Store;
 use crate::sweep;
 

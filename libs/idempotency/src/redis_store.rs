@@ -17,7 +17,7 @@ use redis::{Client, RedisError, Script, ScriptInvocation, ServerErrorKind};
 use crate::claim::{Claim, Claimed, Status, Tracked, kept_message};
 use crate::error::Error;
 use crate::link::Link;
-use crate::request::{DURATION_MAX, Request};
+use crate::operation::{DURATION_MAX, Request};
 use crate::store::Store;
 
 macro_rules! script {

@@ -13,7 +13,7 @@ use crate::claim::{Claim, Claimed, Status, Tracked};
 use crate::error::Error;
 use crate::link::Link;
 use crate::postgres_store::PostgresStore;
-use crate::request::Request;
+use crate::operation::Request;
 use crate::store::Store;
 
 /// How a reference in the column `result` begins; the key in Redis follows. JSON begins with no zero byte.

@@ -18,7 +18,7 @@ use crate::claim::{Claim, Claimed};
 use crate::error::{Error, is_conflict};
 use crate::phase::{Phase, Phases, Progress};
 use crate::postgres_store::PostgresStore;
-use crate::request::Request;
+use crate::operation::Request;
 use crate::store::Store;
 
 /// Any error of the work.

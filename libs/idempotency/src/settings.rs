@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use crate::error::Error;
 use crate::headers;
-use crate::request::Request;
+use crate::operation::Request;
 
 /// How long a claim holds if nobody says otherwise: longer than any request should take.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(90);

@@ -4,7 +4,7 @@ use std::future::Future;
 
 use crate::claim::{Claim, Claimed, Status, Tracked};
 use crate::error::Error;
-use crate::request::Request;
+use crate::operation::Request;
 
 /// Keeps track of operations. It alone decides who works on what, with its server's clock.
 ///
