@@ -1,16 +1,16 @@
-//! What a user of this library brings: how a group is written, and how a failure is judged.
+//! The interface that a user of this library implements: how to write a group, and how to judge a failure.
 
 use std::fmt::Debug;
 
 /// Where groups are written.
 pub trait Destination: Send + Sync + 'static {
-    /// What a client wants to have written.
+    /// The data that a client wants to write.
     type Request: Send + Sync + 'static;
 
-    /// What a client receives when its rows are durable.
+    /// A client receives this when its rows are durable.
     type Response: Send + 'static;
 
-    /// What a client receives instead of a response. One failure may concern a whole group, so it is cloned.
+    /// A client receives this instead of a response. One failure may concern a whole group, so the error is cloned.
     type Error: Clone + Send + 'static;
 
     /// A connection, held while one group is written.

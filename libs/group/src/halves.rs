@@ -59,7 +59,7 @@ impl<D: Destination> Group<D> {
     /// have no outcome yet.
     ///
     /// A transaction fails as a whole, and nothing of it is written. If one request may be the cause, half as many are tried
-    /// next, down to the one that fails by itself. After each success twice as many are tried. So one bad request costs a few
+    /// next, down to the request that fails alone. After each success twice as many are tried. So one bad request costs a few
     /// transactions instead of one per neighbour, and many bad requests cost hardly more than one transaction each.
     async fn write_by_halves(
         &mut self,

@@ -36,7 +36,7 @@ enum Failure {
     Broken,
 }
 
-/// Remembers what was written. Requests below zero are bad; [`BROKEN`], [`STUCK`] and [`PANIC`] do what their names say.
+/// Remembers each attempt to write. Requests below zero are bad; [`BROKEN`], [`STUCK`] and [`PANIC`] do what their names say.
 #[derive(Clone)]
 struct Memory(Arc<State>);
 

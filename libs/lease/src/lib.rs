@@ -8,17 +8,17 @@
 //! ```
 //!
 //! **Take** chooses rows that are due with `FOR UPDATE SKIP LOCKED`, sets the time until which they are leased, and commits, all
-//! in one statement. So two processes never take the same piece at the same time, and none waits for another one.
+//! in one statement. So two processes never take the same piece at the same time, and no process waits for a row lock.
 //!
 //! **Work** may take long and may call other servers, because no transaction is open and no lock is held. A process may die at
 //! any point of it. The lease then runs out, and another process does the work again: the work must bear that, for example
 //! by a key that the called server remembers.
 //!
-//! **Settle** records the result. By then the lease may have run out, and another process may have taken the piece. A
-//! condition in the settling statement decides what is written then:
+//! **Settle** records the result. By then the lease may have run out, and another process may have taken the piece. The
+//! condition of the settling statement depends on the kind of the result:
 //!
-//! - A *fact* is written whoever holds the lease. A receipt that was sent was sent: without the mark, the other process would
-//!   send it again. `WHERE delivered_at IS NULL` keeps the first mark.
+//! - A *fact* is written even if the lease is lost. A receipt that was sent stays sent: without the mark, it would be sent once
+//!   more. `WHERE delivered_at IS NULL` keeps the first mark.
 //! - A *decision* is written only if the lease is still ours, because the current holder may decide otherwise. The statement
 //!   compares a token: any column that changes with each take. Bookings compare the token of their claim.
 //!
@@ -162,7 +162,7 @@ mod tests {
         }
     }
 
-    /// Pieces in memory. What is done with each piece is its own text.
+    /// Pieces in memory. The text of a piece says how the work on it goes.
     #[derive(Default)]
     struct Memory {
         due: VecDeque<&'static str>,
