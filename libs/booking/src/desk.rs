@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use deadpool_postgres::{Client, Pool};
-use idempotency::{PostgresStore, Request, Runner};
+use idempotency::{Operation, PostgresStore, Runner};
 use payments::Stripe;
 use serde::{Deserialize, Serialize};
 use traces::TraceParent;
@@ -190,9 +190,9 @@ impl Desk {
         payload: Vec<u8>,
         order: &Order,
     ) -> Result<Reply, Error> {
-        let request = Request {
+        let request = Operation {
             expiration: Some(EXPIRATION),
-            ..Request::new(format!("{TARGET}{}", user.id), key, payload, self.claim_wait)
+            ..Operation::new(format!("{TARGET}{}", user.id), key, payload, self.claim_wait)
         };
         let trip = Trip { desk: self, user, order };
         // Once the claim has run out nothing can be changed any more; a server that never answers must not hold us longer.
