@@ -26,7 +26,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
         "Receipts that the folder or the mail server has taken",
         &[],
     );
-    declare_counter("rocket_rides_receipts_refused_total", "Receipts that it has not taken, to be tried again", &[]);
+    declare_counter("rocket_rides_receipts_refused_total", "Receipts that it has refused, to be tried again", &[]);
     let noted = shutdown.child_token();
     let delivering = deliver::keep_delivering(&config.consumer, &sink, &noted, &shutdown);
     let noting = async {
