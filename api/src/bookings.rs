@@ -11,7 +11,7 @@ use tracing::{Instrument, error};
 
 use crate::App;
 use crate::body::{Body, Params};
-use crate::database::sort_out_postgres;
+use crate::database::postgres_to_client_error;
 use crate::error::Error;
 
 /// The name of the header with the client's key.
@@ -126,7 +126,7 @@ fn sort_out(error: &booking::Error) -> Error {
         Booking::Processor(_) => Error::Processor,
         Booking::Operation(Operation::Invalid(_)) => Error::KeyMalformed,
         Booking::Unavailable(_) | Booking::Operation(Operation::Pool(_)) => Error::Unavailable,
-        Booking::Operation(Operation::Postgres(error)) => match sort_out_postgres(error) {
+        Booking::Operation(Operation::Postgres(error)) => match postgres_to_client_error(error) {
             Error::Internal => Error::BookingFailed,
             error => error,
         },

@@ -1,5 +1,5 @@
-//! Postgres within bounds of our own. Those inside the server (`statement_timeout`) do not help when the server, or the
-//! network to it, takes what is sent and never answers.
+//! Connections to Postgres, with time limits in this process. Limits inside the server (`statement_timeout`) do not help
+//! when the server or the network accepts a statement and never responds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,21 +15,21 @@ use tracing::{Instrument, error, warn};
 
 use crate::error::Error;
 
-/// Connections: one writes, one hints at what others have staged, the others read.
+/// Connections: one writes, one sends hints, the others read.
 const POOL_LEN: usize = 8;
-/// Those that may read at one time. Readers take no connection from the writer, however many they are.
+/// Connections that may read at one time. Readers never take the writer's connection, however many readers wait.
 const READER_COUNT_MAX: usize = POOL_LEN - 2;
 
-/// How long to wait for a connection, all in all. The pool bounds waiting and connecting, but not the first statement on
-/// a new connection.
+/// How long to wait for a connection in total. The pool limits waiting and connecting, but not the first statement on a new
+/// connection.
 const CLIENT_WAIT: Duration = Duration::from_secs(3);
 
-/// Why there is no answer from Postgres.
+/// Why Postgres returned no result.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// It said so, or the connection broke.
+    /// Postgres refused, or the connection broke.
     Postgres(tokio_postgres::Error),
-    /// It did not answer in time. Whether it did what was asked is unknown. Call [`Database::discard`].
+    /// Postgres did not respond in time. Whether it ran the statement is unknown. Call [`Database::discard`].
     Late,
 }
 
@@ -39,9 +39,9 @@ pub(crate) enum Failure {
 /// See [`Failure`].
 pub(crate) async fn until<T>(
     deadline: Instant,
-    answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    result: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, Failure> {
-    timeout_at(deadline, answer).await.map_err(|_| Failure::Late)?.map_err(Failure::Postgres)
+    timeout_at(deadline, result).await.map_err(|_| Failure::Late)?.map_err(Failure::Postgres)
 }
 
 /// The connections of this process.
@@ -62,15 +62,10 @@ impl Database {
         Ok(Self { pool, readers: Arc::new(Semaphore::new(READER_COUNT_MAX)), answer_wait })
     }
 
-    /// When an answer to a question of now is late.
-    pub fn deadline(&self) -> Instant {
-        Instant::now() + self.answer_wait
-    }
-
-    /// A connection, soon or not at all.
+    /// A connection, within [`CLIENT_WAIT`].
     ///
     /// # Errors
-    /// [`Error::Unavailable`].
+    /// [`Error::Unavailable`] if there is none by then.
     pub async fn client(&self) -> Result<Client, Error> {
         match timeout(CLIENT_WAIT, connect::postgres::take(&self.pool)).await {
             Ok(Ok(client)) => Ok(client),
@@ -85,23 +80,25 @@ impl Database {
         }
     }
 
-    /// Rows of a statement that only reads.
+    /// Runs a statement that only reads.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] if too many read already, [`Error::Unavailable`] or [`Error::Internal`] for Postgres.
+    /// [`Error::Overloaded`] if too many requests read already; [`Error::Unavailable`] or [`Error::Internal`] if Postgres
+    /// fails.
     pub async fn read(&self, statement: &'static str, parameters: Vec<i64>) -> Result<Vec<Row>, Error> {
         let waited = timeout(CLIENT_WAIT, Arc::clone(&self.readers).acquire_owned()).await;
         let place = waited.map_err(|_| Error::Overloaded)?.map_err(|_| Error::Internal)?;
         let database = self.clone();
-        // A task of its own, for if the client leaves, hyper drops what answers it. The connection would go back into
-        // the pool with the statement still running on it, and the next request would wait behind that.
+        // A separate task: if the client leaves, hyper drops the handler. The connection would return to the pool while
+        // Postgres still runs the statement, and the next request would wait for it.
         let reading = async move {
             let _place = place;
             let client = database.client().await?;
             let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|number| number as _).collect();
-            let answer = until(database.deadline(), client.query(statement, &parameters)).await;
-            answer.map_err(|failure| {
-                let error = sort_out(&failure);
+            let deadline = Instant::now() + database.answer_wait;
+            let rows = until(deadline, client.query(statement, &parameters)).await;
+            rows.map_err(|failure| {
+                let error = to_client_error(&failure);
                 if matches!(failure, Failure::Late) {
                     database.discard(client);
                 }
@@ -111,33 +108,32 @@ impl Database {
         tokio::spawn(reading.in_current_span()).await.unwrap_or(Err(Error::Internal))
     }
 
-    /// Ends a connection on which an answer is late, and those that lie idle: what has cut off one has likely cut off
-    /// them too, and each would cost another wait to find out.
+    /// Closes a connection on which Postgres did not respond in time, and all idle connections. The failure has probably
+    /// struck the idle ones too, and each would cost another wait to find out.
     pub fn discard(&self, client: Client) {
         self.pool.retain(|_, _| false);
         let client = Object::take(client);
         let cancel = client.cancel_token();
-        // If Postgres is only slow, it must not go on for nobody. An error changes nothing.
+        // If Postgres is only slow, it should not finish a statement whose result is dropped. An error here changes nothing.
         tokio::spawn(async move { timeout(CLIENT_WAIT, cancel.cancel_query(NoTls)).await });
     }
 }
 
-/// What the client is told, and what the log is told.
-pub(crate) fn sort_out(failure: &Failure) -> Error {
-    let error = match failure {
-        Failure::Postgres(error) => error,
+/// Logs a failure, and returns the error that the client receives.
+pub(crate) fn to_client_error(failure: &Failure) -> Error {
+    match failure {
+        Failure::Postgres(error) => postgres_to_client_error(error),
         Failure::Late => {
             warn!("postgres does not answer");
-            return Error::Unavailable;
+            Error::Unavailable
         }
-    };
-    sort_out_postgres(error)
+    }
 }
 
-/// The same for what Postgres said.
-pub(crate) fn sort_out_postgres(error: &tokio_postgres::Error) -> Error {
-    let passes = match error.code() {
-        // The connection broke.
+/// As [`to_client_error`], for an error of Postgres or of the connection.
+pub(crate) fn postgres_to_client_error(error: &tokio_postgres::Error) -> Error {
+    let is_passing = match error.code() {
+        // There is no code if the connection broke.
         None => true,
         Some(state) => {
             let class = &state.code()[..2];
@@ -147,7 +143,7 @@ pub(crate) fn sort_out_postgres(error: &tokio_postgres::Error) -> Error {
         }
     };
     let chain = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));
-    if passes {
+    if is_passing {
         warn!(error = format!("{error}{chain}"), "postgres is away");
         Error::Unavailable
     } else {

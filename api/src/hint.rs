@@ -1,6 +1,6 @@
-//! Wakes the streamer for records that others have staged: outside of every transaction that writes, and at most once in a
-//! while. The writer's groups carry hints of their own. A lost hint costs a moment, nothing else: the streamer looks by
-//! itself ten times a second.
+//! Wakes the streamer for records that bookings have staged. A hint is sent outside of every transaction that writes, at most
+//! once per [`HINT_INTERVAL`]. The writer's groups carry their own hints. A lost hint costs a tenth of a second at most,
+//! because the streamer also looks by itself ten times a second.
 
 use std::sync::Weak;
 use std::time::Duration;
@@ -10,16 +10,16 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::database::{Database, Failure, until};
 
-/// The least time between two of these hints.
+/// The shortest time between two of these hints.
 const HINT_INTERVAL: Duration = Duration::from_millis(1);
 
-/// How long a hint may take. A later one is of no use.
+/// How long a hint may take. By then the streamer has looked by itself.
 const HINT_WAIT: Duration = Duration::from_secs(2);
 
-/// How often to see whether the writer is gone.
+/// How often the task checks whether the writer is gone.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Sends a hint whenever `staged` says that records were committed, until nobody can say so any more.
+/// Sends a hint whenever `staged` is notified of a commit. Returns when every other holder of `staged` is gone.
 pub(crate) async fn send_hints(database: Database, staged: Weak<Notify>) {
     while let Some(notify) = staged.upgrade() {
         let is_staged = timeout(LOOK_INTERVAL, notify.notified()).await.is_ok();

@@ -1,214 +1,135 @@
-//! Group commit: requests that arrive while a transaction is in flight are written together by the next one.
-//!
-//! One task owns the writing. It takes whatever waits, writes it with one statement, and answers each request after its
-//! row is durable. A lone request goes at once; nothing ever waits for company. A commit to disk takes as long for a
-//! hundred rides as for one, so the more arrive, the cheaper each becomes.
+//! Rides in groups: the part of a [`group::Queue`] that knows of rides. A ride and its log record are written by one
+//! statement, and the streamer's hint follows on the same connection.
 
 use std::pin::pin;
 use std::sync::Arc;
 
 use deadpool_postgres::Client;
+use group::{Destination, Queue, Refusal};
 use monitor::Pulse;
-use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::sync::Notify;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use traces::TraceParent;
 use tracing::warn;
 
-use crate::database::{Database, Failure, sort_out, until};
+use crate::database::{Database, Failure, postgres_to_client_error, to_client_error};
 use crate::error::Error;
 use crate::hint;
 use crate::limits::Limits;
 use crate::metrics;
 use crate::rides::Ride;
 
-/// What is to be written.
+/// A ride that is to be written.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NewRide {
     pub distance_mm: i64,
-    /// What its record is a part of.
+    /// The trace that its log record belongs to.
     pub traceparent: Option<TraceParent>,
 }
 
-struct Request {
-    ride: NewRide,
-    reply: Reply,
-}
-
-type Reply = oneshot::Sender<Result<Ride, Error>>;
-
-/// What a request will be told, and over what.
-type Answer = (Reply, Result<Ride, Error>);
-
-/// Hands rides to the writing task. Clones share it; when the last is dropped, the task writes what waits and ends.
+/// Writes rides in groups. Clones share the writing task; after the last one is dropped, the task writes the rides that wait,
+/// and ends.
 #[derive(Clone)]
 pub(crate) struct Writer {
-    queue: mpsc::Sender<Request>,
+    rides: Queue<Rides>,
     staged: Arc<Notify>,
 }
 
 impl Writer {
-    /// Starts the writing task and the task that sends hints. The handle ends when every [`Writer`] is gone and
-    /// everything accepted has been answered.
+    /// Starts the writing task and the task that sends hints. The handle ends when every [`Writer`] is gone and every accepted
+    /// request has its response.
     pub fn start(database: Database, limits: &Limits, pulse: Pulse) -> (Self, tokio::task::JoinHandle<()>) {
-        let (queue, requests) = mpsc::channel(limits.queue_len_max);
         let staged = Arc::new(Notify::new());
         tokio::spawn(hint::send_hints(database.clone(), Arc::downgrade(&staged)));
-        let writing = write_groups(database, requests, limits.group_len_max, pulse);
-        (Self { queue, staged }, tokio::spawn(writing))
+        let limits = group::Limits {
+            queue_len_max: limits.queue_len_max,
+            group_len_max: limits.group_len_max,
+            write_wait: limits.answer_wait,
+        };
+        let (rides, writing) = Queue::start(Rides { database }, limits, pulse);
+        (Self { rides, staged }, writing)
     }
 
     /// Writes a ride and its log record; returns when both are durable.
     pub async fn write(&self, ride: NewRide) -> Result<Ride, Error> {
-        let (reply, answer) = oneshot::channel();
-        self.queue.try_send(Request { ride, reply }).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(_) => Error::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => Error::Unavailable,
-        })?;
-        answer.await.unwrap_or(Err(Error::Internal))
+        self.rides.write(ride).await
     }
 
-    /// Says that somebody else has staged a record.
+    /// Says that another task has staged a record.
     pub fn hint(&self) {
         self.staged.notify_one();
     }
 }
 
-async fn write_groups(database: Database, mut requests: mpsc::Receiver<Request>, group_len_max: usize, pulse: Pulse) {
-    let (mut group, mut answers) = (Vec::with_capacity(group_len_max), Vec::new());
-    // One group is in Postgres at a time. With two, both are smaller, and what that costs Postgres is more than what is won
-    // by not waiting for the disk in between.
-    while next_group(&mut requests, &mut group, group_len_max, &mut answers, &pulse).await {
-        let told = std::mem::take(&mut answers);
-        // Postgres first: while it writes these, there is time to answer those before.
-        tokio::join!(write_group(&database, &mut group, &mut answers), async {
-            // The connection's task sends the statement in this turn, ahead of the clients' tasks.
-            tokio::task::yield_now().await;
-            tell(told);
-        });
-    }
-}
-
-/// Takes what waits into the empty `group`. If nothing does, tells `answers` and waits. False: there will be nothing more.
-async fn next_group(
-    requests: &mut mpsc::Receiver<Request>,
-    group: &mut Vec<Request>,
-    group_len_max: usize,
-    answers: &mut Vec<Answer>,
-    pulse: &Pulse,
-) -> bool {
-    // One turn for the other tasks: requests that lie in sockets already would otherwise miss this group by microseconds.
-    // If there is nothing else to do, this returns at once.
-    tokio::task::yield_now().await;
-    loop {
-        while group.len() < group_len_max
-            && let Ok(request) = requests.try_recv()
-        {
-            group.push(request);
-        }
-        // Nobody waits for these any more: the client left, or was answered with 503 after too long in the queue, and
-        // will ask again. To write them now would write them twice.
-        group.retain(|request| !request.reply.is_closed());
-        if !group.is_empty() {
-            pulse.beat();
-            return true;
-        }
-        pulse.rest();
-        tell(std::mem::take(answers));
-        if requests.recv_many(group, group_len_max).await == 0 {
-            return false;
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Overloaded => Self::Overloaded,
+            Refusal::Closed => Self::Unavailable,
+            Refusal::Lost => Self::Internal,
         }
     }
 }
 
-fn tell(answers: Vec<Answer>) {
-    for (reply, answer) in answers {
-        // The client may have left; its ride stands all the same.
-        let _ = reply.send(answer);
-    }
+/// The tables that take rides.
+struct Rides {
+    database: Database,
 }
 
-/// Adds to `answers` one for each request of `group`.
-///
-/// All others wait meanwhile, so it has one deadline for everything it does. A second writing task beside a stuck one
-/// would not help: what stops a statement (a lock, the disk, the network) stops the next one too, and each would hold
-/// another group whose fate is unknown.
-async fn write_group(database: &Database, group: &mut Vec<Request>, answers: &mut Vec<Answer>) {
-    let client = match database.client().await {
-        Ok(client) => client,
-        Err(error) => return answer_all(group, &error, answers),
-    };
-    if let Err(failure) = write_and_answer(&client, database.deadline(), group, answers).await {
-        answer_all(group, &sort_out(&failure), answers);
-        if matches!(failure, Failure::Late) {
-            database.discard(client);
-        }
-    }
-}
+impl Destination for Rides {
+    type Request = NewRide;
+    type Response = Ride;
+    type Error = Error;
+    type Connection = Client;
+    type Failure = tokio_postgres::Error;
 
-/// Writes and answers what can be, the first first. After an error nothing more can, and the requests left in `group` have
-/// no answer yet.
-///
-/// A statement fails as a whole, and nothing of it is written. If that may be one row's fault, half as many are tried next,
-/// down to the one to blame; after each success twice as many. So one bad row costs a few statements and not one for each
-/// of its neighbours, and many bad rows cost hardly more than one statement each.
-async fn write_and_answer(
-    client: &Client,
-    deadline: Instant,
-    group: &mut Vec<Request>,
-    answers: &mut Vec<Answer>,
-) -> Result<(), Failure> {
-    let rides: Vec<NewRide> = group.iter().map(|request| request.ride).collect();
-    let mut left = rides.as_slice();
-    let mut len = left.len();
-    while !left.is_empty() {
-        let (now, later) = left.split_at(len);
-        let results: Vec<Result<Ride, Error>> = match until(deadline, write_rides(client, now)).await {
-            Ok(rides) => rides.into_iter().map(Ok).collect(),
-            Err(failure) if is_about_a_row(&failure) && len > 1 => {
-                warn!(error = format!("{failure:#?}"), request_count = len, "writing half as many rides at a time");
-                len /= 2;
-                continue;
-            }
-            Err(failure) if is_about_a_row(&failure) => vec![Err(sort_out(&failure))],
-            Err(failure) => return Err(failure),
-        };
-        let is_written = results.iter().all(Result::is_ok);
-        if is_written {
-            metrics::written(len);
-        }
-        answers.extend(group.drain(..len).map(|request| request.reply).zip(results));
-        left = later;
-        len = left.len().min(if is_written { 2 * len } else { 1 });
+    async fn connect(&self) -> Result<Client, Error> {
+        self.database.client().await
     }
-    Ok(())
-}
 
-fn answer_all(group: &mut Vec<Request>, error: &Error, answers: &mut Vec<Answer>) {
-    answers.extend(group.drain(..).map(|request| (request.reply, Err(error.clone()))));
+    async fn write(&self, client: &Client, new: &[NewRide]) -> Result<Vec<Ride>, tokio_postgres::Error> {
+        let rides = write_rides(client, new).await?;
+        metrics::written(rides.len());
+        Ok(rides)
+    }
+
+    /// Invalid data (class 22) and violated constraints (class 23) concern one row; any other failure concerns all rows.
+    fn concerns_one_request(&self, error: &tokio_postgres::Error) -> bool {
+        error.code().is_some_and(|state| state.code().starts_with("22") || state.code().starts_with("23"))
+    }
+
+    fn error_of(&self, error: tokio_postgres::Error) -> Error {
+        postgres_to_client_error(&error)
+    }
+
+    fn abandon(&self, client: Client) -> Error {
+        self.database.discard(client);
+        to_client_error(&Failure::Late)
+    }
 }
 
 /// Writes rides and stages their records, in one statement and so in one transaction (I1). Returns the rides in the order
 /// of `new`.
 async fn write_rides(client: &Client, new: &[NewRide]) -> Result<Vec<Ride>, tokio_postgres::Error> {
     let distances_mm: Vec<i64> = new.iter().map(|ride| ride.distance_mm).collect();
-    let rows = match new.iter().any(|ride| ride.traceparent.is_some()) {
-        false => insert(client, &distances_mm).await?,
-        true => match insert_traced(client, &distances_mm, new).await {
-            // In the middle of an upgrade. A trace is not worth a ride, least of all a neighbour's.
+    let rows = if new.iter().any(|ride| ride.traceparent.is_some()) {
+        match insert_traced(client, &distances_mm, new).await {
+            // In the middle of an upgrade. A lost trace does less harm than a lost ride.
             Err(error) if lacks_the_column(&error) => {
                 warn!(error = %error, "traces are not stored: apply schema.sql and roles.sql");
                 insert(client, &distances_mm).await?
             }
             inserted => inserted?,
-        },
+        }
+    } else {
+        insert(client, &distances_mm).await?
     };
     let rides: Vec<Ride> = rows.iter().map(Ride::from_row).collect();
-    // Rows come back in the order in which they were inserted. Were that ever to change, a client would be told of
-    // another's ride.
-    assert!(rides.iter().map(|ride| ride.distance_mm).eq(distances_mm), "rides are answered in order");
+    // Postgres returns rows in the order in which it inserted them. In any other order a client would receive another
+    // client's ride.
+    assert!(rides.iter().map(|ride| ride.distance_mm).eq(distances_mm), "rides are returned in order");
     Ok(rides)
 }
 
@@ -230,7 +151,8 @@ async fn insert(client: &Client, distances_mm: &[i64]) -> Result<Vec<Row>, tokio
     write_and_hint(client, statement, &[&distances_mm]).await
 }
 
-/// The same for a group of which some come with a trace. The others need not pay for it, so it is a statement of its own.
+/// As [`insert`], for a group in which at least one ride has a trace. It is a separate statement because the traces make it
+/// slower.
 async fn insert_traced(
     client: &Client,
     distances_mm: &[i64],
@@ -238,8 +160,8 @@ async fn insert_traced(
 ) -> Result<Vec<Row>, tokio_postgres::Error> {
     let traceparents: Vec<Option<String>> =
         new.iter().map(|ride| ride.traceparent.map(|traceparent| traceparent.to_string())).collect();
-    // Rides come out of written in the order in which they were inserted, so each meets its own trace; put side by side, not
-    // joined, because Postgres would plan a join of a thousand with a thousand for a handful.
+    // `written` returns rides in the order of insertion, so the nth ride belongs to the nth trace. They are unnested side by
+    // side. For a join Postgres would expect a thousand rows on each side and plan badly for a few.
     let statement = "-- api::write_traced_rides
         WITH written AS (
             INSERT INTO rides (distance_mm)
@@ -255,8 +177,8 @@ async fn insert_traced(
     write_and_hint(client, statement, &[&distances_mm, &traceparents]).await
 }
 
-/// Runs the statement and, sent right behind it on the same connection, the hint. So it comes after the commit, no turn of this
-/// process later, and from a session of Postgres that is awake. Nobody waits for its answer.
+/// Runs the statement, and sends the hint right behind it on the same connection. Postgres runs the hint directly after the
+/// commit, in a session that is awake already. The response to the hint is not awaited.
 async fn write_and_hint(
     client: &Client,
     statement: &str,
@@ -265,15 +187,9 @@ async fn write_and_hint(
     let statement = client.prepare_cached(statement).await?;
     let mut writing = pin!(client.query(&statement, params));
     tokio::select! {
-        // In this order they are sent.
+        // The statement is sent first.
         biased;
         rows = &mut writing => rows,
         _ = pglog::hint(client) => writing.await,
     }
-}
-
-/// Data that the tables do not take (class 22) and constraints (class 23) concern one row; the rest concerns all.
-fn is_about_a_row(failure: &Failure) -> bool {
-    let Failure::Postgres(error) = failure else { return false };
-    error.code().is_some_and(|state| state.code().starts_with("22") || state.code().starts_with("23"))
 }

@@ -9,14 +9,14 @@ use payments::{Stripe, StripeArgs};
 
 use crate::desk::Desk;
 
-/// Who charges, and how long a booking may take.
+/// The payment processor, and how long a booking may take.
 #[derive(Debug, Clone, Args)]
 pub struct BookingArgs {
-    /// Who charges for booked rides.
+    /// The processor that charges for booked rides.
     #[command(flatten)]
     pub stripe: StripeArgs,
 
-    /// How long a booking may take in all before somebody else may go on with it; the same in every process.
+    /// How long a booking may take in all before another process may go on with it; the same in every process.
     #[arg(long, env = "CLAIM_WAIT", default_value = "90s", value_parser = humantime::parse_duration)]
     pub claim_wait: Duration,
 }
@@ -25,7 +25,7 @@ impl BookingArgs {
     /// A desk that takes connections from `pool`.
     ///
     /// # Errors
-    /// There is no key, or no certificate authority. Says what to set.
+    /// There is no key, or no certificate authority. Says which setting is missing.
     pub fn desk(&self, pool: Pool) -> Result<Desk> {
         Ok(Desk::new(pool, Stripe::new(&self.stripe)?).with_claim_wait(self.claim_wait))
     }

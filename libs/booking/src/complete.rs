@@ -1,33 +1,61 @@
-//! Bringing to an end what clients have left unfinished.
+//! Finishing the bookings that clients have left unfinished. Each booking is leased: see [`lease`].
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use crate::desk::{Desk, Error, Order, Payload, Reply, TARGET, User};
+use common::shutdown::CancellationToken;
+use lease::{Leases, Round, Settled};
+use pglog::Session;
 
-/// What is left alone, and for how long.
+use crate::desk::Desk;
+use crate::error::Error;
+use crate::order::{Order, Payload, Reply, TARGET, User};
+
+/// Which requests are left alone, and for how long.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// Requests younger than this: their clients may still send them again.
+    /// Requests younger than this are left alone: their clients may still send them again.
     pub age_min: Duration,
-    /// Requests that were tried later than this.
+    /// Requests that were tried less than this long ago are left alone.
     pub idle_min: Duration,
-    /// The pause after a first attempt that failed. It doubles with each.
+    /// The pause after a first attempt that failed. It doubles with each attempt.
     pub retry_wait: Duration,
     /// The longest pause between two attempts.
     pub retry_wait_max: Duration,
 }
 
-/// What came of one round.
+/// The result of one round.
 #[derive(Debug, Default)]
 pub struct Completion {
-    /// Requests that have an answer now.
+    /// The responses of requests that are finished now.
     pub replies: Vec<Reply>,
-    /// Why others have none; they are tried again later.
+    /// Why other requests are not finished. They are tried again later.
     pub errors: Vec<Error>,
 }
 
-/// A request that nobody works on.
+/// Takes up to `count_max` requests that are due, the oldest first, and finishes them. Several completers share the work: no
+/// other completer takes a request until its next attempt is due.
+///
+/// # Errors
+/// Postgres is away. The errors of single requests are in the [`Completion`].
+pub async fn complete(desk: &Desk, patience: &Patience, count_max: usize) -> Result<Completion, Error> {
+    let mut unfinished = Unfinished { desk, patience, completion: Completion::default() };
+    // Each booking bounds itself by its claim; one more for taking them.
+    let wait = desk.claim_wait * (count_max as u32 + 1);
+    let round = Round { piece_count_max: count_max, take_len_max: count_max, wait };
+    // Requests that were taken and not worked on would have to wait for their next attempt, so a round is not stopped.
+    lease::run_round(&mut unfinished, &round, &CancellationToken::new()).await?;
+    Ok(unfinished.completion)
+}
+
+/// Requests that no client and no other process works on. The lease is `next_attempt_at` in table `completions`.
+struct Unfinished<'a> {
+    desk: &'a Desk,
+    patience: &'a Patience,
+    completion: Completion,
+}
+
+/// An unfinished request.
 struct Left {
     operation_id: i64,
     key: String,
@@ -35,84 +63,83 @@ struct Left {
     user: User,
 }
 
-/// Takes up to `count_max` requests that are due, the oldest first, and brings them to their ends. Several completers
-/// share the work: each request is one's until its next attempt is due.
-///
-/// # Errors
-/// Postgres is away. What concerns one request is in the [`Completion`].
-pub async fn complete(desk: &Desk, patience: &Patience, count_max: i64) -> Result<Completion, Error> {
-    let mut completion = Completion::default();
-    for left in take(desk, patience, count_max).await? {
-        match go_on(desk, &left).await {
-            Ok(reply) => completion.replies.push(reply),
+impl Leases for Unfinished<'_> {
+    type Piece = Left;
+    type Done = Reply;
+    type Failure = Error;
+    type Error = Error;
+
+    async fn take(&mut self, len_max: usize) -> Result<Vec<Left>, Error> {
+        let statement = "-- booking::take
+            WITH due AS MATERIALIZED (
+                SELECT id, target, key, payload, op.created_at FROM tracked_operations AS op
+                WHERE status <> 'finished' AND starts_with(target, $6)
+                  AND op.created_at < now() - $1 * INTERVAL '1 second'
+                  AND started_at < now() - $2 * INTERVAL '1 second'
+                  AND (status = 'failed' OR timeout_at <= now())
+                  AND (expires_at IS NULL OR expires_at > now())
+                  AND NOT EXISTS (SELECT FROM completions WHERE operation_id = id AND next_attempt_at > now())
+                ORDER BY op.created_at LIMIT $5 FOR UPDATE OF op SKIP LOCKED
+            ), put_off AS (
+                INSERT INTO completions AS c (operation_id, next_attempt_at)
+                SELECT id, now() + $3 * INTERVAL '1 second' FROM due
+                ON CONFLICT (operation_id) DO UPDATE
+                SET attempt_count = c.attempt_count + 1,
+                    next_attempt_at = now() + least($3 * power(2, least(c.attempt_count, 30)), $4) * INTERVAL '1 second'
+                -- A second completer may have just taken it: this statement's snapshot does not show that commit.
+                WHERE c.next_attempt_at <= now()
+                RETURNING operation_id
+            )
+            SELECT due.id, due.key, due.payload, users.id AS user_id, users.stripe_customer_id
+            FROM due JOIN put_off ON put_off.operation_id = due.id
+                     JOIN users ON users.id = substr(due.target, length($6) + 1)::bigint
+            ORDER BY due.created_at";
+        let seconds = |duration: Duration| duration.as_secs_f64();
+        let Patience { age_min, idle_min, retry_wait, retry_wait_max } = *self.patience;
+        let rows = self
+            .desk
+            .client()
+            .await?
+            .query(
+                statement,
+                &[
+                    &seconds(age_min),
+                    &seconds(idle_min),
+                    &seconds(retry_wait),
+                    &seconds(retry_wait_max),
+                    &(len_max as i64),
+                    &TARGET,
+                ],
+            )
+            .await?;
+        let left = rows.iter().map(|row| Left {
+            operation_id: row.get("id"),
+            key: row.get("key"),
+            payload: row.get("payload"),
+            user: User { id: row.get("user_id"), stripe_customer_id: row.get("stripe_customer_id") },
+        });
+        Ok(left.collect())
+    }
+
+    async fn work(&mut self, left: &Left) -> Result<Reply, Error> {
+        let payload: Payload = serde_json::from_slice(&left.payload)
+            .map_err(|error| Error::Bug(format!("Unreadable payload: {error}")))?;
+        let origin_ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let order = Order { journey: payload.journey, origin_ip, traceparent: None, raise_error: false };
+        // The stored bytes, because they are compared byte for byte.
+        self.desk.book_as(&left.user, &left.key, left.payload.clone(), &order).await
+    }
+
+    /// There is nothing left to write. The booking's last phase has stored the reply under the claim's token, which admits one
+    /// process at a time even if two have leased the request. `completions` only says when to try again.
+    async fn settle(&mut self, left: Left, result: Result<Reply, Error>) -> Result<Settled, Error> {
+        match result {
+            Ok(reply) => self.completion.replies.push(reply),
             Err(error) => {
                 tracing::debug!(operation = left.operation_id, error = %error, "not completed yet");
-                completion.errors.push(error);
+                self.completion.errors.push(error);
             }
         }
+        Ok(Settled::Ours)
     }
-    Ok(completion)
-}
-
-async fn go_on(desk: &Desk, left: &Left) -> Result<Reply, Error> {
-    let payload: Payload =
-        serde_json::from_slice(&left.payload).map_err(|error| Error::Bug(format!("Unreadable payload: {error}")))?;
-    let origin_ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    let order = Order { journey: payload.journey, origin_ip, traceparent: None, raise_error: false };
-    // As it was stored, byte for byte: it is compared.
-    desk.book_as(&left.user, &left.key, left.payload.clone(), &order).await
-}
-
-/// Chooses requests and puts off their next attempts, in one statement.
-async fn take(desk: &Desk, patience: &Patience, count_max: i64) -> Result<Vec<Left>, Error> {
-    let client = desk.client().await?;
-    let statement = client
-        .prepare_cached(
-            "-- booking::take
-             WITH due AS MATERIALIZED (
-                 SELECT id, target, key, payload, op.created_at FROM tracked_operations AS op
-                 WHERE status <> 'finished' AND starts_with(target, $6)
-                   AND op.created_at < now() - $1 * INTERVAL '1 second'
-                   AND started_at < now() - $2 * INTERVAL '1 second'
-                   AND (status = 'failed' OR timeout_at <= now())
-                   AND (expires_at IS NULL OR expires_at > now())
-                   AND NOT EXISTS (SELECT FROM completions WHERE operation_id = id AND next_attempt_at > now())
-                 ORDER BY op.created_at LIMIT $5 FOR UPDATE OF op SKIP LOCKED
-             ), put_off AS (
-                 INSERT INTO completions AS c (operation_id, next_attempt_at)
-                 SELECT id, now() + $3 * INTERVAL '1 second' FROM due
-                 ON CONFLICT (operation_id) DO UPDATE
-                 SET attempt_count = c.attempt_count + 1,
-                     next_attempt_at = now() + least($3 * power(2, least(c.attempt_count, 30)), $4) * INTERVAL '1 second'
-                 -- Another completer, whose commit this statement's snapshot does not show, may have just taken it.
-                 WHERE c.next_attempt_at <= now()
-                 RETURNING operation_id
-             )
-             SELECT due.id, due.key, due.payload, users.id AS user_id, users.stripe_customer_id
-             FROM due JOIN put_off ON put_off.operation_id = due.id
-                      JOIN users ON users.id = substr(due.target, length($6) + 1)::bigint
-             ORDER BY due.created_at",
-        )
-        .await?;
-    let seconds = |duration: Duration| duration.as_secs_f64();
-    let rows = client
-        .query(
-            &statement,
-            &[
-                &seconds(patience.age_min),
-                &seconds(patience.idle_min),
-                &seconds(patience.retry_wait),
-                &seconds(patience.retry_wait_max),
-                &count_max,
-                &TARGET,
-            ],
-        )
-        .await?;
-    let left = rows.iter().map(|row| Left {
-        operation_id: row.get("id"),
-        key: row.get("key"),
-        payload: row.get("payload"),
-        user: User { id: row.get("user_id"), stripe_customer_id: row.get("stripe_customer_id") },
-    });
-    Ok(left.collect())
 }

@@ -1,11 +1,11 @@
-//! From where to where, and how far that is.
+//! The origin and target of a ride, and the distance between them.
 
 use serde::{Deserialize, Serialize};
 
 /// Mean radius of the Earth, in mm.
 const EARTH_RADIUS_MM: f64 = 6_371_008_800.0;
 
-/// From where to where, in degrees. What a client may not change under one key.
+/// Origin and target of a ride, in degrees. A retry under the same key must have the same journey.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Journey {
     /// North of the equator, -90 to 90.
@@ -19,7 +19,7 @@ pub struct Journey {
 }
 
 impl Journey {
-    /// The length of the great circle between the two, in mm; at least 1, because there are no shorter rides.
+    /// The length of the great circle between origin and target, in mm; at least 1, because there are no shorter rides.
     ///
     /// ```
     /// let journey = booking::Journey { origin_lat: 0.0, origin_lon: 0.0, target_lat: 0.0, target_lon: 180.0 };
@@ -28,7 +28,7 @@ impl Journey {
     pub fn distance_mm(&self) -> i64 {
         let [lat_a, lon_a, lat_b, lon_b] =
             [self.origin_lat, self.origin_lon, self.target_lat, self.target_lon].map(f64::to_radians);
-        // The haversine: exact for small distances, where the arc cosine is not.
+        // The haversine formula is exact for small distances; the arc cosine is not.
         let square = |angle: f64| (angle / 2.0).sin().powi(2);
         let haversine = square(lat_b - lat_a) + lat_a.cos() * lat_b.cos() * square(lon_b - lon_a);
         let angle = 2.0 * haversine.min(1.0).sqrt().asin();
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn to_stay_is_the_shortest_ride() {
+    fn a_ride_to_its_own_origin_is_the_shortest() {
         assert_eq!(Journey { origin_lat: 0.0, origin_lon: 0.0, target_lat: 0.0, target_lon: 0.0 }.distance_mm(), 1);
     }
 }

@@ -1,28 +1,29 @@
 //! The phases of a booking, each by the recovery point at which it begins.
 
-use deadpool_postgres::{ClientWrapper, Transaction};
+use deadpool_postgres::Transaction;
 use idempotency::{Claim, Phase, Phases, Progress};
 use payments::{Charge, ChargeError};
-use pglog::NewRecord;
+use pglog::{NewRecord, Session};
 use serde_json::{Value, json};
 use tokio_postgres::error::SqlState;
 
-use crate::desk::{Desk, DiePoint, Error, Order, Reply, User};
-use crate::{AMOUNT_CENTS, CURRENCY};
+use crate::desk::{Desk, DiePoint};
+use crate::error::Error;
+use crate::order::{AMOUNT_CENTS, CURRENCY, Order, Reply, User};
 
-/// The ride is there, and not paid for.
+/// The ride is written, and not paid for.
 pub(crate) const RIDE_CREATED: &str = "ride_created";
-/// It is paid for.
+/// The ride is paid for.
 pub(crate) const CHARGE_CREATED: &str = "charge_created";
 
-/// One booking, while it is driven.
+/// A booking while it is driven from phase to phase.
 pub(crate) struct Trip<'a> {
     pub desk: &'a Desk,
     pub user: &'a User,
     pub order: &'a Order,
 }
 
-/// What is read back of a booking that goes on.
+/// The rows that an earlier phase of the booking has written.
 struct Booked {
     ride_id: i64,
     distance_mm: i64,
@@ -32,6 +33,9 @@ struct Booked {
     currency: String,
     stripe_customer_id: String,
 }
+
+/// A charge that the processor declined, and its reason.
+struct Declined(String);
 
 impl Phases for Trip<'_> {
     type Error = Error;
@@ -60,9 +64,9 @@ impl Trip<'_> {
         let (operation_id, journey, distance_mm) = (claim.id, &self.order.journey, self.order.journey.distance_mm());
         let mut client = self.desk.client().await?;
         let phase = claim.begin(&mut client).await?;
-        let statement = phase
+        let row = phase
             .tx()
-            .prepare_cached(
+            .query_one(
                 "-- booking::create_ride
                  WITH ride AS (INSERT INTO rides (distance_mm) VALUES ($1) RETURNING id)
                  INSERT INTO bookings (ride_id, user_id, operation_id, origin_lat, origin_lon, target_lat, target_lon,
@@ -70,12 +74,6 @@ impl Trip<'_> {
                  SELECT id, $2::bigint, $3::bigint, $4::float8, $5::float8, $6::float8, $7::float8, $8::bigint, $9::text, $10::text
                  FROM ride
                  RETURNING ride_id",
-            )
-            .await?;
-        let row = phase
-            .tx()
-            .query_one(
-                &statement,
                 &[
                     &distance_mm,
                     &self.user.id,
@@ -91,10 +89,10 @@ impl Trip<'_> {
             )
             .await?;
         let ride_id: i64 = row.get(0);
-        // The same record as a guest's ride has: whoever folds distances need not know the difference.
+        // The same record as for a guest's ride, so that consumers need not know the difference.
         let data = format!(r#"{{"id":{ride_id},"distance_mm":{distance_mm}}}"#);
         let journey = json!(journey);
-        // Sent together, here and below: each wait for an answer costs more than a statement.
+        // These statements are sent together, here and below: waiting for each result costs more than the statement.
         let (audited, staged) = tokio::join!(
             self.audit(phase.tx(), "ride.created", ride_id, &journey),
             self.stage(phase.tx(), "ride", "create", &data)
@@ -103,85 +101,83 @@ impl Trip<'_> {
         Ok(phase.advance(RIDE_CREATED).await?)
     }
 
-    /// The only phase with a call to somebody else. While it lasts no transaction is open, and no connection in hand.
+    /// The only phase that calls another server. Meanwhile no transaction is open, and no connection is held.
     async fn create_charge(&self, claim: &mut Claim) -> Result<Progress, Error> {
         let operation_id = claim.id;
         let booked = find(&*self.desk.client().await?, claim, RIDE_CREATED).await?;
         if self.order.raise_error {
             return Err(Error::Raised);
         }
-        let charged = self
-            .desk
-            .stripe
-            .charge(&Charge {
-                amount_cents: booked.amount_cents,
-                currency: &booked.currency,
-                customer: &booked.stripe_customer_id,
-                description: &format!("Charge for ride {}", booked.ride_id),
-                idempotency_key: &booked.charge_key,
-            })
-            .await;
-        let charged = match charged {
-            Ok(charge_id) => Ok(charge_id),
-            Err(ChargeError::Declined { message }) => Err(message),
-            Err(error) => return Err(Error::Processor(error)),
-        };
+        let charged = self.charge(&booked).await?;
         self.desk.pass(DiePoint::Charged);
         let mut client = self.desk.client().await?;
         let phase = claim.begin(&mut client).await?;
-        let ride_id = booked.ride_id;
-        // The processor has answered for good: from here on nothing is asked that could charge again.
-        let statement = phase
-            .tx()
-            .prepare_cached("-- booking::settle\nUPDATE tracked_operations SET expires_at = NULL WHERE id = $1")
-            .await?;
-        phase.tx().execute(&statement, &[&operation_id]).await?;
+        // The processor's decision is final. No later phase asks it again, so the booking need not expire any more.
+        let settle = "-- booking::settle\nUPDATE tracked_operations SET expires_at = NULL WHERE id = $1";
+        phase.tx().execute(settle, &[&operation_id]).await?;
         match charged {
-            Ok(charge_id) => {
-                let statement = phase
-                    .tx()
-                    .prepare_cached(
-                        "-- booking::create_charge
-                         UPDATE bookings SET stripe_charge_id = $2 WHERE ride_id = $1 AND stripe_charge_id IS NULL",
-                    )
-                    .await?;
-                let charge = json!({
-                    "id": charge_id, "ride_id": ride_id, "user_id": self.user.id,
-                    "amount": booked.amount_cents, "currency": booked.currency,
-                });
-                let noting = async {
-                    match phase.tx().execute(&statement, &[&ride_id, &charge_id]).await? {
-                        1 => Ok(()),
-                        _ => Err(Error::Bug(format!("Ride {ride_id} is charged already."))),
-                    }
-                };
-                let text = charge.to_string();
-                let (noted, audited, staged) = tokio::join!(
-                    noting,
-                    self.audit(phase.tx(), "charge.created", ride_id, &charge),
-                    self.stage(phase.tx(), "charge", "create", &text)
-                );
-                all_of([noted, audited, staged])?;
-                Ok(phase.advance(CHARGE_CREATED).await?)
-            }
-            Err(message) => {
-                let decline = json!({ "ride_id": ride_id, "user_id": self.user.id, "message": message });
-                let text = decline.to_string();
-                let (audited, staged) = tokio::join!(
-                    self.audit(phase.tx(), "charge.declined", ride_id, &decline),
-                    self.stage(phase.tx(), "charge", "decline", &text)
-                );
-                all_of([audited, staged])?;
-                let error = format!("Error from payment processor: {message}");
-                let body = json!({ "error": error, "code": "charge_declined" }).to_string();
-                finish(phase, Reply { status: 402, body, is_replayed: false }).await
-            }
+            Ok(charge_id) => self.note_charge(phase, &booked, &charge_id).await,
+            Err(declined) => self.note_decline(phase, &booked, &declined).await,
         }
+    }
+
+    /// Returns the charge's id, or the reason why the processor declined it.
+    async fn charge(&self, booked: &Booked) -> Result<Result<String, Declined>, Error> {
+        let charge = Charge {
+            amount_cents: booked.amount_cents,
+            currency: &booked.currency,
+            customer: &booked.stripe_customer_id,
+            description: &format!("Charge for ride {}", booked.ride_id),
+            idempotency_key: &booked.charge_key,
+        };
+        match self.desk.stripe.charge(&charge).await {
+            Ok(charge_id) => Ok(Ok(charge_id)),
+            Err(ChargeError::Declined { message }) => Ok(Err(Declined(message))),
+            Err(error) => Err(Error::Processor(error)),
+        }
+    }
+
+    async fn note_charge(&self, phase: Phase<'_>, booked: &Booked, charge_id: &str) -> Result<Progress, Error> {
+        let ride_id = booked.ride_id;
+        let charge = json!({
+            "id": charge_id, "ride_id": ride_id, "user_id": self.user.id,
+            "amount": booked.amount_cents, "currency": booked.currency,
+        });
+        let noting = async {
+            let statement = "-- booking::create_charge
+                UPDATE bookings SET stripe_charge_id = $2 WHERE ride_id = $1 AND stripe_charge_id IS NULL";
+            match phase.tx().execute(statement, &[&ride_id, &charge_id]).await? {
+                1 => Ok(()),
+                _ => Err(Error::Bug(format!("Ride {ride_id} is charged already."))),
+            }
+        };
+        let text = charge.to_string();
+        let (noted, audited, staged) = tokio::join!(
+            noting,
+            self.audit(phase.tx(), "charge.created", ride_id, &charge),
+            self.stage(phase.tx(), "charge", "create", &text)
+        );
+        all_of([noted, audited, staged])?;
+        Ok(phase.advance(CHARGE_CREATED).await?)
+    }
+
+    async fn note_decline(&self, phase: Phase<'_>, booked: &Booked, declined: &Declined) -> Result<Progress, Error> {
+        let (ride_id, Declined(message)) = (booked.ride_id, declined);
+        let decline = json!({ "ride_id": ride_id, "user_id": self.user.id, "message": message });
+        let text = decline.to_string();
+        let (audited, staged) = tokio::join!(
+            self.audit(phase.tx(), "charge.declined", ride_id, &decline),
+            self.stage(phase.tx(), "charge", "decline", &text)
+        );
+        all_of([audited, staged])?;
+        let error = format!("Error from payment processor: {message}");
+        let body = json!({ "error": error, "code": "charge_declined" }).to_string();
+        finish(phase, Reply { status: 402, body, is_replayed: false }).await
     }
 
     async fn stage_receipt(&self, claim: &mut Claim) -> Result<Progress, Error> {
         let mut client = self.desk.client().await?;
-        let booked = find(&client, claim, CHARGE_CREATED).await?;
+        let booked = find(&*client, claim, CHARGE_CREATED).await?;
         let phase = claim.begin(&mut client).await?;
         let receipt = json!({
             "ride_id": booked.ride_id, "user_id": self.user.id,
@@ -201,15 +197,14 @@ impl Trip<'_> {
     }
 
     async fn audit(&self, tx: &Transaction<'_>, action: &str, ride_id: i64, data: &Value) -> Result<(), Error> {
-        let statement = tx
-            .prepare_cached(
-                "-- booking::audit
-                 INSERT INTO audit_records (action, data, origin_ip, resource_id, resource_type, user_id)
-                 VALUES ($1, $2::text::jsonb, $3, $4, 'ride', $5)",
-            )
-            .await?;
         let (data, origin_ip) = (data.to_string(), self.order.origin_ip);
-        tx.execute(&statement, &[&action, &data, &origin_ip, &ride_id, &self.user.id]).await?;
+        tx.execute(
+            "-- booking::audit
+             INSERT INTO audit_records (action, data, origin_ip, resource_id, resource_type, user_id)
+             VALUES ($1, $2::text::jsonb, $3, $4, 'ride', $5)",
+            &[&action, &data, &origin_ip, &ride_id, &self.user.id],
+        )
+        .await?;
         Ok(())
     }
 
@@ -220,8 +215,8 @@ impl Trip<'_> {
     }
 }
 
-/// What came of statements that were sent together. After the one that failed the others only hear that one has: its error is
-/// the one that counts.
+/// The first error of statements that were sent together. After the statement that failed, Postgres refuses the others only
+/// because the transaction has failed, so the cause is any other error.
 fn all_of<const N: usize>(results: [Result<(), Error>; N]) -> Result<(), Error> {
     let is_aftermath = |error: &Error| {
         let Error::Operation(idempotency::Error::Postgres(error)) = error else { return false };
@@ -237,17 +232,17 @@ async fn finish(phase: Phase<'_>, reply: Reply) -> Result<Progress, Error> {
     Ok(phase.finish(result).await?)
 }
 
-/// The ride that an earlier phase has made.
-async fn find(client: &ClientWrapper, claim: &Claim, recovery_point: &str) -> Result<Booked, Error> {
-    let statement = client
-        .prepare_cached(
+/// The ride that an earlier phase has written.
+async fn find(client: &impl Session, claim: &Claim, recovery_point: &str) -> Result<Booked, Error> {
+    let row = client
+        .query_opt(
             "-- booking::find
              SELECT ride_id, distance_mm, charge_key::text, amount_cents, currency, stripe_customer_id,
                     to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS created_at
              FROM bookings JOIN rides ON rides.id = ride_id WHERE operation_id = $1",
+            &[&claim.id],
         )
         .await?;
-    let row = client.query_opt(&statement, &[&claim.id]).await?;
     let row = row.ok_or_else(|| Error::Bug(format!("Should have ride for key at {recovery_point}.")))?;
     Ok(Booked {
         ride_id: row.get("ride_id"),

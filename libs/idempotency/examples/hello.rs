@@ -1,4 +1,4 @@
-//! Greets every key once, and then gives the same greeting again.
+//! Greets every key once, and replays the greeting after that.
 //!
 //! ```text
 //! DATABASE_URL=postgres://… cargo run -p idempotency --example hello
@@ -6,7 +6,7 @@
 //! curl -i -H 'Idempotency-Key: "World"' localhost:3000
 //! ```
 //!
-//! Both answer `Hello World!`, and `Not persisted!` is printed once.
+//! Both responses are `Hello World!`, and `Not persisted!` is printed once.
 
 use axum::routing::get;
 use axum::{Extension, Router};
@@ -24,7 +24,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// `GET /*`. `say` hears of every request that was really handled.
+/// `GET /*`. `say` is called whenever the handler runs.
 pub fn router<S: Store>(store: S, say: impl Fn(&str) + Clone + Send + Sync + 'static) -> Router {
     let hello = async move |Extension(IdempotencyKey(key)): Extension<IdempotencyKey>| {
         say("Not persisted!");

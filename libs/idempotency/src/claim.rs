@@ -1,4 +1,4 @@
-//! Claiming an operation: one statement decides, however many try.
+//! Claiming an operation: one statement decides, however many processes try.
 
 use std::time::Duration;
 
@@ -8,23 +8,23 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use crate::error::Error;
-use crate::request::{DURATION_MAX, Request};
+use crate::operation::{DURATION_MAX, EXPIRED, Operation};
 
-/// How far an operation has come.
+/// The state of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
-    /// Not tried yet: what the first claim is told.
+    /// Not tried yet: the first claim reports this status.
     Ready,
-    /// Somebody works on it, or was working on it when its time ran out.
+    /// A process works on it, or did so when the time of its claim ran out.
     Running,
-    /// Done. The result is kept.
+    /// Done. The result is stored.
     Finished,
     /// The last try failed; it may be tried again.
     Failed,
 }
 
 impl Status {
-    /// As it stands in the table.
+    /// The name in the table.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ready => "ready",
@@ -34,7 +34,7 @@ impl Status {
         }
     }
 
-    /// What stands in the table; nothing there: it was not tried yet.
+    /// The status of this name in the table. `None`: there is no row, because the operation was not tried yet.
     pub(crate) fn from_name(name: Option<&str>) -> Self {
         match name {
             None => Self::Ready,
@@ -50,25 +50,25 @@ impl Status {
 pub struct Tracked {
     /// Its row.
     pub id: i64,
-    /// What is done, and for whom.
+    /// The action and its user.
     pub target: String,
-    /// What the client calls it.
+    /// The name that the client has chosen.
     pub key: String,
     /// The request.
     pub payload: Vec<u8>,
-    /// How far it has come.
+    /// Its state.
     pub status: Status,
     /// The phase that comes next.
     pub recovery_point: String,
-    /// What a phase must present.
+    /// The token that a phase must present.
     pub token: i64,
-    /// What came of it.
+    /// The stored result.
     pub result: Option<Vec<u8>>,
     /// How often it failed.
     pub error_count: i32,
-    /// Why it failed last.
+    /// The error of its last failure.
     pub error_message: Option<String>,
-    /// From when on its expiration counts.
+    /// The time from which its expiration counts.
     pub reference_time: Timestamp,
     /// When it was first claimed.
     pub created_at: Timestamp,
@@ -76,7 +76,7 @@ pub struct Tracked {
     pub started_at: Timestamp,
     /// When the claim runs out; `None`: never.
     pub timeout_at: Option<Timestamp>,
-    /// When it does not make sense any more; `None`: never.
+    /// When it may not be done any more; `None`: never.
     pub expires_at: Option<Timestamp>,
     /// When it was done.
     pub finished_at: Option<Timestamp>,
@@ -126,61 +126,61 @@ impl Tracked {
 pub struct Claim {
     /// The operation's row.
     pub id: i64,
-    /// What is done, and for whom.
+    /// The action and its user.
     pub target: String,
-    /// What the client calls it.
+    /// The name that the client has chosen.
     pub key: String,
-    /// What every phase presents. It goes up with each claim, so an older one is worth nothing.
+    /// The token that every phase presents. It goes up with each claim, so an older token is refused.
     pub token: i64,
     /// The phase that comes next.
     pub recovery_point: String,
     /// The request, as it was stored first.
     pub payload: Vec<u8>,
-    /// How far the operation had come before: ready, running (and its time was up) or failed.
+    /// The state of the operation before this claim: ready, running (and its time was up) or failed.
     pub found: Status,
 }
 
-/// What came of claiming.
+/// The result of claiming.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claimed {
-    /// It is ours: go on at its recovery point.
+    /// The operation is claimed by the caller: go on at its recovery point.
     Mine(Claim),
-    /// It is done, and this is its result.
+    /// The operation is done, and this is its result.
     Finished(Vec<u8>),
 }
 
-/// Claims an operation: a new one, one that failed, or one whose claim ran out. The server's clock decides. Nobody is
-/// waited for, unless a phase is still open although its claim has run out.
+/// Claims an operation that is new, has failed, or has a claim that ran out. The server's clock decides. This waits for no
+/// other process, unless a phase is still open although its claim has run out.
 ///
 /// # Errors
 /// [`Error::Expired`], [`Error::StillRunning`], [`Error::Mismatch`], [`Error::Invalid`]; otherwise Postgres is away. A
-/// finished operation is answered with its result even after it has expired. If the connection broke, the operation may
-/// be claimed although nobody knows: until the claim runs out.
-pub async fn claim(client: &Client, request: &Request) -> Result<Claimed, Error> {
-    request.check()?;
+/// finished operation returns its result even after it has expired. If the connection broke, the operation may be claimed
+/// without a holder, until that claim runs out.
+pub async fn claim(client: &Client, operation: &Operation) -> Result<Claimed, Error> {
+    operation.check()?;
     loop {
-        let is_late = match try_to_claim(client, request).await? {
+        let is_late = match try_to_claim(client, operation).await? {
             Tried::Mine(claim) => return Ok(Claimed::Mine(claim)),
             Tried::Not { is_late } => is_late,
         };
-        // Somebody has it, or had it.
-        let Some(tracked) = find(client, &request.target, &request.key).await? else {
+        // Another process holds the operation, or has held it.
+        let Some(tracked) = find(client, &operation.target, &operation.key).await? else {
             if is_late {
-                return Err(request.expired());
+                return Err(operation.expired());
             }
-            // It was deleted in the meantime, so it may be claimed after all.
+            // It was deleted in the meantime, so it can be claimed now.
             continue;
         };
-        if tracked.payload != request.payload {
-            return Err(request.mismatch());
+        if tracked.payload != operation.payload {
+            return Err(operation.mismatch());
         }
         match tracked.status {
             Status::Finished => return Ok(Claimed::Finished(tracked.result.unwrap_or_default())),
-            _ if tracked.is_expired => return Err(request.expired()),
+            _ if tracked.is_expired => return Err(operation.expired()),
             Status::Running if tracked.time_left.is_none_or(|left| !left.is_zero()) => {
-                return Err(request.still_running(tracked.time_left));
+                return Err(operation.still_running(tracked.time_left));
             }
-            // It failed, or ran out, between the two statements.
+            // It failed, or its claim ran out, between the two statements.
             _ => {}
         }
     }
@@ -188,15 +188,15 @@ pub async fn claim(client: &Client, request: &Request) -> Result<Claimed, Error>
 
 enum Tried {
     Mine(Claim),
-    /// `is_late`: the request would have expired already, were it new.
+    /// `is_late`: a new operation with this reference time has expired already.
     Not {
         is_late: bool,
     },
 }
 
-async fn try_to_claim(client: &Client, request: &Request) -> Result<Tried, Error> {
-    // What is held or done is left alone before the INSERT: that would wait for the lock that an open phase has on it.
-    // A reference time in the future would put off the expiration, on the client's word alone.
+async fn try_to_claim(client: &Client, operation: &Operation) -> Result<Tried, Error> {
+    // The INSERT skips an operation that is held or done, because it would wait for the lock of an open phase. A reference time
+    // in the future is cut, because a client could put off the expiration by it.
     let statement = "-- idempotency::claim
         WITH given AS (
             SELECT reference_time, now() + $5::float8 * INTERVAL '1 second' AS timeout_at,
@@ -217,18 +217,18 @@ async fn try_to_claim(client: &Client, request: &Request) -> Result<Tried, Error
         SELECT id, token, recovery_point, found.status AS found_status,
                COALESCE(given.expires_at <= now(), false) AS is_late
         FROM given LEFT JOIN found ON true LEFT JOIN claimed ON true";
-    let (timeout_s, expiration_s) = (bounded_s(request.timeout), bounded_s(request.expiration));
+    let (timeout_s, expiration_s) = (bounded_s(operation.timeout), bounded_s(operation.expiration));
     let parameters: [&(dyn ToSql + Sync); 6] =
-        [&request.target, &request.key, &request.payload, &request.reference_time, &timeout_s, &expiration_s];
+        [&operation.target, &operation.key, &operation.payload, &operation.reference_time, &timeout_s, &expiration_s];
     let row = client.query_one(&client.prepare_cached(statement).await?, &parameters).await?;
     let Some(id) = row.get("id") else { return Ok(Tried::Not { is_late: row.get("is_late") }) };
     Ok(Tried::Mine(Claim {
         id,
-        target: request.target.clone(),
-        key: request.key.clone(),
+        target: operation.target.clone(),
+        key: operation.key.clone(),
         token: row.get("token"),
         recovery_point: row.get("recovery_point"),
-        payload: request.payload.clone(),
+        payload: operation.payload.clone(),
         found: Status::from_name(row.get("found_status")),
     }))
 }
@@ -270,12 +270,12 @@ pub async fn fail(client: &Client, claim: &Claim, message: &str) -> Result<bool,
     Ok(changed_count == 1)
 }
 
-/// Ends an operation whose work was not done in a phase. `result` is what everybody is answered who asks again. Late is
-/// good enough, as long as nobody else has claimed the operation.
+/// Ends an operation whose work was not done in a phase. Every retry receives `result`. A late result is accepted as long as
+/// no other process has claimed the operation.
 ///
 /// # Errors
-/// [`Error::Fenced`] if somebody has, or a sweeper has marked it as failed; [`Error::Expired`] if it took too long: the
-/// operation has failed. Otherwise Postgres is away, and it is not known whether the result is kept.
+/// [`Error::Fenced`] if another process has claimed it, or a sweeper has marked it as failed; [`Error::Expired`] if it took
+/// too long: the operation has failed. Otherwise Postgres is away, and it is unknown whether the result is stored.
 pub async fn finish(client: &Client, claim: &Claim, result: &[u8]) -> Result<(), Error> {
     let statement = "-- idempotency::finish_claim
         UPDATE tracked_operations AS op
@@ -290,14 +290,14 @@ pub async fn finish(client: &Client, claim: &Claim, result: &[u8]) -> Result<(),
         WHERE op.id = held.id
         RETURNING is_late";
     let statement = client.prepare_cached(statement).await?;
-    let row = client.query_opt(&statement, &[&claim.id, &claim.token, &result, &crate::EXPIRED]).await?;
+    let row = client.query_opt(&statement, &[&claim.id, &claim.token, &result, &EXPIRED]).await?;
     if row.ok_or(Error::Fenced)?.get("is_late") {
         return Err(Error::Expired { target: claim.target.clone(), key: claim.key.clone() });
     }
     Ok(())
 }
 
-/// What is kept of an error message. Postgres takes no zero byte in a text.
+/// The stored part of an error message. Postgres allows no zero byte in a text.
 pub(crate) fn kept_message(message: &str) -> String {
     message.chars().take(1000).map(|char| if char == '\0' { char::REPLACEMENT_CHARACTER } else { char }).collect()
 }

@@ -1,12 +1,12 @@
-//! Payloads and results are bytes; these two make them out of values, as JSON.
+//! Payloads and results are bytes. These functions convert values to bytes and back, as JSON.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// A value as bytes; no value is no bytes.
+/// A value as bytes. No value is encoded as no bytes.
 ///
 /// # Errors
-/// The value has no form in JSON, for example a map whose keys are no texts.
+/// The value cannot be written as JSON, for example a map whose keys are not strings.
 pub fn encode<T: Serialize>(value: Option<&T>) -> Result<Vec<u8>, serde_json::Error> {
     value.map_or_else(|| Ok(Vec::new()), serde_json::to_vec)
 }
@@ -14,7 +14,7 @@ pub fn encode<T: Serialize>(value: Option<&T>) -> Result<Vec<u8>, serde_json::Er
 /// The value that [`encode`] was given.
 ///
 /// # Errors
-/// The bytes are no JSON, or that of something else.
+/// The bytes are not JSON, or are the JSON of another type.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<Option<T>, serde_json::Error> {
     if bytes.is_empty() { Ok(None) } else { serde_json::from_slice(bytes).map(Some) }
 }

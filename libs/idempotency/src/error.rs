@@ -7,20 +7,20 @@ use tokio_postgres::error::SqlState;
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It was asked for too late, or took too long.
+    /// The client asked too late, or the work took too long.
     #[error("Operation {target} expired for key {key}.")]
     Expired {
-        /// What was asked for.
+        /// The target of the operation.
         target: String,
-        /// Under which key.
+        /// The key of the operation.
         key: String,
     },
-    /// Somebody works on it.
+    /// Another request works on it.
     #[error("Operation {target} still running for key {key}.")]
     StillRunning {
-        /// What was asked for.
+        /// The target of the operation.
         target: String,
-        /// Under which key.
+        /// The key of the operation.
         key: String,
         /// When the claim runs out; `None`: never.
         retry_after: Option<Duration>,
@@ -28,44 +28,45 @@ pub enum Error {
     /// The key was used for another request.
     #[error("Operation {target} was asked for with another payload under key {key}.")]
     Mismatch {
-        /// What was asked for.
+        /// The target of the operation.
         target: String,
-        /// Under which key.
+        /// The key of the operation.
         key: String,
     },
-    /// The claim was lost: its time ran out, and somebody else has claimed the operation. Nothing of this phase was kept.
-    #[error("somebody else has claimed this operation")]
+    /// The claim was lost: its time ran out, and another process has claimed the operation. Nothing of this phase was stored.
+    #[error("another process has claimed this operation")]
     Fenced,
-    /// The operation panicked; nothing of the phase in hand was kept.
+    /// The operation panicked; nothing of the current phase was stored.
     #[error("Got panic {0:?}")]
     Panic(String),
-    /// The operation failed by itself; it may be tried again. This is its error.
+    /// The work returned this error. It may be tried again.
     #[error(transparent)]
     Failed(Box<dyn std::error::Error + Send + Sync>),
-    /// It is done, but what came of it was kept in Redis, and Redis does not have it any more. Asking again does not help.
+    /// It is done, but its result was stored in Redis, and Redis has lost it. A retry does not help.
     #[error("Operation {target} was done for key {key}, but its result is not kept any more.")]
     ResultLost {
-        /// What was asked for.
+        /// The target of the operation.
         target: String,
-        /// Under which key.
+        /// The key of the operation.
         key: String,
     },
-    /// It cannot be tracked under this target or key.
+    /// The target or the key is malformed.
     #[error("{0}")]
     Invalid(&'static str),
     /// Postgres is away or refuses.
     #[error("query failed")]
     Postgres(#[from] tokio_postgres::Error),
-    /// Postgres is away, or everybody else has the connections.
+    /// Postgres is away, or all connections are in use.
     #[error("no connection to Postgres")]
     Pool(#[from] deadpool_postgres::PoolError),
     /// Redis is away or refuses.
+    #[cfg(feature = "redis")]
     #[error("redis command failed")]
     Redis(#[from] redis::RedisError),
 }
 
 impl Error {
-    /// What `catch_unwind` caught.
+    /// The error for a panic that `catch_unwind` caught.
     pub fn panicked(panic: &(dyn std::any::Any + Send)) -> Self {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
@@ -78,7 +79,7 @@ impl Error {
     }
 }
 
-/// The same of any error: it or what it comes from.
+/// As [`Error::is_conflict`], for any error: looks at the error and at its sources.
 pub(crate) fn is_conflict(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -87,7 +88,7 @@ pub(crate) fn is_conflict(error: &(dyn std::error::Error + 'static)) -> bool {
             return error.code().is_some_and(|state| conflicts.contains(state));
         }
         next = match error.downcast_ref() {
-            // It names the source of its error as its own.
+            // This variant is transparent: `source` would skip the error itself.
             Some(Error::Failed(error)) => Some(error.as_ref()),
             _ => error.source(),
         };

@@ -1,10 +1,10 @@
-//! Durations as Go writes them: `2h45m`, `1.5h`, `-300ms`, `0`.
+//! Durations in the notation of Go: `2h45m`, `1.5h`, `-300ms`, `0`.
 //!
 //! Source: the documentation of `time.ParseDuration` in Go's standard library.
 
 use jiff::SignedDuration;
 
-/// Units and their length in nanoseconds; longer names first. Micro is written as `u`, as the micro sign or as mu.
+/// Units and their lengths in nanoseconds. Micro is `u`, the micro sign, or the Greek letter mu.
 const UNITS: [(&str, u64); 8] = [
     ("ns", 1),
     ("us", 1_000),
@@ -16,8 +16,8 @@ const UNITS: [(&str, u64); 8] = [
     ("h", 3_600 * 1_000_000_000),
 ];
 
-/// Reads a duration of at most 2^63 nanoseconds either way, which are 292 years. What is finer than a nanosecond is cut
-/// off. `None`: it is none.
+/// Parses a duration of at most 2^63 nanoseconds (292 years) in either direction. Fractions of a nanosecond are cut off.
+/// `None` if the text is not a duration.
 pub fn parse_go_duration(text: &str) -> Option<SignedDuration> {
     let (is_negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -39,7 +39,7 @@ pub fn parse_go_duration(text: &str) -> Option<SignedDuration> {
     i64::try_from(signed_ns).ok().map(SignedDuration::from_nanos)
 }
 
-/// One number with its unit; returns nanoseconds, and what follows.
+/// Parses one number with its unit. Returns nanoseconds and the rest of the text.
 fn parse_part(text: &str) -> Option<(u64, &str)> {
     let (whole, rest) = split_digits(text);
     let (fraction, rest) = rest.strip_prefix('.').map_or(("", rest), split_digits);
@@ -49,7 +49,7 @@ fn parse_part(text: &str) -> Option<(u64, &str)> {
     let unit_text = &rest[..rest.find(|char: char| char == '.' || char.is_ascii_digit()).unwrap_or(rest.len())];
     let (_, unit_ns) = UNITS.into_iter().find(|(name, _)| *name == unit_text)?;
     let whole_ns = if whole.is_empty() { 0 } else { whole.parse::<u64>().ok()?.checked_mul(unit_ns)? };
-    // Eighteen digits of an hour are far below a nanosecond.
+    // The eighteenth digit of an hour is far below a nanosecond.
     let fraction = &fraction[..fraction.len().min(18)];
     let numerator: u128 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
     let fraction_ns = numerator * u128::from(unit_ns) / 10_u128.pow(fraction.len() as u32);

@@ -1,7 +1,7 @@
-//! What a request says of itself in its headers.
+//! The headers in which a request describes its operation.
 //!
-//! Source: draft-ietf-httpapi-idempotency-key-header-07 for `Idempotency-Key`, RFC 9651 for its quotes. The `X-` headers
-//! are those of the original.
+//! Source: draft-ietf-httpapi-idempotency-key-header-07 for `Idempotency-Key`. The `X-` headers are those of the Go library
+//! that this one follows.
 
 use std::time::Duration;
 
@@ -9,16 +9,20 @@ use http::HeaderMap;
 use jiff::Timestamp;
 
 use crate::go_duration::parse_go_duration;
-use crate::settings::Invalid;
+use crate::key::unquoted;
 
-/// Under which key a request is known: `Idempotency-Key`, or `X-Idempotency-Key`. The value may be bare, as most clients
-/// send it, or quoted, as the draft wants it; `abc` and `"abc"` are the same key. `None`: it has no key.
+/// A request that is refused with status 400 and this sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invalid(pub String);
+
+/// The key of a request: `Idempotency-Key`, or `X-Idempotency-Key`. Most clients send it without quotes, and the draft wants
+/// quotes; `abc` and `"abc"` are the same key. `None`: there is no key.
 pub(crate) fn key(headers: &HeaderMap) -> Result<Option<String>, Invalid> {
     let mut found: Option<String> = None;
     for name in ["Idempotency-Key", "X-Idempotency-Key"] {
         let Some(text) = single(headers, name)? else { continue };
         let key = unquoted(text).filter(|key| (1..=255).contains(&key.len())).ok_or_else(|| invalid(name))?;
-        // Two that differ are as bad as the same header twice.
+        // Two headers with different keys are refused, as one header that is sent twice.
         if found.as_ref().is_some_and(|found| *found != key) {
             return Err(invalid(name));
         }
@@ -27,28 +31,28 @@ pub(crate) fn key(headers: &HeaderMap) -> Result<Option<String>, Invalid> {
     Ok(found)
 }
 
-/// From when on the expiration counts: `X-Idempotency-Reference-Time`, as in RFC 3339.
+/// The time from which the expiration counts: `X-Idempotency-Reference-Time`, as in RFC 3339.
 pub(crate) fn reference_time(headers: &HeaderMap) -> Result<Option<Timestamp>, Invalid> {
     const NAME: &str = "X-Idempotency-Reference-Time";
     let Some(text) = single(headers, NAME)? else { return Ok(None) };
-    // Years of four digits: others have a sign, and are none of RFC 3339's.
+    // RFC 3339 has years of four digits. Others would begin with a sign.
     let is_plain = text.starts_with(|char: char| char.is_ascii_digit()) && !text.contains('[');
     text.parse().ok().filter(|_| is_plain).map(Some).ok_or_else(|| invalid(NAME))
 }
 
-/// How long a claim holds: `X-Idempotency-Timeout`, for example `90s`; `0`: for ever. `None`: it does not say.
+/// How long a claim holds: `X-Idempotency-Timeout`, for example `90s`; `0`: for ever. `None`: there is no header.
 pub(crate) fn timeout(headers: &HeaderMap) -> Result<Option<Option<Duration>>, Invalid> {
     duration(headers, "X-Idempotency-Timeout")
 }
 
-/// How long after the reference time the operation makes sense: `X-Idempotency-Expiration`; `0`: for ever.
+/// How long after the reference time the operation may be done: `X-Idempotency-Expiration`; `0`: for ever.
 pub(crate) fn expiration(headers: &HeaderMap) -> Result<Option<Option<Duration>>, Invalid> {
     duration(headers, "X-Idempotency-Expiration")
 }
 
 fn duration(headers: &HeaderMap, name: &str) -> Result<Option<Option<Duration>>, Invalid> {
     let Some(text) = single(headers, name)? else { return Ok(None) };
-    // A duration may be negative; a time-out or an expiration makes no sense then.
+    // A duration may be negative; a time-out and an expiration may not.
     let duration = parse_go_duration(text).and_then(|duration| Duration::try_from(duration).ok());
     let duration = duration.ok_or_else(|| invalid(name))?;
     Ok(Some(Some(duration).filter(|duration| !duration.is_zero())))
@@ -65,25 +69,6 @@ fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Inv
 
 fn invalid(name: &str) -> Invalid {
     Invalid(format!("Invalid {name}"))
-}
-
-/// A key as a header holds it, bare or in quotes, without its quotes. `None`: it is none, or not of printable ASCII.
-pub fn unquoted(text: &str) -> Option<String> {
-    if !text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
-        return None;
-    }
-    let Some(quoted) = text.strip_prefix('"') else { return Some(text.to_owned()) };
-    let mut key = String::with_capacity(quoted.len());
-    let mut chars = quoted.chars();
-    loop {
-        match chars.next()? {
-            '"' => break,
-            '\\' => key.push(chars.next().filter(|char| matches!(char, '"' | '\\'))?),
-            char => key.push(char),
-        }
-    }
-    // Parameters would follow here; the draft defines none.
-    chars.as_str().is_empty().then_some(key)
 }
 
 #[cfg(test)]

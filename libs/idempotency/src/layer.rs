@@ -1,17 +1,17 @@
-//! Requests over HTTP that may be sent any number of times: a tower layer around one's own handlers.
+//! A tower layer around your own handlers: HTTP requests that may be sent any number of times.
 //!
 //! ```text
-//! no key                        passed through as it is, or 400 if a key is required
+//! no key                        passed through, or 400 if a key is required
 //! done before                   the same status, headers and body, and Idempotent-Replayed: true
-//! running, or overtaken         409, Retry-After
-//! other request, same key       409
+//! running, or fenced            409, Retry-After
+//! another request, same key     409
 //! expired, or its result lost   410
 //! bad header, or a bad name     400
 //! body too long                 413
 //! the handler panics            500; may be retried
-//! the handler answers 5xx       its answer; may be retried
+//! the handler returns 5xx       its response; may be retried
 //! the store is away             503, Retry-After; may be retried
-//! otherwise                     the handler's answer, which is kept
+//! otherwise                     the handler's response, which is stored
 //! ```
 
 use std::future::Future;
@@ -23,28 +23,29 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use tower::{Layer, Service};
 
-use crate::answer::Answer;
 use crate::error::Error;
-use crate::request::Request as Operation;
+use crate::headers::Invalid;
+use crate::kept_response::KeptResponse;
+use crate::operation::Operation;
 use crate::runner::Runner;
-use crate::settings::{Invalid, Settings};
+use crate::settings::Settings;
 use crate::store::Store;
 
-/// How long the body of a request with a key may be, in bytes: it is kept with the operation.
+/// The longest body of a request with a key, in bytes: it is stored with the operation.
 const BODY_LEN_MAX: usize = 64 * 1024;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Under which key a request is known, among its extensions: for handlers, as `Extension<IdempotencyKey>` in axum.
+/// The key of a request, among the request's extensions. A handler in axum takes `Extension<IdempotencyKey>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyKey(pub String);
 
-/// Makes handlers answer a request that was sent again as they answered it first. Shape:
+/// Replays the response to a request that is sent again. Shape:
 /// `Router::new().route("/rides", post(handler)).layer(IdempotencyLayer::new(store))`.
 ///
-/// A handler and the note that it is done are two steps. If the process dies between them, or the handler takes longer
-/// than its claim holds, it runs again when the client retries. What must not happen twice even then belongs into a
-/// [phase](crate::Phase).
+/// The handler and the record that it is done are two steps. If the process dies between them, or the handler takes longer
+/// than its claim holds, it runs again when the client retries. An effect that must not happen twice even then belongs into
+/// a [phase](crate::Phase).
 #[derive(Clone)]
 pub struct IdempotencyLayer<S> {
     runner: Runner<S>,
@@ -54,7 +55,7 @@ pub struct IdempotencyLayer<S> {
 }
 
 impl<S: Store> IdempotencyLayer<S> {
-    /// Keeps track of requests in `store`; everything else as by default.
+    /// Tracks requests in `store`, with default settings.
     pub fn new(store: S) -> Self {
         Self {
             runner: Runner::new(store),
@@ -64,7 +65,7 @@ impl<S: Store> IdempotencyLayer<S> {
         }
     }
 
-    /// The same with `settings` over those it has: shared ones first, then for each route its own.
+    /// The same layer with `settings` over its present ones. Set shared settings first, then those of each route.
     #[must_use]
     pub fn with(mut self, settings: Settings) -> Self {
         self.settings = settings.over(&self.settings);
@@ -78,7 +79,7 @@ impl<S: Store> IdempotencyLayer<S> {
         self
     }
 
-    /// How long the body of a request with a key may be, in bytes; 64 KiB if nobody says otherwise.
+    /// The longest body of a request with a key, in bytes; 64 KiB by default.
     #[must_use]
     pub fn body_len_max(mut self, body_len_max: usize) -> Self {
         self.body_len_max = body_len_max;
@@ -86,8 +87,8 @@ impl<S: Store> IdempotencyLayer<S> {
     }
 
     /// # Errors
-    /// The answer to a request that does not get to the store.
-    async fn operation_of<B>(&self, request: Request<B>, key: String) -> Result<(Operation, Request<B>), Answer>
+    /// The response to a request that is refused before it reaches the store.
+    async fn operation_of<B>(&self, request: Request<B>, key: String) -> Result<(Operation, Request<B>), KeptResponse>
     where
         B: BodyExt + From<Bytes>,
         B::Error: Into<BoxError>,
@@ -97,56 +98,57 @@ impl<S: Store> IdempotencyLayer<S> {
             Ok(body) => body.to_bytes(),
             Err(error) if error.is::<LengthLimitError>() => {
                 let text = format!("The body is longer than {} bytes.", self.body_len_max);
-                return Err(Answer::refusal(StatusCode::PAYLOAD_TOO_LARGE, &text));
+                return Err(KeptResponse::refusal(StatusCode::PAYLOAD_TOO_LARGE, &text));
             }
-            Err(_) => return Err(Answer::refusal(StatusCode::BAD_REQUEST, "The body broke off.")),
+            Err(_) => return Err(KeptResponse::refusal(StatusCode::BAD_REQUEST, "The body broke off.")),
         };
         parts.extensions.insert(IdempotencyKey(key.clone()));
         let operation = self.settings.operation_of(key, &parts, &body).map_err(refused)?;
         Ok((operation, Request::from_parts(parts, B::from(body))))
     }
 
-    /// Has the request answered, by `inner` or by the store.
-    async fn answer<I, B, R>(
+    /// The response of `inner`, or the stored one.
+    async fn respond<I, B, R>(
         &self,
         mut inner: I,
         request: Request<B>,
         operation: &Operation,
-    ) -> Result<Answer, I::Error>
+    ) -> Result<KeptResponse, I::Error>
     where
         I: Service<Request<B>, Response = Response<R>>,
         R: BodyExt<Data = Bytes>,
         R::Error: Into<BoxError>,
     {
-        let mut answered = None;
+        let mut handled = None;
         let work = async || {
             let response = match inner.call(request).await {
                 Ok(response) => response,
                 Err(error) => {
-                    answered = Some(Err(error));
+                    handled = Some(Err(error));
                     return Err(BoxError::from("the service failed"));
                 }
             };
-            // Not the status of the answer: one that stands for an answer which is too long is kept, although it is a 500.
+            // The status of the handler: the response in place of a long one is stored, although its status is 500.
             let status = response.status();
-            let answer = Answer::read(response).await?;
+            let response = KeptResponse::read(response).await?;
             let kept =
-                if status.is_server_error() { Err(format!("answered {status}").into()) } else { Ok(answer.encode()) };
-            answered = Some(Ok(answer));
+                if status.is_server_error() { Err(format!("answered {status}").into()) } else { Ok(response.encode()) };
+            handled = Some(Ok(response));
             kept
         };
         let called = self.runner.call(operation, work).await;
-        Ok(match (called, answered) {
-            (Ok(_), Some(answered)) | (Err(Error::Failed(_)), Some(answered)) => answered?,
-            (Ok(outcome), None) => Answer::decode(outcome.result)
-                .unwrap_or_else(|| Answer::of_error(&Error::Failed("what the store has is no answer".into()))),
-            (Err(error), _) => Answer::of_error(&error),
+        Ok(match (called, handled) {
+            (Ok(_), Some(handled)) | (Err(Error::Failed(_)), Some(handled)) => handled?,
+            (Ok(outcome), None) => KeptResponse::decode(outcome.result).unwrap_or_else(|| {
+                KeptResponse::of_error(&Error::Failed("the stored bytes are not a response".into()))
+            }),
+            (Err(error), _) => KeptResponse::of_error(&error),
         })
     }
 }
 
-fn refused(Invalid(text): Invalid) -> Answer {
-    Answer::refusal(StatusCode::BAD_REQUEST, &text)
+fn refused(Invalid(text): Invalid) -> KeptResponse {
+    KeptResponse::refusal(StatusCode::BAD_REQUEST, &text)
 }
 
 impl<S: Store, I> Layer<I> for IdempotencyLayer<S> {
@@ -185,7 +187,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        // The one that said it was ready is the one to call.
+        // `poll_ready` was called on `self.inner`, so that service is called, and its clone stays behind.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let layer = self.layer.clone();
@@ -197,22 +199,22 @@ where
                 Ok(Some(key)) => key,
                 Ok(None) if layer.is_key_required => {
                     let text = "Please specify an idempotency key with the Idempotency-Key header.";
-                    return Ok(Answer::refusal(StatusCode::BAD_REQUEST, text).into_response().map(Either::Right));
+                    return Ok(KeptResponse::refusal(StatusCode::BAD_REQUEST, text).into_response().map(Either::Right));
                 }
                 Ok(None) => return Ok(inner.call(request).await?.map(Either::Left)),
                 Err(invalid) => return Ok(refused(invalid).into_response().map(Either::Right)),
             };
             let (operation, request) = match layer.operation_of(request, key).await {
                 Ok(made) => made,
-                Err(answer) => return Ok(answer.into_response().map(Either::Right)),
+                Err(refusal) => return Ok(refusal.into_response().map(Either::Right)),
             };
-            // In a task of its own: a client that leaves drops this future, and what was begun is to be finished.
-            let answering = tokio::spawn(async move { layer.answer(inner, request, &operation).await });
-            let answer = match answering.await {
-                Ok(answer) => answer?,
-                Err(error) => Answer::of_error(&Error::Panic(error.to_string())),
+            // A separate task: if the client leaves, this future is dropped, and the work must be finished.
+            let responding = tokio::spawn(async move { layer.respond(inner, request, &operation).await });
+            let response = match responding.await {
+                Ok(response) => response?,
+                Err(error) => KeptResponse::of_error(&Error::Panic(error.to_string())),
             };
-            Ok(answer.into_response().map(Either::Right))
+            Ok(response.into_response().map(Either::Right))
         })
     }
 }

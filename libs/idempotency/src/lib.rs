@@ -1,26 +1,31 @@
 //! Operations that a client may ask for any number of times, and that are done once.
 //!
-//! An operation is known by what it does and for whom (its target) and by the key that the client made up for it. Its row
-//! in `tracked_operations` says how far it has come. Whoever wants to work on it claims it, with one statement; of many
-//! who try, one succeeds, and the others are told that it is running, or get the result. The claim carries a fencing
-//! token: who is overtaken, because its time ran out, can change nothing any more.
+//! An operation is identified by its target (the action and its user) and by a key that the client has chosen. Its row in
+//! `tracked_operations` stores its progress. A process that wants to work on it claims it, with one statement. If many
+//! processes try, one succeeds; the others learn that the operation is running, or receive its result. The claim carries a
+//! fencing token: after its time has run out and a second process has claimed the operation, the first process can change
+//! nothing.
 //!
 //! An operation with effects outside of Postgres goes in phases. A phase is one transaction that does some of the work and
-//! moves the recovery point; between two phases lies at most one call to somebody else. A crash loses at most the phase in
-//! hand, and the next claim goes on at the recovery point.
+//! moves the recovery point; between two phases lies at most one call to another server. A crash loses at most the current
+//! phase, and the next claim goes on at the recovery point.
 //!
 //! ```text
-//! (none) --claim--> running --finish--> finished: the result is kept, and replayed
+//! (none) --claim--> running --finish--> finished: the result is stored, and replayed
 //!                   running --fail----> failed:   may be claimed again, goes on at its recovery point
 //!                   running, time is up: may be claimed again; the old claim is fenced
 //! ```
 //!
-//! [`Runner::call`] goes through this for work of one step; [`Runner::call_in_phase`] for work whose effects are all in
-//! Postgres, and then they are kept with the result or not at all; [`Runner::call_in_phases`] for work of several
-//! [`Phases`]. Operations are kept in Postgres ([`PostgresStore`]), in Redis ([`RedisStore`]), or in Postgres with their
-//! results in Redis ([`ResultsInRedis`]).
+//! [`Runner::call`] does this for work of one step. [`Runner::call_in_phase`] is for work whose effects are all in Postgres:
+//! the effects and the result are stored together, or neither. [`Runner::call_in_phases`] is for work of several [`Phases`].
 //!
-//! # Around one's own axum service
+//! Operations are stored in Postgres ([`PostgresStore`]). The feature `redis` adds `RedisStore`, which stores them in Redis,
+//! and `ResultsInRedis`, which stores operations in Postgres and their results in Redis. The feature `http` adds
+//! `IdempotencyLayer`, a tower layer.
+//!
+//! # Around your own axum service
+//!
+//! With the feature `http`:
 //!
 //! ```
 //! use std::time::Duration;
@@ -30,13 +35,13 @@
 //! use idempotency::{IdempotencyLayer, PostgresStore, Settings, value};
 //!
 //! fn router(pool: deadpool_postgres::Pool) -> Router {
-//!     // The same key of two users must not be the same operation.
+//!     // Two users may choose the same key for different operations.
 //!     let settings = Settings::default().target(|parts| {
 //!         let user = parts.headers.get("authorization").and_then(|user| user.to_str().ok()).unwrap_or("nobody");
 //!         Ok(format!("[{}]{} for {user}", parts.method, parts.uri.path()))
 //!     });
 //!     let layer = IdempotencyLayer::new(PostgresStore::new(pool)).with(settings);
-//!     // Over what all share, each route may have its own.
+//!     // A route may override the shared settings.
 //!     let quick = layer.clone().with(Settings::default().timeout(value(Some(Duration::from_secs(10)))));
 //!     Router::new()
 //!         .route("/rides", post(async || "a ride").layer(layer.require_key()))
@@ -44,48 +49,56 @@
 //! }
 //! ```
 
-mod answer;
 mod claim;
 mod codec;
 mod error;
-mod go_duration;
-mod headers;
-mod layer;
-mod link;
+mod key;
+mod operation;
 mod phase;
 mod postgres_store;
-mod redis_store;
-mod request;
-mod results_in_redis;
 mod runner;
-mod settings;
 mod store;
 mod sweep;
+
+#[cfg(feature = "http")]
+mod go_duration;
+#[cfg(feature = "http")]
+mod headers;
+#[cfg(feature = "http")]
+mod kept_response;
+#[cfg(feature = "http")]
+mod layer;
+#[cfg(feature = "http")]
+mod settings;
+
+#[cfg(feature = "redis")]
+mod link;
+#[cfg(feature = "redis")]
+mod redis_store;
+#[cfg(feature = "redis")]
+mod results_in_redis;
 
 pub use claim::{Claim, Claimed, Status, Tracked, claim, fail, find, finish};
 pub use codec::{decode, encode};
 pub use error::Error;
-pub use go_duration::parse_go_duration;
-pub use headers::unquoted;
-pub use layer::{IdempotencyKey, IdempotencyLayer, IdempotencyService};
+pub use key::unquoted;
+pub use operation::{FINISHED, Operation, STARTED};
 pub use phase::{Phase, Phases, Progress};
 pub use postgres_store::PostgresStore;
-pub use redis_store::RedisStore;
-pub use request::Request;
-pub use results_in_redis::ResultsInRedis;
 pub use runner::{Outcome, Runner};
-pub use settings::{Invalid, Settings, value};
 pub use store::Store;
 pub use sweep::{delete_expired, fail_expired, fail_timed_out};
 
-/// Where every operation begins.
-pub const STARTED: &str = "started";
+#[cfg(feature = "http")]
+pub use go_duration::parse_go_duration;
+#[cfg(feature = "http")]
+pub use headers::Invalid;
+#[cfg(feature = "http")]
+pub use layer::{IdempotencyKey, IdempotencyLayer, IdempotencyService};
+#[cfg(feature = "http")]
+pub use settings::{Settings, value};
 
-/// Where every operation ends.
-pub const FINISHED: &str = "finished";
-
-/// The error message of an operation that took too long.
-const EXPIRED: &str = "Operation expired";
-
-/// The error message of an operation whose claim ran out.
-const TIMED_OUT: &str = "Operation timed out";
+#[cfg(feature = "redis")]
+pub use redis_store::RedisStore;
+#[cfg(feature = "redis")]
+pub use results_in_redis::ResultsInRedis;

@@ -1,4 +1,4 @@
-//! A connection to Redis that is made when it is needed, and made anew after an error.
+//! A connection to Redis that is made at the first command, and made anew after an error.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisResult, ScriptInvocation};
 use tokio::sync::Mutex;
 
-/// How long a connection may take to come about.
+/// How long connecting may take.
 const CONNECT_WAIT: Duration = Duration::from_secs(2);
 
 /// How long a command may take. The scripts here need less than a millisecond; a server that writes its log to a slow
 /// disk may need a second.
 const REPLY_WAIT: Duration = Duration::from_secs(5);
 
-/// One connection, which everybody shares.
+/// One connection, shared by all clones.
 #[derive(Clone)]
 pub(crate) struct Link {
     client: redis::Client,
@@ -50,8 +50,8 @@ impl Link {
         Ok(connection.insert(connected).clone())
     }
 
-    /// After an error nobody knows what the connection is worth: the next command has a new one. Who is in the middle of
-    /// a command keeps the old one.
+    /// After an error the connection may be broken, so the next command makes a new one. Commands that are running keep the
+    /// old one.
     async fn checked<T>(&self, reply: RedisResult<T>) -> RedisResult<T> {
         if reply.is_err() {
             *self.connection.lock().await = None;

@@ -7,30 +7,31 @@ use tokio_postgres::types::ToSql;
 
 use crate::claim::Claim;
 use crate::error::Error;
+use crate::operation::{EXPIRED, FINISHED};
 
-/// Work that goes in phases, for [`Runner::call_in_phases`](crate::Runner::call_in_phases).
+/// Work in several phases, for [`Runner::call_in_phases`](crate::Runner::call_in_phases).
 pub trait Phases: Sync {
-    /// Why it stops. If its [source](std::error::Error::source) is a conflict of transactions, the phase is tried again.
+    /// Why the work stops. If its [source](std::error::Error::source) is a conflict of transactions, the phase is tried again.
     type Error: std::error::Error + From<Error> + Send + 'static;
 
-    /// Does the phase that begins at the claim's recovery point: asks others what has to be asked, with no transaction
-    /// open, then [begins](Claim::begin) the phase and [advances](Phase::advance) or [finishes](Phase::finish).
+    /// Does the phase that begins at the claim's recovery point: first calls other servers, with no transaction open, then
+    /// [begins](Claim::begin) the phase and [advances](Phase::advance) or [finishes](Phase::finish).
     ///
     /// # Errors
     /// The operation stops here, and the next call begins with this phase again.
     fn next_phase(&self, claim: &mut Claim) -> impl Future<Output = Result<Progress, Self::Error>> + Send;
 }
 
-/// What came of a phase.
+/// The result of a phase.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
     /// The recovery point has moved: there is another phase.
     Advanced,
-    /// That was the last. The result of the operation.
+    /// That was the last phase. This is the result of the operation.
     Finished(Vec<u8>),
 }
 
-/// A transaction that has been let in by the claim's token. Dropped, it is rolled back.
+/// A transaction that has checked the claim's token. If it is dropped, it is rolled back.
 pub struct Phase<'a> {
     tx: Transaction<'a>,
     claim: &'a mut Claim,
@@ -38,14 +39,14 @@ pub struct Phase<'a> {
 
 impl Claim {
     /// Begins the phase of the recovery point. The operation's row is locked until the end of the phase, and no statement
-    /// in it may take longer than the claim holds. The transaction has the session's isolation, by default read committed:
-    /// other rows that are read and then decided on must be locked, or guarded by constraints.
+    /// in it may take longer than the claim holds. The transaction has the session's isolation level, by default read
+    /// committed: a decision that depends on other rows must lock them, or rely on constraints.
     ///
     /// # Errors
     /// [`Error::Fenced`] if the claim is not held any more; otherwise Postgres is away.
     pub async fn begin<'a>(&'a mut self, client: &'a mut ClientWrapper) -> Result<Phase<'a>, Error> {
         let tx = client.transaction().await?;
-        // 0 would mean that there is no limit, NULL that the session's own is taken away.
+        // 0 would mean no limit, and NULL would remove the limit of the session.
         let statement = tx
             .prepare_cached(
                 "-- idempotency::begin
@@ -69,8 +70,8 @@ impl Claim {
 }
 
 impl<'a> Phase<'a> {
-    /// Where the phase does its work. What it does is kept with the recovery point, or not at all. A statement that
-    /// failed fails the phase: what follows it is refused.
+    /// The transaction of the phase. Its effects are committed together with the recovery point, or not at all. After a
+    /// statement that fails, Postgres refuses all others of the phase.
     pub fn tx(&self) -> &Transaction<'a> {
         &self.tx
     }
@@ -78,23 +79,23 @@ impl<'a> Phase<'a> {
     /// Ends the phase: the next one is `recovery_point`.
     ///
     /// # Errors
-    /// Postgres is away or refuses; nothing was kept. If the connection broke, that is not known.
+    /// Postgres is away or refuses; nothing was stored. If the connection broke, that is unknown.
     pub async fn advance(self, recovery_point: &str) -> Result<Progress, Error> {
         let statement = self
             .tx
             .prepare_cached("-- idempotency::advance\nUPDATE tracked_operations SET recovery_point = $2 WHERE id = $1")
             .await?;
-        // It also proves that the transaction is sound: COMMIT of one that failed would answer Ok.
+        // This also proves that the transaction has not failed: COMMIT of a failed transaction returns Ok.
         self.tx.execute(&statement, &[&self.claim.id, &recovery_point]).await?;
         self.tx.commit().await?;
         self.claim.recovery_point = recovery_point.to_owned();
         Ok(Progress::Advanced)
     }
 
-    /// Ends the phase and the operation. `result` is what everybody is answered who asks again.
+    /// Ends the phase and the operation. Every retry receives `result`.
     ///
     /// # Errors
-    /// [`Error::Expired`] if it took too long: nothing of the phase was kept, and the operation has failed. Otherwise as
+    /// [`Error::Expired`] if it took too long: nothing of the phase was stored, and the operation has failed. Otherwise as
     /// [`advance`](Self::advance).
     pub async fn finish(self, result: Vec<u8>) -> Result<Progress, Error> {
         let statement = self
@@ -109,7 +110,7 @@ impl<'a> Phase<'a> {
             .await?;
         if self.tx.execute(&statement, &[&self.claim.id, &result]).await? == 1 {
             self.tx.commit().await?;
-            self.claim.recovery_point = crate::FINISHED.to_owned();
+            self.claim.recovery_point = FINISHED.to_owned();
             return Ok(Progress::Finished(result));
         }
         Err(self.expire().await?)
@@ -119,9 +120,9 @@ impl<'a> Phase<'a> {
         let expire = "-- idempotency::expire
             UPDATE tracked_operations SET status = 'failed', error_count = error_count + 1, error_message = $2
             WHERE id = $1 RETURNING target, key";
-        // What the phase did is undone, and the lock on the row is kept.
+        // This undoes the effects of the phase, and keeps the lock on the row.
         self.tx.batch_execute("ROLLBACK TO SAVEPOINT work").await?;
-        let row = self.tx.query_one(expire, &[&self.claim.id, &crate::EXPIRED]).await?;
+        let row = self.tx.query_one(expire, &[&self.claim.id, &EXPIRED]).await?;
         self.tx.commit().await?;
         Ok(Error::Expired { target: row.get(0), key: row.get(1) })
     }

@@ -4,18 +4,18 @@ use deadpool_postgres::{Object, Pool};
 
 use crate::claim::{self, Claim, Claimed, Status, Tracked};
 use crate::error::Error;
-use crate::request::Request;
+use crate::operation::Operation;
 use crate::store::Store;
 use crate::sweep;
 
-/// Keeps operations in Postgres. A connection of the pool is held for as long as one statement takes.
+/// Stores operations in Postgres. It holds a connection of the pool for one statement at a time.
 #[derive(Clone)]
 pub struct PostgresStore {
     pool: Pool,
 }
 
 impl PostgresStore {
-    /// Keeps operations in the database of `pool`, where `schema.sql` has been applied.
+    /// Stores operations in the database of `pool`, where `schema.sql` has been applied.
     pub fn new(pool: Pool) -> Self {
         Self { pool }
     }
@@ -26,10 +26,10 @@ impl PostgresStore {
 }
 
 impl Store for PostgresStore {
-    async fn claim(&self, request: &Request) -> Result<Claimed, Error> {
-        // What Postgres would refuse need not wait for a connection.
-        request.check()?;
-        claim::claim(&*self.take().await?, request).await
+    async fn claim(&self, operation: &Operation) -> Result<Claimed, Error> {
+        // Checked first, because a malformed operation need not wait for a connection.
+        operation.check()?;
+        claim::claim(&*self.take().await?, operation).await
     }
 
     async fn finish(&self, claim: &Claim, result: &[u8]) -> Result<(), Error> {

@@ -1,10 +1,10 @@
-//! Operations in Redis: the rules of the table, as scripts. Each script is one step that nobody sees half of.
+//! Operations in Redis: the rules of the table, as scripts. Redis runs each script as one atomic step.
 //!
-//! What Redis forgets was never claimed. A server that is stopped hard loses what it had not written to its disk, at most
-//! a second's worth with `appendfsync everysec`; a failover loses what was not copied yet; and with an eviction policy
-//! operations disappear. Then an operation is done again. Where that must not be, keep operations in Postgres.
+//! If Redis loses an operation, the operation is done again. A server that crashes loses the writes that are not on disk yet,
+//! at most those of one second with `appendfsync everysec`. A failover loses the writes that were not replicated yet. With an
+//! eviction policy, operations disappear. If an operation must never be done again, store operations in Postgres.
 //!
-//! The indexes of the sweepers are single keys, so this wants one server (or one shard), not a cluster. Redis 7.0 or
+//! The indexes of the sweepers are single keys, so this needs one server (or one shard), not a cluster. It needs Redis 7.0 or
 //! newer, or Valkey.
 
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ use redis::{Client, RedisError, Script, ScriptInvocation, ServerErrorKind};
 use crate::claim::{Claim, Claimed, Status, Tracked, kept_message};
 use crate::error::Error;
 use crate::link::Link;
-use crate::request::{DURATION_MAX, Request};
+use crate::operation::{DURATION_MAX, EXPIRED, Operation, STARTED, TIMED_OUT};
 use crate::store::Store;
 
 macro_rules! script {
@@ -34,7 +34,7 @@ script!(FIND, "lua/find.lua");
 script!(FAIL_LATE, "lua/fail_late.lua");
 script!(DELETE_LATE, "lua/delete_late.lua");
 
-/// Keeps operations in Redis, in hashes `<prefix>:{<target>}:<key>`.
+/// Stores operations in Redis, in hashes `<prefix>:{<target>}:<key>`.
 #[derive(Clone)]
 pub struct RedisStore {
     link: Link,
@@ -42,8 +42,8 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// Keeps operations on the server of `client` under `prefix`, for example `idempotency`. Connects when first used,
-    /// and anew after an error.
+    /// Stores operations on the server of `client` under `prefix`, for example `idempotency`. Connects at the first command,
+    /// and again after an error.
     pub fn new(client: Client, prefix: impl Into<String>) -> Self {
         Self { link: Link::new(client), prefix: prefix.into() }
     }
@@ -60,33 +60,33 @@ impl RedisStore {
 }
 
 impl Store for RedisStore {
-    async fn claim(&self, request: &Request) -> Result<Claimed, Error> {
-        request.check()?;
-        let mut call = self.call(&CLAIM, operation_key(&self.prefix, &request.target, &request.key));
-        let reference_time = request.reference_time.map(|time| time.as_microsecond().to_string());
-        call.arg(&request.target)
-            .arg(&request.key)
-            .arg(&request.payload)
+    async fn claim(&self, operation: &Operation) -> Result<Claimed, Error> {
+        operation.check()?;
+        let mut call = self.call(&CLAIM, operation_key(&self.prefix, &operation.target, &operation.key));
+        let reference_time = operation.reference_time.map(|time| time.as_microsecond().to_string());
+        call.arg(&operation.target)
+            .arg(&operation.key)
+            .arg(&operation.payload)
             .arg(reference_time.unwrap_or_default())
-            .arg(microseconds(request.timeout))
-            .arg(microseconds(request.expiration));
+            .arg(microseconds(operation.timeout))
+            .arg(microseconds(operation.expiration));
         let reply: Vec<Vec<u8>> = self.link.run(&call).await?;
         let text = |index: usize| reply.get(index).and_then(|bytes| str::from_utf8(bytes).ok());
         match text(0) {
             Some("finished") => Ok(Claimed::Finished(reply.into_iter().nth(1).unwrap_or_default())),
-            Some("mismatch") => Err(request.mismatch()),
-            Some("expired") => Err(request.expired()),
+            Some("mismatch") => Err(operation.mismatch()),
+            Some("expired") => Err(operation.expired()),
             Some("running") => {
                 let time_left = text(1).and_then(|left_us| left_us.parse().ok()).map(Duration::from_micros);
-                Err(request.still_running(time_left))
+                Err(operation.still_running(time_left))
             }
             _ => Ok(Claimed::Mine(Claim {
                 id: number(text(1))?,
-                target: request.target.clone(),
-                key: request.key.clone(),
+                target: operation.target.clone(),
+                key: operation.key.clone(),
                 token: number(text(2))?,
-                recovery_point: text(3).unwrap_or(crate::STARTED).to_owned(),
-                payload: request.payload.clone(),
+                recovery_point: text(3).unwrap_or(STARTED).to_owned(),
+                payload: operation.payload.clone(),
                 found: Status::from_name(text(4).filter(|status| *status != Status::Ready.name())),
             })),
         }
@@ -94,9 +94,9 @@ impl Store for RedisStore {
 
     async fn finish(&self, claim: &Claim, result: &[u8]) -> Result<(), Error> {
         let mut call = self.call(&FINISH, operation_key(&self.prefix, &claim.target, &claim.key));
-        call.arg(claim.token).arg(result).arg(crate::EXPIRED).arg(claim.id);
-        let came_of_it: String = self.link.run(&call).await?;
-        match came_of_it.as_str() {
+        call.arg(claim.token).arg(result).arg(EXPIRED).arg(claim.id);
+        let status: String = self.link.run(&call).await?;
+        match status.as_str() {
             "finished" => Ok(()),
             "expired" => Err(Error::Expired { target: claim.target.clone(), key: claim.key.clone() }),
             _ => Err(Error::Fenced),
@@ -117,12 +117,12 @@ impl Store for RedisStore {
 
     async fn fail_timed_out(&self, count_max: i64) -> Result<u64, Error> {
         let mut call = self.call(&FAIL_LATE, self.index("timeouts"));
-        Ok(self.link.run(call.arg(crate::TIMED_OUT).arg(count_max)).await?)
+        Ok(self.link.run(call.arg(TIMED_OUT).arg(count_max)).await?)
     }
 
     async fn fail_expired(&self, count_max: i64) -> Result<u64, Error> {
         let mut call = self.call(&FAIL_LATE, self.index("expires:running"));
-        Ok(self.link.run(call.arg(crate::EXPIRED).arg(count_max)).await?)
+        Ok(self.link.run(call.arg(EXPIRED).arg(count_max)).await?)
     }
 
     async fn delete_expired(&self, status: Status, count_max: i64) -> Result<u64, Error> {
@@ -145,7 +145,7 @@ fn number(text: Option<&str>) -> Result<i64, Error> {
     text.and_then(|text| text.parse().ok()).ok_or_else(|| unreadable("a number"))
 }
 
-/// Somebody else has written under our prefix.
+/// Another program has written under our prefix.
 fn unreadable(what: &'static str) -> Error {
     let kind = redis::ErrorKind::Server(ServerErrorKind::ResponseError);
     Error::Redis(RedisError::from((kind, "an operation in Redis lacks", what.to_owned())))

@@ -1,7 +1,7 @@
-//! Operations in Postgres, and what came of them in Redis: for results that would make the table large.
+//! Operations in Postgres and their results in Redis, for results that would make the table large.
 //!
-//! Postgres alone says what is done. If Redis has lost a result, the operation stays done, and whoever asks again is told
-//! that its result is not kept any more.
+//! Postgres alone decides whether an operation is done. If Redis has lost a result, the operation stays done, and a retry
+//! receives [`Error::ResultLost`].
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
@@ -12,16 +12,16 @@ use tracing::warn;
 use crate::claim::{Claim, Claimed, Status, Tracked};
 use crate::error::Error;
 use crate::link::Link;
+use crate::operation::Operation;
 use crate::postgres_store::PostgresStore;
-use crate::request::Request;
 use crate::store::Store;
 
-/// How a reference in the column `result` begins; the key in Redis follows. JSON begins with no zero byte.
+/// The first bytes of a reference in the column `result`; the key in Redis follows. JSON never begins with a zero byte.
 const REFERENCE: &[u8] = b"\0in redis: ";
 
-/// Keeps operations in Postgres, and results that are longer than some in Redis.
+/// Stores operations in Postgres, and long results in Redis.
 ///
-/// A result is in Redis before the operation is finished. If Redis is away then, the result is kept in Postgres after all.
+/// The result is written to Redis before the operation is finished. If Redis is away then, the result is stored in Postgres.
 #[derive(Clone)]
 pub struct ResultsInRedis {
     store: PostgresStore,
@@ -32,9 +32,9 @@ pub struct ResultsInRedis {
 }
 
 impl ResultsInRedis {
-    /// Keeps results of more than `inline_len_max` bytes on the server of `client` for `ttl`, under keys
-    /// `<prefix>:result:<id>:<token>:<random>`. 0 leaves nothing but empty results in Postgres. A `ttl` below the expiration of the
-    /// operations makes replays fail.
+    /// Stores results of more than `inline_len_max` bytes on the server of `client` for `ttl`, under keys
+    /// `<prefix>:result:<id>:<token>:<random>`. With 0, Postgres stores only empty results. If `ttl` is shorter than the
+    /// expiration of an operation, late retries receive [`Error::ResultLost`].
     pub fn new(
         store: PostgresStore,
         client: redis::Client,
@@ -45,7 +45,7 @@ impl ResultsInRedis {
         Self { store, link: Link::new(client), prefix: prefix.into(), inline_len_max, ttl }
     }
 
-    /// The result itself, wherever it is.
+    /// The result, which is in Redis if the column has a reference.
     async fn resolve(&self, result: Vec<u8>, target: &str, key: &str) -> Result<Vec<u8>, Error> {
         let Some(redis_key) = result.strip_prefix(REFERENCE) else { return Ok(result) };
         let found: Option<Vec<u8>> = self.link.query(cmd("GET").arg(redis_key)).await?;
@@ -57,20 +57,22 @@ impl Store for ResultsInRedis {
     /// # Errors
     /// Also [`Error::ResultLost`] if the operation is finished and Redis does not have its result any more, and
     /// [`Error::Redis`] if Redis does not answer.
-    async fn claim(&self, request: &Request) -> Result<Claimed, Error> {
-        Ok(match self.store.claim(request).await? {
-            Claimed::Finished(result) => Claimed::Finished(self.resolve(result, &request.target, &request.key).await?),
+    async fn claim(&self, operation: &Operation) -> Result<Claimed, Error> {
+        Ok(match self.store.claim(operation).await? {
+            Claimed::Finished(result) => {
+                Claimed::Finished(self.resolve(result, &operation.target, &operation.key).await?)
+            }
             mine @ Claimed::Mine(_) => mine,
         })
     }
 
     async fn finish(&self, claim: &Claim, result: &[u8]) -> Result<(), Error> {
-        // What looks like a reference must not be taken for one.
+        // A result that looks like a reference must not be stored in Postgres, where it would be read as a reference.
         let is_ambiguous = result.starts_with(REFERENCE);
         if result.len() <= self.inline_len_max && !is_ambiguous {
             return self.store.finish(claim, result).await;
         }
-        // Each attempt writes under a key of its own: one that comes too late must not change what is kept.
+        // Each attempt writes under a separate key, so that a late attempt does not replace the stored result.
         let attempt = RandomState::new().build_hasher().finish();
         let redis_key = format!("{}:result:{}:{}:{attempt:016x}", self.prefix, claim.id, claim.token);
         let ttl_ms = u64::try_from(self.ttl.as_millis()).unwrap_or(u64::MAX).clamp(1, i64::MAX as u64 / 1000);
@@ -108,7 +110,7 @@ impl Store for ResultsInRedis {
         self.store.fail_expired(count_max).await
     }
 
-    /// Results of what is deleted leave Redis when their time is up.
+    /// The results of deleted operations stay in Redis until their TTL is over.
     async fn delete_expired(&self, status: Status, count_max: i64) -> Result<u64, Error> {
         self.store.delete_expired(status, count_max).await
     }

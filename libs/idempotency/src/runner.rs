@@ -1,4 +1,4 @@
-//! Doing an operation: claim it, do the work, tell the store what came of it.
+//! Doing an operation: claim it, do the work, store the result.
 //!
 //! ```text
 //! expired by its own reference time   Expired, and the store is not asked
@@ -16,57 +16,57 @@ use tracing::{debug, warn};
 
 use crate::claim::{Claim, Claimed};
 use crate::error::{Error, is_conflict};
+use crate::operation::Operation;
 use crate::phase::{Phase, Phases, Progress};
 use crate::postgres_store::PostgresStore;
-use crate::request::Request;
 use crate::store::Store;
 
 /// Any error of the work.
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How often a phase is tried whose transaction was in the way of another.
+/// How often a phase is tried if its transaction conflicts with another.
 const CONFLICT_COUNT_MAX: u32 = 5;
 
-/// What an operation came to.
+/// The result of an operation, and where it comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// What the work returned, now or when it was done.
+    /// The value that the work returned, now or in an earlier call.
     pub result: Vec<u8>,
-    /// Whether it had been done before.
+    /// Whether an earlier call had done the work.
     pub is_replayed: bool,
 }
 
-/// Does operations that a store keeps track of.
+/// Does operations, and tracks them in a store.
 #[derive(Debug, Clone)]
 pub struct Runner<S> {
     store: S,
 }
 
 impl<S: Store> Runner<S> {
-    /// Does operations that `store` keeps track of.
+    /// Tracks operations in `store`.
     pub fn new(store: S) -> Self {
         Self { store }
     }
 
-    /// Where the operations are kept.
+    /// The store of the operations.
     pub fn store(&self) -> &S {
         &self.store
     }
 
-    /// Does `work` unless it has been done. Nothing of the store is held while it goes on.
+    /// Does `work` unless it has been done. Meanwhile it holds no connection of the store.
     ///
-    /// The work and the note that it is done are two steps. After a crash between them, or if the work outlives its
-    /// claim, it is done again: its effects must bear that, or be in Postgres and in [`call_in_phase`](Self::call_in_phase).
+    /// Doing the work and recording that it is done are two steps. After a crash between them, or if the work outlives its
+    /// claim, the work is done again. If its effects must not happen twice, use [`call_in_phase`](Self::call_in_phase).
     ///
     /// A dropped future leaves the operation claimed until the claim runs out.
     ///
     /// # Errors
-    /// [`Error::Failed`] with the error of the work, [`Error::Panic`]; what the store says: [`Error::Expired`],
-    /// [`Error::StillRunning`], [`Error::Mismatch`], [`Error::Fenced`], [`Error::Invalid`], [`Error::ResultLost`]; or its
+    /// [`Error::Failed`] with the error of the work, or [`Error::Panic`]. From the store: [`Error::Expired`],
+    /// [`Error::StillRunning`], [`Error::Mismatch`], [`Error::Fenced`], [`Error::Invalid`], [`Error::ResultLost`], or its
     /// server is away.
     pub async fn call<E: Into<BoxError>>(
         &self,
-        operation: &Request,
+        operation: &Operation,
         work: impl AsyncFnOnce() -> Result<Vec<u8>, E>,
     ) -> Result<Outcome, Error> {
         let claim = match self.claim(operation).await? {
@@ -79,12 +79,12 @@ impl<S: Store> Runner<S> {
         Ok(Outcome { result, is_replayed: false })
     }
 
-    async fn claim(&self, operation: &Request) -> Result<Claimed, Error> {
+    async fn claim(&self, operation: &Operation) -> Result<Claimed, Error> {
         ensure_in_time(operation)?;
         self.store.claim(operation).await
     }
 
-    /// Hands on what came of the work. If that is an error, the next try may begin at once.
+    /// Returns the result of the work. After an error it gives the claim back, so that the next try may begin at once.
     async fn or_give_back<T, E>(&self, claim: &Claim, done: Result<T, E>) -> Result<T, E>
     where
         E: std::error::Error + 'static,
@@ -99,9 +99,9 @@ impl<S: Store> Runner<S> {
         let message = error.to_string();
         match self.store.fail(claim, &message).await {
             Ok(true) => {}
-            Ok(false) => debug!(operation = claim.id, claim.token, "its claim is over already"),
+            Ok(false) => debug!(operation = claim.id, claim.token, "its claim has ended already"),
             Err(error) => {
-                // It begins when the claim has run out.
+                // The next try has to wait until the claim runs out.
                 warn!(error = &error as &dyn std::error::Error, "Failed to unlock key {}.", claim.id);
             }
         }
@@ -110,15 +110,15 @@ impl<S: Store> Runner<S> {
 }
 
 impl Runner<PostgresStore> {
-    /// Does work of several phases, from the recovery point where an earlier try has stopped to the end, unless it has been
-    /// done. A phase that was in the way of another transaction is tried again at once, up to five times in all.
+    /// Does work of several phases unless it has been done. Begins at the recovery point where an earlier try has stopped. A
+    /// phase that conflicts with another transaction is tried again at once, up to five times in all.
     ///
     /// A dropped future leaves the operation claimed until the claim runs out.
     ///
     /// # Errors
-    /// The error of a phase, and what [`call`](Self::call) says of the store. What earlier phases did is kept, and the next
-    /// call goes on from there.
-    pub async fn call_in_phases<P: Phases>(&self, operation: &Request, work: &P) -> Result<Outcome, P::Error> {
+    /// The error of a phase, or an error of the store as in [`call`](Self::call). The effects of earlier phases stay, and the
+    /// next call goes on from there.
+    pub async fn call_in_phases<P: Phases>(&self, operation: &Operation, work: &P) -> Result<Outcome, P::Error> {
         let mut claim = match self.claim(operation).await? {
             Claimed::Finished(result) => return Ok(Outcome { result, is_replayed: true }),
             Claimed::Mine(claim) => claim,
@@ -128,15 +128,15 @@ impl Runner<PostgresStore> {
         Ok(Outcome { result, is_replayed: false })
     }
 
-    /// Does `work` in one phase, unless it has been done: its effects in Postgres and its result are kept together, or
-    /// neither. Nothing is kept of work that fails, panics or outlives its expiration. A connection is held while it goes
-    /// on, and no statement may take longer than the claim holds.
+    /// Does `work` in one phase, unless it has been done: its effects in Postgres and its result are stored together, or
+    /// neither. If the work fails, panics or outlives its expiration, nothing is stored. Meanwhile it holds a connection, and
+    /// no statement may take longer than the claim holds.
     ///
     /// # Errors
-    /// As [`call`](Self::call). After one that [is a conflict](Error::is_conflict) the same may be tried again at once.
+    /// As [`call`](Self::call). After an error that [is a conflict](Error::is_conflict) the call may be repeated at once.
     pub async fn call_in_phase<E: Into<BoxError>>(
         &self,
-        operation: &Request,
+        operation: &Operation,
         work: impl AsyncFnOnce(&Phase<'_>) -> Result<Vec<u8>, E>,
     ) -> Result<Outcome, Error> {
         let mut claim = match self.claim(operation).await? {
@@ -146,7 +146,7 @@ impl Runner<PostgresStore> {
         let done = unless_it_panics(async {
             let mut client = self.store.take().await?;
             let phase = claim.begin(&mut client).await?;
-            // Dropped with an error, the phase is rolled back.
+            // An error drops the phase, which rolls it back.
             let result = work(&phase).await.map_err(|error| Error::Failed(error.into()))?;
             phase.finish(result).await
         });
@@ -159,7 +159,7 @@ impl Runner<PostgresStore> {
     }
 }
 
-/// From phase to phase. The transaction that a panic leaves open is rolled back when it is dropped.
+/// Goes from phase to phase. A panic drops the open transaction, which rolls it back.
 async fn drive<P: Phases>(work: &P, claim: &mut Claim) -> Result<Vec<u8>, P::Error> {
     let mut conflict_count = 0;
     loop {
@@ -175,13 +175,13 @@ async fn drive<P: Phases>(work: &P, claim: &mut Claim) -> Result<Vec<u8>, P::Err
     }
 }
 
-/// What is late by its own word is not worth asking the store. This is the one decision that this process's clock takes:
-/// it refuses too much or too little by as much as that clock is off, and the store has the last word.
-fn ensure_in_time(operation: &Request) -> Result<(), Error> {
+/// Refuses an operation that has expired by its own reference time, without asking the store. Only this decision uses the
+/// clock of this process. If that clock is wrong, the store still decides about every operation that passes.
+fn ensure_in_time(operation: &Operation) -> Result<(), Error> {
     let (Some(reference_time), Some(expiration)) = (operation.reference_time, operation.expiration) else {
         return Ok(());
     };
-    // Where the calendar ends, nothing has expired.
+    // Beyond the end of the calendar nothing has expired.
     if reference_time.checked_add(expiration).is_ok_and(|expires_at| expires_at < Timestamp::now()) {
         return Err(operation.expired());
     }

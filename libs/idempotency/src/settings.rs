@@ -1,4 +1,4 @@
-//! What is taken from a request to make an operation of it: six functions, each with a default.
+//! How a request becomes an operation: six functions, each with a default.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,23 +8,19 @@ use http::request::Parts;
 use jiff::Timestamp;
 
 use crate::error::Error;
-use crate::headers;
-use crate::request::Request;
+use crate::headers::{self, Invalid};
+use crate::operation::Operation;
 
-/// How long a claim holds if nobody says otherwise: longer than any request should take.
+/// How long a claim holds by default: longer than any request should take.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// How long an operation makes sense if nobody says otherwise; clients expect a key to be known for a day.
+/// How long an operation may be done by default. Clients expect a key to be remembered for a day.
 const DEFAULT_EXPIRATION: Duration = Duration::from_secs(24 * 3600);
-
-/// A request that is refused, with status 400 and this sentence.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Invalid(pub String);
 
 type Setting<T> = Option<Arc<dyn Fn(&Parts) -> Result<T, Invalid> + Send + Sync>>;
 type PayloadSetting = Option<Arc<dyn Fn(&Parts, &Bytes) -> Result<Vec<u8>, Invalid> + Send + Sync>>;
 
-/// How a request becomes an operation. What is not set is left to the settings below, in the end to the defaults.
+/// How a request becomes an operation. A function that is not set is taken from the settings below, or is the default.
 #[derive(Clone, Default)]
 pub struct Settings {
     key: Setting<Option<String>>,
@@ -41,23 +37,23 @@ pub fn value<T: Clone>(value: T) -> impl Fn(&Parts) -> Result<T, Invalid> {
 }
 
 impl Settings {
-    /// What the client calls the operation; `None`: it is none. Default: the header `Idempotency-Key` or
-    /// `X-Idempotency-Key`. It is asked before the body has been read.
+    /// The key of the operation; `None`: the request is passed through. Default: the header `Idempotency-Key` or
+    /// `X-Idempotency-Key`. This is called before the body has been read.
     #[must_use]
     pub fn key(mut self, key: impl Fn(&Parts) -> Result<Option<String>, Invalid> + Send + Sync + 'static) -> Self {
         self.key = Some(Arc::new(key));
         self
     }
 
-    /// What is done, and for whom. Default: `[METHOD]/path`. Whoever serves several users should name the user too, or
-    /// one could read another's answer by guessing a key.
+    /// The action and its user. Default: `[METHOD]/path`. A service with several users should name the user too, or a user
+    /// could read the response to another user by guessing a key.
     #[must_use]
     pub fn target(mut self, target: impl Fn(&Parts) -> Result<String, Invalid> + Send + Sync + 'static) -> Self {
         self.target = Some(Arc::new(target));
         self
     }
 
-    /// What must be the same when it is asked again. Default: method, URL and body, byte for byte.
+    /// The part that must be the same in every retry. Default: method, URL and body, byte for byte.
     #[must_use]
     pub fn payload(
         mut self,
@@ -67,7 +63,7 @@ impl Settings {
         self
     }
 
-    /// From when on the expiration counts; `None`: from the first request on. Default: the header
+    /// The time from which the expiration counts; `None`: the time of the first request. Default: the header
     /// `X-Idempotency-Reference-Time`.
     #[must_use]
     pub fn reference_time(
@@ -88,7 +84,7 @@ impl Settings {
         self
     }
 
-    /// How long after the reference time the operation makes sense; `None`: for ever, and then it is never deleted.
+    /// How long after the reference time the operation may be done; `None`: for ever, and it is never deleted.
     /// Default: the header `X-Idempotency-Expiration`, or 24 hours.
     #[must_use]
     pub fn expiration(
@@ -99,7 +95,7 @@ impl Settings {
         self
     }
 
-    /// These settings, and where they say nothing, those.
+    /// These settings, with `shared` in place of each function that is not set.
     #[must_use]
     pub fn over(self, shared: &Self) -> Self {
         Self {
@@ -116,7 +112,7 @@ impl Settings {
         self.key.as_ref().map_or_else(|| headers::key(&parts.headers), |key| key(parts))
     }
 
-    pub(crate) fn operation_of(&self, key: String, parts: &Parts, body: &Bytes) -> Result<Request, Invalid> {
+    pub(crate) fn operation_of(&self, key: String, parts: &Parts, body: &Bytes) -> Result<Operation, Invalid> {
         let headers = &parts.headers;
         let target = match &self.target {
             Some(target) => target(parts)?,
@@ -124,7 +120,7 @@ impl Settings {
         };
         let payload = match &self.payload {
             Some(payload) => payload(parts, body)?,
-            // Neither method nor URL can hold a line break, so no two requests look alike.
+            // Neither method nor URL can contain a line break, so two requests never have the same payload.
             None => [format!("{} {}\n", parts.method, parts.uri).as_bytes(), body].concat(),
         };
         let reference_time = match &self.reference_time {
@@ -139,7 +135,7 @@ impl Settings {
             Some(expiration) => expiration(parts)?,
             None => headers::expiration(headers)?.unwrap_or(Some(DEFAULT_EXPIRATION)),
         };
-        let operation = Request { target, key, payload, reference_time, timeout, expiration };
+        let operation = Operation { target, key, payload, reference_time, timeout, expiration };
         operation.check().map_err(|error: Error| Invalid(error.to_string()))?;
         Ok(operation)
     }

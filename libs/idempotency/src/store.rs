@@ -1,29 +1,29 @@
-//! Where operations are kept: the same rules in Postgres and in Redis, and one suite of tests for both.
+//! The stores of operations: the same rules in Postgres and in Redis, and one suite of tests for both.
 
 use std::future::Future;
 
 use crate::claim::{Claim, Claimed, Status, Tracked};
 use crate::error::Error;
-use crate::request::Request;
+use crate::operation::Operation;
 
-/// Keeps track of operations. It alone decides who works on what, with its server's clock.
+/// Tracks operations. The store alone decides which process works on an operation, by its server's clock.
 ///
-/// Every function fails with [`Error::Postgres`], [`Error::Pool`] or [`Error::Redis`] if the server is away. Then it is
-/// not known whether the change was made; the claim that belongs to it runs out sooner or later.
+/// If the server is away, every function fails with [`Error::Postgres`], [`Error::Pool`] or `Error::Redis`. Then it is unknown
+/// whether the change was made; a claim that was made runs out later.
 pub trait Store: Clone + Send + Sync + 'static {
-    /// Claims an operation: a new one, one that failed, or one whose claim ran out. However many try, one succeeds.
+    /// Claims an operation that is new, has failed, or has a claim that ran out. If many processes try, one succeeds.
     ///
     /// # Errors
-    /// [`Error::Expired`], [`Error::StillRunning`], [`Error::Mismatch`], [`Error::Invalid`]. A finished operation is
-    /// answered with its result even after it has expired.
-    fn claim(&self, request: &Request) -> impl Future<Output = Result<Claimed, Error>> + Send;
+    /// [`Error::Expired`], [`Error::StillRunning`], [`Error::Mismatch`], [`Error::Invalid`]. A finished operation returns its
+    /// result even after it has expired.
+    fn claim(&self, operation: &Operation) -> impl Future<Output = Result<Claimed, Error>> + Send;
 
-    /// Ends the operation. `result` is what everybody is answered who asks again. Late is good enough, as long as nobody
-    /// else has claimed the operation.
+    /// Ends the operation. Every retry receives `result`. A late result is accepted as long as no other process has claimed the
+    /// operation.
     ///
     /// # Errors
-    /// [`Error::Fenced`] if somebody has, or a sweeper has marked it as failed; [`Error::Expired`] if it took too long:
-    /// the operation has failed.
+    /// [`Error::Fenced`] if another process has claimed it, or a sweeper has marked it as failed; [`Error::Expired`] if it took
+    /// too long: the operation has failed.
     fn finish(&self, claim: &Claim, result: &[u8]) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Gives the operation back after a failure: it may be claimed again at once. Returns whether the claim was still
@@ -39,13 +39,13 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// The server is away.
     fn find(&self, target: &str, key: &str) -> impl Future<Output = Result<Option<Tracked>, Error>> + Send;
 
-    /// Marks operations as failed whose claims have run out, the oldest first. Returns how many, at most `count_max`.
+    /// Marks running operations whose claims have run out as failed, the oldest first. Returns how many, at most `count_max`.
     ///
     /// # Errors
     /// The server is away.
     fn fail_timed_out(&self, count_max: i64) -> impl Future<Output = Result<u64, Error>> + Send;
 
-    /// Marks running operations as failed that have expired, the oldest first. Returns how many, at most `count_max`.
+    /// Marks running operations that have expired as failed, the oldest first. Returns how many, at most `count_max`.
     ///
     /// # Errors
     /// The server is away.

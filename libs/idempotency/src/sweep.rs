@@ -1,11 +1,12 @@
-//! What nobody finishes: it is marked, and what has expired is deleted. Several sweepers share the work.
+//! Sweeping: marks operations that no process finishes, and deletes expired ones. Several sweepers share the work.
 
 use deadpool_postgres::ClientWrapper as Client;
 
 use crate::claim::Status;
 use crate::error::Error;
+use crate::operation::{EXPIRED, TIMED_OUT};
 
-/// Marks what is running and past the time in this column, the oldest first.
+/// Marks running operations that are past the time in this column, the oldest first.
 macro_rules! fail_late {
     ($name:literal, $column:literal) => {
         concat!(
@@ -23,20 +24,20 @@ macro_rules! fail_late {
     };
 }
 
-/// Marks operations as failed whose claims have run out, the oldest first. Returns how many, at most `count_max`.
+/// Marks running operations whose claims have run out as failed, the oldest first. Returns how many, at most `count_max`.
 ///
 /// # Errors
 /// Postgres is away.
 pub async fn fail_timed_out(client: &Client, count_max: i64) -> Result<u64, Error> {
-    Ok(client.execute(fail_late!("fail_timed_out", "timeout_at"), &[&count_max, &crate::TIMED_OUT]).await?)
+    Ok(client.execute(fail_late!("fail_timed_out", "timeout_at"), &[&count_max, &TIMED_OUT]).await?)
 }
 
-/// Marks running operations as failed that have expired, the oldest first. Returns how many, at most `count_max`.
+/// Marks running operations that have expired as failed, the oldest first. Returns how many, at most `count_max`.
 ///
 /// # Errors
 /// Postgres is away.
 pub async fn fail_expired(client: &Client, count_max: i64) -> Result<u64, Error> {
-    Ok(client.execute(fail_late!("fail_expired", "expires_at"), &[&count_max, &crate::EXPIRED]).await?)
+    Ok(client.execute(fail_late!("fail_expired", "expires_at"), &[&count_max, &EXPIRED]).await?)
 }
 
 /// Deletes operations of a status that have expired, the oldest first. Returns how many, at most `count_max`.

@@ -1,5 +1,4 @@
-//! Brings bookings to their ends that clients have left unfinished, through the code by which the api books. Any number of
-//! completers share the work.
+//! Finishes bookings that clients have left unfinished, by the same code as the api. Any number of completers share the work.
 
 use std::time::Duration;
 
@@ -12,14 +11,14 @@ use monitor::{counter, declare_counter};
 use process::{Failure, ProcessArgs, Turn, Until, Work};
 use tracing::{info, warn};
 
-/// Requests a round. Few, because they are taken together and worked one after another: the last one's next attempt must not
-/// be due before its turn.
-const ROUND_LEN_MAX: i64 = 5;
+/// Requests per round. Few, because they are taken together and finished one after another: the next attempt of the last
+/// request must not be due before its turn.
+const ROUND_LEN_MAX: usize = 5;
 
-/// Connections: a booking has one in hand, and requests are brought to their ends one after another.
+/// Connections: a booking holds one, and requests are finished one after another.
 const POOL_LEN: usize = 2;
 
-/// A completer to which Postgres is silent for so long is not ready.
+/// The completer is not ready if Postgres has been silent for this long.
 const AGE_MAX: Duration = Duration::from_secs(5);
 
 /// Finishes what clients have left unfinished.
@@ -30,19 +29,19 @@ pub struct Config {
     #[command(flatten)]
     pub postgres: PostgresArgs,
 
-    /// Who charges, and how long that may take.
+    /// The payment processor, and how long a booking may take.
     #[command(flatten)]
     pub booking: BookingArgs,
 
-    /// How old a request is before it is looked at: until then its client may send it again.
+    /// Requests younger than this are left alone: until then the client may send its request again.
     #[arg(long, env = "COMPLETER_AGE_MIN", default_value = "5m", value_parser = humantime::parse_duration)]
     pub age_min: Duration,
 
-    /// How long nobody has tried it.
+    /// Requests that were tried less than this long ago are left alone.
     #[arg(long, env = "COMPLETER_IDLE_MIN", default_value = "1m", value_parser = humantime::parse_duration)]
     pub idle_min: Duration,
 
-    /// The pause after a first attempt that failed; it doubles with each, up to 32 of it.
+    /// The pause after a first attempt that failed. It doubles with each attempt, up to 32 times this pause.
     #[arg(long, env = "COMPLETER_RETRY_WAIT", default_value = "1m", value_parser = humantime::parse_duration)]
     pub retry_wait: Duration,
 
@@ -60,7 +59,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// What is left alone, and for how long.
+    /// Which requests are left alone, and for how long.
     pub fn patience(&self) -> Patience {
         Patience {
             age_min: self.age_min,
@@ -82,11 +81,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let health = monitor::start(&config.process.monitor).await?;
     let rounds = health.pulse("rounds", config.interval + config.booking.claim_wait * ROUND_LEN_MAX as u32);
     health.ask_postgres(&config.postgres.database_url, health.pulse("postgres", AGE_MAX), monitor::anything);
-    declare_counter(
-        "rocket_rides_requests_completed_total",
-        "Requests of absent clients that were brought to an end",
-        &[],
-    );
+    declare_counter("rocket_rides_requests_completed_total", "Requests of absent clients that were finished", &[]);
     declare_counter("rocket_rides_completions_failed_total", "Requests that are tried again later", &[]);
     process::ready();
     let mut completing = Completing { desk, patience: config.patience(), interval: config.interval };
@@ -95,8 +90,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     Ok(())
 }
 
-/// The completer as the skeleton repeats it. A booking that is cut off has to wait until its claim runs out, so a stop waits
-/// for the round in hand.
+/// The unit of work that the process skeleton repeats. A stop waits for the end of the round: a booking that is cut off would
+/// have to wait until its claim runs out.
 struct Completing {
     desk: Desk,
     patience: Patience,
@@ -113,7 +108,7 @@ impl Work for Completing {
         log(&completion);
         counter!("rocket_rides_requests_completed_total").increment(completion.replies.len() as u64);
         counter!("rocket_rides_completions_failed_total").increment(completion.errors.len() as u64);
-        let is_full = completion.replies.len() + completion.errors.len() == ROUND_LEN_MAX as usize;
+        let is_full = completion.replies.len() + completion.errors.len() == ROUND_LEN_MAX;
         Ok(Turn::done().pausing(if is_full { Duration::ZERO } else { self.interval }))
     }
 

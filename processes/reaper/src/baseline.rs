@@ -1,13 +1,13 @@
-//! The baseline: the state of everything that is reaped. A consumer like any other, which reads from Postgres only and is
-//! moved by the reaper, just before records go.
+//! The baseline: the folded state of all reaped records. It is a consumer that reads from Postgres only. The reaper moves it
+//! just before it deletes records.
 
 use anyhow::Result;
 use common::shutdown::CancellationToken;
 use consumer::{Consumer, DistanceFold, Interruption};
 
-use crate::Config;
+use crate::config::Config;
 
-/// Connects when there is something to fold, which is seldom.
+/// Connects at the first fold, because there is seldom anything to fold.
 pub(crate) struct Baseline(Consumer<DistanceFold>);
 
 impl Baseline {
@@ -15,15 +15,15 @@ impl Baseline {
         Self(Consumer::baseline(&config.postgres, &config.stream, DistanceFold::default(), shutdown.clone()))
     }
 
-    /// Folds up to `last_offset`, in bounded steps, each of which is committed. Stops before that when told to, or when a
-    /// consumer has registered that is not as far: then less is reaped.
+    /// Folds up to `last_offset` in bounded steps, and commits each step. Stops early at `shutdown`, and if a consumer has
+    /// registered that has not come as far: then less is reaped.
     pub async fn move_to(&mut self, last_offset: i64, shutdown: &CancellationToken) -> Result<()> {
         while !shutdown.is_cancelled() {
             match self.0.fold_up_to(last_offset).await {
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(error) => match error.downcast_ref() {
-                    // Another reaper has moved it, or one of its dead letters was replayed: go on from there.
+                    // A second reaper has moved the baseline, or one of its dead letters was replayed: go on from there.
                     Some(Interruption::Fenced) => {}
                     Some(Interruption::HeldBack) => break,
                     _ => return Err(error),

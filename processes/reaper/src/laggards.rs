@@ -1,4 +1,4 @@
-//! Consumers that stand still: dead, or forgotten, and in the way.
+//! Consumers that do not move, because they are dead or forgotten, and so keep records from being deleted.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub struct Laggard {
     pub name: String,
     /// Records between its checkpoint and the head.
     pub lag: i64,
-    /// For how many seconds it has not moved.
+    /// Seconds since it moved last.
     pub still_s: i64,
 }
 

@@ -1,10 +1,12 @@
-//! Takes away what nobody needs any more: from Postgres whole batches that every registered consumer has passed (I8), from
-//! the stream what is gone from Postgres and what exceeds a cap. A consumer that falls behind the cap reads from Postgres.
+//! Removes records that are not needed any more. From Postgres it deletes whole batches that every registered consumer has
+//! passed (I8). From the stream it trims entries that are gone from Postgres, and the oldest entries beyond a cap. A consumer
+//! that falls behind the cap reads from Postgres.
 //!
-//! What goes is folded into the baseline first, a consumer of the reaper's own: so the sum of what is gone stays, new
-//! consumers start with it, and audits count from it.
+//! The reaper first folds the records into the baseline, which is its own consumer. So their sum stays, new consumers start
+//! with it, and audits count from it.
 
 mod baseline;
+mod config;
 mod laggards;
 mod requests;
 mod trim;
@@ -12,97 +14,47 @@ mod trim;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::Parser;
 use common::shutdown::CancellationToken;
-use connect::PostgresArgs;
 use deadpool_postgres::ClientWrapper as Client;
 use monitor::{counter, declare_counter, declare_gauge, gauge};
 use pglog::ReapedCounts;
-use process::{Failure, ProcessArgs, Turn, Until, Work};
-use stream::StreamArgs;
+use process::{Failure, Turn, Until, Work};
 use tracing::{info, warn};
 
 use baseline::Baseline;
+pub use config::Config;
 pub use laggards::{Laggard, laggards};
 
 /// The longest step, in which up to a million records are deleted.
 const STEP_WAIT: Duration = Duration::from_secs(120);
 
-/// Removes what every registered consumer has passed.
-#[derive(Debug, Clone, Parser)]
-#[command(name = "reaper", version)]
-pub struct Config {
-    /// Where Postgres is.
-    #[command(flatten)]
-    pub postgres: PostgresArgs,
-
-    /// Where the stream is.
-    #[command(flatten)]
-    pub stream: StreamArgs,
-
-    /// How long records are kept after everybody has passed them, for example 1h or 0s.
-    #[arg(long, env = "REAPER_KEEP", default_value = "1h", value_parser = humantime::parse_duration)]
-    pub keep: Duration,
-
-    /// How often to look.
-    #[arg(long, env = "REAPER_INTERVAL", default_value = "10s", value_parser = humantime::parse_duration)]
-    pub interval: Duration,
-
-    /// The most entries the stream may have. A million small ones take some 130 MB of Redis's memory.
-    #[arg(long, env = "STREAM_LEN_MAX", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
-    pub stream_len_max: u64,
-
-    /// A consumer that is behind and has not moved for this long is called dead, loudly.
-    #[arg(long, env = "REAPER_DEAD_AFTER", default_value = "1m", value_parser = humantime::parse_duration)]
-    pub dead_after: Duration,
-
-    /// How long requests with an idempotency key can be sent again and get the same answer.
-    #[arg(long, env = "REAPER_KEEP_REQUESTS", default_value = "72h", value_parser = parse_keep_requests)]
-    pub keep_requests: Duration,
-
-    /// Look once, and exit.
-    #[arg(long)]
-    pub once: bool,
-
-    /// The arguments of every process.
-    #[command(flatten)]
-    pub process: ProcessArgs,
-}
-
-/// A client may send its request again for a day; forgotten sooner, it would be charged again.
-fn parse_keep_requests(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(keep) if keep >= Duration::from_secs(24 * 3600) => Ok(keep),
-        _ => Err("give a time of at least 24h, for example 72h".to_owned()),
-    }
-}
-
-/// What one look took away.
+/// The result of one look.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cleaned {
-    /// Batches given up.
+    /// Batches deleted.
     pub batch_count: u64,
     /// Records deleted from Postgres.
     pub record_count: u64,
     /// Entries trimmed from the stream.
     pub trimmed_count: u64,
-    /// Requests forgotten, with their answers.
+    /// Requests forgotten, with their responses.
     pub request_count: u64,
-    /// Of these, requests that were not finished: they are listed in `reaped_requests`.
+    /// The unfinished requests among them. They are listed in `reaped_requests`.
     pub unfinished_request_count: u64,
-    /// Consumers that hold all this back.
+    /// Consumers that hold back deletion.
     pub laggards: Vec<Laggard>,
 }
 
-/// How long a look may take before the reaper is not ready; and how long Postgres may be silent.
+/// The reaper is not ready if a look takes this long.
 const LOOK_WAIT: Duration = Duration::from_secs(60);
+/// The reaper is not ready if Postgres has been silent for this long.
 const AGE_MAX: Duration = Duration::from_secs(5);
 
 /// Looks every `interval` until `shutdown`; with `--once`, once.
 ///
 /// # Errors
-/// With `--once` any failure; otherwise only failures that an operator must look at: the tables are damaged, or of another
-/// cluster or version. A server that is away is waited for.
+/// With `--once` any failure. Otherwise only failures that an operator must look at: the tables are damaged, or belong to
+/// another cluster or version. If a server is away, the reaper waits for it.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     info!(keep = ?config.keep, stream_len_max = config.stream_len_max, "reaper started");
     let health = monitor::start(&config.process.monitor).await?;
@@ -116,7 +68,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     Ok(())
 }
 
-/// The reaper as the skeleton repeats it.
+/// The unit of work that the process skeleton repeats.
 struct Reaping {
     config: Config,
     shutdown: CancellationToken,
@@ -147,11 +99,11 @@ fn judge(error: anyhow::Error) -> Failure {
     }
 }
 
-/// One look: gives up passed batches, trims the stream, and names the consumers that hold it back. Connects anew each
-/// time: it is seldom, and nothing is kept open in between. Stops between two transactions when told to.
+/// One look: deletes passed batches, trims the stream, and names the consumers that hold back deletion. It connects anew each
+/// time, because looks are rare. At `shutdown` it stops between two transactions.
 ///
 /// # Errors
-/// A server is away. What was done stays done; the rest is done the next time.
+/// A server is away. Finished steps stay; the next look does the rest.
 pub async fn run_once(config: &Config, shutdown: &CancellationToken) -> Result<Cleaned> {
     let mut client = connect::postgres::connect(&config.postgres.database_url, "reaper", || {}).await?;
     pglog::prepare_session(&client).await.context("setting up the session")?;
@@ -160,7 +112,7 @@ pub async fn run_once(config: &Config, shutdown: &CancellationToken) -> Result<C
         ..Cleaned::default()
     };
     let reaped = reap_all(config, &mut client, shutdown, &mut cleaned).await;
-    // In any case: the cap of the stream must hold most of all when something keeps Postgres from being cleaned.
+    // The stream is trimmed even after a failure: if Postgres cannot be cleaned, the cap matters most.
     cleaned.trimmed_count = bounded(trim_stream(config, &client)).await?;
     while !shutdown.is_cancelled() {
         let forgotten = bounded(requests::forget(&client, config.keep_requests)).await?;
@@ -197,7 +149,7 @@ async fn reap_all(
     Ok(())
 }
 
-/// Servers bound their own work; this is for the connection on which no answer comes any more.
+/// Limits a step. Servers limit their own work, so this only strikes if a connection is dead.
 async fn bounded<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(STEP_WAIT, work).await.with_context(|| format!("no answer within {STEP_WAIT:?}"))?
 }
@@ -212,9 +164,13 @@ async fn trim_stream(config: &Config, client: &Client) -> Result<u64> {
 fn describe_metrics() {
     declare_counter("rocket_rides_records_reaped_total", "Records deleted from Postgres", &[]);
     declare_counter("rocket_rides_entries_trimmed_total", "Entries trimmed from the stream", &[]);
-    declare_counter("rocket_rides_requests_forgotten_total", "Requests that nobody sends again, forgotten", &[]);
-    declare_counter("rocket_rides_requests_unfinished_total", "Of these, requests that were never finished", &[]);
-    declare_gauge("rocket_rides_laggards", "Consumers that do not move and hold back what could be removed", &[]);
+    declare_counter(
+        "rocket_rides_requests_forgotten_total",
+        "Old requests with an idempotency key that were forgotten",
+        &[],
+    );
+    declare_counter("rocket_rides_requests_unfinished_total", "Forgotten requests that were never finished", &[]);
+    declare_gauge("rocket_rides_laggards", "Consumers that do not move and hold back deletion", &[]);
 }
 
 fn count(cleaned: &Cleaned) {
@@ -231,11 +187,11 @@ fn log(cleaned: &Cleaned) {
             batch_count = cleaned.batch_count,
             record_count = cleaned.record_count,
             trimmed_count = cleaned.trimmed_count,
-            "removed what everybody has passed"
+            "removed records that every consumer has passed"
         );
     }
     if cleaned.request_count > 0 {
-        info!(request_count = cleaned.request_count, "forgot requests that nobody sends again");
+        info!(request_count = cleaned.request_count, "forgot old requests");
     }
     if cleaned.unfinished_request_count > 0 {
         warn!(

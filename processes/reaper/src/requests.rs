@@ -1,4 +1,4 @@
-//! Requests that are too old to be sent again. Those that were never finished are listed for a human: the processor may have
+//! Requests that are too old to be sent again. Unfinished requests are listed for a human, because the processor may have
 //! charged for them.
 
 use std::time::Duration;
@@ -9,17 +9,17 @@ use deadpool_postgres::ClientWrapper as Client;
 /// Requests forgotten in one transaction.
 const REQUESTS_LEN_MAX: i64 = 1000;
 
-/// What was forgotten.
+/// The requests of one transaction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Forgotten {
-    /// Requests, finished or not.
+    /// Forgotten requests, finished or not.
     pub count: u64,
-    /// Of these, requests that were not finished. They are in `reaped_requests`.
+    /// The unfinished requests among them. They are listed in `reaped_requests`.
     pub unfinished_count: u64,
 }
 
-/// Forgets requests that are older than `keep` and have their answer, or have expired; at most 1000. One that somebody works
-/// on is left alone.
+/// Forgets requests that are older than `keep` and are finished or expired; at most [`REQUESTS_LEN_MAX`]. A request that a
+/// process works on is left alone.
 ///
 /// # Errors
 /// Postgres is away.
@@ -31,8 +31,8 @@ pub(crate) async fn forget(client: &Client, keep: Duration) -> Result<Forgotten>
                  SELECT id FROM tracked_operations
                  WHERE created_at < now() - $1 * INTERVAL '1 second'
                    AND (status <> 'running' OR timeout_at <= now())
-                   -- What may still be gone on with stays, however old: sent again, it would be done again. Bookings that
-                   -- have their answer do not expire.
+                   -- A request that may still be retried stays, however old it is: if it were forgotten, a retry would do
+                   -- it again. Finished bookings do not expire.
                    AND (expires_at <= now()
                         OR status = 'finished' AND EXISTS (SELECT FROM bookings WHERE operation_id = tracked_operations.id))
                  ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED

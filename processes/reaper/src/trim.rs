@@ -1,13 +1,13 @@
-//! Trimming the stream. It is a cache of the log: what is cut off can be read from Postgres.
+//! Trimming the stream. The stream is a cache of the log: trimmed entries can be read from Postgres.
 
 use anyhow::{Context, Result};
 use redis::aio::MultiplexedConnection;
 use stream::codec::EntryId;
 
-/// Removes the entries before `first_retained`, and the oldest beyond `len_max`. Returns how many went.
+/// Removes the entries before `first_retained`, and the oldest entries beyond `len_max`. Returns how many were removed.
 ///
-/// Both cuts are approximate (`~`): Redis frees whole nodes of some hundred entries, which costs it almost nothing. It
-/// frees a hundred nodes at a time, so that nobody waits for long; hence again and again, until nothing goes any more.
+/// Both cuts are approximate (`~`): Redis frees whole nodes of some hundred entries, which is cheap. Each command frees a
+/// hundred nodes at most, so that other clients do not wait for long. So the command is repeated until it removes nothing.
 ///
 /// # Errors
 /// Redis is away, or refuses.

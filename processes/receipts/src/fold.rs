@@ -1,4 +1,4 @@
-//! Noting what is to be delivered.
+//! Noting the receipts that are to be delivered.
 
 use anyhow::{Context, Result};
 use consumer::{Fold, Rejection};
@@ -8,15 +8,15 @@ use serde::Deserialize;
 
 /// Collects receipts; the state is table `receipts`.
 #[derive(Debug, Default)]
-pub struct ReceiptsFold {
+pub(crate) struct ReceiptsFold {
     ride_ids: Vec<i64>,
     offsets: Vec<i64>,
     data: Vec<String>,
 }
 
-/// What the payload of `receipt create` must have.
+/// The fields that the payload of `receipt create` must have.
 #[derive(Deserialize)]
-#[expect(dead_code, reason = "that it is there is all that matters here")]
+#[expect(dead_code, reason = "only the presence of each field is checked")]
 struct Receipt {
     ride_id: i64,
     user_id: i64,
@@ -49,7 +49,7 @@ impl Fold for ReceiptsFold {
             "-- receipts::save
              INSERT INTO receipts (ride_id, record_offset, data)
              SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[]::json[])
-             -- Somebody staged a second record for the ride: one receipt is enough.
+             -- If a second record was staged for the ride, one receipt is enough.
              ON CONFLICT DO NOTHING",
             &[&noted.ride_ids, &noted.offsets, &noted.data],
         )
@@ -58,7 +58,7 @@ impl Fold for ReceiptsFold {
         Ok(())
     }
 
-    /// The state is one table, whoever notes: there is nothing to copy. A new consumer goes on where the other one is.
+    /// All consumers share one table, so there is nothing to copy. A new consumer goes on from the checkpoint of the first.
     async fn copy(&self, _: &Transaction<'_>, _: &str, _: &str, _: i32) -> Result<bool> {
         Ok(true)
     }

@@ -4,13 +4,13 @@ local found = redis.call('HMGET', operation, 'status', 'payload', 'timeout_at', 
 local status = found[1]
 
 if not status then
-    -- A reference time in the future would put off the expiration, on the client's word alone.
+    -- A reference time in the future is cut, because a client could put off the expiration by it.
     local reference_time = math.min(tonumber(ARGV[5]) or now, now)
     local expiration = tonumber(ARGV[7])
     if expiration and reference_time + expiration <= now then
         return { 'expired' }
     end
-    -- Redis may have evicted an operation of this name: the sweepers must not take this one for it.
+    -- If Redis has evicted an operation of this name, its index entries must not lead the sweepers to this one.
     for _, old in ipairs({ 'running', 'failed', 'finished' }) do
         redis.call('ZREM', prefix .. ':expires:' .. old, operation)
     end

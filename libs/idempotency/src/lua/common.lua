@@ -1,4 +1,4 @@
--- Operations in Redis: one hash each, and sorted sets that lead the sweepers to them. What all scripts share.
+-- Operations in Redis: one hash per operation, and sorted sets that lead the sweepers to them. All scripts share this file.
 --
 --   <prefix>:{<target>}:<key>   hash, with the fields of tracked_operations; times in microseconds since 1970
 --   <prefix>:timeouts           running operations by the time when their claims run out
@@ -12,17 +12,17 @@ local function server_time()
     return time[1] * 1000000 + time[2]
 end
 
--- Without an exponent.
+-- A number as text without an exponent.
 local function digits(number)
     return string.format('%.0f', number)
 end
 
--- Whether a point in time, as it stands in a hash, has passed.
+-- Whether a point in time from a hash has passed.
 local function has_passed(time, now)
     return time and tonumber(time) <= now
 end
 
--- Puts an operation into a status, and both indexes in step with it.
+-- Sets the status of an operation, and updates both indexes.
 local function enter(operation, status)
     local found = redis.call('HMGET', operation, 'status', 'timeout_at', 'expires_at')
     if found[1] then
@@ -39,14 +39,14 @@ local function enter(operation, status)
     redis.call('HSET', operation, 'status', status)
 end
 
--- Gives an operation back.
+-- Marks an operation as failed, so that it can be claimed again.
 local function fail(operation, message)
     redis.call('HINCRBY', operation, 'error_count', 1)
     redis.call('HSET', operation, 'error_message', message)
     enter(operation, 'failed')
 end
 
--- The first operations of an index whose time has come. One whose hash is gone leaves the index.
+-- The first operations of an index whose time has come. If the hash of an operation is gone, its entry is removed.
 local function late(index, count_max)
     local operations = {}
     local time = digits(server_time())

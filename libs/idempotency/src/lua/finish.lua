@@ -1,4 +1,4 @@
--- KEYS: operation. ARGV: prefix, token, result, what to say if it has expired, id.
+-- KEYS: operation. ARGV: prefix, token, result, the error message if it has expired, id.
 local operation, now = KEYS[1], server_time()
 local found = redis.call('HMGET', operation, 'token', 'status', 'expires_at', 'id')
 if found[1] ~= ARGV[2] or found[2] ~= 'running' or found[4] ~= ARGV[5] then

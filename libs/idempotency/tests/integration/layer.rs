@@ -1,4 +1,4 @@
-//! The layer around an axum service, on a real socket (AN-S02): what is handled, kept and given again.
+//! The layer around an axum service, on a real socket (AN-S02): which responses are stored and replayed.
 
 #[allow(dead_code, reason = "its main is for people")]
 #[path = "../../examples/hello.rs"]
@@ -80,7 +80,7 @@ async fn an_answer_is_given_again_byte_for_byte(world: &impl World) {
     for name in ["content-type", "location", "content-length"] {
         assert_eq!(first.headers()[name], again.headers()[name], "{name}");
     }
-    // Only what belongs to the answer itself is given to whoever asks again.
+    // A replay has only the headers that belong to the response itself.
     assert!(!again.headers().contains_key("set-cookie"));
     assert_eq!(first.bytes().await.unwrap(), bytes);
     assert_eq!(again.bytes().await.unwrap(), bytes);
@@ -141,7 +141,7 @@ async fn a_request_without_a_key_passes_through(world: &impl World) {
         format!("ran {nth} with {}", body.len())
     })
     .await;
-    // Nor is its body bounded: it is not kept.
+    // Its body is not bounded either, because it is not stored.
     for nth in 1..=2 {
         let request = server.client.post(format!("http://{}/", server.address)).body(vec![0; 100_000]);
         assert_text(send(request).await, 200, &format!("ran {nth} with 100000")).await;
@@ -197,11 +197,11 @@ async fn an_answer_that_is_too_long_is_said_to_be(world: &impl World) {
         let body: Value = response.json().await.unwrap();
         assert_eq!(body["error"], "The operation was done, but its answer is too long to be kept.");
     }
-    // It was done, and is not done again.
+    // The work was done, and is not done again.
     assert_eq!(server.ran(), 2);
 }
 
-/// Says when it is dropped.
+/// Reports when it is dropped.
 struct Leaving(Arc<Notify>);
 
 impl Drop for Leaving {
@@ -218,7 +218,7 @@ async fn the_handler_goes_on_when_the_client_leaves(world: &impl World) {
         wait.notified().await;
         "done"
     };
-    // Outside of the layer: what hyper drops when the client has left.
+    // Outside of the layer: hyper drops this when the client has left.
     let watch = move |request: AxumRequest, next: Next| {
         let leaving = Leaving(gone.clone());
         async move {
@@ -285,7 +285,7 @@ async fn an_17_a_route_settles_over_what_is_shared_over_the_defaults(world: &imp
     let tracked = world.store().find("route of jane", "7").await.unwrap().unwrap();
     assert_eq!(tracked.payload, b"/route 3");
     assert_eq!(tracked.timeout_at, Some(tracked.started_at + SignedDuration::from_secs(10)));
-    // Other URL, same payload by its own settings.
+    // Another URL, and the same payload by the settings of this route.
     let again = send(get("/route?x=2").header("user", "jane").header("request-id", "7").body("cba")).await;
     assert!(is_replayed(&again));
     assert_refused(send(get("/route")).await, 400, "a request-id is needed").await;
@@ -318,15 +318,15 @@ async fn an_answer_that_breaks_off_is_500_and_may_be_tried_again(world: &impl Wo
     assert_eq!(server.ran(), 2);
 }
 
-/// As in the documentation of the crate.
+/// The router of the library's front page.
 fn documented<S: Store>(store: S) -> Router {
-    // The same key of two users must not be the same operation.
+    // Two users may choose the same key for different operations.
     let settings = Settings::default().target(|parts| {
         let user = parts.headers.get("authorization").and_then(|user| user.to_str().ok()).unwrap_or("nobody");
         Ok(format!("[{}]{} for {user}", parts.method, parts.uri.path()))
     });
     let layer = IdempotencyLayer::new(store).with(settings);
-    // Over what all share, each route may have its own.
+    // A route may override the shared settings.
     let quick = layer.clone().with(Settings::default().timeout(value(Some(Duration::from_secs(10)))));
     Router::new()
         .route("/rides", post(async || "a ride").layer(layer.require_key()))

@@ -1,4 +1,4 @@
-//! The layer around an axum service, on a real socket (AN-S02): what is refused, with which status and which words.
+//! The layer around an axum service, on a real socket (AN-S02): which requests are refused, with which status and text.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,7 +59,7 @@ async fn an_17_another_payload_under_the_same_key_is_409(world: &impl World) {
     assert_eq!(tracked.payload, b"POST /rides?a=1\nbody");
 }
 
-/// A server whose handler says when it began and waits until it is let go on.
+/// A server whose handler reports when it begins, and then waits for a permit.
 async fn waiting(world: &impl World) -> (Server, Arc<Notify>, Arc<Notify>) {
     let (began, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (tell, wait) = (began.clone(), go_on.clone());
@@ -119,7 +119,7 @@ async fn a_body_that_is_too_long_is_413(world: &impl World) {
 
 #[tokio::test]
 async fn a_store_that_is_away_is_503_with_retry_after() {
-    // Nobody listens on this port.
+    // No server listens on this port.
     let config = "postgres://nobody@127.0.0.1:1/nothing".parse().unwrap();
     let manager = deadpool_postgres::Manager::new(config, tokio_postgres::NoTls);
     let postgres = PostgresStore::new(deadpool_postgres::Pool::builder(manager).build().unwrap());
@@ -145,7 +145,7 @@ async fn an_operation_that_was_overtaken_is_409_with_retry_after() {
     let server = Server::with(IdempotencyLayer::new(world.store()), move |nth, _| {
         let world = in_handler.clone();
         async move {
-            // Somebody else claims it while the handler is busy.
+            // A second process claims it while the handler is busy.
             let statement = "UPDATE tracked_operations SET token = token + 1";
             world.client().await.execute(statement, &[]).await.unwrap();
             format!("ran {nth}")
@@ -178,7 +178,7 @@ async fn an_s06_a_lost_result_is_410() {
 async fn what_is_stored_but_no_answer_is_500() {
     let world = PostgresWorld::new().await;
     let server = Server::counting(&world).await;
-    let request = idempotency::Request::new("[POST]/", "key", "POST /\n", Duration::from_secs(60));
+    let request = idempotency::Operation::new("[POST]/", "key", "POST /\n", Duration::from_secs(60));
     world.finish(&request, b"of another program").await;
     let text = "Internal server error. Please retry the request with the same Idempotency-Key.";
     assert_refused(send(server.post("/", "key")).await, 500, text).await;

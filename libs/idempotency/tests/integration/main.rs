@@ -1,4 +1,4 @@
-//! The crate against real servers, which `bin/test` starts.
+//! The library against real servers, which `bin/test` starts.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[macro_use]
@@ -10,3 +10,4 @@ mod manager;
 mod phases;
 mod results;
 mod stores;
+mod sweeps;

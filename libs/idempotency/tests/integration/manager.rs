@@ -1,11 +1,11 @@
-//! What a manager answers, in every state that an operation can be in. `an_manager_…`: the original's tests, on real stores.
+//! The result of a call, in every state of its operation. `an_manager_…`: a test of the original, on real stores.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::support::{World, expiring, operation};
-use idempotency::{Error, Outcome, Request, Runner, Status, Store};
+use idempotency::{Error, Operation, Outcome, Runner, Status, Store};
 use jiff::{SignedDuration, Timestamp};
 
 on_every_store! {
@@ -35,37 +35,37 @@ on_every_store! {
     fifty_callers_at_once_do_the_work_once
 }
 
-/// Calls with work that must not be done.
-async fn call_in_vain(world: &impl World, request: &Request) -> Result<Outcome, Error> {
+/// Calls with work that must not run.
+async fn call_in_vain(world: &impl World, request: &Operation) -> Result<Outcome, Error> {
     let manager = Runner::new(world.store());
     manager.call::<String>(request, async || panic!("the work is done")).await
 }
 
-/// Calls with work that is done.
-async fn call(world: &impl World, request: &Request) -> Outcome {
+/// Calls with work that succeeds.
+async fn call(world: &impl World, request: &Operation) -> Outcome {
     let manager = Runner::new(world.store());
     manager.call::<String>(request, async || Ok(b"Ok!".to_vec())).await.unwrap()
 }
 
-async fn assert_expired(world: &impl World, request: &Request) {
+async fn assert_expired(world: &impl World, request: &Operation) {
     let error = call_in_vain(world, request).await.unwrap_err();
     assert!(matches!(error, Error::Expired { .. }), "{error:?}");
     assert_eq!(error.to_string(), "Operation [POST]/rides expired for key key.");
 }
 
-async fn assert_still_running(world: &impl World, request: &Request) {
+async fn assert_still_running(world: &impl World, request: &Operation) {
     let error = call_in_vain(world, request).await.unwrap_err();
     assert!(matches!(error, Error::StillRunning { .. }), "{error:?}");
     assert_eq!(error.to_string(), "Operation [POST]/rides still running for key key.");
 }
 
-async fn assert_replayed(world: &impl World, request: &Request) {
+async fn assert_replayed(world: &impl World, request: &Operation) {
     let outcome = call_in_vain(world, request).await.unwrap();
     assert_eq!(outcome, Outcome { result: b"stored".to_vec(), is_replayed: true });
 }
 
-/// The work is done now, and told to the store once.
-async fn assert_done(world: &impl World, request: &Request) {
+/// The work is done now, and recorded in the store once.
+async fn assert_done(world: &impl World, request: &Operation) {
     let before = world.store().find(&request.target, &request.key).await.unwrap();
     assert_eq!(call(world, request).await, Outcome { result: b"Ok!".to_vec(), is_replayed: false });
     let tracked = world.find(request).await;
@@ -77,10 +77,10 @@ async fn assert_done(world: &impl World, request: &Request) {
 async fn an_manager_expired_operation(world: &impl World) {
     let an_hour_ago = Timestamp::now() - SignedDuration::from_hours(1);
     let request =
-        Request { reference_time: Some(an_hour_ago), expiration: Some(Duration::from_secs(60)), ..operation("key") };
+        Operation { reference_time: Some(an_hour_ago), expiration: Some(Duration::from_secs(60)), ..operation("key") };
     assert_expired(world, &request).await;
     assert_eq!(world.store().find("[POST]/rides", "key").await.unwrap(), None);
-    // The store is not even asked for what is finished.
+    // The store is not asked, although the operation is finished.
     world.finish(&operation("key"), b"stored").await;
     assert_expired(world, &request).await;
 }
@@ -96,9 +96,9 @@ async fn an_manager_already_expired_and_finished(world: &impl World) {
     assert_replayed(world, &expiring("key")).await;
 }
 
-/// It expired between the manager's own look at the clock and the store's: nobody has tried it yet.
+/// It has not been tried yet, and expires after the runner has looked at the clock and before the store does.
 async fn an_manager_already_expired_and_ready(world: &impl World) {
-    assert_expired(world, &Request { expiration: Some(Duration::ZERO), ..operation("key") }).await;
+    assert_expired(world, &Operation { expiration: Some(Duration::ZERO), ..operation("key") }).await;
     assert_eq!(world.store().find("[POST]/rides", "key").await.unwrap(), None);
 }
 
@@ -122,7 +122,7 @@ async fn an_manager_already_still_running(world: &impl World) {
 }
 
 async fn an_manager_never_timeout_running(world: &impl World) {
-    let request = Request { timeout: None, ..operation("key") };
+    let request = Operation { timeout: None, ..operation("key") };
     world.claim(&request).await;
     assert_still_running(world, &request).await;
 }
@@ -152,7 +152,7 @@ async fn an_manager_not_expired_and_finished(world: &impl World) {
 }
 
 async fn an_manager_not_expired_and_ready(world: &impl World) {
-    let request = Request { reference_time: Some(Timestamp::now()), ..expiring("key") };
+    let request = Operation { reference_time: Some(Timestamp::now()), ..expiring("key") };
     assert_done(world, &request).await;
 }
 
@@ -209,7 +209,7 @@ async fn a_panic_before_the_first_await_is_caught_as_well(world: &impl World) {
     }
 }
 
-/// Panics while the work is made, not while it goes on.
+/// Panics while the future is made, not while it runs.
 fn fall(value: u32) -> std::future::Ready<Result<Vec<u8>, String>> {
     if value == 0 { panic!("Boom {value}!") } else { std::panic::panic_any(value) }
 }

@@ -1,10 +1,10 @@
-//! Work in a phase: its effects in Postgres and its result are kept together, or neither (AN-13, AN-S01, AN-S07).
+//! Work in a phase: its effects in Postgres and its result are stored together, or neither (AN-13, AN-S01, AN-S07).
 
 use std::time::Duration;
 
 use crate::support::{PostgresWorld, World, expiring, operation, wait_until};
 use idempotency::{
-    Claim, Claimed, Error, Outcome, Phase, Phases, PostgresStore, Progress, Request, Runner, STARTED, Status, claim,
+    Claim, Claimed, Error, Operation, Outcome, Phase, Phases, PostgresStore, Progress, Runner, STARTED, Status, claim,
 };
 use tokio_postgres::error::SqlState;
 
@@ -23,7 +23,7 @@ async fn effect_count(world: &PostgresWorld) -> i64 {
     world.number("SELECT count(*) FROM effects").await
 }
 
-async fn assert_failed(world: &PostgresWorld, request: &Request, message: &str) {
+async fn assert_failed(world: &PostgresWorld, request: &Operation, message: &str) {
     let tracked = world.find(request).await;
     assert_eq!((tracked.status, tracked.error_count, tracked.result), (Status::Failed, 1, None));
     assert_eq!(tracked.error_message.as_deref(), Some(message));
@@ -34,7 +34,7 @@ async fn assert_failed(world: &PostgresWorld, request: &Request, message: &str) 
 async fn an_13_effects_and_result_are_kept_together_and_replayed() {
     let (world, manager) = world().await;
     let request = operation("key");
-    // In a task, as a server would have it.
+    // In a task, as in a server.
     let called = tokio::spawn({
         let (manager, request) = (manager.clone(), request.clone());
         async move {
@@ -90,7 +90,7 @@ async fn an_s01_effects_are_rolled_back_when_the_work_outlives_its_expiration() 
     let request = expiring("key");
     let work = async |phase: &Phase<'_>| {
         write_effect(phase).await?;
-        // The row is locked by this very phase, so its own transaction must let time pass.
+        // This phase has locked the row, so only its own transaction can move the time.
         let expire = "UPDATE tracked_operations SET expires_at = now() - INTERVAL '1 hour'";
         phase.tx().execute(expire, &[]).await?;
         Ok::<_, tokio_postgres::Error>(b"Ok!".to_vec())
@@ -114,7 +114,7 @@ async fn an_s01_effects_are_rolled_back_when_the_caller_is_dropped() {
         _ = manager.call_in_phase(&request, work) => panic!("the work never ends"),
         written = was_written => written.unwrap(),
     }
-    // Nobody is left to say that it failed: the claim runs out.
+    // No process is left to record the failure: the claim runs out.
     assert_eq!(effect_count(&world).await, 0);
     assert_eq!(world.find(&request).await.status, Status::Running);
     world.time_out(&request).await;
@@ -139,7 +139,7 @@ async fn work_that_swallows_a_failed_statement_is_not_finished() {
 #[tokio::test]
 async fn an_s07_no_statement_takes_longer_than_the_claim_holds() {
     let (world, manager) = world().await;
-    let request = Request { timeout: Some(Duration::from_secs(3)), ..operation("key") };
+    let request = Operation { timeout: Some(Duration::from_secs(3)), ..operation("key") };
     let work = async |phase: &Phase<'_>| {
         write_effect(phase).await?;
         phase.tx().execute("SELECT pg_sleep(600)", &[]).await?;
@@ -165,7 +165,7 @@ async fn an_s07_without_a_time_out_the_sessions_own_limit_stays() {
     let mut client = world.client().await;
     client.batch_execute("SET statement_timeout = 30000").await.unwrap();
     for (key, timeout, limit) in [("never", None, "30s"), ("long", Some(Duration::MAX), "2147483647ms")] {
-        let request = Request { timeout, ..operation(key) };
+        let request = Operation { timeout, ..operation(key) };
         let Claimed::Mine(mut claim) = claim(&client, &request).await.unwrap() else { panic!("it is new") };
         let phase = claim.begin(&mut client).await.unwrap();
         let row = phase.tx().query_one("SHOW statement_timeout", &[]).await.unwrap();
@@ -184,7 +184,7 @@ async fn who_was_overtaken_begins_no_phase() {
     world.time_out(&request).await;
     assert!(matches!(old.begin(&mut client).await, Err(Error::Fenced)), "its time is up");
     let mut new = world.claim(&request).await;
-    assert!(matches!(old.begin(&mut client).await, Err(Error::Fenced)), "somebody else has it");
+    assert!(matches!(old.begin(&mut client).await, Err(Error::Fenced)), "a second process has claimed it");
     new.begin(&mut client).await.unwrap().finish(b"Ok!".to_vec()).await.unwrap();
     assert!(matches!(new.begin(&mut client).await, Err(Error::Fenced)), "it is finished");
 }
@@ -205,18 +205,18 @@ async fn nobody_waits_for_an_open_phase_to_be_told_that_it_is_running() {
 #[tokio::test]
 async fn a_phase_that_outlives_its_claim_is_kept_when_it_was_let_in() {
     let (world, _) = world().await;
-    let request = Request { timeout: Some(Duration::from_secs(3)), ..operation("key") };
+    let request = Operation { timeout: Some(Duration::from_secs(3)), ..operation("key") };
     let mut client = world.client().await;
     let mut held = world.claim(&request).await;
     let phase = held.begin(&mut client).await.unwrap();
     wait_until("the claim has run out", async || world.find(&request).await.time_left == Some(Duration::ZERO)).await;
-    // Its row is locked, so nobody has overtaken it, and no sweeper has touched it.
+    // Its row is locked, so no process has claimed it, and no sweeper has touched it.
     assert_eq!(idempotency::fail_timed_out(&*world.client().await, 10).await.unwrap(), 0);
     phase.finish(b"Ok!".to_vec()).await.unwrap();
     assert_eq!(claim(&*world.client().await, &request).await.unwrap(), Claimed::Finished(b"Ok!".to_vec()));
 }
 
-/// Two phases with an effect each, of which the second has troubles at first.
+/// Two phases with one effect each. The second one fails at first.
 struct TwoPhases {
     pool: deadpool_postgres::Pool,
     troubles: std::sync::Mutex<Vec<&'static str>>,
@@ -251,7 +251,7 @@ impl Phases for TwoPhases {
 async fn work_of_several_phases_goes_on_where_it_stopped() {
     let (world, manager) = world().await;
     let request = operation("key");
-    // The last one first.
+    // The newest row first.
     let troubles = [&["panic", "an outage"][..], &["conflict"; 9]].concat();
     let work = TwoPhases { pool: world.pool.clone(), troubles: troubles.into() };
     let error = manager.call_in_phases(&request, &work).await.unwrap_err();

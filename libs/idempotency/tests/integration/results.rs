@@ -1,22 +1,22 @@
-//! Results in Redis beside operations in Postgres (AN-S06): what is where, and what is lost when Redis is.
+//! Results in Redis and operations in Postgres (AN-S06): where each result is stored, and which results are lost with Redis.
 
 use std::time::Duration;
 
 use crate::support::{HOUR, PostgresWorld, ResultsInRedisWorld, World, operation};
 use idempotency::{Claimed, Error, ResultsInRedis, Store};
 
-/// What Postgres has as the result.
+/// The column `result` in Postgres.
 async fn in_postgres(world: &PostgresWorld) -> Vec<u8> {
     world.client().await.query_one("SELECT result FROM tracked_operations", &[]).await.unwrap().get(0)
 }
 
-/// Where Postgres says that the result is.
+/// The key in Redis to which Postgres refers.
 async fn key_in_redis(world: &ResultsInRedisWorld) -> String {
     let reference = String::from_utf8(in_postgres(&world.postgres).await).unwrap();
     reference.strip_prefix("\0in redis: ").expect("it is a reference").to_owned()
 }
 
-/// A Redis that is not there: nobody listens on this port.
+/// A Redis that is away: no server listens on this port.
 fn nobody() -> redis::Client {
     redis::Client::open("redis://127.0.0.1:1/").unwrap()
 }
@@ -70,7 +70,7 @@ async fn an_s06_without_redis_a_result_goes_to_postgres() {
     let claim = world.claim(&operation("key")).await;
     store.finish(&claim, b"Ok!").await.unwrap();
     assert_eq!(in_postgres(&world.postgres).await, b"Ok!");
-    // Whoever has Redis, or has it again, reads it there.
+    // A store that reaches Redis reads the result from Postgres.
     assert_eq!(world.store().claim(&operation("key")).await.unwrap(), Claimed::Finished(b"Ok!".to_vec()));
 }
 

@@ -1,10 +1,10 @@
-//! The rules of a store, in Postgres, in Redis, and in Postgres with results in Redis. `an_…`: as the original's tests had them.
+//! The rules of a store, in Postgres, in Redis, and in Postgres with results in Redis. `an_…`: a test of the original.
 
 use std::time::Duration;
 
-use crate::support::{HOUR, RedisWorld, World, expiring, operation};
+use crate::support::{HOUR, World, expiring, operation, wait_until};
 use futures_util::future::join_all;
-use idempotency::{Claimed, Error, FINISHED, Request, STARTED, Status, Store};
+use idempotency::{Claimed, Error, FINISHED, Operation, STARTED, Status, Store};
 use jiff::{SignedDuration, Timestamp};
 
 on_every_store! {
@@ -12,9 +12,6 @@ on_every_store! {
     an_pgx_context_success_is_finished_with_its_result
     an_pgx_fail_keeps_the_message_and_no_result
     an_pgx_success_past_the_expiration_is_failed
-    an_pgx_delete_expired
-    an_pgx_fail_expired_still_running
-    an_pgx_fail_timed_out_still_running
     an_session_closed_twice_succeeds_once_and_never_fails
     an_s03_every_failure_is_counted_and_the_end_is_dated
     an_s09_of_50_claims_of_a_new_operation_one_wins
@@ -28,7 +25,6 @@ on_every_store! {
     an_operation_that_came_too_late_is_not_tracked
     a_finished_operation_is_answered_even_after_it_has_expired
     a_late_result_is_taken_while_nobody_else_has_claimed
-    a_claim_given_back_by_a_sweeper_is_lost
     the_same_key_under_another_target_is_another_operation
     durations_without_end_are_bounded
     bytes_and_texts_come_back_as_they_were
@@ -53,7 +49,7 @@ async fn an_pgx_fetch_or_start_twice_is_ready_then_running(world: &impl World) {
     assert_eq!((second.started_at, second.timeout_at), (first.started_at, first.timeout_at));
     assert_eq!((second.expires_at, &second.payload), (first.expires_at, &first.payload));
     assert_eq!((second.result, second.error_message, second.finished_at), (None, None, None));
-    // Both count from the same moment, for it has no reference time of its own.
+    // Both count from the same moment, because the operation has no reference time.
     assert_eq!(second.expires_at, Some(second.reference_time + SignedDuration::from_hours(1)));
     assert_eq!(second.timeout_at, Some(second.started_at + SignedDuration::from_hours(1)));
 }
@@ -83,109 +79,12 @@ async fn an_pgx_success_past_the_expiration_is_failed(world: &impl World) {
     let request = expiring("key");
     let claim = world.claim(&request).await;
     world.expire(&request).await;
-    // AN-S10: the result of what came too late is an error.
+    // AN-S10: a result that comes too late is an error.
     assert!(matches!(world.store().finish(&claim, b"Ok!").await, Err(Error::Expired { .. })));
     let tracked = world.find(&request).await;
     assert_eq!((tracked.status, tracked.error_message.as_deref()), (Status::Failed, Some("Operation expired")));
     assert_eq!((tracked.result, tracked.finished_at, tracked.error_count), (None, None, 1));
     assert!(matches!(world.store().claim(&request).await, Err(Error::Expired { .. })));
-}
-
-/// Twelve operations: of each status two that have expired, one that will, one that never does. What is running and has
-/// expired has timed out as well.
-async fn write_twelve(world: &impl World) {
-    for status in [Status::Finished, Status::Running, Status::Failed] {
-        for kind in ["expired0", "expired1", "later", "never"] {
-            let key = format!("{kind}-{}", status.name());
-            let request = if kind == "never" { operation(&key) } else { expiring(&key) };
-            let claim = world.claim(&request).await;
-            match status {
-                Status::Finished => world.store().finish(&claim, b"Ok!").await.unwrap(),
-                Status::Failed => assert!(world.store().fail(&claim, "Boom!").await.unwrap()),
-                Status::Running | Status::Ready => {}
-            }
-            if kind.starts_with("expired") {
-                world.expire(&request).await;
-                if status == Status::Running {
-                    world.time_out(&request).await;
-                }
-            }
-        }
-    }
-}
-
-/// How many of the twelve are there.
-async fn count(world: &impl World) -> usize {
-    let mut count = 0;
-    for status in [Status::Finished, Status::Running, Status::Failed] {
-        for kind in ["expired0", "expired1", "later", "never"] {
-            let key = format!("{kind}-{}", status.name());
-            count += usize::from(world.store().find("[POST]/rides", &key).await.unwrap().is_some());
-        }
-    }
-    count
-}
-
-async fn an_pgx_delete_expired(world: &impl World) {
-    write_twelve(world).await;
-    let store = world.store();
-    let mut deleted_counts = Vec::new();
-    for (status, count_max) in [
-        (Status::Finished, 10),
-        (Status::Finished, 10),
-        (Status::Running, 1),
-        (Status::Running, 1),
-        (Status::Running, 1),
-        (Status::Failed, 10),
-        (Status::Failed, 10),
-        (Status::Ready, 10),
-    ] {
-        deleted_counts.push(store.delete_expired(status, count_max).await.unwrap());
-    }
-    assert_eq!(deleted_counts, [2, 0, 1, 1, 0, 2, 0, 0]);
-    assert_eq!(count(world).await, 6);
-    // Nothing of them is left to be swept.
-    assert_eq!(store.fail_timed_out(10).await.unwrap(), 0);
-}
-
-async fn an_pgx_fail_expired_still_running(world: &impl World) {
-    write_twelve(world).await;
-    assert_eq!(world.store().fail_expired(10).await.unwrap(), 2);
-    assert_eq!(world.store().fail_expired(10).await.unwrap(), 0);
-    for (key, status) in [("expired0-running", Status::Failed), ("later-running", Status::Running)] {
-        assert_eq!(world.find(&operation(key)).await.status, status);
-    }
-    let tracked = world.find(&operation("expired1-running")).await;
-    assert_eq!((tracked.error_message.as_deref(), tracked.error_count), (Some("Operation expired"), 1));
-    // Now they count as failed: two more of those may be deleted.
-    assert_eq!(world.store().delete_expired(Status::Failed, 10).await.unwrap(), 4);
-
-    for key in ["a", "b"] {
-        world.claim(&expiring(key)).await;
-        world.expire(&operation(key)).await;
-    }
-    for failed_count in [1, 1, 0] {
-        assert_eq!(world.store().fail_expired(1).await.unwrap(), failed_count);
-    }
-}
-
-async fn an_pgx_fail_timed_out_still_running(world: &impl World) {
-    write_twelve(world).await;
-    assert_eq!(world.store().fail_timed_out(10).await.unwrap(), 2);
-    assert_eq!(world.store().fail_timed_out(10).await.unwrap(), 0);
-    let tracked = world.find(&operation("expired0-running")).await;
-    assert_eq!((tracked.status, tracked.error_count), (Status::Failed, 1));
-    assert_eq!(tracked.error_message.as_deref(), Some("Operation timed out"));
-    assert_eq!(world.find(&operation("never-running")).await.status, Status::Running);
-
-    for key in ["a", "b"] {
-        world.claim(&operation(key)).await;
-        world.time_out(&operation(key)).await;
-    }
-    for failed_count in [1, 1, 0] {
-        assert_eq!(world.store().fail_timed_out(1).await.unwrap(), failed_count);
-    }
-    assert_eq!(world.claim(&operation("a")).await.found, Status::Failed);
 }
 
 async fn an_session_closed_twice_succeeds_once_and_never_fails(world: &impl World) {
@@ -214,8 +113,8 @@ async fn an_s03_every_failure_is_counted_and_the_end_is_dated(world: &impl World
     assert!(tracked.created_at <= tracked.started_at && tracked.started_at <= finished_at);
 }
 
-/// Fifty at once, each with a store of its own.
-async fn assert_one_wins(world: &impl World, request: &Request, found: Status) {
+/// Fifty claims at once, each from a separate store.
+async fn assert_one_wins(world: &impl World, request: &Operation, found: Status) {
     let stores: Vec<_> = (0..50).map(|_| world.store()).collect();
     let claims = stores.into_iter().map(|store| {
         let request = request.clone();
@@ -244,7 +143,7 @@ async fn an_s09_of_50_claims_of_a_failed_operation_one_wins(world: &impl World) 
 }
 
 async fn an_s09_of_50_claims_of_a_timed_out_operation_one_wins(world: &impl World) {
-    world.claim(&Request { timeout: Some(Duration::ZERO), ..operation("key") }).await;
+    world.claim(&Operation { timeout: Some(Duration::ZERO), ..operation("key") }).await;
     assert_one_wins(world, &operation("key"), Status::Running).await;
 }
 
@@ -264,7 +163,7 @@ async fn an_s09_who_was_overtaken_can_change_nothing(world: &impl World) {
 }
 
 async fn an_s11_an_operation_without_limits_replays_its_result(world: &impl World) {
-    let request = Request { timeout: None, expiration: None, ..operation("key") };
+    let request = Operation { timeout: None, expiration: None, ..operation("key") };
     let claim = world.claim(&request).await;
     let tracked = world.find(&request).await;
     assert_eq!((tracked.timeout_at, tracked.expires_at, tracked.time_left), (None, None, None));
@@ -276,7 +175,7 @@ async fn an_s11_an_operation_without_limits_replays_its_result(world: &impl Worl
 
 async fn an_s12_another_payload_is_refused_at_every_stage(world: &impl World) {
     let request = operation("key");
-    let other = Request { payload: b"another".to_vec(), ..request.clone() };
+    let other = Operation { payload: b"another".to_vec(), ..request.clone() };
     let assert_refused = async || {
         let Err(Error::Mismatch { target, key }) = world.store().claim(&other).await else { panic!("not refused") };
         assert_eq!((target, key), (request.target.clone(), request.key.clone()));
@@ -294,17 +193,17 @@ async fn an_s12_another_payload_is_refused_at_every_stage(world: &impl World) {
 
 async fn an_s12_a_clients_clock_does_not_put_off_the_expiration(world: &impl World) {
     let ahead = Timestamp::now() + SignedDuration::from_hours(24 * 365);
-    let request = Request { reference_time: Some(ahead), ..expiring("key") };
+    let request = Operation { reference_time: Some(ahead), ..expiring("key") };
     world.claim(&request).await;
     let tracked = world.find(&request).await;
     assert_eq!(tracked.reference_time, tracked.created_at);
     assert_eq!(tracked.expires_at, Some(tracked.created_at + SignedDuration::from_hours(1)));
-    // Nor does a second request, with whatever clock.
+    // A second request does not put it off either, whatever its clock says.
     world.store().claim(&expiring("key")).await.unwrap_err();
     assert_eq!(world.find(&request).await.expires_at, tracked.expires_at);
-    // A reference time in the past is the client's own affair: it shortens.
+    // A reference time in the past brings the expiration forward.
     let past = tracked.created_at - SignedDuration::from_mins(30);
-    let request = Request { reference_time: Some(past), ..expiring("past") };
+    let request = Operation { reference_time: Some(past), ..expiring("past") };
     world.claim(&request).await;
     assert_eq!(world.find(&request).await.expires_at, Some(past + SignedDuration::from_hours(1)));
 }
@@ -312,16 +211,16 @@ async fn an_s12_a_clients_clock_does_not_put_off_the_expiration(world: &impl Wor
 async fn an_s13_an_empty_or_endless_name_is_refused(world: &impl World) {
     let long = "x".repeat(501);
     for (target, key) in [("", "key"), ("target", ""), (&long, "key"), ("target", &long[..256]), ("target", "\0")] {
-        let request = Request::new(target, key, "", HOUR);
+        let request = Operation::new(target, key, "", HOUR);
         assert!(matches!(world.store().claim(&request).await, Err(Error::Invalid(_))), "{target}, {key}");
     }
     // Characters count, not bytes.
-    world.claim(&Request::new("ü".repeat(500), "ü".repeat(255), "", HOUR)).await;
+    world.claim(&Operation::new("ü".repeat(500), "ü".repeat(255), "", HOUR)).await;
 }
 
 async fn an_operation_that_came_too_late_is_not_tracked(world: &impl World) {
     let late = Timestamp::now() - SignedDuration::from_hours(2);
-    let request = Request { reference_time: Some(late), ..expiring("key") };
+    let request = Operation { reference_time: Some(late), ..expiring("key") };
     assert!(matches!(world.store().claim(&request).await, Err(Error::Expired { .. })));
     assert_eq!(world.store().find(&request.target, &request.key).await.unwrap(), None);
 }
@@ -342,18 +241,8 @@ async fn a_late_result_is_taken_while_nobody_else_has_claimed(world: &impl World
     assert_eq!(world.store().claim(&request).await.unwrap(), Claimed::Finished(b"Ok!".to_vec()));
 }
 
-async fn a_claim_given_back_by_a_sweeper_is_lost(world: &impl World) {
-    let request = operation("key");
-    let claim = world.claim(&request).await;
-    world.time_out(&request).await;
-    assert_eq!(world.store().fail_timed_out(10).await.unwrap(), 1);
-    assert!(matches!(world.store().finish(&claim, b"Ok!").await, Err(Error::Fenced)));
-    assert!(!world.store().fail(&claim, "Boom!").await.unwrap());
-    assert_eq!(world.find(&request).await.error_count, 1);
-}
-
 async fn the_same_key_under_another_target_is_another_operation(world: &impl World) {
-    let (rides, wallets) = (operation("key"), Request { target: "[POST]/wallets".to_owned(), ..operation("key") });
+    let (rides, wallets) = (operation("key"), Operation { target: "[POST]/wallets".to_owned(), ..operation("key") });
     world.finish(&rides, b"ride").await;
     world.finish(&wallets, b"wallet").await;
     assert_eq!(world.store().claim(&rides).await.unwrap(), Claimed::Finished(b"ride".to_vec()));
@@ -361,7 +250,7 @@ async fn the_same_key_under_another_target_is_another_operation(world: &impl Wor
 }
 
 async fn durations_without_end_are_bounded(world: &impl World) {
-    let request = Request { timeout: Some(Duration::MAX), expiration: Some(Duration::MAX), ..operation("key") };
+    let request = Operation { timeout: Some(Duration::MAX), expiration: Some(Duration::MAX), ..operation("key") };
     let claim = world.claim(&request).await;
     let tracked = world.find(&request).await;
     let century = SignedDuration::from_hours(100 * 365 * 24);
@@ -372,7 +261,7 @@ async fn durations_without_end_are_bounded(world: &impl World) {
 
 async fn bytes_and_texts_come_back_as_they_were(world: &impl World) {
     let bytes: Vec<u8> = (0..=255).collect();
-    let request = Request::new("[GET]/a}:b{%7D ü", "key: \"ü\"", bytes.clone(), HOUR);
+    let request = Operation::new("[GET]/a}:b{%7D ü", "key: \"ü\"", bytes.clone(), HOUR);
     let claim = world.claim(&request).await;
     assert!(world.store().fail(&claim, "Boom!\0 \u{1F4A5}").await.unwrap());
     let tracked = world.find(&request).await;
@@ -380,34 +269,16 @@ async fn bytes_and_texts_come_back_as_they_were(world: &impl World) {
     assert_eq!(tracked.error_message.as_deref(), Some("Boom!\u{FFFD} \u{1F4A5}"));
     world.finish(&request, &bytes).await;
     assert_eq!(world.store().claim(&request).await.unwrap(), Claimed::Finished(bytes));
-    // No result is a result too.
+    // An empty result is a result too.
     world.finish(&operation("empty"), b"").await;
     assert_eq!(world.store().claim(&operation("empty")).await.unwrap(), Claimed::Finished(Vec::new()));
 }
 
 async fn an_operation_is_running_for_as_long_as_its_claim_holds(world: &impl World) {
-    let request = Request { timeout: Some(Duration::from_millis(50)), ..operation("key") };
+    let request = Operation { timeout: Some(Duration::from_millis(50)), ..operation("key") };
     let first = world.claim(&request).await;
-    // Nobody sweeps, and nobody waits for a fixed time: the server's clock alone gives it free.
-    crate::support::wait_until("the claim has run out", async || {
-        world.find(&request).await.time_left == Some(Duration::ZERO)
-    })
-    .await;
-    let second = world.claim(&Request { timeout: Some(HOUR), ..request.clone() }).await;
+    // No sweeper runs and the test does not sleep: the server's clock alone frees the operation.
+    wait_until("the claim has run out", async || world.find(&request).await.time_left == Some(Duration::ZERO)).await;
+    let second = world.claim(&Operation { timeout: Some(HOUR), ..request.clone() }).await;
     assert_eq!((second.found, second.token), (Status::Running, first.token + 1));
-}
-
-/// Redis evicts hashes and leaves the indexes.
-#[tokio::test]
-async fn an_evicted_operation_leaves_nothing_that_harms_the_next_of_its_name() {
-    let world = RedisWorld::new().await;
-    let request = expiring("key");
-    world.finish(&request, b"Ok!").await;
-    world.expire(&request).await;
-    let operation = format!("{}:{{{}}}:{}", world.prefix, request.target, request.key);
-    redis::cmd("DEL").arg(operation).exec_async(&mut world.connection().await).await.unwrap();
-
-    world.claim(&request).await;
-    assert_eq!(world.store().delete_expired(Status::Finished, 10).await.unwrap(), 0);
-    assert_eq!(world.find(&request).await.status, Status::Running);
 }

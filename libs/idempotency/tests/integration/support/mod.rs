@@ -1,6 +1,6 @@
-//! A world of its own for each test: a database cloned from a template, or a prefix in Redis.
+//! A separate world per test: a database that is cloned from a template, or a prefix in Redis.
 //!
-//! The servers come from `bin/test`, or from
+//! `bin/test` starts the servers, or run
 //! `target/release/launcher with-servers --data .data/idem -- cargo test -p idempotency`.
 #![allow(dead_code, reason = "no test needs all of it")]
 
@@ -9,71 +9,71 @@ pub mod server;
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod};
-use idempotency::{Claim, Claimed, PostgresStore, RedisStore, Request, ResultsInRedis, Store, Tracked};
+use idempotency::{Claim, Claimed, Operation, PostgresStore, RedisStore, ResultsInRedis, Store, Tracked};
 use redis::aio::MultiplexedConnection;
 use tokio_postgres::{Config, NoTls};
 
-/// The database that every test's own is cloned from.
+/// The database from which the database of each test is cloned.
 const TEMPLATE: &str = "idempotency_template";
 
-/// A time-out that no test lives to see.
+/// Longer than any test runs.
 pub const HOUR: Duration = Duration::from_secs(3600);
 
-/// A store of one test, and what only a test does to it.
+/// The store of one test, and changes that only a test makes.
 #[allow(async_fn_in_trait, reason = "tests alone call it")]
 pub trait World: Sized {
-    /// What is tested.
+    /// The store under test.
     type Store: Store;
 
-    /// A store with nothing in it.
+    /// A world with an empty store.
     async fn new() -> Self;
 
     /// The store.
     fn store(&self) -> Self::Store;
 
     /// Lets an operation expire an hour ago.
-    async fn expire(&self, request: &Request);
+    async fn expire(&self, request: &Operation);
 
     /// Lets the claim of an operation run out an hour ago.
-    async fn time_out(&self, request: &Request);
+    async fn time_out(&self, request: &Operation);
 
-    /// Claims what can be claimed.
-    async fn claim(&self, request: &Request) -> Claim {
+    /// Claims an operation that is not finished.
+    async fn claim(&self, request: &Operation) -> Claim {
         match self.store().claim(request).await.unwrap() {
             Claimed::Mine(claim) => claim,
             Claimed::Finished(_) => panic!("it is finished"),
         }
     }
 
-    /// An operation that is known.
-    async fn find(&self, request: &Request) -> Tracked {
+    /// An operation that is stored.
+    async fn find(&self, request: &Operation) -> Tracked {
         self.store().find(&request.target, &request.key).await.unwrap().expect("the operation is known")
     }
 
     /// Claims and finishes an operation.
-    async fn finish(&self, request: &Request, result: &[u8]) {
+    async fn finish(&self, request: &Operation, result: &[u8]) {
         let claim = self.claim(request).await;
         self.store().finish(&claim, result).await.unwrap();
     }
 
     /// Claims and fails an operation.
-    async fn fail(&self, request: &Request) {
+    async fn fail(&self, request: &Operation) {
         let claim = self.claim(request).await;
         assert!(self.store().fail(&claim, "Boom!").await.unwrap());
     }
 }
 
 /// An operation under `key` whose claims hold for an hour, and that does not expire.
-pub fn operation(key: &str) -> Request {
-    Request::new("[POST]/rides", key, "payload", HOUR)
+pub fn operation(key: &str) -> Operation {
+    Operation::new("[POST]/rides", key, "payload", HOUR)
 }
 
 /// An operation that expires in an hour.
-pub fn expiring(key: &str) -> Request {
-    Request { expiration: Some(HOUR), ..operation(key) }
+pub fn expiring(key: &str) -> Operation {
+    Operation { expiration: Some(HOUR), ..operation(key) }
 }
 
-/// Runs each of these functions on a world of each kind.
+/// Runs each of these functions in a world of each kind.
 #[macro_export]
 macro_rules! on_every_store {
     ($($name:ident)*) => {
@@ -114,12 +114,12 @@ impl PostgresWorld {
         self.pool.get().await.unwrap()
     }
 
-    /// One number out of SQL.
+    /// The number that a query returns.
     pub async fn number(&self, query: &str) -> i64 {
         self.client().await.query_one(query, &[]).await.unwrap().get(0)
     }
 
-    async fn set_past(&self, column: &str, request: &Request) {
+    async fn set_past(&self, column: &str, request: &Operation) {
         let statement = format!(
             "UPDATE tracked_operations SET {column} = now() - INTERVAL '1 hour' WHERE target = $1 AND key = $2"
         );
@@ -146,18 +146,18 @@ impl World for PostgresWorld {
         PostgresStore::new(self.pool.clone())
     }
 
-    async fn expire(&self, request: &Request) {
+    async fn expire(&self, request: &Operation) {
         self.set_past("expires_at", request).await;
     }
 
-    async fn time_out(&self, request: &Request) {
+    async fn time_out(&self, request: &Operation) {
         self.set_past("timeout_at", request).await;
     }
 }
 
 impl Drop for PostgresWorld {
     fn drop(&mut self) {
-        // A test that fails keeps its database, for whoever looks for the cause.
+        // A failed test keeps its database, so that a person can look for the cause.
         if std::thread::panicking() {
             eprintln!("the database of this test is kept: {}", self.database);
             return;
@@ -174,7 +174,7 @@ impl Drop for PostgresWorld {
     }
 }
 
-/// A prefix of its own in Redis.
+/// A prefix in Redis.
 pub struct RedisWorld {
     pub client: redis::Client,
     pub prefix: String,
@@ -186,7 +186,7 @@ impl RedisWorld {
         self.client.get_multiplexed_async_connection().await.expect("the Redis of REDIS_URL answers")
     }
 
-    async fn set_past(&self, field: &str, index: &str, request: &Request) {
+    async fn set_past(&self, field: &str, index: &str, request: &Operation) {
         let operation = format!("{}:{{{}}}:{}", self.prefix, request.target, request.key);
         let ((now_s, _), changed_count): ((i64, i64), i64) = redis::pipe()
             .cmd("TIME")
@@ -216,17 +216,17 @@ impl World for RedisWorld {
         RedisStore::new(self.client.clone(), &self.prefix)
     }
 
-    async fn expire(&self, request: &Request) {
+    async fn expire(&self, request: &Operation) {
         let status = self.find(request).await.status;
         self.set_past("expires_at", &format!("expires:{}", status.name()), request).await;
     }
 
-    async fn time_out(&self, request: &Request) {
+    async fn time_out(&self, request: &Operation) {
         self.set_past("timeout_at", "timeouts", request).await;
     }
 }
 
-/// A database whose results are in Redis, all of them.
+/// A database, and all of its results in Redis.
 pub struct ResultsInRedisWorld {
     pub postgres: PostgresWorld,
     pub redis: RedisWorld,
@@ -243,16 +243,16 @@ impl World for ResultsInRedisWorld {
         ResultsInRedis::new(self.postgres.store(), self.redis.client.clone(), &self.redis.prefix, 0, HOUR)
     }
 
-    async fn expire(&self, request: &Request) {
+    async fn expire(&self, request: &Operation) {
         self.postgres.expire(request).await;
     }
 
-    async fn time_out(&self, request: &Request) {
+    async fn time_out(&self, request: &Operation) {
         self.postgres.time_out(request).await;
     }
 }
 
-/// The first test makes the template; the others wait for it.
+/// The first test makes the template; the other tests wait for it.
 async fn create_template(client: &Object, maintenance_url: &str) {
     client.execute("SELECT pg_advisory_lock(7306930024)", &[]).await.unwrap();
     let query = "SELECT datname FROM pg_database WHERE datname = $1";
@@ -261,7 +261,7 @@ async fn create_template(client: &Object, maintenance_url: &str) {
         let template = pool(&with_database(maintenance_url, TEMPLATE), 1);
         template.get().await.unwrap().batch_execute(include_str!("../../../../../schema.sql")).await.unwrap();
         template.close();
-        // The server notices a moment later that the connection is gone, and nobody may be in a template that is cloned.
+        // Postgres clones a template only if no session uses it, and it notices the end of a connection a moment later.
         wait_until("the template is left alone", async || {
             let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1";
             client.query_one(others, &[&TEMPLATE]).await.unwrap().get::<_, i64>(0) == 0
@@ -271,7 +271,7 @@ async fn create_template(client: &Object, maintenance_url: &str) {
     client.execute("SELECT pg_advisory_unlock(7306930024)", &[]).await.unwrap();
 }
 
-/// Waits for a state, at most half a minute.
+/// Waits for a condition, at most half a minute.
 pub async fn wait_until(what: &str, condition: impl AsyncFn() -> bool) {
     let waiting = async {
         while !condition().await {
@@ -287,7 +287,7 @@ fn pool(url: &str, size: usize) -> Pool {
     Pool::builder(manager).max_size(size).build().unwrap()
 }
 
-/// The same server, another database.
+/// The URL of another database on the same server.
 fn with_database(url: &str, database: &str) -> String {
     let (server, _) = url.rsplit_once('/').expect("a URL ends with /database");
     format!("{server}/{database}")

@@ -1,4 +1,4 @@
-//! A server of one test on a real socket, and what is said of its answers.
+//! A server for one test on a real socket, and assertions about its responses.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 
 use super::World;
 
-/// A server of one test, and how often its handler ran.
+/// A server for one test, and how often its handler ran.
 pub struct Server {
     pub address: String,
     pub client: Client,
@@ -22,7 +22,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves on a port of its own.
+    /// Serves on a free port.
     pub async fn of(router: Router, ran: Arc<AtomicU32>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -31,7 +31,7 @@ impl Server {
         Self { address, client, ran }
     }
 
-    /// `POST /` goes to this handler through the layer.
+    /// `POST` requests go through the layer to this handler.
     pub async fn with<S: Store, F, R>(layer: IdempotencyLayer<S>, handler: F) -> Self
     where
         F: Fn(u32, Bytes) -> R + Clone + Send + Sync + 'static,
@@ -44,7 +44,7 @@ impl Server {
         Self::of(router, ran).await
     }
 
-    /// A server that says for the how manieth time it is asked.
+    /// A server whose handler returns how often it has run.
     pub async fn counting(world: &impl World) -> Self {
         Self::with(IdempotencyLayer::new(world.store()), async |nth, _| format!("ran {nth}")).await
     }
@@ -73,7 +73,7 @@ pub async fn assert_text(response: Response, status: u16, text: &str) {
     assert_eq!(response.text().await.unwrap(), text);
 }
 
-/// A refusal says why, in JSON.
+/// A refusal states its reason, in JSON.
 pub async fn assert_refused(response: Response, status: u16, text: &str) {
     assert_eq!((response.status().as_u16(), is_replayed(&response)), (status, false));
     assert_eq!(response.headers()["content-type"], "application/json");

@@ -1,4 +1,4 @@
-//! What somebody asks for.
+//! An operation as a client asks for it.
 
 use std::time::Duration;
 
@@ -6,29 +6,42 @@ use jiff::Timestamp;
 
 use crate::error::Error;
 
-/// Time-outs and expirations above a hundred years count as this much: calendars end somewhere.
+/// The recovery point at which every operation begins.
+pub const STARTED: &str = "started";
+
+/// The recovery point at which every operation ends.
+pub const FINISHED: &str = "finished";
+
+/// The error message of an operation that took too long.
+pub(crate) const EXPIRED: &str = "Operation expired";
+
+/// The error message of an operation whose claim ran out.
+pub(crate) const TIMED_OUT: &str = "Operation timed out";
+
+/// The longest time-out and the longest expiration. Longer ones are cut to a hundred years, because calendars end.
 pub(crate) const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// An operation that is asked for, for the first time or again.
+/// An operation that a client asks for, for the first time or again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
-    /// What is done, and for whom; 1 to 500 characters. The same key under another target is another operation.
+pub struct Operation {
+    /// The action and its user; 1 to 500 characters. The same key under another target is another operation.
     pub target: String,
-    /// What the client calls it; 1 to 255 characters.
+    /// The name that the client has chosen; 1 to 255 characters.
     pub key: String,
-    /// The request itself. The same key with another payload is refused; and whoever completes the operation later works
-    /// from it.
+    /// The request itself. The same key with another payload is refused. A process that completes the operation later works
+    /// from the payload.
     pub payload: Vec<u8>,
-    /// From when on `expiration` counts; `None`, or in the future: from the first claim on, on the server's clock.
+    /// The time from which `expiration` counts. If it is `None` or in the future, it is the time of the first claim, by the
+    /// server's clock.
     pub reference_time: Option<Timestamp>,
-    /// How long a claim holds. After it somebody else may claim the operation. `None`: for ever.
+    /// How long a claim holds. After that another process may claim the operation. `None`: for ever.
     pub timeout: Option<Duration>,
-    /// How long after the reference time the operation makes sense. `None`: for ever.
+    /// How long after the reference time the operation may be done. `None`: for ever.
     pub expiration: Option<Duration>,
 }
 
-impl Request {
-    /// An operation whose claims hold for `timeout`, and that does not expire.
+impl Operation {
+    /// An operation whose claims hold for `timeout`, and which does not expire.
     pub fn new(
         target: impl Into<String>,
         key: impl Into<String>,

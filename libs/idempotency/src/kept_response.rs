@@ -1,4 +1,4 @@
-//! An HTTP response that can be kept and given again.
+//! An HTTP response that can be stored and replayed.
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER};
@@ -10,43 +10,50 @@ use tracing::error;
 
 use crate::error::Error;
 
-/// The headers that are kept with a response.
+/// The headers that are stored with a response.
 const KEPT_HEADERS: [HeaderName; 2] = [CONTENT_TYPE, LOCATION];
 
-/// How long a body may be that is kept, in bytes.
-const ANSWER_LEN_MAX: usize = 1 << 20;
+/// The longest body that is stored, in bytes.
+const BODY_LEN_MAX: usize = 1 << 20;
+
+/// The response while the store is away: the status, seconds until a retry, and the text.
+const STORE_IS_AWAY: (StatusCode, Option<u128>, Option<&str>) = (
+    StatusCode::SERVICE_UNAVAILABLE,
+    Some(1),
+    Some("Operations cannot be tracked at the moment. Please retry with the same Idempotency-Key."),
+);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A response whose body is at hand.
+/// A response with its whole body.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct KeptResponse {
     pub(crate) status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
 }
 
-/// The first line of an answer in the store, as JSON; its body follows as it is.
+/// The first line of a stored response, as JSON. The bytes of the body follow.
 #[derive(Serialize, Deserialize)]
 struct Head {
     status: u16,
     headers: Vec<(String, String)>,
 }
 
-impl Answer {
+impl KeptResponse {
     /// Reads a response to its end.
     ///
     /// # Errors
-    /// The body broke off.
+    /// The body ended early.
     pub(crate) async fn read<B>(response: Response<B>) -> Result<Self, BoxError>
     where
         B: BodyExt<Data = Bytes>,
         B::Error: Into<BoxError>,
     {
         let (parts, body) = response.into_parts();
-        match Limited::new(body, ANSWER_LEN_MAX).collect().await {
+        match Limited::new(body, BODY_LEN_MAX).collect().await {
             Ok(body) => Ok(Self { status: parts.status, headers: parts.headers, body: body.to_bytes() }),
-            // What was done was done: this stands for it, and is kept.
+            // The work is done and must not be done again, so this response is stored in place of the long one.
             Err(error) if error.is::<http_body_util::LengthLimitError>() => {
                 error!(status = parts.status.as_u16(), "an answer is too long to be kept");
                 let text = "The operation was done, but its answer is too long to be kept.";
@@ -62,9 +69,9 @@ impl Answer {
         Self { status, headers, body: json!({ "error": text }).to_string().into() }
     }
 
-    /// What a client is told of an error that is not the work's own.
+    /// The response to an error that does not come from the work.
     pub(crate) fn of_error(error: &Error) -> Self {
-        // Anything may be in the text of a panic or of a database; it goes to the log.
+        // The text of a panic or of a database may contain anything, so only the log gets it.
         let (status, retry_after_s, text) = match error {
             Error::Expired { .. } | Error::ResultLost { .. } => (StatusCode::GONE, None, None),
             Error::StillRunning { retry_after, .. } => {
@@ -81,24 +88,24 @@ impl Answer {
                 None,
                 Some("Internal server error. Please retry the request with the same Idempotency-Key."),
             ),
-            Error::Postgres(_) | Error::Pool(_) | Error::Redis(_) => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                Some(1),
-                Some("Operations cannot be tracked at the moment. Please retry with the same Idempotency-Key."),
-            ),
+            Error::Postgres(_) | Error::Pool(_) => STORE_IS_AWAY,
+            #[cfg(feature = "redis")]
+            Error::Redis(_) => STORE_IS_AWAY,
         };
         if status.is_server_error() {
             error!(error = error as &dyn std::error::Error, "an operation was not tracked to its end");
         }
-        let mut answer =
+        let mut response =
             text.map_or_else(|| Self::refusal(status, &error.to_string()), |text| Self::refusal(status, text));
         if let Some(retry_after_s) = retry_after_s {
-            answer.headers.insert(RETRY_AFTER, retry_after_s.to_string().parse().expect("digits are a header's value"));
+            response
+                .headers
+                .insert(RETRY_AFTER, retry_after_s.to_string().parse().expect("digits are a header's value"));
         }
-        answer
+        response
     }
 
-    /// As it is kept.
+    /// The bytes that are stored.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let kept = |name: &HeaderName| {
             let value = self.headers.get(name)?.to_str().ok()?;
@@ -111,7 +118,7 @@ impl Answer {
         bytes
     }
 
-    /// As it was kept, marked as given again. `None`: that is no answer.
+    /// A stored response, marked as a replay. `None`: the bytes are not a stored response.
     pub(crate) fn decode(bytes: Vec<u8>) -> Option<Self> {
         let head_len = bytes.iter().position(|byte| *byte == b'\n')?;
         let head: Head = serde_json::from_slice(&bytes[..head_len]).ok()?;
@@ -137,7 +144,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_answer_comes_back_byte_for_byte_with_its_kept_headers() {
+    async fn a_response_comes_back_byte_for_byte_with_its_kept_headers() {
         let body: Vec<u8> = (0..=255).chain(*b"\n\n{}").collect();
         let response = Response::builder()
             .status(201)
@@ -146,19 +153,19 @@ mod tests {
             .header("set-cookie", "secret")
             .body(Full::<Bytes>::from(body.clone()))
             .unwrap();
-        let kept = Answer::read(response).await.unwrap().encode();
-        let answer = Answer::decode(kept).unwrap().into_response();
-        assert_eq!(answer.status(), 201);
-        let names: Vec<&str> = answer.headers().keys().map(HeaderName::as_str).collect();
+        let kept = KeptResponse::read(response).await.unwrap().encode();
+        let response = KeptResponse::decode(kept).unwrap().into_response();
+        assert_eq!(response.status(), 201);
+        let names: Vec<&str> = response.headers().keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["content-type", "location", "idempotent-replayed"]);
-        assert_eq!(answer.headers()["content-type"], "image/png; x=\"y\"");
-        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), body);
+        assert_eq!(response.headers()["content-type"], "image/png; x=\"y\"");
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), body);
     }
 
     #[test]
-    fn what_is_no_answer_is_not_read_as_one() {
+    fn other_bytes_are_not_read_as_a_response() {
         for bytes in ["", "\n", "{}\n", "{\"status\":99,\"headers\":[]}\n", "{\"status\":200,\"headers\":[]}"] {
-            assert!(Answer::decode(bytes.into()).is_none(), "{bytes}");
+            assert!(KeptResponse::decode(bytes.into()).is_none(), "{bytes}");
         }
     }
 }
