@@ -3,9 +3,9 @@
 //!
 //! Source: <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
 
-/// The start of a reply, or of a part of it: what an array holds follows as further pieces.
+/// The start of a reply, or of a part of it: what an array holds follows as further elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Piece<'a> {
+pub enum Element<'a> {
     /// `+OK`
     Simple(&'a [u8]),
     /// `-ERR …`, without the dash.
@@ -25,29 +25,29 @@ pub enum Piece<'a> {
 #[error("this is no server that speaks the Redis protocol")]
 pub struct Malformed;
 
-/// The first piece of `input` and its length in bytes; `None` if it is not all there yet.
-fn first_piece(input: &[u8]) -> Result<Option<(Piece<'_>, usize)>, Malformed> {
+/// The first element of `input` and its length in bytes; `None` if it is not all there yet.
+fn first_element(input: &[u8]) -> Result<Option<(Element<'_>, usize)>, Malformed> {
     let Some(&kind) = input.first() else { return Ok(None) };
     let Some(end) = find_line_end(input) else { return Ok(None) };
     let (line, after_line) = (&input[1..end], end + 2);
-    let piece = match kind {
+    let element = match kind {
         b'$' => match usize::try_from(number(line)?) {
-            Err(_) => Piece::Nil,
+            Err(_) => Element::Nil,
             Ok(len) => {
                 let whole_len = after_line.saturating_add(len).saturating_add(2);
                 if input.len() < whole_len {
                     return Ok(None);
                 }
-                return Ok(Some((Piece::Bulk(&input[after_line..after_line + len]), whole_len)));
+                return Ok(Some((Element::Bulk(&input[after_line..after_line + len]), whole_len)));
             }
         },
-        b'*' => usize::try_from(number(line)?).map_or(Piece::Nil, Piece::Array),
-        b':' => Piece::Integer(number(line)?),
-        b'+' => Piece::Simple(line),
-        b'-' => Piece::Error(line),
+        b'*' => usize::try_from(number(line)?).map_or(Element::Nil, Element::Array),
+        b':' => Element::Integer(number(line)?),
+        b'+' => Element::Simple(line),
+        b'-' => Element::Error(line),
         _ => return Err(Malformed),
     };
-    Ok(Some((piece, after_line)))
+    Ok(Some((element, after_line)))
 }
 
 /// Where the first line's `\r\n` begins.
@@ -97,10 +97,10 @@ impl Scan {
     /// Looks at what has arrived since; the length of all the replies once they are whole.
     pub fn advance(&mut self, input: &[u8]) -> Result<Option<usize>, Malformed> {
         while self.open_count > 0 {
-            let Some((piece, len)) = first_piece(&input[self.len..])? else { return Ok(None) };
+            let Some((element, len)) = first_element(&input[self.len..])? else { return Ok(None) };
             // The values of an array come one after the other, those of nested ones in between: one count does for all.
             self.open_count -= 1;
-            if let Piece::Array(value_count) = piece {
+            if let Element::Array(value_count) = element {
                 self.open_count = self.open_count.saturating_add(value_count);
             }
             self.len += len;
@@ -109,14 +109,14 @@ impl Scan {
     }
 }
 
-/// Goes through whole replies, piece by piece.
+/// Goes through whole replies, element by element.
 #[derive(Debug, Clone)]
-pub struct Pieces<'a> {
+pub struct Elements<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Pieces<'a> {
-    /// The pieces of `replies`.
+impl<'a> Elements<'a> {
+    /// The elements of `replies`.
     pub fn of(replies: &'a [u8]) -> Self {
         Self { rest: replies }
     }
@@ -127,7 +127,7 @@ impl<'a> Pieces<'a> {
         while open_count > 0 {
             match self.next() {
                 None => return,
-                Some(Piece::Array(value_count)) => open_count = open_count.saturating_add(value_count),
+                Some(Element::Array(value_count)) => open_count = open_count.saturating_add(value_count),
                 Some(_) => {}
             }
             open_count -= 1;
@@ -135,13 +135,13 @@ impl<'a> Pieces<'a> {
     }
 }
 
-impl<'a> Iterator for Pieces<'a> {
-    type Item = Piece<'a>;
+impl<'a> Iterator for Elements<'a> {
+    type Item = Element<'a>;
 
-    fn next(&mut self) -> Option<Piece<'a>> {
-        let (piece, len) = first_piece(self.rest).ok()??;
+    fn next(&mut self) -> Option<Element<'a>> {
+        let (element, len) = first_element(self.rest).ok()??;
         self.rest = &self.rest[len..];
-        Some(piece)
+        Some(element)
     }
 }
 
@@ -213,11 +213,17 @@ mod tests {
 
     #[test]
     fn replies_fall_into_pieces() {
-        let pieces: Vec<Piece> = Pieces::of(REPLIES).collect();
-        let nested =
-            [Piece::Array(3), Piece::Bulk(b"he\r\no"), Piece::Array(2), Piece::Integer(-7), Piece::Nil, Piece::Nil];
-        let flat = [Piece::Simple(b"OK"), Piece::Error(b"ERR no"), Piece::Array(0), Piece::Bulk(b"")];
-        assert_eq!(pieces, [&nested[..], &flat[..]].concat());
+        let elements: Vec<Element> = Elements::of(REPLIES).collect();
+        let nested = [
+            Element::Array(3),
+            Element::Bulk(b"he\r\no"),
+            Element::Array(2),
+            Element::Integer(-7),
+            Element::Nil,
+            Element::Nil,
+        ];
+        let flat = [Element::Simple(b"OK"), Element::Error(b"ERR no"), Element::Array(0), Element::Bulk(b"")];
+        assert_eq!(elements, [&nested[..], &flat[..]].concat());
     }
 
     #[test]
@@ -232,14 +238,14 @@ mod tests {
 
     #[test]
     fn a_value_is_skipped_with_all_that_is_in_it() {
-        let mut pieces = Pieces::of(REPLIES);
-        pieces.skip_value();
-        assert_eq!(pieces.next(), Some(Piece::Simple(b"OK")));
-        pieces.skip_value();
-        pieces.skip_value();
-        pieces.skip_value();
-        pieces.skip_value();
-        assert_eq!(pieces.next(), None);
+        let mut elements = Elements::of(REPLIES);
+        elements.skip_value();
+        assert_eq!(elements.next(), Some(Element::Simple(b"OK")));
+        elements.skip_value();
+        elements.skip_value();
+        elements.skip_value();
+        elements.skip_value();
+        assert_eq!(elements.next(), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::redis::{CONNECT_WAIT, PEER_WAIT, REPLY_WAIT, ensure_version};
-use crate::resp::{Commands, Piece, Pieces, Scan};
+use crate::resp::{Commands, Element, Elements, Scan};
 use connect::tls;
 
 /// Room for what arrives at once: a page of a thousand entries takes some 150 KB.
@@ -61,11 +61,11 @@ impl Wire {
         greeting.add(&["INFO", "server"]);
         wire.send(&greeting).await?;
         let replies = wire.read(greeting.count()).await?;
-        for piece in Pieces::of(&replies) {
-            match piece {
-                Piece::Error(line) if line.starts_with(b"WRONGPASS") => bail!("Password authentication failed"),
-                Piece::Error(line) => bail!("redis refuses: {}", String::from_utf8_lossy(line)),
-                Piece::Bulk(info) => ensure_version(&String::from_utf8_lossy(info))?,
+        for element in Elements::of(&replies) {
+            match element {
+                Element::Error(line) if line.starts_with(b"WRONGPASS") => bail!("Password authentication failed"),
+                Element::Error(line) => bail!("redis refuses: {}", String::from_utf8_lossy(line)),
+                Element::Bulk(info) => ensure_version(&String::from_utf8_lossy(info))?,
                 _ => {}
             }
         }
@@ -85,7 +85,7 @@ impl Wire {
         timeout(self.reply_wait, sent).await.context("redis does not read")?.context("sending to redis")
     }
 
-    /// Reads `reply_count` whole replies; [`Pieces`] takes them apart. If the future is dropped nothing is lost: the next
+    /// Reads `reply_count` whole replies; [`Elements`] takes them apart. If the future is dropped nothing is lost: the next
     /// call goes on.
     ///
     /// # Errors

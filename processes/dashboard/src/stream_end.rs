@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use stream::StreamArgs;
 use stream::end::StreamEnd;
-use stream::resp::{Commands, Piece, Pieces};
+use stream::resp::{Commands, Element, Elements};
 use stream::wire::Wire;
 
 use crate::sample::{Server, StreamState};
@@ -47,9 +47,9 @@ async fn ask_for_number(wire: &mut Wire, command: &[&str]) -> Result<i64> {
     question.add(command);
     wire.send(&question).await?;
     let reply = wire.read(1).await?;
-    match Pieces::of(&reply).next() {
-        Some(Piece::Integer(number)) => Ok(number),
-        Some(Piece::Error(line)) => bail!("redis refuses: {}", String::from_utf8_lossy(line)),
+    match Elements::of(&reply).next() {
+        Some(Element::Integer(number)) => Ok(number),
+        Some(Element::Error(line)) => bail!("redis refuses: {}", String::from_utf8_lossy(line)),
         other => bail!("redis answered {other:?}"),
     }
 }
