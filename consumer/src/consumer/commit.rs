@@ -59,7 +59,7 @@ impl<F: Fold> Consumer<F> {
         *fault = Fault::None;
         self.counts = Counts::default();
         self.parts()?.1.mark.last_offset = last.offset;
-        trace::tell(&self.name, records, began_at.elapsed());
+        trace::trace_batch(&self.name, records, began_at.elapsed());
         progress.applied_count += applied_count;
         progress.dead_letter_count += dead_letters.len();
         progress.passed_count += records.len() - applied_count - dead_letters.len();
