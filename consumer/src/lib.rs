@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use common::fault::{FaultArgs, Faults, Planned};
+use common::fault::{FaultArgs, FaultSource, Planned};
 use common::shutdown::CancellationToken;
 use connect::PostgresArgs;
 use metrics::LastCommit;
@@ -120,7 +120,7 @@ pub async fn run_watched<F: Fold>(config: Config, fold: F, health: &Health, shut
     if config.unregister || config.copy_from.is_some() {
         return administer(&config, &fold).await;
     }
-    let faults = Faults::new(&config.fault, config.inject);
+    let faults = FaultSource::new(&config.fault, config.inject);
     info!(
         consumer = config.name,
         stream = ?config.stream,

@@ -17,7 +17,7 @@ pub enum Fault {
     DieAfterCommit,
 }
 
-impl common::fault::Fault for Fault {
+impl common::fault::Injectable for Fault {
     fn roll(dice: &mut Dice) -> Self {
         if dice.strikes() { Self::ordered() } else { Self::None }
     }
