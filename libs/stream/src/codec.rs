@@ -1,4 +1,5 @@
-//! The stream entry: what the streamer writes and every consumer reads. Users: streamer, consumer, reaper, operator, tests.
+//! The format of a stream entry, which the streamer writes and every consumer reads. Users: streamer, consumer, reaper,
+//! operator, tests.
 //!
 //! A change here is a change of protocol. Entries look like this:
 //!
@@ -10,14 +11,15 @@
 //!       5) "traceparent"  6) "00-4bf9…4736-00f0…02b7-01"       only if the record is part of a trace
 //! ```
 //!
-//! `about` is `<token> <staged_at_us> <length of object> <object> <action>`: the batch's token (see log_batches), when
-//! the record was staged in microseconds since 1970 on Postgres's clock, and what the record is about. The length tells
-//! where the object ends, which may be any text.
-//! It is one field, because Redis works for every field, when it takes an entry and each time it hands it out: with the
-//! five fields of version 0.1 (`object`, `action`, `data`, `staged_at_us`, `token`) it took half as much again for an
-//! entry to be added, and twice as long to be read. Such entries are read as well, so that a stream outlives an upgrade.
+//! `about` is `<token> <staged_at_us> <length of object> <object> <action>`. The token is the batch's (see `log_batches`).
+//! `staged_at_us` is when the record was staged, in microseconds since 1970 on Postgres's clock. The object may be any text,
+//! so its length in bytes stands before it.
 //!
-//! `traceparent` is for people. Nothing is decided by it, so a reader may pass it over: those from before it do.
+//! All of this is one field, because each field costs Redis time, both when it adds an entry and when it returns one. With
+//! the five fields of version 0.1 (`object`, `action`, `data`, `staged_at_us`, `token`) adding an entry took half as long
+//! again, and reading it took twice as long. Entries of version 0.1 are still read, so that a stream outlives an upgrade.
+//!
+//! `traceparent` is for people. Nothing is decided by it, so readers of earlier versions, which ignore it, stay correct.
 
 use std::fmt::Write;
 
@@ -34,7 +36,7 @@ pub fn stream_key(stream_name: &str, partition: i32) -> String {
     if partition == 0 { stream_name.to_owned() } else { format!("{stream_name}:{{{partition}}}") }
 }
 
-/// The id of a stream entry: the record's offset, and which copy of the record this is (0 unless it was sent twice).
+/// The id of a stream entry: the record's offset, and the number of the copy (0 unless the record was sent twice).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EntryId {
     /// The record's offset, 1 or more.
@@ -44,7 +46,7 @@ pub struct EntryId {
 }
 
 impl EntryId {
-    /// Parses `42-0`. An offset too large for an i64 becomes the largest i64, which no record will ever have.
+    /// Parses `42-0`. An offset too large for an `i64` becomes the largest `i64`, which no record will ever have.
     ///
     /// # Errors
     /// The text is no entry id.
@@ -65,12 +67,12 @@ impl std::fmt::Display for EntryId {
     }
 }
 
-/// The fields of an entry, where they lie: in the page that was read, or in the row that is to be written.
+/// The fields of an entry, borrowed from the page that was read or from the row that is to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fields<'a> {
-    /// What the record is about.
+    /// The kind of thing that the record is about, for example `ride`.
     pub object: &'a str,
-    /// What happened to it.
+    /// The event, for example `create`.
     pub action: &'a str,
     /// The payload as staged.
     pub data: &'a str,
@@ -78,26 +80,26 @@ pub struct Fields<'a> {
     pub staged_at_us: i64,
     /// The token of the record's batch.
     pub token: i64,
-    /// The trace in which the record was written, as it stands; `None` if there is none.
+    /// The trace in which the record was written, unparsed; `None` if there is none.
     pub traceparent: Option<&'a str>,
 }
 
-/// One entry as it was read. The fields may be junk; then the error says why, and the id is still worth looking at.
+/// One entry as it was read. If the fields are no record of ours, the error says why. The id is valid all the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry<'a> {
-    /// Where it stands.
+    /// The entry's id.
     pub id: EntryId,
-    /// What it says.
+    /// The entry's fields.
     pub fields: Result<Fields<'a>, DecodeError>,
 }
 
-/// Why a reply, or an entry in it, is not one of ours.
+/// Why a reply, or an entry in it, could not be decoded.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum DecodeError {
     /// The id is not `<offset>-<copy>`.
     #[error("id {0:?} is not <offset>-<copy>")]
     Id(String),
-    /// A field is not there.
+    /// A field is missing.
     #[error("field {0} is missing")]
     Missing(&'static str),
     /// A field is not UTF-8, or not a number where one belongs.
@@ -120,7 +122,7 @@ pub struct EntryWriter<'a> {
 }
 
 impl<'a> EntryWriter<'a> {
-    /// For the stream under `key`.
+    /// A writer for the stream under `key`.
     pub fn new(key: &'a str) -> Self {
         Self { key, id: String::new(), about: String::new() }
     }
@@ -141,11 +143,11 @@ impl<'a> EntryWriter<'a> {
     }
 }
 
-/// Takes the reply of `XREAD … STREAMS key id` apart. A reply of nil (nothing arrived in time) is an empty list.
-/// Fields that are not ours are passed over, so that later versions may add some.
+/// Decodes the reply to `XREAD … STREAMS key id`. A nil reply, which means that no entry arrived in time, is an empty list.
+/// Unknown fields are ignored, so that later versions can add some.
 ///
 /// # Errors
-/// Redis refused, or this is no such reply; entries with bad fields are not an error.
+/// Redis refused, or the reply has another shape. An entry with bad fields is no error.
 pub fn decode_xread(reply: &[u8]) -> Result<Vec<Entry<'_>>, DecodeError> {
     // [[key, [[id, [name, value, …]], …]]], with one key because one was asked for.
     let mut elements = Elements::of(reply);
@@ -160,7 +162,7 @@ pub fn decode_xread(reply: &[u8]) -> Result<Vec<Entry<'_>>, DecodeError> {
     decode_entries(&mut elements)
 }
 
-/// Takes the reply of `XRANGE key …` apart, as [`decode_xread`] does.
+/// Decodes the reply to `XRANGE key …`, as [`decode_xread`] does.
 ///
 /// # Errors
 /// As [`decode_xread`].
@@ -175,7 +177,7 @@ fn decode_entries<'a>(elements: &mut Elements<'a>) -> Result<Vec<Entry<'a>>, Dec
     }
 }
 
-/// Takes one entry apart: `[id, [name, value, …]]`.
+/// Decodes one entry: `[id, [name, value, …]]`.
 pub(crate) fn decode_entry<'a>(elements: &mut Elements<'a>) -> Result<Entry<'a>, DecodeError> {
     let (Some(Element::Array(2)), Some(Element::Bulk(id))) = (elements.next(), elements.next()) else {
         return Err(DecodeError::Shape);
@@ -185,7 +187,8 @@ pub(crate) fn decode_entry<'a>(elements: &mut Elements<'a>) -> Result<Entry<'a>,
     Ok(Entry { id, fields: decode_fields(elements, len)? })
 }
 
-/// The outer error: this is no list of strings.
+/// Decodes the fields of one entry. The outer error means that the reply is no list of strings; the inner one, that the
+/// fields are no record of ours.
 fn decode_fields<'a>(elements: &mut Elements<'a>, len: usize) -> Result<Result<Fields<'a>, DecodeError>, DecodeError> {
     let mut found = Found::default();
     for _ in 0..len / 2 {
@@ -206,7 +209,7 @@ fn decode_fields<'a>(elements: &mut Elements<'a>, len: usize) -> Result<Result<F
     Ok(found.into_fields())
 }
 
-/// The fields that we know, of this version or of 0.1.
+/// The known fields, of this version and of 0.1.
 #[derive(Default)]
 struct Found<'a> {
     about: Option<&'a [u8]>,
@@ -223,7 +226,7 @@ impl<'a> Found<'a> {
         if let Some(about) = self.about {
             let (token, staged_at_us, object, action) = split_about(about).ok_or(DecodeError::Unreadable("about"))?;
             let data = text("data", self.data)?;
-            // One that cannot be read is none: the record is as good without.
+            // An unreadable traceparent is treated as absent.
             let traceparent = self.traceparent.and_then(|value| std::str::from_utf8(value).ok());
             return Ok(Fields { object, action, data, staged_at_us, token, traceparent });
         }

@@ -1,4 +1,4 @@
-//! How far a stream is: the one place that knows what has been published. Users: streamer, operator.
+//! The end of a stream: its last id says how far the log is published. Users: streamer, dashboard, operator.
 
 use anyhow::Result;
 
@@ -9,27 +9,27 @@ use crate::wire::Wire;
 /// The last entry ever added to a stream. Trimming does not change its id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamEnd {
-    /// Its offset; 0 if there is no stream.
+    /// The last entry's offset; 0 if there is no stream.
     pub offset: i64,
-    /// Its id as Redis writes it.
+    /// The last entry's id as Redis writes it.
     pub id: String,
-    /// The last entry that is still there; `None` if all were trimmed.
+    /// The last entry that the stream still holds; `None` if all were trimmed.
     entry: Option<LastEntry>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct LastEntry {
     offset: i64,
-    /// `None` if it has none that can be read.
+    /// `None` if the entry has no readable token.
     token: Option<i64>,
 }
 
 impl StreamEnd {
-    /// Where the stream ends.
+    /// Asks Redis where the stream ends.
     ///
     /// # Errors
-    /// Redis is away; [`DecodeError::Refused`] with its words if it refuses, for example because another type of value is
-    /// under the key.
+    /// Redis is away; [`DecodeError::Refused`] with Redis's text if it refuses, for example because another type of value
+    /// is under the key.
     pub async fn read(stream: &mut Wire, key: &str) -> Result<Self> {
         let mut question = Commands::default();
         question.add(&["XINFO", "STREAM", key]);
@@ -38,13 +38,13 @@ impl StreamEnd {
         Ok(Self::decode(&reply)?)
     }
 
-    /// The offset of the last entry that is still there, if there is one.
+    /// The offset of the last entry that the stream still holds.
     pub fn entry_offset(&self) -> Option<i64> {
         self.entry.map(|entry| entry.offset)
     }
 
-    /// Whether the last entry that is still there lacks the token of the batch that holds its offset. Then it is of
-    /// another log.
+    /// Whether the last entry that the stream still holds is of another log: it lacks `token`, which is the token of the
+    /// batch that holds its offset.
     pub fn is_foreign(&self, token: i64) -> bool {
         self.entry.is_some_and(|entry| entry.token != Some(token))
     }
@@ -67,7 +67,7 @@ impl StreamEnd {
                     other => return Err(unexpected(other)),
                 },
                 Some(Element::Bulk(b"last-entry")) => {
-                    // Nil, or as XRANGE gives it.
+                    // Nil, or an entry as in a reply to XRANGE.
                     if let Ok(last) = decode_entry(&mut elements.clone()) {
                         let token = last.fields.ok().map(|fields| fields.token);
                         entry = Some(LastEntry { offset: last.id.offset, token });

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// What a process did with a batch.
+/// The operation of a process on a batch.
 #[derive(Debug, Clone, Copy)]
 pub enum Operation<'a> {
     /// It appended the records to the stream.
@@ -20,7 +20,7 @@ pub enum Operation<'a> {
 /// A span for a batch that was just finished.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchSpan<'a> {
-    /// What was done.
+    /// The operation.
     pub operation: Operation<'a>,
     /// The first record's offset.
     pub first_offset: i64,

@@ -19,7 +19,7 @@ const DASHES: [usize; 3] = [2, 35, 52];
 /// The length of version 00.
 const LEN: usize = 55;
 
-/// A place in a trace.
+/// A span of a trace, as the parent of further spans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceParent {
     pub(crate) trace_id: [u8; 16],

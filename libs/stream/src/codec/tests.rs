@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What Redis answers to XREAD when the stream holds one entry.
+/// Redis's reply to XREAD when the stream holds one entry.
 fn reply(id: &str, fields: &[&str]) -> Vec<u8> {
     let mut text = format!("*1\r\n*2\r\n$3\r\nkey\r\n*1\r\n*2\r\n${}\r\n{id}\r\n*{}\r\n", id.len(), fields.len());
     for field in fields {
@@ -15,7 +15,7 @@ fn reply(id: &str, fields: &[&str]) -> Vec<u8> {
 const VERSION_0_1: [&str; 10] =
     ["object", "ride", "action", "create", "data", "{\"id\":7}", "staged_at_us", "1764000000000000", "token", "99"];
 const VERSION_0_2: [&str; 4] = ["about", "99 1764000000000000 4 ride create", "data", "{\"id\":7}"];
-/// What one with a trace has beyond that.
+/// The fields that an entry with a trace has beyond these.
 const TRACED: [&str; 2] = ["traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"];
 const FIELDS: Fields = Fields {
     object: "ride",
