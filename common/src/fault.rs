@@ -166,12 +166,12 @@ mod tests {
     }
 
     #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-    enum Trouble {
+    enum Mishap {
         None,
         DieAfterLunch,
     }
 
-    impl Injectable for Trouble {
+    impl Injectable for Mishap {
         fn roll(_: &mut Dice) -> Self {
             Self::None
         }
@@ -185,14 +185,14 @@ mod tests {
     fn a_planned_fault_strikes_from_its_batch_on() {
         let planned = "die-after-lunch:3".parse().unwrap();
         let mut faults = FaultSource::new(&FaultArgs { fault_rate: 0.0, fault_seed: None }, Some(planned));
-        let drawn: Vec<Trouble> = (0..4).map(|_| faults.draw()).collect();
-        assert_eq!(drawn, [Trouble::None, Trouble::None, Trouble::DieAfterLunch, Trouble::DieAfterLunch]);
+        let drawn: Vec<Mishap> = (0..4).map(|_| faults.draw()).collect();
+        assert_eq!(drawn, [Mishap::None, Mishap::None, Mishap::DieAfterLunch, Mishap::DieAfterLunch]);
     }
 
     #[test]
     fn a_plan_that_cannot_be_read_is_refused_with_the_faults_there_are() {
         for bad in ["die-after-lunch", "die-after-lunch:x", "dine:3", ""] {
-            let complaint = bad.parse::<Planned<Trouble>>().unwrap_err();
+            let complaint = bad.parse::<Planned<Mishap>>().unwrap_err();
             assert_eq!(complaint, "give FAULT:N, with one of none, die-after-lunch", "{bad}");
         }
     }

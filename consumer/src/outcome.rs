@@ -23,7 +23,7 @@ pub enum Interruption {
     Unregistered,
 }
 
-/// What [`Consumer::run_once`](crate::Consumer::run_once) did. All counts are of committed work.
+/// The work of one [`Consumer::run_once`](crate::Consumer::run_once). All counts are of committed work.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Records folded into the state.

@@ -3,10 +3,10 @@
 use anyhow::Result;
 use pglog::Session;
 
-/// What keeps a checkpoint from moving.
+/// The condition for a checkpoint to move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Guard {
-    /// Nothing: the checkpoint of a consumer moves freely.
+    /// No condition: the checkpoint of a consumer moves freely.
     None,
     /// The baseline never passes a consumer, not even one that registers in this moment. New consumers start with the
     /// baseline's state, and audits count from it.

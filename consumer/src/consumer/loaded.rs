@@ -11,7 +11,7 @@ use crate::fold::Fold;
 use crate::outcome::Interruption;
 use crate::vouch::Vouchers;
 
-/// What goes with the state in memory.
+/// The checkpoint of the state in memory, and the places where reading and saving go on.
 pub(super) struct Loaded {
     /// The state in memory is the committed one at this checkpoint.
     pub checkpoint: Checkpoint,
