@@ -13,6 +13,9 @@ use crate::fault::Fault;
 /// Folds the log into the total distance of all rides.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "consumer", version)]
+// clap names a group of arguments after its struct. Receipts flattens this struct into its own `Config`, so this one must
+// make no group.
+#[group(skip)]
 pub struct Config {
     /// Name of this consumer. Its state and its checkpoint are kept under it; run one process per name.
     #[arg(value_parser = parse_name)]
