@@ -1,8 +1,10 @@
-//! How long to wait before trying again. Users: streamer, consumer, reaper, api, simulator.
+//! Users: consumer, api, simulator, and `libs/process` for every process that it repeats.
+//!
+//! How long to wait before the next attempt.
 
 use std::time::Duration;
 
-/// Doubling waits with jitter: 100 ms, 200 ms, … up to a bound. Forgets everything after a success.
+/// Waits that double, with jitter: 100 ms, 200 ms, … up to a bound. After a success they begin anew.
 #[derive(Debug)]
 pub struct Backoff {
     failure_count: u32,
@@ -17,13 +19,14 @@ impl Backoff {
         Self { failure_count: 0, longest }
     }
 
-    /// It worked: the next failure waits for the shortest time again.
+    /// An attempt succeeded: the wait after the next failure is the shortest again.
     pub fn reset(&mut self) {
         self.failure_count = 0;
     }
 
-    /// It failed: how long to wait. Between half of the nominal wait and all of it, at random, so that processes which
-    /// lost the same server do not all come back in the same moment. It is counted.
+    /// An attempt failed: how long to wait before the next one. The wait is random, between half of the nominal wait and all
+    /// of it, so that processes which lost the same server do not all come back in the same moment. Each call counts as a
+    /// retry in the metrics.
     pub fn next_wait(&mut self) -> Duration {
         metrics::counter!("rocket_rides_retries_total").increment(1);
         let nominal = Self::FIRST.saturating_mul(1 << self.failure_count.min(16)).min(self.longest);

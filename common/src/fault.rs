@@ -1,5 +1,7 @@
-//! Injected faults. Users: streamer, consumer. What strikes is drawn in `run` and handed to `run_once` as an argument, so
-//! that tests choose and production never throws the dice.
+//! Users: streamer, consumer, payments, booking, and `libs/process`, which draws the faults.
+//!
+//! Injected faults. The loop of a process draws the fault of each unit and hands it to `run_once` as an argument. Tests
+//! choose the fault themselves, and a process that was started without faults never rolls the dice.
 
 use std::str::FromStr;
 
@@ -8,14 +10,14 @@ use nix::sys::signal::{Signal, raise};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// The flags of every process that can inject faults.
+/// The flags of a process that can inject faults.
 #[derive(Debug, Clone, Args)]
 pub struct FaultArgs {
     /// Probability, 0 to 1, that a fault is injected into a batch. 0, the default, injects nothing.
     #[arg(long, env = "FAULT_RATE", default_value_t = 0.0, value_parser = parse_rate)]
     pub fault_rate: f64,
 
-    /// Seed of the dice; the same seed throws the same faults. Without it one is drawn and printed.
+    /// Seed of the random faults: the same seed injects the same faults. Without it the process draws one and logs it.
     #[arg(long, env = "FAULT_SEED")]
     pub fault_seed: Option<u64>,
 }
@@ -24,9 +26,9 @@ pub struct FaultArgs {
 /// of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Planned<F> {
-    /// What goes wrong.
+    /// The fault.
     pub fault: F,
-    /// The first batch in which it does, counted from 1 since the process started.
+    /// The first batch that it is injected into, counted from 1 since the process started.
     pub batch: u64,
 }
 
@@ -47,38 +49,38 @@ impl<F: ValueEnum> FromStr for Planned<F> {
     }
 }
 
-/// A fault of one process. `()` is the fault of a process that injects none.
-pub trait Fault: Copy {
-    /// The fault of a batch, as the dice say.
+/// The faults of one process, usually an enum with a variant for "none". `()` stands for a process that injects none.
+pub trait Injectable: Copy {
+    /// The fault of the next batch, or none, as the dice fall.
     fn roll(dice: &mut Dice) -> Self;
 
-    /// The fault that a person orders by a button of the live page.
+    /// The fault that a button of the live page orders.
     fn ordered() -> Self;
 }
 
-impl Fault for () {
+impl Injectable for () {
     fn roll(_: &mut Dice) {}
 
     fn ordered() {}
 }
 
-/// Decides batch by batch what goes wrong: what was planned, or else what the dice say.
+/// Decides batch by batch which fault is injected: the planned one, or else a random one.
 #[derive(Debug)]
-pub struct Faults<F> {
+pub struct FaultSource<F> {
     dice: Dice,
     planned: Option<Planned<F>>,
     drawn_count: u64,
 }
 
-impl Faults<()> {
-    /// No faults at all.
+impl FaultSource<()> {
+    /// Injects nothing.
     pub fn none() -> Self {
         Self::new(&FaultArgs { fault_rate: 0.0, fault_seed: None }, None)
     }
 }
 
-impl<F: Fault> Faults<F> {
-    /// Faults as the flags want them.
+impl<F: Injectable> FaultSource<F> {
+    /// Faults as the flags say.
     pub fn new(args: &FaultArgs, planned: Option<Planned<F>>) -> Self {
         Self { dice: Dice::new(args), planned, drawn_count: 0 }
     }
@@ -88,7 +90,7 @@ impl<F: Fault> Faults<F> {
         self.dice.seed()
     }
 
-    /// The fault of the next batch: the planned one from its batch on, else what the dice say.
+    /// The fault of the next batch: the planned one from its batch on, before that a random one.
     pub fn draw(&mut self) -> F {
         self.drawn_count += 1;
         match self.planned {
@@ -98,13 +100,13 @@ impl<F: Fault> Faults<F> {
     }
 }
 
-/// Ends this process as `kill -9` would, here and now: nothing is flushed, closed or said.
+/// Ends this process at once, as `kill -9` would: nothing is flushed, closed or logged.
 pub fn die() -> ! {
     let _ = raise(Signal::SIGKILL);
-    unreachable!("nobody survives SIGKILL")
+    unreachable!("no process survives SIGKILL")
 }
 
-/// Decides whether something goes wrong.
+/// The random numbers behind the faults. One seed gives one sequence.
 #[derive(Debug)]
 pub struct Dice {
     rate: f64,
@@ -113,7 +115,7 @@ pub struct Dice {
 }
 
 impl Dice {
-    /// Dice as the flags want them.
+    /// Dice as the flags say.
     pub fn new(args: &FaultArgs) -> Self {
         let seed = args.fault_seed.unwrap_or_else(rand::random);
         Self { rate: args.fault_rate, seed, rng: StdRng::seed_from_u64(seed) }
@@ -152,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn one_seed_throws_one_sequence() {
+    fn one_seed_gives_one_sequence() {
         assert_eq!(faults(0.1, Some(7)), faults(0.1, Some(7)));
         assert_ne!(faults(0.1, Some(7)), faults(0.1, Some(8)));
     }
@@ -164,12 +166,12 @@ mod tests {
     }
 
     #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-    enum Trouble {
+    enum Mishap {
         None,
         DieAfterLunch,
     }
 
-    impl Fault for Trouble {
+    impl Injectable for Mishap {
         fn roll(_: &mut Dice) -> Self {
             Self::None
         }
@@ -182,15 +184,15 @@ mod tests {
     #[test]
     fn a_planned_fault_strikes_from_its_batch_on() {
         let planned = "die-after-lunch:3".parse().unwrap();
-        let mut faults = Faults::new(&FaultArgs { fault_rate: 0.0, fault_seed: None }, Some(planned));
-        let drawn: Vec<Trouble> = (0..4).map(|_| faults.draw()).collect();
-        assert_eq!(drawn, [Trouble::None, Trouble::None, Trouble::DieAfterLunch, Trouble::DieAfterLunch]);
+        let mut faults = FaultSource::new(&FaultArgs { fault_rate: 0.0, fault_seed: None }, Some(planned));
+        let drawn: Vec<Mishap> = (0..4).map(|_| faults.draw()).collect();
+        assert_eq!(drawn, [Mishap::None, Mishap::None, Mishap::DieAfterLunch, Mishap::DieAfterLunch]);
     }
 
     #[test]
-    fn a_plan_that_is_none_is_told_what_there_is() {
+    fn a_plan_that_cannot_be_read_is_refused_with_the_faults_there_are() {
         for bad in ["die-after-lunch", "die-after-lunch:x", "dine:3", ""] {
-            let complaint = bad.parse::<Planned<Trouble>>().unwrap_err();
+            let complaint = bad.parse::<Planned<Mishap>>().unwrap_err();
             assert_eq!(complaint, "give FAULT:N, with one of none, die-after-lunch", "{bad}");
         }
     }

@@ -1,10 +1,12 @@
-//! Stopping. Users: every process and `libs/process`.
+//! Users: every process, the tools, and `libs/process`.
+//!
+//! Stopping: a process that is told to stop finishes the unit in hand, and starts no other.
 
 use std::time::Duration;
 
 pub use tokio_util::sync::CancellationToken;
 
-/// Sleeps, but not past a shutdown. Returns whether the process should go on.
+/// Sleeps until `duration` has passed or the shutdown begins. Returns whether the process should go on.
 pub async fn sleep_or_stop(duration: Duration, shutdown: &CancellationToken) -> bool {
     tokio::select! {
         () = shutdown.cancelled() => false,
@@ -12,11 +14,12 @@ pub async fn sleep_or_stop(duration: Duration, shutdown: &CancellationToken) -> 
     }
 }
 
-/// How long work in hand may take to finish once the process is told to stop. A server may never answer.
+/// How long work in hand may take to finish after the process is told to stop. It is bounded because a server may never
+/// answer.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Returns when `shutdown` was asked for and the time for work in hand is over. Whatever is dropped then is as if the
-/// process had been killed, which every step survives.
+/// Returns when the shutdown has begun and the time for work in hand is over. The caller then drops its work, as if the
+/// process had been killed: every unit survives that.
 pub async fn stop_at_last(shutdown: &CancellationToken) {
     shutdown.cancelled().await;
     tokio::time::sleep(GRACE).await;

@@ -5,8 +5,8 @@
 //! DATABASE_URL=postgres://… REDIS_URL=redis://… cargo run -p consumer --example balances -- balances0
 //! ```
 //!
-//! It has all that the loop gives to every fold: duplicates are skipped, gaps healed, and what can never apply goes to the
-//! dead letters. `--help` shows its flags. Only what is below is yours to write.
+//! The loop does the rest for every fold: it skips duplicates, heals gaps, and puts records that can never apply with the dead
+//! letters. `--help` shows the flags.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -22,13 +22,13 @@ fn main() -> ExitCode {
     process::main(|config: &consumer::Config| &config.process, run)
 }
 
-/// What was credited since the last commit, by wallet. The balances themselves are in the table, and stay there.
+/// Credits since the last commit, by wallet. The balances themselves stay in the table.
 #[derive(Debug, Default)]
 struct Balances {
     credits: BTreeMap<i64, i64>,
 }
 
-/// What the payload of `wallet credit` must have.
+/// The fields that the payload of `wallet credit` must have.
 #[derive(Deserialize)]
 struct Credit {
     id: i64,
@@ -40,13 +40,13 @@ impl Fold for Balances {
         object == "wallet" && action == "credit"
     }
 
-    /// Called at the start, and again after a transaction that failed: what it would have saved is folded once more.
+    /// The loop calls this at the start, and again after a failed transaction. The records of that transaction are folded again.
     async fn load(&mut self, _: &Transaction<'_>, _: &str, _: i32) -> Result<()> {
         self.credits.clear();
         Ok(())
     }
 
-    /// In memory only. An error here says that the record can never apply, and must leave the state as it was.
+    /// Works in memory only. An error says that the record can never apply, and must leave the state as it was.
     fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection> {
         let credit: Credit =
             serde_json::from_str(record.data).map_err(|error| Rejection(format!("data is not a credit: {error}")))?;
@@ -56,8 +56,7 @@ impl Fold for Balances {
         Ok(())
     }
 
-    /// The read rule: this and the checkpoint are committed together, by the loop. So a credit is added once, however
-    /// often its record arrives.
+    /// The loop commits this together with the checkpoint, so a credit is added once, however often its record arrives.
     async fn save(&mut self, tx: &impl Session, consumer: &str, _: i32) -> Result<()> {
         let (wallet_ids, amounts): (Vec<i64>, Vec<i64>) = std::mem::take(&mut self.credits).into_iter().unzip();
         tx.execute(

@@ -1,38 +1,48 @@
-//! How a consumer begins: at offset 0, or with a state that somebody else has derived already. Whoever copies a state
-//! copies the dead letters with it, because they are what the state lacks.
+//! The beginning of a consumer: at offset 0, or with a copy of a state that another consumer has derived.
+//!
+//! A copy of a state includes its dead letters, because these records are missing from the state.
 
 use anyhow::{Context, Result, bail, ensure};
 use deadpool_postgres::{ClientWrapper as Client, Transaction};
 
-use crate::checkpoint::{self, Mark};
+use crate::checkpoint::{self, Checkpoint};
 use crate::dead_letter;
 use crate::fold::Fold;
 
-/// The name under which the reaper keeps the state of what it gives up. No consumer may have it.
+/// The name under which the reaper keeps the state of the records that it deletes. No consumer may have it.
 pub const BASELINE: &str = "baseline";
 
-/// Registers a consumer, in the transaction that loads it. It starts with the baseline's state if records are in it, and
-/// at offset 0 if not, or if the fold has no state of that name. From the commit on, no record is deleted before the
-/// consumer has passed it (I8).
-pub(crate) async fn register<F: Fold>(tx: &Transaction<'_>, fold: &F, name: &str, partition: i32) -> Result<Mark> {
+/// Registers a consumer, in the transaction that loads it. It starts with the baseline's state if the baseline has folded
+/// any record and the fold keeps such a state; otherwise it starts at offset 0. From the commit on, no record is deleted
+/// before the consumer has passed it (I8).
+///
+/// # Errors
+/// Postgres is away.
+pub(crate) async fn register<F: Fold>(
+    tx: &Transaction<'_>,
+    fold: &F,
+    name: &str,
+    partition: i32,
+) -> Result<Checkpoint> {
     pglog::hold_reaping(tx).await.context("registering")?;
-    // Whoever reaps relies on it, so it must survive a crash.
+    // The reaper relies on the registration, so it must survive a crash.
     tx.batch_execute("SET LOCAL synchronous_commit TO DEFAULT").await.context("registering")?;
-    // If the row is there, another process of this name was faster: it is found below.
+    // If the row is there, another process of this name was faster. Its row is found below.
     if insert(tx, name, partition).await? {
         if name == BASELINE {
             begin_baseline(tx, fold, partition).await?;
-        } else if checkpoint::find(tx, BASELINE, partition).await?.is_some_and(|mark| mark.last_offset > 0) {
+        } else if checkpoint::find(tx, BASELINE, partition).await?.is_some_and(|checkpoint| checkpoint.last_offset > 0)
+        {
             inherit(tx, fold, BASELINE, name, partition).await?;
         }
     }
     checkpoint::find(tx, name, partition).await?.context("the registration is gone")
 }
 
-/// Registers `name` with state, dead letters and checkpoint of `source`, at one offset. Returns the offset.
+/// Registers `name` with state, dead letters and checkpoint of `source`, all of one offset. Returns the offset.
 ///
 /// # Errors
-/// There is no `source` with a state of this fold, or `name` is registered already, or Postgres is away.
+/// No consumer `source` has a state of this fold, or `name` is registered already, or Postgres is away.
 pub async fn copy<F: Fold>(client: &mut Client, fold: &F, source: &str, name: &str, partition: i32) -> Result<i64> {
     let tx = client.transaction().await.context("beginning")?;
     pglog::hold_reaping(&tx).await.context("registering")?;
@@ -46,8 +56,8 @@ pub async fn copy<F: Fold>(client: &mut Client, fold: &F, source: &str, name: &s
     Ok(last_offset)
 }
 
-/// A log whose first records are gone, and no baseline: it was reaped before there were baselines. The slowest consumer
-/// that has a state of this fold becomes the baseline.
+/// Gives the new baseline its state. If the first records of the log are gone, they were reaped by a version that kept no
+/// baseline. The slowest consumer that has a state of this fold then becomes the baseline.
 async fn begin_baseline<F: Fold>(tx: &Transaction<'_>, fold: &F, partition: i32) -> Result<()> {
     if pglog::first_retained(tx, partition).await.context("asking what is retained")? == 1 {
         return Ok(());
@@ -68,7 +78,7 @@ async fn begin_baseline<F: Fold>(tx: &Transaction<'_>, fold: &F, partition: i32)
     Ok(())
 }
 
-/// Whether the row was not there before.
+/// Inserts the consumer's row. Returns whether it was not there before.
 async fn insert(tx: &Transaction<'_>, name: &str, partition: i32) -> Result<bool> {
     let inserted_count = tx
         .execute(
@@ -81,7 +91,8 @@ async fn insert(tx: &Transaction<'_>, name: &str, partition: i32) -> Result<bool
     Ok(inserted_count == 1)
 }
 
-/// Gives `name`, which is registered at offset 0, what `source` has. `None`, and nothing done, if that is no state.
+/// Copies state, dead letters and checkpoint of `source` to `name`, which is registered at offset 0. Returns the offset;
+/// `None`, with nothing done, if `source` has no state.
 async fn inherit<F: Fold>(
     tx: &Transaction<'_>,
     fold: &F,
@@ -89,8 +100,8 @@ async fn inherit<F: Fold>(
     name: &str,
     partition: i32,
 ) -> Result<Option<i64>> {
-    // The lock keeps the source from committing between the statements that follow, each of which has a snapshot of its
-    // own: checkpoint, state and dead letters are of one offset.
+    // Each of the statements that follow has a snapshot of its own. The lock keeps the source from committing in between,
+    // so that checkpoint, state and dead letters are of one offset.
     let row = tx
         .query_opt(
             "-- consumer::bootstrap::inherit

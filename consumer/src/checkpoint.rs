@@ -1,8 +1,10 @@
-//! The consumer's row in `checkpoints`: loading, and the compare-and-set that fences whoever else changes the state:
-//! a second process under the same name, or the replay of a dead letter (I5).
+//! The consumer's row in `checkpoints`: loading it, and moving it by compare-and-set (I5).
+//!
+//! The compare-and-set fences a second process of the same name and the replay of a dead letter: whichever commits first
+//! makes the other start over.
 
 use anyhow::{Context, Result, bail, ensure};
-use deadpool_postgres::{ClientWrapper as Client, Transaction};
+use deadpool_postgres::ClientWrapper as Client;
 use pglog::Session;
 use tokio_postgres::Statement;
 use tokio_postgres::error::SqlState;
@@ -11,7 +13,7 @@ use tokio_postgres::types::ToSql;
 use crate::fold::Update;
 use crate::vouch::Tokens;
 
-/// What happened since the last commit that is worth counting for people.
+/// Events since the last commit, counted for people.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Entries skipped because their offset was already passed.
@@ -24,18 +26,22 @@ pub struct Counts {
     pub crash_count: i64,
 }
 
-/// What the state in memory rests on. It may be committed only while the row still says the same.
+/// The part of the row that the state in memory belongs to. The state may be committed only while the row still says the
+/// same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Mark {
+pub(crate) struct Checkpoint {
     /// The state reflects the records 1 … last_offset.
     pub last_offset: i64,
-    /// Goes up when the state is changed without the checkpoint: a dead letter was replayed.
+    /// Rises when the state changes and the offset does not: a dead letter was replayed.
     pub generation: i64,
 }
 
-/// Where the consumer's committed state stands, `None` if no such consumer is registered.
-pub(crate) async fn find(tx: &Transaction<'_>, name: &str, partition: i32) -> Result<Option<Mark>> {
-    let row = tx
+/// The checkpoint that was committed last; `None` if no such consumer is registered.
+///
+/// # Errors
+/// Postgres is away.
+pub(crate) async fn find(session: &impl Session, name: &str, partition: i32) -> Result<Option<Checkpoint>> {
+    let row = session
         .query_opt(
             "-- consumer::checkpoint::find
              SELECT last_offset, generation FROM checkpoints WHERE name = $1 AND partition = $2",
@@ -43,23 +49,23 @@ pub(crate) async fn find(tx: &Transaction<'_>, name: &str, partition: i32) -> Re
         )
         .await
         .context("loading the checkpoint")?;
-    Ok(row.map(|row| Mark { last_offset: row.get(0), generation: row.get(1) }))
+    Ok(row.map(|row| Checkpoint { last_offset: row.get(0), generation: row.get(1) }))
 }
 
-/// How a checkpoint moves.
+/// A move of a checkpoint.
 #[derive(Debug)]
-pub(crate) struct Step {
-    /// Where it has to be.
-    pub old: Mark,
-    /// Where it is to be.
+pub(crate) struct Advance {
+    /// The checkpoint that must be there.
+    pub old: Checkpoint,
+    /// The offset that it moves to.
     pub new_offset: i64,
-    /// What is counted on the way.
+    /// Added to the counts of the row.
     pub counts: Counts,
-    /// What Postgres has to vouch for.
+    /// Tokens that Postgres must vouch for.
     pub tokens: Tokens,
 }
 
-impl Step {
+impl Advance {
     const PARAM_COUNT: usize = 10;
 
     fn params(&self) -> [&(dyn ToSql + Sync); Self::PARAM_COUNT] {
@@ -102,45 +108,48 @@ impl Step {
     }
 }
 
-/// Moves the checkpoint. `false` means that somebody else has changed checkpoint or state, or that Postgres does not vouch
+/// Moves the checkpoint. `false` means that another process has changed checkpoint or state, or that Postgres does not vouch
 /// for the tokens: nothing of this transaction may be committed.
-pub(crate) async fn advance(tx: &impl Session, name: &str, partition: i32, step: &Step) -> Result<bool> {
-    let whose: [&(dyn ToSql + Sync); 2] = [&name, &partition];
-    let statement = format!("-- consumer::checkpoint::advance\n{}", Step::sql(3));
+///
+/// # Errors
+/// Postgres is away.
+pub(crate) async fn advance(tx: &impl Session, name: &str, partition: i32, advance: &Advance) -> Result<bool> {
+    let key: [&(dyn ToSql + Sync); 2] = [&name, &partition];
+    let statement = format!("-- consumer::checkpoint::advance\n{}", Advance::sql(3));
     let moved_count =
-        tx.execute(&statement, &[&whose[..], &step.params()].concat()).await.context("moving the checkpoint")?;
+        tx.execute(&statement, &[&key[..], &advance.params()].concat()).await.context("moving the checkpoint")?;
     Ok(moved_count == 1)
 }
 
-/// After so many statements the rows are looked up by their key again.
+/// Statements after which the rows are looked up by their key again.
 const LOOKUP_INTERVAL: u32 = 8;
 
-/// Where the rows are that the last statement has written (their `ctid`), as far as it is known. It only narrows the search:
-/// name, offset, generation and tokens are compared all the same, so a wrong place makes nothing move.
+/// The places (`ctid`) of the rows that the last statement wrote, as far as they are known. A place only narrows the search:
+/// name, offset, generation and tokens are compared all the same, so with a wrong place nothing moves.
 ///
-/// While an old transaction is held open, no version of a row may be removed, and whoever looks the row up by its key passes
-/// all of them. But only such a look-up takes versions that nobody needs out of a page: without any, a table grows until it
-/// is vacuumed. Some seventy versions fit in a page, which all consumers share.
+/// While an old transaction is open, Postgres removes no version of a row, and a look-up by key passes all of them. But only
+/// such a look-up removes versions that no transaction needs from a page. Without any look-up a table grows until it is
+/// vacuumed. A page holds about seventy versions, and all consumers share it.
 #[derive(Debug, Default)]
 struct Versions {
     checkpoint: Option<String>,
     state: Option<String>,
-    /// Statements since the look-up by key, that one included.
+    /// Statements since the look-up by key, including that statement.
     age: u32,
 }
 
-/// Writes checkpoint and state in one statement, on one connection. Remembers where the rows are, and what is prepared: in
-/// moderate traffic a page is a record or two, and spelling the statement out was a quarter of what this process did for it.
+/// Writes checkpoint and state in one statement, on one connection. It remembers where the rows are, and the prepared
+/// statements: in moderate traffic a page is a record or two, and building the statement's text took a quarter of the work.
 #[derive(Debug, Default)]
 pub(crate) struct Saver {
     versions: Versions,
-    statements: Vec<(Form, Statement)>,
+    statements: Vec<(StatementKey, Statement)>,
 }
 
-/// What a statement depends on.
+/// The properties that a statement's text depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Form {
-    /// What writes the state, if it is changed, and the number of its own parameters.
+struct StatementKey {
+    /// The statement that writes the state, if it changed, and the number of its own parameters.
     update: Option<(&'static str, usize)>,
     /// Whether it is known where the rows are.
     knows_checkpoint: bool,
@@ -148,7 +157,7 @@ struct Form {
 }
 
 impl Saver {
-    /// The rows may be somewhere else now.
+    /// Forgets where the rows are: another statement may have moved them.
     pub fn forget_versions(&mut self) {
         self.versions = Versions::default();
     }
@@ -160,7 +169,7 @@ impl Saver {
         client: &Client,
         name: &str,
         partition: i32,
-        step: &Step,
+        advance: &Advance,
         update: Option<&Update<'_>>,
     ) -> Result<bool> {
         if self.versions.age >= LOOKUP_INTERVAL {
@@ -168,46 +177,46 @@ impl Saver {
         }
         loop {
             let was_known = self.versions.age > 0;
-            match self.advance_and_save_once(client, name, partition, step, update).await {
+            match self.advance_and_save_once(client, name, partition, advance, update).await {
                 Ok(false) if was_known => {}
                 Err(error) if is_state_gone(&error) && was_known => {}
                 Err(error) if is_state_gone(&error) => bail!("the state of consumer {name} is gone"),
                 moved => return moved.context("moving the checkpoint and saving the state"),
             }
-            // Whoever changes a row moves it, and so does VACUUM FULL: now by its key.
+            // Every change moves a row to another place, and so does VACUUM FULL: look it up by its key now.
             self.forget_versions();
         }
     }
 
-    /// One attempt. Looks for the rows where they were, and notes where they are now.
+    /// Makes one attempt. Looks for the rows where they were, and notes where they are now.
     async fn advance_and_save_once(
         &mut self,
         client: &Client,
         name: &str,
         partition: i32,
-        step: &Step,
+        advance: &Advance,
         update: Option<&Update<'_>>,
     ) -> Result<bool, tokio_postgres::Error> {
         let Versions { checkpoint, state, .. } = &self.versions;
-        let form = Form {
+        let statement_key = StatementKey {
             update: update.map(|update| (update.sql, update.params.len())),
             knows_checkpoint: checkpoint.is_some(),
             knows_state: update.is_some() && state.is_some(),
         };
-        let statement = match self.statements.iter().find(|(prepared, _)| *prepared == form) {
+        let statement = match self.statements.iter().find(|(prepared, _)| *prepared == statement_key) {
             Some((_, statement)) => statement.clone(),
             None => {
-                let statement = client.prepare_cached(&form.sql()).await?;
-                self.statements.push((form, statement.clone()));
+                let statement = client.prepare_cached(&statement_key.sql()).await?;
+                self.statements.push((statement_key, statement.clone()));
                 statement
             }
         };
-        let whose: [&(dyn ToSql + Sync); 2] = [&name, &partition];
-        let step_params = step.params();
+        let key: [&(dyn ToSql + Sync); 2] = [&name, &partition];
+        let advance_params = advance.params();
         let state_params = update.map_or(&[][..], |update| &update.params);
-        let mut params = [&whose, state_params, &step_params].concat();
+        let mut params = [&key, state_params, &advance_params].concat();
         params.extend(checkpoint.as_ref().map(|place| place as &(dyn ToSql + Sync)));
-        params.extend(state.as_ref().filter(|_| form.knows_state).map(|place| place as &(dyn ToSql + Sync)));
+        params.extend(state.as_ref().filter(|_| statement_key.knows_state).map(|place| place as &(dyn ToSql + Sync)));
         let row = client.client().query_one(&statement, &params).await?;
         self.versions.checkpoint = row.get(1);
         if update.is_some() {
@@ -218,20 +227,20 @@ impl Saver {
     }
 }
 
-impl Form {
-    /// Parameters are the consumer's name, the partition, those of the update, those of the [`Step`], and where the rows are,
-    /// as far as that is known.
+impl StatementKey {
+    /// The parameters are the consumer's name, the partition, those of the update, those of the [`Advance`], and the places
+    /// of the rows, as far as they are known.
     fn sql(&self) -> String {
-        let first_of_step = 3 + self.update.map_or(0, |(_, param_count)| param_count);
-        let mut place = first_of_step + Step::PARAM_COUNT;
-        let mut at = |is_known: bool| match is_known {
-            true => {
-                place += 1;
-                format!(" AND ctid = ${}::text::tid", place - 1)
+        let first_of_advance = 3 + self.update.map_or(0, |(_, param_count)| param_count);
+        let mut place = first_of_advance + Advance::PARAM_COUNT;
+        let mut at = |is_known: bool| {
+            if !is_known {
+                return String::new();
             }
-            false => String::new(),
+            place += 1;
+            format!(" AND ctid = ${}::text::tid", place - 1)
         };
-        let advance = Step::sql(first_of_step) + &at(self.knows_checkpoint);
+        let advance = Advance::sql(first_of_advance) + &at(self.knows_checkpoint);
         let (saving, verdict, saved_at) = match self.update {
             Some((update, _)) => (
                 format!(", saved AS ({update}{} AND EXISTS (SELECT FROM moved) RETURNING ctid)", at(self.knows_state)),

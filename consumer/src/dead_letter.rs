@@ -1,4 +1,5 @@
-//! Dead letters: records that a fold takes and that can never apply, and what a later fold makes of them.
+//! Dead letters: records that concern a fold and can never apply. They are kept for a person, and can be replayed with a
+//! corrected fold.
 
 use anyhow::{Context, Result, ensure};
 use deadpool_postgres::{ClientWrapper as Client, Transaction};
@@ -8,18 +9,21 @@ use tracing::warn;
 
 use crate::fold::{Fold, Rejection};
 
-/// What came of [`replay`].
+/// The result of [`replay`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Replay {
-    /// The record is folded, and its dead letter gone.
+    /// The record is folded, and its dead letter is deleted.
     Applied,
-    /// The fold still rejects it, for the reason that is now on the dead letter.
+    /// The fold still rejects the record. The dead letter has the new reason.
     Rejected(Rejection),
     /// There is no such dead letter: perhaps it was replayed before.
     NotThere,
 }
 
-/// Keeps the record for a human, in the transaction that passes it.
+/// Keeps a record for a person, in the transaction that passes it.
+///
+/// # Errors
+/// Postgres is away.
 pub(crate) async fn bury(
     tx: &impl Session,
     name: &str,
@@ -40,6 +44,9 @@ pub(crate) async fn bury(
 }
 
 /// Copies the dead letters of one consumer to another that has none.
+///
+/// # Errors
+/// Postgres is away.
 pub(crate) async fn copy(tx: &Transaction<'_>, source: &str, name: &str, partition: i32) -> Result<()> {
     tx.execute(
         "-- consumer::dead_letter::copy
@@ -53,12 +60,13 @@ pub(crate) async fn copy(tx: &Transaction<'_>, source: &str, name: &str, partiti
     Ok(())
 }
 
-/// Folds a dead letter after all, as a fold that has learned to take it would have done in its place.
+/// Folds a dead letter, with a fold that can apply it now. The digest is the same as if the record had been folded at its
+/// offset.
 ///
-/// One transaction: the checkpoint's row is locked, so that nobody commits a state in between; the state is loaded, the
-/// record applied, the state saved, the dead letter deleted, and the generation raised. A consumer that runs meanwhile
-/// holds a state without the record: the generation keeps it from saving that, and it loads again. Whoever replays the
-/// same dead letter at the same time waits for the lock, and finds none.
+/// One transaction locks the checkpoint's row, so that no process commits a state in between. Then it loads the state,
+/// applies the record, saves the state, deletes the dead letter and raises the generation. A consumer that runs meanwhile
+/// holds a state without the record. The raised generation keeps it from saving that state, and it loads again. A second
+/// replay of the same dead letter waits for the lock, and then finds none.
 ///
 /// The record's token and `staged_at_us` are 0: dead letters do not have them.
 ///
@@ -127,7 +135,7 @@ async fn find(tx: &Transaction<'_>, name: &str, partition: i32, offset: i64) -> 
     .context("reading the dead letter")
 }
 
-/// Tells a consumer that runs: the state you have loaded is not the one that is committed.
+/// Makes a running consumer load its state again: the state that it holds is not the committed one any more.
 async fn raise_generation(tx: &Transaction<'_>, name: &str, partition: i32) -> Result<()> {
     let raised_count = tx
         .execute(

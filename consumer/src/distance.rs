@@ -1,4 +1,4 @@
-//! The first fold: how far has everybody been carried? In whole millimetres, so that the sum is exact and equals SQL's
+//! The first fold: the total distance of all rides, in whole millimetres. The sum is exact, and equals SQL's
 //! `SUM(distance_mm)` (I9).
 
 use anyhow::{Context, Result};
@@ -24,7 +24,7 @@ pub struct DistanceFold {
     pub digest: i64,
 }
 
-/// What the payload of `ride create` must have.
+/// The fields that the payload of `ride create` must have.
 #[derive(Deserialize)]
 struct Ride {
     id: i64,
@@ -62,7 +62,7 @@ impl Fold for DistanceFold {
     }
 
     fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection> {
-        // Serde would take an array for a struct, too.
+        // Serde would accept an array for a struct too.
         if !record.data.trim_start().starts_with('{') {
             return Err(Rejection("data is not a JSON object".to_owned()));
         }
@@ -113,7 +113,7 @@ impl Fold for DistanceFold {
 ///
 /// Source: the finaliser of MurmurHash3 (Austin Appleby), one round after each number.
 fn mix(numbers: [i64; 3]) -> i64 {
-    // Any odd constant will do; this one is the golden ratio's, as in SplitMix64.
+    // Any odd constant will do. This one is derived from the golden ratio, as in SplitMix64.
     let mut mixed: u64 = 0x9e37_79b9_7f4a_7c15;
     for number in numbers {
         mixed = mixed.rotate_left(23) ^ number as u64;

@@ -1,18 +1,21 @@
-//! What a consumer counts and measures.
+//! The consumer's metrics: its counters, and how far it is behind the log.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use monitor::{Health, Unit, counter, declare_counter, declare_gauge, describe_histogram, gauge, histogram};
+use monitor::{Health, Pulse, Unit, counter, declare_counter, declare_gauge, describe_histogram, gauge, histogram};
 
-use crate::Config;
+use crate::config::Config;
 use crate::outcome::Progress;
 
 /// The checkpoint that was committed last, and when.
 pub(crate) type LastCommit = Arc<Mutex<Option<(i64, Instant)>>>;
 
-/// Says what the metrics mean, and begins to measure how far behind the consumer is.
-pub(crate) fn start(health: &Health, config: &Config) -> LastCommit {
+/// Only a commit of the last second is measured, so that each is measured once: Postgres is asked every second.
+const MEASURED_WITHIN: Duration = Duration::from_secs(1);
+
+/// Describes the metrics, and begins to measure how far the consumer is behind. `pulse` beats while Postgres answers.
+pub(crate) fn start(health: &Health, config: &Config, pulse: Pulse) -> LastCommit {
     let labels = [("consumer", config.name.as_str())];
     for (name, help) in [
         ("rocket_rides_records_applied_total", "Records folded into the state"),
@@ -35,15 +38,14 @@ pub(crate) fn start(health: &Health, config: &Config) -> LastCommit {
     );
     let last = LastCommit::default();
     let (shared, partition, name) = (Arc::clone(&last), config.stream.partition, config.name.clone());
-    health.ask_postgres(&config.postgres.database_url, health.pulse("postgres", crate::AGE_MAX), move |client| {
+    health.ask_postgres(&config.postgres.database_url, pulse, move |client| {
         let (last, name) = (*shared.lock().unwrap_or_else(PoisonError::into_inner), name.clone());
         Box::pin(async move {
             let Some((last_offset, at)) = last else { return monitor::anything(client).await };
             let lag = pglog::lag(client, partition, last_offset, at.elapsed()).await?;
             gauge!("rocket_rides_lag_records", "consumer" => name.clone()).set(lag.record_count as f64);
             gauge!("rocket_rides_lag_seconds", "consumer" => name.clone()).set(lag.waiting_s);
-            // A record is measured once.
-            if let Some(taken_s) = lag.taken_s.filter(|_| at.elapsed() <= crate::BLOCK) {
+            if let Some(taken_s) = lag.taken_s.filter(|_| at.elapsed() <= MEASURED_WITHIN) {
                 histogram!("rocket_rides_commit_to_fold_seconds", "consumer" => name).record(taken_s);
             }
             Ok(())
@@ -53,13 +55,14 @@ pub(crate) fn start(health: &Health, config: &Config) -> LastCommit {
 }
 
 /// Notes the checkpoint, if it has moved.
-pub(crate) fn committed(last: &LastCommit, last_offset: i64) {
+pub(crate) fn set_checkpoint(last: &LastCommit, last_offset: i64) {
     let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
     if last.is_none_or(|(before, _)| before != last_offset) {
         *last = Some((last_offset, Instant::now()));
     }
 }
 
+/// Counts what a step did.
 pub(crate) fn count(name: &str, progress: &Progress) {
     let add = |metric: &'static str, count: usize| {
         if count > 0 {

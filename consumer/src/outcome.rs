@@ -1,56 +1,29 @@
-//! What one step of a consumer can be told to do wrong, and what can come of it.
+//! The results of one step of a consumer: progress, or a reason to start over from the last commit.
 
-use common::fault::Dice;
-
-/// What to do wrong on purpose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Fault {
-    /// Nothing.
-    None,
-    /// Give up after folding a page, before it is committed, and start over.
-    CrashBeforeCommit,
-    /// SIGKILL after folding a page, before it is committed.
-    DieBeforeCommit,
-    /// SIGKILL when the commit was sent and is not answered yet.
-    DieAtCommit,
-    /// SIGKILL when the commit was answered, before anything else.
-    DieAfterCommit,
-}
-
-impl common::fault::Fault for Fault {
-    fn roll(dice: &mut Dice) -> Self {
-        if dice.strikes() { Self::ordered() } else { Self::None }
-    }
-
-    fn ordered() -> Self {
-        Self::CrashBeforeCommit
-    }
-}
-
-/// Reasons to start over from the last commit that are nobody's failure.
+/// A reason to start over from the last commit that is no failure of a server.
 #[derive(Debug, thiserror::Error)]
 pub enum Interruption {
-    /// [`Fault::CrashBeforeCommit`] struck.
+    /// [`Fault::CrashBeforeCommit`](crate::Fault::CrashBeforeCommit) was injected.
     #[error("crash simulated: records folded but transaction aborted")]
     Crash,
     /// The checkpoint is not where this process left it, or the state is not as it was.
     #[error(
-        "the state was changed by somebody else: a dead letter was replayed, or another process runs under this name \
-         (two of one name take turns, and only one is needed)"
+        "another process changed this consumer's state: it replayed a dead letter, or it runs under the same name (two \
+         processes of one name take turns, and one is enough)"
     )]
     Fenced,
-    /// A record that was read from the stream is not the one that Postgres has at its offset.
+    /// A record that was read from the stream is not the record that Postgres has at its offset.
     #[error("an entry of the stream is not of this log")]
     Unvouched,
     /// The baseline was about to pass a consumer that has just registered.
-    #[error("a consumer has registered that is not this far")]
+    #[error("a consumer that is not this far has just registered")]
     HeldBack,
-    /// Somebody unregistered this consumer while it ran.
+    /// An operator unregistered this consumer while it ran.
     #[error("this consumer was unregistered; start it again to register it anew")]
     Unregistered,
 }
 
-/// What [`Consumer::run_once`](crate::Consumer::run_once) did. All counts are of committed work.
+/// The work of one [`Consumer::run_once`](crate::Consumer::run_once). All counts are of committed work.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Records folded into the state.

@@ -1,5 +1,6 @@
-//! Reading the stream page by page. The next page is asked for before the last one is committed: Redis gathers it while
-//! Postgres commits.
+//! A connection that reads one stream, page by page.
+//!
+//! A page can be asked for before the last one is committed. Redis then gathers it while Postgres commits.
 
 use std::time::Duration;
 
@@ -9,19 +10,19 @@ use stream::codec::EntryId;
 use stream::resp::Commands;
 use stream::wire::Wire;
 
-/// Entries a read.
+/// Entries per page.
 pub(crate) const PAGE_LEN_MAX: usize = 1000;
 
 /// A connection that does nothing but read one stream.
 pub(crate) struct Tail {
     wire: Wire,
     key: String,
-    /// A read that was asked for and not answered yet.
+    /// The position of the read that was sent and not answered yet.
     asked_after: Option<EntryId>,
 }
 
 impl Tail {
-    /// For reads that block up to `block`.
+    /// Connects, for reads that block up to `block`.
     ///
     /// # Errors
     /// Redis is away, or refuses: back off and try again.
@@ -30,13 +31,13 @@ impl Tail {
         Ok(Self { wire, key: key.to_owned(), asked_after: None })
     }
 
-    /// Whether it can read on after `position`. It cannot if it was asked for another page: that one will come first.
+    /// Whether it can read on after `position`. It cannot if another page was asked for, because that page will come first.
     pub fn is_ready_for(&self, position: EntryId) -> bool {
         self.asked_after.is_none_or(|after| after == position)
     }
 
-    /// Asks for the entries after `position`, unless that has been done. Only when
-    /// [`is_ready_for`](Self::is_ready_for) it.
+    /// Asks for the entries after `position`, unless they were asked for already. Must be
+    /// [ready for](Self::is_ready_for) this position.
     ///
     /// # Errors
     /// Redis is away. The connection is of no more use.
@@ -56,8 +57,8 @@ impl Tail {
         Ok(())
     }
 
-    /// The page that was asked for, for [`decode_xread`](stream::codec::decode_xread). If the future is dropped nothing
-    /// is lost: the next call gets it.
+    /// Waits for the page that was asked for, for [`decode_xread`](stream::codec::decode_xread). If the future is dropped,
+    /// nothing is lost: the next call gets the page.
     ///
     /// # Errors
     /// Redis is away. The connection is of no more use.

@@ -1,5 +1,6 @@
-//! Which stream entries are of this log? Those that carry the token of the batch which their offset belongs to. Anybody
-//! can append to a Redis stream; only the streamer knows the token, and Postgres vouches for it.
+//! The check that a stream entry is of this log: it must carry the token of the batch that holds its offset.
+//!
+//! Any client of Redis can append to a stream. Only the streamer knows the tokens, and Postgres vouches for them.
 
 use std::collections::VecDeque;
 
@@ -7,64 +8,64 @@ use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
 use pglog::{BatchRange, Record};
 
-/// Batches looked up at once.
+/// Batches per look-up.
 const RANGES_LEN_MAX: i64 = 1000;
 
 /// The tokens of the batches ahead.
 #[derive(Debug, Default)]
 pub(crate) struct Vouchers {
     ranges: VecDeque<BatchRange>,
+    /// Whether Postgres may have batches behind these ranges.
+    may_be_more: bool,
 }
 
-/// What Postgres says of an entry.
+/// Where a stream entry comes from, as Postgres says.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Origin {
     /// It is the record at its offset.
-    OfThisLog,
-    /// It is not, whatever it says.
-    Stranger,
-    /// Not looked up yet: there are very many batches in between.
+    ThisLog,
+    /// Another program wrote it, or the streamer of another log.
+    Foreign,
+    /// Its batch was not looked up yet: there are very many batches in between.
     NotKnownYet,
 }
 
 impl Vouchers {
-    /// Looks up the batches from `next_offset` on, if `last_offset` lies beyond what is known.
-    pub async fn prepare(
-        &mut self,
-        client: &Client,
-        partition: i32,
-        next_offset: i64,
-        last_offset: i64,
-    ) -> Result<Known> {
+    /// Looks up the batches from `next_offset` on, if `last_offset` lies beyond the known ones.
+    ///
+    /// # Errors
+    /// Postgres is away.
+    pub async fn look_up(&mut self, client: &Client, partition: i32, next_offset: i64, last_offset: i64) -> Result<()> {
         while self.ranges.front().is_some_and(|range| range.last_offset < next_offset) {
             self.ranges.pop_front();
         }
         let known_to = self.ranges.back().map_or(next_offset - 1, |range| range.last_offset);
+        self.may_be_more = false;
         if last_offset <= known_to {
-            return Ok(Known { may_be_more: false });
+            return Ok(());
         }
         let found = pglog::batch_ranges(client, partition, known_to + 1, RANGES_LEN_MAX)
             .await
             .context("looking up the tokens of batches")?;
-        let may_be_more = found.len() as i64 == RANGES_LEN_MAX;
+        self.may_be_more = found.len() as i64 == RANGES_LEN_MAX;
         self.ranges.extend(found);
-        Ok(Known { may_be_more })
+        Ok(())
     }
 
-    /// Judges an entry by its offset, which is `next_offset` of [`prepare`](Self::prepare) or higher, and its token.
-    pub fn judge(&self, offset: i64, token: i64, known: &Known) -> Verdict {
+    /// The origin of an entry with this token, at an offset that is `next_offset` of [`look_up`](Self::look_up) or higher.
+    pub fn origin(&self, offset: i64, token: i64) -> Origin {
         let index = self.ranges.partition_point(|range| range.last_offset < offset);
         match self.ranges.get(index) {
-            None if known.may_be_more => Verdict::NotKnownYet,
-            None => Verdict::Stranger,
-            Some(range) if range.first_offset <= offset && range.token == token => Verdict::OfThisLog,
-            Some(_) => Verdict::Stranger,
+            None if self.may_be_more => Origin::NotKnownYet,
+            None => Origin::Foreign,
+            Some(range) if range.first_offset <= offset && range.token == token => Origin::ThisLog,
+            Some(_) => Origin::Foreign,
         }
     }
 }
 
-/// The tokens of records that follow each other, for Postgres to compare: a range of offsets and what was read there. Three
-/// columns of equal length.
+/// The tokens of records that follow each other, for Postgres to compare: ranges of offsets, and the token that was read in
+/// each. Three columns of equal length.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tokens {
     pub first_offsets: Vec<i64>,
@@ -73,7 +74,8 @@ pub(crate) struct Tokens {
 }
 
 impl Tokens {
-    /// One range for each run of records with the same token: of one batch, if it is the true one, for no two have the same.
+    /// One range per run of records with the same token. No two batches have the same token, so a run of this log's records
+    /// is of one batch.
     pub fn of(records: &[Record<'_>]) -> Self {
         let mut found = Self::default();
         for run in records.chunk_by(|one, next| one.token == next.token) {
@@ -83,12 +85,6 @@ impl Tokens {
         }
         found
     }
-}
-
-/// How far the lookup went.
-#[derive(Debug)]
-pub(crate) struct Known {
-    may_be_more: bool,
 }
 
 #[cfg(test)]
@@ -119,13 +115,13 @@ mod tests {
             BatchRange { first_offset: 5, last_offset: 9, token: 100 },
             BatchRange { first_offset: 10, last_offset: 10, token: 200 },
         ];
-        let vouchers = Vouchers { ranges: ranges.into() };
-        let (all, more) = (Known { may_be_more: false }, Known { may_be_more: true });
-        assert_eq!(vouchers.judge(5, 100, &all), Verdict::OfThisLog);
-        assert_eq!(vouchers.judge(10, 200, &all), Verdict::OfThisLog);
-        assert_eq!(vouchers.judge(10, 100, &all), Verdict::Stranger);
-        assert_eq!(vouchers.judge(4, 100, &all), Verdict::Stranger);
-        assert_eq!(vouchers.judge(11, 200, &all), Verdict::Stranger);
-        assert_eq!(vouchers.judge(11, 200, &more), Verdict::NotKnownYet);
+        let all = Vouchers { ranges: ranges.into(), may_be_more: false };
+        assert_eq!(all.origin(5, 100), Origin::ThisLog);
+        assert_eq!(all.origin(10, 200), Origin::ThisLog);
+        assert_eq!(all.origin(10, 100), Origin::Foreign);
+        assert_eq!(all.origin(4, 100), Origin::Foreign);
+        assert_eq!(all.origin(11, 200), Origin::Foreign);
+        let first = Vouchers { may_be_more: true, ..all };
+        assert_eq!(first.origin(11, 200), Origin::NotKnownYet);
     }
 }

@@ -1,5 +1,5 @@
-//! Booked traffic: clients that send a request again until it is answered for good, clients that send it several times at
-//! once, and clients that leave.
+//! Booked rides, from four kinds of clients: they send a request once, send it several times at once, retry it after a
+//! failure, or leave after a failure.
 
 use std::time::Duration;
 
@@ -9,21 +9,25 @@ use rand::rngs::StdRng;
 use reqwest::Client;
 use tokio::time::sleep;
 
-/// Who books.
+/// The user who books.
 const USER: &str = "user@example.com";
 
 /// The share of requests that ask to fail before their charge.
 const RAISE_RATE: f64 = 0.5;
-/// The share of these whose clients leave. The completer finishes them.
+
+/// The share of the failing requests whose clients leave. The completer finishes these requests.
 const LEAVE_RATE: f64 = 0.5;
+
 /// The share of requests that are sent several times at once.
 const BURST_RATE: f64 = 0.1;
-/// How often, then.
+
+/// Copies of a request that is sent several times at once.
 const BURST_LEN: usize = 5;
 
-/// How often a request is sent again before its client gives up.
+/// Retries before a client gives up.
 const RETRY_COUNT_MAX: u32 = 8;
-/// The pause before the second try; it doubles.
+
+/// The pause before the first retry; it doubles.
 const RETRY_WAIT: Duration = Duration::from_millis(50);
 
 /// A request for a booked ride, which may be sent any number of times.
@@ -34,11 +38,11 @@ pub struct Booking {
 }
 
 impl Booking {
-    /// One with a key that nobody had before.
+    /// A random journey, with an idempotency key that no request had before.
     pub fn random(rng: &mut StdRng) -> Self {
         let mut degrees = |most: f64| rng.random_range(-most..=most);
         let (origin_lat, origin_lon) = (degrees(80.0), degrees(180.0));
-        // Some kilometres away.
+        // A target some kilometres away.
         let (target_lat, target_lon) = (origin_lat + degrees(0.05), (origin_lon + degrees(0.05)).clamp(-180.0, 180.0));
         Self {
             key: format!("{:032x}", rng.random::<u128>()),
@@ -48,10 +52,10 @@ impl Booking {
         }
     }
 
-    /// Sends it once. Returns the status and the body.
+    /// Sends the request once. Returns the status and the body of the response.
     ///
     /// # Errors
-    /// No answer came.
+    /// No response came.
     pub async fn send(&self, client: &Client, rides_url: &str, raise_error: bool) -> Result<(u16, String)> {
         let raise_error = if raise_error { "&raise_error=true" } else { "" };
         let response = client
@@ -64,13 +68,13 @@ impl Booking {
             .await
             .context("booking a ride")?;
         let status = response.status().as_u16();
-        Ok((status, response.text().await.context("reading the answer")?))
+        Ok((status, response.text().await.context("reading the response")?))
     }
 
-    /// Sends it again until it is answered for good: not answered, 409 and 5xx mean "later, with the same key".
+    /// Sends the request until it gets a final response. No response, 409 and 5xx mean: retry later, with the same key.
     ///
     /// # Errors
-    /// The last of many tries was not answered.
+    /// No response to the last of many retries came.
     pub async fn insist(&self, client: &Client, rides_url: &str) -> Result<(u16, String)> {
         let mut wait = RETRY_WAIT;
         for _ in 0..RETRY_COUNT_MAX {
@@ -84,10 +88,10 @@ impl Booking {
     }
 }
 
-/// Books a ride as one of many kinds of clients. Returns the last answer.
+/// Books a ride as a client of a random kind. Returns the last response.
 ///
 /// # Errors
-/// No answer came.
+/// No response came.
 pub(crate) async fn book(client: &Client, rides_url: &str, rng: &mut StdRng) -> Result<(u16, String)> {
     let booking = Booking::random(rng);
     if rng.random_bool(BURST_RATE) {

@@ -1,21 +1,21 @@
-//! What came of the traffic.
+//! The summary of the traffic: how many requests were accepted, and how long the responses took.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-/// How the api answered.
+/// The api's responses, counted.
 #[derive(Debug, Clone)]
 pub struct Summary {
     /// Requests sent.
     pub sent_count: u64,
-    /// Answered with 201.
+    /// Responses with status 201.
     pub accepted_count: u64,
-    /// Answered with another status, or not at all.
+    /// Responses with another status, and requests without a response.
     pub refused_count: u64,
     /// How long the run took.
     pub elapsed: Duration,
-    /// Latency of answered requests, in µs.
+    /// Latency of the requests that got a response, in µs.
     latency_us: Histogram<u64>,
 }
 
@@ -41,7 +41,7 @@ impl Summary {
         self.refused_count += 1;
     }
 
-    /// The latency that `quantile` (0 to 1) of the answered requests did not exceed, in ms.
+    /// The latency that `quantile` (0 to 1) of the responses did not exceed, in ms.
     pub fn latency_ms(&self, quantile: f64) -> f64 {
         self.latency_us.value_at_quantile(quantile) as f64 / 1000.0
     }

@@ -1,8 +1,54 @@
-//! One streamer leads a partition. The leadership is an advisory lock on the very connection that the leader works on:
-//! who loses the connection has lost the lock, and cannot cut another batch with it.
+//! Leadership: one streamer publishes a partition, and a second one does no harm.
 //!
-//! A leader that does not know of its loss yet is harmless: batches are cut by compare-and-set (the primary key of
-//! `log_batches`), and the stream refuses ids it has already passed.
+//! # Owner
+//!
+//! The leader of a partition holds an advisory lock of Postgres. The lock belongs to the session on which the leader also
+//! cuts batches: a leader that loses this session loses the lock with it, and cannot cut another batch.
+//!
+//! # States
+//!
+//! ```text
+//! disconnected ───connect───▶ standing by ───lock taken───▶ leading
+//!      ▲                           │                           │
+//!      └───────── error of Postgres, or no answer in 45 s ─────┘
+//! ```
+//!
+//! A streamer that stands by asks for the lock twice a second. The leader never gives the lock back: it ends with the
+//! session, and the session ends with the process. An error of Redis changes no state. The leader keeps its lock and
+//! connects to Redis again, because another streamer could not do better.
+//!
+//! # Window of trust
+//!
+//! A streamer that has taken the lock believes that it leads for as long as its session answers; it does not ask again.
+//! If its machine is gone or its process is stopped, Postgres must end the session although the connection is not closed.
+//! It does so 15 s after the session's last statement, and after 20 s in which the peer acknowledges nothing. Until
+//! then no streamer leads: new records wait in `staged_log_records`, and consumers read the batches that were cut.
+//!
+//! # Two leaders
+//!
+//! A leader that was stopped and goes on after its session has ended still believes that it leads, until its next
+//! statement fails. It may have a page in hand and send it. Another streamer leads by then. Three things keep this
+//! harmless:
+//!
+//! - **Cutting is a compare-and-set.** The primary key of `log_batches` is the batch's first offset. Two leaders that cut
+//!   after the same batch collide on it: one commits, the other fails (I2).
+//! - **The order is fixed before anything is published.** Both leaders publish the same records under the same offsets,
+//!   whenever they read them.
+//! - **The stream's ids only grow.** Redis refuses an entry whose id is not greater than the last one, so the stream never
+//!   has an entry twice or out of order. If two pipelines interleave, it may lack some: consumers heal such a hole
+//!   from Postgres (I6).
+//!
+//! A leader whose entries are refused looks at the stream's end before it publishes on. `--lead-without-lock` makes
+//! this case on purpose, for tests.
+//!
+//! # Failures
+//!
+//! | failure | effect |
+//! | --- | --- |
+//! | the leader is killed | its session closes; another streamer leads within half a second |
+//! | the leader is stopped, or its machine is gone | another streamer leads when Postgres ends the session, within 20 s |
+//! | Postgres fails over or becomes read-only | the leader connects anew, and all streamers ask the new primary for the lock |
+//! | Redis is away | the leader keeps the lock, cuts batches and tries again; consumers read from Postgres |
 
 use std::sync::Arc;
 
@@ -10,40 +56,45 @@ use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
 use tokio::sync::Notify;
 
-/// What a session that may hold the lock asks of the server. A leader whose machine has gone, or whose process is stopped,
-/// must lose the lock although its connection is not closed: the server ends sessions that ask nothing for a while (a leader
-/// asks ten times a second) and finds out about dead peers. And counting a huge backlog may take longer than a
-/// statement of other processes, though not longer than a step.
-const SESSION: &str = "SET idle_session_timeout = '15s'; SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5;
-    SET tcp_keepalives_count = 3; SET tcp_user_timeout = '20s'; SET statement_timeout = '40s'";
+/// The limits of the session, see "Window of trust": a leader asks ten times a second, so a session that is silent for 15 s
+/// is abandoned. Counting a huge backlog may take longer than a statement of other processes, though not longer than a
+/// step.
+const SESSION_LIMITS: &str = "SET idle_session_timeout = '15s'; SET tcp_keepalives_idle = 10;
+    SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; SET tcp_user_timeout = '20s'; SET statement_timeout = '40s'";
 
-/// A connection that leads, or asks to.
-pub(crate) struct Post {
+/// A session with Postgres that leads, or asks to.
+pub(crate) struct LeaderSession {
     /// The connection.
     pub client: Client,
     leads: bool,
 }
 
-/// Whether to ask for the lock before leading.
+/// Whether a streamer needs the lock to lead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Claim {
-    /// Lead when the lock is free.
-    ByLock,
-    /// Lead whatever others do: the wrong leader that the design must bear.
-    Anyway,
+pub(crate) enum LockPolicy {
+    /// It leads while it holds the lock.
+    Require,
+    /// It leads at once: the wrong leader that the design must bear.
+    Ignore,
 }
 
-impl Post {
+impl LeaderSession {
     /// Connects and listens for hints, which are passed on to `hint`.
-    pub async fn connect(config: &tokio_postgres::Config, hint: Arc<Notify>, claim: Claim) -> Result<Self> {
+    ///
+    /// # Errors
+    /// Postgres is away, or the tables are of another version.
+    pub async fn connect(config: &tokio_postgres::Config, hint: Arc<Notify>, policy: LockPolicy) -> Result<Self> {
         let client = connect::postgres::connect(config, "streamer", move || hint.notify_one()).await?;
-        client.batch_execute(SESSION).await.context("setting up the session")?;
+        client.batch_execute(SESSION_LIMITS).await.context("setting up the session")?;
         client.batch_execute(&format!("LISTEN {}", pglog::HINT_CHANNEL)).await.context("listening for hints")?;
         pglog::prepare_session(&client).await.context("setting up the session")?;
-        Ok(Self { client, leads: claim == Claim::Anyway })
+        Ok(Self { client, leads: policy == LockPolicy::Ignore })
     }
 
-    /// Whether this connection leads now; if it did not, whether it could take the lock.
+    /// Whether this session leads. If it does not, it asks for the lock, and does not wait for it.
+    ///
+    /// # Errors
+    /// Postgres is away.
     pub async fn leads(&mut self, partition: i32) -> Result<bool> {
         if !self.leads {
             let row = self

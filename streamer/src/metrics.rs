@@ -1,22 +1,22 @@
-//! What a streamer counts and measures.
+//! The streamer's metrics: its counters, and how far the stream is behind the log.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use connect::PostgresArgs;
-use monitor::{Health, Unit, counter, declare_counter, declare_gauge, describe_histogram, gauge, histogram};
-use stream::StreamArgs;
+use monitor::{Health, Pulse, Unit, counter, declare_counter, declare_gauge, describe_histogram, gauge, histogram};
 
-use crate::streamer::Published;
+use crate::publish::Published;
 
 /// The last offset that was published, and when.
 pub(crate) type LastPublished = Arc<Mutex<Option<(i64, Instant)>>>;
 
-/// A batch is measured if it was published this short a time ago: since the last look, that is.
+/// Only a batch that was published within the last second is measured, so that each is measured once: Postgres is asked
+/// every second.
 const MEASURED_WITHIN: Duration = Duration::from_secs(1);
 
-/// Says what the metrics mean, and begins to measure how far behind the stream is.
-pub(crate) fn start(health: &Health, postgres: &PostgresArgs, stream: &StreamArgs) -> LastPublished {
+/// Describes the metrics, and begins to measure how far the stream is behind. `pulse` beats while Postgres answers.
+pub(crate) fn start(health: &Health, postgres: &PostgresArgs, pulse: Pulse, partition: i32) -> LastPublished {
     declare_counter("rocket_rides_batches_published_total", "Batches appended to the stream", &[]);
     declare_counter("rocket_rides_records_published_total", "Records appended to the stream, each once", &[]);
     declare_counter("rocket_rides_entries_added_total", "Entries added to the stream, double-sends included", &[]);
@@ -31,15 +31,14 @@ pub(crate) fn start(health: &Health, postgres: &PostgresArgs, stream: &StreamArg
         "From when a record was staged until it was in the stream; one record a second at most"
     );
     let last = LastPublished::default();
-    let (shared, partition) = (Arc::clone(&last), stream.partition);
-    health.ask_postgres(&postgres.database_url, health.pulse("postgres", crate::AGE_MAX), move |client| {
+    let shared = Arc::clone(&last);
+    health.ask_postgres(&postgres.database_url, pulse, move |client| {
         let last = *shared.lock().unwrap_or_else(PoisonError::into_inner);
         Box::pin(async move {
             match last {
                 Some((last_offset, at)) => {
                     let lag = pglog::lag(client, partition, last_offset, at.elapsed()).await?;
                     gauge!("rocket_rides_unpublished_records").set(lag.record_count as f64);
-                    // A record is measured once.
                     if let Some(taken_s) = lag.taken_s.filter(|_| at.elapsed() <= MEASURED_WITHIN) {
                         histogram!("rocket_rides_commit_to_append_seconds").record(taken_s);
                     }
@@ -52,6 +51,7 @@ pub(crate) fn start(health: &Health, postgres: &PostgresArgs, stream: &StreamArg
     last
 }
 
+/// Counts a published page, and notes its end.
 pub(crate) fn count(published: &Published, is_fault: bool, last: &LastPublished) {
     *last.lock().unwrap_or_else(PoisonError::into_inner) = Some((published.last_offset(), Instant::now()));
     counter!("rocket_rides_batches_published_total").increment(1);
@@ -62,10 +62,10 @@ pub(crate) fn count(published: &Published, is_fault: bool, last: &LastPublished)
     histogram!("rocket_rides_publish_duration_seconds").record(published.elapsed);
 }
 
-pub(crate) fn leads(is_leader: bool, last: &LastPublished) {
+/// Says whether this streamer leads. One that stands by has nothing to publish.
+pub(crate) fn set_leader(is_leader: bool, last: &LastPublished) {
     gauge!("rocket_rides_leader").set(f64::from(u8::from(is_leader)));
     if !is_leader {
-        // What is not published yet is another's concern.
         *last.lock().unwrap_or_else(PoisonError::into_inner) = None;
         gauge!("rocket_rides_unpublished_records").set(0.0);
     }

@@ -1,165 +1,211 @@
-//! Folding records and committing the new state with the new checkpoint (I5): in one statement where that is possible, and
-//! in a transaction of several where more has to be written or looked at.
+//! Folding records and committing the new state with the new checkpoint (I5).
+//!
+//! A commit takes one of two ways. One statement moves the checkpoint and writes the state, if the fold gives such a
+//! statement and nothing else is to be written. Otherwise a transaction of several statements does it. Both ways pass the
+//! same two points at which a fault can be injected: before the commit, and at the commit.
 
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use common::fault::die;
-use pglog::{Record, Session};
+use pglog::Record;
 use tracing::debug;
 
-use super::{Consumer, Source};
-use crate::bootstrap::BASELINE;
-use crate::checkpoint::{self, Counts, Step};
+use super::guard::Guard;
+use super::loaded::Loaded;
+use super::session::ConsumerSession;
+use crate::checkpoint::{self, Advance, Counts};
 use crate::dead_letter::bury;
+use crate::fault::Fault;
 use crate::fold::{Fold, Rejection};
-use crate::outcome::{Fault, Interruption, Progress};
-use crate::trace;
+use crate::outcome::{Interruption, Progress};
+use crate::trace::trace_batch;
 use crate::vouch::Tokens;
 
-type DeadLetters<'a> = Vec<(&'a Record<'a>, Rejection)>;
+/// Where records were read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Postgres has to vouch for their tokens before they are committed.
+    Stream,
+    Postgres,
+}
 
-impl<F: Fold> Consumer<F> {
+/// The half of a step that works on Postgres: it folds and commits records that follow the checkpoint.
+pub(super) struct Committer<'a, F> {
+    pub name: &'a str,
+    pub partition: i32,
+    pub guard: Guard,
+    pub fold: &'a mut F,
+    pub session: &'a mut ConsumerSession,
+    pub loaded: &'a mut Loaded,
+    /// Counted since the last commit, and written with the next one.
+    pub counts: &'a mut Counts,
+    /// Injected into the step's first commit.
+    pub fault: Fault,
+    pub progress: Progress,
+}
+
+/// Records that were folded in memory.
+struct Folded<'a> {
+    applied_count: usize,
+    dead_letters: Vec<(&'a Record<'a>, Rejection)>,
+}
+
+impl<F: Fold> Committer<'_, F> {
     /// Folds records that follow the checkpoint without a gap, and commits the new state with the new checkpoint.
-    pub(super) async fn commit(
-        &mut self,
-        records: &[Record<'_>],
-        source: Source,
-        fault: &mut Fault,
-        progress: &mut Progress,
-    ) -> Result<()> {
+    ///
+    /// # Errors
+    /// Postgres is away, or an [`Interruption`]. The state in memory is then ahead of the committed one.
+    pub async fn commit(&mut self, records: &[Record<'_>], source: Source) -> Result<()> {
         let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(()) };
         let began_at = Instant::now();
-        let old = self.parts()?.1.mark;
+        let old = self.loaded.checkpoint;
         assert_eq!(first.offset, old.last_offset + 1, "records are folded without a gap");
         assert_eq!(last.offset - old.last_offset, records.len() as i64, "records are folded without a gap");
-        let (applied_count, dead_letters) = self.apply(records);
+        let folded = self.fold_records(records);
         let tokens = match source {
             Source::Stream => Tokens::of(records),
             Source::Postgres => Tokens::default(),
         };
-        let step = Step { old, new_offset: last.offset, counts: self.counts, tokens };
-        let is_changed = applied_count > 0;
-        // Where it is to break before COMMIT, there has to be something that breaks.
-        let stops_before_commit = matches!(fault, Fault::CrashBeforeCommit | Fault::DieBeforeCommit);
+        let advance = Advance { old, new_offset: last.offset, counts: *self.counts, tokens };
         let is_one_statement =
-            dead_letters.is_empty() && self.name != BASELINE && self.fold.update().is_some() && !stops_before_commit;
-        let is_committed = match is_one_statement {
-            true => self.commit_at_once(&step, *fault, is_changed).await?,
-            false => self.commit_in_steps(&step, *fault, is_changed, &dead_letters).await?,
+            folded.dead_letters.is_empty() && self.guard == Guard::None && self.fold.update().is_some();
+        let is_committed = if is_one_statement {
+            self.commit_at_once(&advance, &folded).await?
+        } else {
+            self.commit_in_steps(&advance, &folded).await?
         };
         if !is_committed {
-            self.roll_back().await;
-            let is_unvouched = source == Source::Stream && !self.was_overtaken().await?;
-            return Err(if is_unvouched { Interruption::Unvouched } else { Interruption::Fenced }.into());
+            return Err(self.find_conflict(source).await?.into());
         }
-        if *fault == Fault::DieAfterCommit {
+        if self.fault == Fault::DieAfterCommit {
             die();
         }
-        *fault = Fault::None;
-        self.counts = Counts::default();
-        self.parts()?.1.mark.last_offset = last.offset;
-        trace::tell(&self.name, records, began_at.elapsed());
-        progress.applied_count += applied_count;
-        progress.dead_letter_count += dead_letters.len();
-        progress.passed_count += records.len() - applied_count - dead_letters.len();
+        self.fault = Fault::None;
+        *self.counts = Counts::default();
+        self.loaded.checkpoint.last_offset = last.offset;
+        trace_batch(self.name, records, began_at.elapsed());
+        self.progress.applied_count += folded.applied_count;
+        self.progress.dead_letter_count += folded.dead_letters.len();
+        self.progress.passed_count += records.len() - folded.applied_count - folded.dead_letters.len();
         Ok(())
     }
 
-    /// Folds into the state in memory: how many records, and those that can never apply.
-    fn apply<'a>(&mut self, records: &'a [Record<'a>]) -> (usize, DeadLetters<'a>) {
-        let mut dead_letters = Vec::new();
-        let mut applied_count = 0;
+    /// Folds into the state in memory.
+    fn fold_records<'a>(&mut self, records: &'a [Record<'a>]) -> Folded<'a> {
+        let mut folded = Folded { applied_count: 0, dead_letters: Vec::new() };
         for record in records {
             if !self.fold.takes(record.object, record.action) {
                 continue;
             }
             match self.fold.apply(record) {
-                Ok(()) => applied_count += 1,
-                Err(rejection) => dead_letters.push((record, rejection)),
+                Ok(()) => folded.applied_count += 1,
+                Err(rejection) => folded.dead_letters.push((record, rejection)),
             }
             debug!(consumer = self.name, offset = record.offset, state = self.fold.summary(), "record folded");
         }
-        (applied_count, dead_letters)
+        folded
     }
 
-    /// In one statement. `false`: the checkpoint cannot move, and nothing was done.
-    async fn commit_at_once(&mut self, step: &Step, fault: Fault, is_changed: bool) -> Result<bool> {
-        let client = self.client.as_ref().context("no connection")?;
-        let saver = &mut self.place.as_mut().context("nothing is loaded")?.saver;
-        let update = self.fold.update().filter(|_| is_changed);
-        let committing = saver.advance_and_save(client, &self.name, self.partition, step, update.as_ref());
-        match fault {
-            Fault::DieAtCommit => die_when_sent(committing).await,
-            _ => committing.await,
+    /// Commits by one statement. `false`: the checkpoint cannot move, and nothing was done.
+    async fn commit_at_once(&mut self, advance: &Advance, folded: &Folded<'_>) -> Result<bool> {
+        if is_before_commit(self.fault) {
+            // The statement would commit by itself. In a transaction it leaves behind what a crash before COMMIT leaves.
+            self.session.begin().await?;
         }
+        let update = self.fold.update().filter(|_| folded.applied_count > 0);
+        let (client, saver) = (&self.session.client, &mut self.loaded.saver);
+        let committing = saver.advance_and_save(client, self.name, self.partition, advance, update.as_ref());
+        let is_moved = commit_or_die(self.fault, committing).await?;
+        if is_moved {
+            crash_or_die_before_commit(self.fault)?;
+        }
+        Ok(is_moved)
     }
 
-    /// In a transaction. All of it but COMMIT is sent before the first answer comes. Each answer is looked at before COMMIT.
-    /// `false`: the checkpoint cannot move, and what was done is to be rolled back.
-    async fn commit_in_steps(
-        &mut self,
-        step: &Step,
-        fault: Fault,
-        is_changed: bool,
-        dead_letters: &DeadLetters<'_>,
-    ) -> Result<bool> {
-        let client = self.client.as_ref().context("no connection")?;
-        self.place.as_mut().context("nothing is loaded")?.saver.forget_versions();
-        self.is_in_transaction = true;
+    /// Commits by a transaction. All of it but COMMIT is sent before the first answer comes, and each answer is looked at
+    /// before COMMIT is sent. `false`: the checkpoint cannot move, and the transaction is to be rolled back.
+    async fn commit_in_steps(&mut self, advance: &Advance, folded: &Folded<'_>) -> Result<bool> {
+        // The transaction writes new versions of the rows, whose places it does not learn.
+        self.loaded.saver.forget_versions();
+        self.session.is_in_transaction = true;
+        let (client, partition) = (&self.session.client, self.partition);
         let beginning = async { client.batch_execute("BEGIN").await.context("beginning") };
-        let holding = async {
-            match self.name == BASELINE {
-                true => is_held_back(client, self.partition, step.new_offset).await,
-                false => Ok(false),
-            }
-        };
-        let advancing = checkpoint::advance(client, &self.name, self.partition, step);
+        let asking = self.guard.permits(client, partition, advance.new_offset);
+        let advancing = checkpoint::advance(client, self.name, partition, advance);
         let saving = async {
-            match is_changed {
-                true => self.fold.save(client, &self.name, self.partition).await,
-                false => Ok(()),
+            if folded.applied_count > 0 {
+                self.fold.save(client, self.name, partition).await?;
             }
+            anyhow::Ok(())
         };
-        let (begun, is_held, is_moved, saved) = tokio::join!(beginning, holding, advancing, saving);
+        let (begun, is_permitted, is_moved, saved) = tokio::join!(beginning, asking, advancing, saving);
         begun?;
-        if is_held? {
+        if !is_permitted? {
             return Err(Interruption::HeldBack.into());
         }
         if !is_moved? {
             return Ok(false);
         }
         saved?;
-        for (record, rejection) in dead_letters {
-            bury(client, &self.name, self.partition, record, rejection).await?;
+        for (record, rejection) in &folded.dead_letters {
+            bury(client, self.name, partition, record, rejection).await?;
         }
+        crash_or_die_before_commit(self.fault)?;
         // Every statement before was checked: COMMIT of an aborted transaction would answer Ok.
-        let committing = client.batch_execute("COMMIT");
-        match fault {
-            Fault::CrashBeforeCommit => return Err(Interruption::Crash.into()),
-            Fault::DieBeforeCommit => die(),
-            Fault::DieAtCommit => die_when_sent(committing).await,
-            Fault::None | Fault::DieAfterCommit => committing.await.context("committing")?,
-        }
-        self.is_in_transaction = false;
+        commit_or_die(self.fault, client.batch_execute("COMMIT")).await.context("committing")?;
+        self.session.is_in_transaction = false;
         Ok(true)
     }
-}
 
-/// Ends this process when a statement is on its way and not answered.
-async fn die_when_sent<T>(sending: impl Future<Output = T>) -> ! {
-    tokio::select! {
-        biased;
-        _ = sending => {}
-        // Time enough for the task that owns the socket to send it.
-        () = tokio::task::yield_now() => {}
+    /// Why the checkpoint could not move: another process has moved it, or the records are not of this log.
+    async fn find_conflict(&mut self, source: Source) -> Result<Interruption> {
+        self.session.roll_back().await?;
+        if source == Source::Stream && !self.was_overtaken().await? {
+            Ok(Interruption::Unvouched)
+        } else {
+            Ok(Interruption::Fenced)
+        }
     }
-    die()
+
+    /// Whether another process of this name has moved the checkpoint, or a dead letter was replayed. Records that another
+    /// process has passed may be reaped: they are gone for this process, and not missing.
+    pub async fn was_overtaken(&mut self) -> Result<bool> {
+        let committed = checkpoint::find(&self.session.client, self.name, self.partition).await?;
+        Ok(committed != Some(self.loaded.checkpoint))
+    }
+
+    /// Loads the last commit again: the state in memory is ahead of it.
+    pub async fn reload(&mut self) -> Result<()> {
+        let client = &mut self.session.client;
+        *self.loaded = Loaded::load(client, self.fold, self.name, self.partition, false).await?;
+        Ok(())
+    }
 }
 
-/// Whether the baseline must not move to `new_offset` yet. It never passes a consumer, not even one that registers in this
-/// moment: who starts with its state, and whoever audits, counts on that.
-async fn is_held_back(tx: &impl Session, partition: i32, new_offset: i64) -> Result<bool> {
-    pglog::hold_registration(tx).await?;
-    Ok(pglog::lowest_checkpoint(tx, partition).await?.is_none_or(|lowest| lowest < new_offset))
+fn is_before_commit(fault: Fault) -> bool {
+    matches!(fault, Fault::CrashBeforeCommit | Fault::DieBeforeCommit)
+}
+
+/// The first fault point: every statement but COMMIT has succeeded.
+fn crash_or_die_before_commit(fault: Fault) -> Result<()> {
+    match fault {
+        Fault::CrashBeforeCommit => Err(Interruption::Crash.into()),
+        Fault::DieBeforeCommit => die(),
+        Fault::None | Fault::DieAtCommit | Fault::DieAfterCommit => Ok(()),
+    }
+}
+
+/// The second fault point: the statement that commits is on its way, and its answer has not been read.
+async fn commit_or_die<T>(fault: Fault, committing: impl Future<Output = T>) -> T {
+    if fault == Fault::DieAtCommit {
+        tokio::select! {
+            biased;
+            _ = committing => {}
+            // Time enough for the task that owns the socket to send it.
+            () = tokio::task::yield_now() => {}
+        }
+        die();
+    }
+    committing.await
 }

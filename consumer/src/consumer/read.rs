@@ -1,190 +1,196 @@
-//! Reading the stream: which entries are records of ours, and where reading goes on (I4, I6).
+//! One page of the stream: which of its entries are records of this log, and where reading goes on (I4, I6).
+//!
+//! A page is mostly just the next records; it is committed as a whole. Otherwise each entry is looked at: it may be a
+//! duplicate, not of this log, or lie behind a gap.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Error, Result};
 use bytes::Bytes;
-use common::shutdown::sleep_or_stop;
+use common::shutdown::CancellationToken;
 use pglog::Record;
-use stream::codec::{Entry, EntryId, Fields};
+use stream::codec::{Entry, EntryId, Fields, decode_xread};
 use tracing::{debug, warn};
 
-use super::{Consumer, Source};
+use super::commit::{Committer, Source};
 use crate::fold::Fold;
-use crate::outcome::{Fault, Interruption, Progress};
-use crate::tail::{PAGE_LEN_MAX, Tail};
-use crate::vouch::Verdict;
+use crate::outcome::Interruption;
+use crate::stream_reader::StreamReader;
+use crate::tail::PAGE_LEN_MAX;
+use crate::vouch::Origin;
 
-/// How often Postgres is asked for more while Redis is given time to come back.
-const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// One step: it reads a page and commits it. Connection and state are certain while it lasts.
+pub(super) struct Reading<'a, F> {
+    pub committer: Committer<'a, F>,
+    pub stream: &'a mut StreamReader,
+    /// Entries up to here were counted when they were rejected. An entry that is not of this log is met again until the
+    /// streamer sets the stream aside.
+    pub rejected_to: &'a mut EntryId,
+    /// How long to wait for entries; `None`: not at all.
+    pub block: Option<Duration>,
+}
 
-/// What Redis answers when nothing has arrived.
-const NO_PAGE: Bytes = Bytes::from_static(b"*-1\r\n");
+impl<F: Fold> Reading<'_, F> {
+    /// The next page. `None` while Redis is given time to come back, and when the shutdown begins.
+    ///
+    /// # Errors
+    /// Redis is away. [`fold_page`](Self::fold_page) takes the error.
+    pub async fn read_page(&mut self, shutdown: &CancellationToken) -> Result<Option<Bytes>> {
+        self.stream.read(self.committer.loaded.position, self.block, shutdown).await
+    }
 
-impl<F: Fold> Consumer<F> {
-    /// A page of the stream; nothing if none came in time, or while Redis is given time to come back.
-    pub(super) async fn read_stream(&mut self, block: Option<Duration>) -> Result<Bytes> {
-        if self.redis_again_at.is_some_and(|again_at| Instant::now() < again_at) {
-            if block.is_some() {
-                sleep_or_stop(POLL_INTERVAL, &self.shutdown).await;
-            }
-            return Ok(NO_PAGE);
-        }
-        self.redis_again_at = None;
-        let position = self.place.as_ref().context("nothing is loaded")?.position;
-        let stream = match self.stream.take().filter(|stream| stream.is_ready_for(position)) {
-            Some(stream) => self.stream.insert(stream),
-            None => self.stream.insert(Tail::connect(&self.redis, &self.key, block).await?),
+    /// Folds the page and commits it. If the stream has nothing to offer, the records that Postgres has beyond the
+    /// checkpoint are read from there.
+    ///
+    /// # Errors
+    /// Postgres is away, or an [`Interruption`].
+    pub async fn fold_page(&mut self, page: Result<Option<Bytes>>) -> Result<()> {
+        let page = match page {
+            Ok(Some(page)) => page,
+            Ok(None) => return self.committer.catch_up().await,
+            Err(error) => return self.do_without_stream(&error).await,
         };
-        stream.ask(position, block).await?;
-        tokio::select! {
-            page = stream.page() => page,
-            () = self.shutdown.cancelled() => Ok(NO_PAGE),
+        let entries = match decode_xread(&page) {
+            Ok(entries) => entries,
+            Err(error) => return self.do_without_stream(&error.into()).await,
+        };
+        self.stream.note_success();
+        match entries.last() {
+            Some(last) => self.fold_entries(&entries, last.id).await,
+            None => self.committer.catch_up().await,
         }
     }
 
-    pub(super) async fn fold_entries(
-        &mut self,
-        entries: &[Entry<'_>],
-        block: Option<Duration>,
-        fault: &mut Fault,
-        progress: &mut Progress,
-    ) -> Result<()> {
-        if let Some(records) = plain_records(entries, self.checkpoint()? + 1) {
-            match self.fold_plain(&records, entries, block, fault, progress).await {
+    async fn do_without_stream(&mut self, error: &Error) -> Result<()> {
+        let wait = self.stream.note_failure();
+        warn!(
+            consumer = self.committer.name,
+            error = format!("{error:#}"),
+            wait_ms = wait.as_millis() as u64,
+            "the stream cannot be read, reading on from Postgres"
+        );
+        self.committer.catch_up().await
+    }
+
+    async fn fold_entries(&mut self, entries: &[Entry<'_>], last_id: EntryId) -> Result<()> {
+        if let Some(records) = plain_records(entries, self.committer.loaded.last_offset() + 1) {
+            match self.fold_plain(&records, last_id).await {
                 Err(error) if matches!(error.downcast_ref(), Some(Interruption::Unvouched)) => {
-                    self.place = None;
-                    self.load().await?;
+                    self.committer.reload().await?;
                 }
                 folded => return folded,
             }
         }
-        self.fold_one_by_one(entries, block, fault, progress).await
+        self.fold_one_by_one(entries, last_id).await
     }
 
-    /// Mostly a page is just what comes next. Then its tokens are looked up together with its commit.
-    async fn fold_plain(
-        &mut self,
-        records: &[Record<'_>],
-        entries: &[Entry<'_>],
-        block: Option<Duration>,
-        fault: &mut Fault,
-        progress: &mut Progress,
-    ) -> Result<()> {
-        let (last_id, len) = (entries.last().context("a page has entries")?.id, entries.len());
-        let mut stream = self.stream.take();
+    /// Folds a page that is just the next records. Their tokens are compared by the statement that commits them.
+    async fn fold_plain(&mut self, records: &[Record<'_>], last_id: EntryId) -> Result<()> {
+        let (stream, block, len) = (&mut self.stream, self.block, records.len());
         let asking = async {
-            // Redis gathers the next page while a full one is folded. A small one is folded at once, and the connection's task
-            // sends its commit in this turn: somebody waits for that, and nobody for the next page.
+            // Redis gathers the next page while a full one is folded. A small page is folded at once: with this yield the
+            // connection's task sends its commit first. A client waits for that commit, and none for the next page.
             if len < PAGE_LEN_MAX {
                 tokio::task::yield_now().await;
             }
-            read_ahead(&mut stream, last_id, len, block).await;
+            stream.read_ahead(last_id, len, block).await;
         };
-        let committing = self.commit(records, Source::Stream, fault, progress);
+        let committing = self.committer.commit(records, Source::Stream);
         let ((), committed) = tokio::join!(biased; asking, committing);
-        self.stream = stream;
         committed?;
-        self.parts()?.1.position = last_id;
+        self.committer.loaded.position = last_id;
         Ok(())
     }
 
-    /// Looks at each entry: it may be a duplicate, a stranger, or lie behind a gap.
-    async fn fold_one_by_one(
-        &mut self,
-        entries: &[Entry<'_>],
-        block: Option<Duration>,
-        fault: &mut Fault,
-        progress: &mut Progress,
-    ) -> Result<()> {
-        // Where the stream cannot tell what comes next, and Postgres must be asked.
+    /// Looks at each entry: it may be a duplicate, not of this log, or lie behind a gap.
+    async fn fold_one_by_one(&mut self, entries: &[Entry<'_>], last_id: EntryId) -> Result<()> {
+        // Up to this offset the stream cannot tell the next records, and Postgres is asked.
         let mut unusable_to = 0;
-        let mut is_all_used = true;
+        let mut is_page_used = true;
         let mut ready = Vec::with_capacity(entries.len());
-        let last_id = entries.last().context("a page has entries")?.id;
-        let partition = self.partition;
-        let (client, place) = self.parts()?;
-        let known = place.vouchers.prepare(client, partition, place.mark.last_offset + 1, last_id.offset).await?;
+        self.committer.look_up_tokens(last_id.offset).await?;
         for entry in entries {
-            let next = self.checkpoint()? + ready.len() as i64 + 1;
             let offset = entry.id.offset;
-            if offset < next {
-                self.skip_duplicate(entry.id, progress);
+            let next_offset = self.committer.loaded.last_offset() + ready.len() as i64 + 1;
+            if offset < next_offset {
+                self.skip_duplicate(entry.id);
                 continue;
             }
-            let vouchers = &self.parts()?.1.vouchers;
-            let verdict = match &entry.fields {
-                Ok(fields) => vouchers.judge(offset, fields.token, &known),
-                Err(_) => Verdict::Stranger,
-            };
-            match (verdict, &entry.fields) {
-                // Very far ahead: the records in between are nearer than their tokens.
-                (Verdict::NotKnownYet, _) => {
+            match (self.committer.origin(entry), &entry.fields) {
+                // Very far ahead: it is cheaper to read the records in between than to look up their tokens.
+                (Origin::NotKnownYet, _) => {
                     unusable_to = offset;
                     break;
                 }
-                (Verdict::OfThisLog, Ok(fields)) => {
-                    if offset > next {
-                        self.commit(&std::mem::take(&mut ready), Source::Stream, fault, progress).await?;
-                        if !self.heal(offset - 1, fault, progress).await? {
-                            is_all_used = false;
+                (Origin::ThisLog, Ok(fields)) => {
+                    if offset > next_offset {
+                        self.committer.commit(&std::mem::take(&mut ready), Source::Stream).await?;
+                        if !self.committer.heal(offset - 1).await? {
+                            is_page_used = false;
                             break;
                         }
                     }
                     ready.push(record(offset, fields));
                 }
-                // It sits where a record of ours belongs, and Redis refuses ours because of it.
-                (Verdict::Stranger, _) | (Verdict::OfThisLog, Err(_)) => {
-                    self.reject(entry, progress);
+                // It has the id of a record of this log, and Redis refuses the true entry because of it.
+                (Origin::Foreign, _) | (Origin::ThisLog, Err(_)) => {
+                    self.reject(entry);
                     unusable_to = offset;
                 }
             }
         }
-        if is_all_used && unusable_to == 0 {
-            read_ahead(&mut self.stream, last_id, entries.len(), block).await;
+        if is_page_used && unusable_to == 0 {
+            self.stream.read_ahead(last_id, entries.len(), self.block).await;
         }
-        self.commit(&ready, Source::Stream, fault, progress).await?;
-        if unusable_to > self.checkpoint()? {
-            self.catch_up(fault, progress).await?;
+        self.committer.commit(&ready, Source::Stream).await?;
+        if unusable_to > self.committer.loaded.last_offset() {
+            self.committer.catch_up().await?;
         }
-        let place = self.parts()?.1;
-        match entries.iter().rev().find(|entry| entry.id.offset <= place.mark.last_offset) {
-            Some(entry) => place.position = entry.id,
-            None => progress.blocked = progress.record_count() == 0,
-        }
+        self.move_position(entries);
         Ok(())
     }
 
-    fn skip_duplicate(&mut self, id: EntryId, progress: &mut Progress) {
-        debug!(consumer = self.name, %id, "duplicate skipped: already folded");
-        self.counts.duplicate_count += 1;
-        progress.duplicate_count += 1;
+    /// Reading goes on after the last entry that the checkpoint has passed.
+    fn move_position(&mut self, entries: &[Entry<'_>]) {
+        let Committer { loaded, progress, .. } = &mut self.committer;
+        match entries.iter().rev().find(|entry| entry.id.offset <= loaded.last_offset()) {
+            Some(entry) => loaded.position = entry.id,
+            None => progress.blocked = progress.record_count() == 0,
+        }
     }
 
-    fn reject(&mut self, entry: &Entry<'_>, progress: &mut Progress) {
-        if entry.id > self.rejected_to {
-            self.rejected_to = entry.id;
-            self.counts.rejected_count += 1;
-            progress.rejected_count += 1;
+    fn skip_duplicate(&mut self, id: EntryId) {
+        debug!(consumer = self.committer.name, %id, "duplicate skipped: already folded");
+        self.committer.counts.duplicate_count += 1;
+        self.committer.progress.duplicate_count += 1;
+    }
+
+    fn reject(&mut self, entry: &Entry<'_>) {
+        if entry.id > *self.rejected_to {
+            *self.rejected_to = entry.id;
+            self.committer.counts.rejected_count += 1;
+            self.committer.progress.rejected_count += 1;
             let why =
                 entry.fields.as_ref().err().map_or_else(|| "its token is not its batch's".into(), |e| e.to_string());
-            warn!(consumer = self.name, id = %entry.id, why, "stream entry ignored: it is not of this log");
+            warn!(consumer = self.committer.name, id = %entry.id, why, "stream entry ignored: it is not of this log");
         }
     }
 }
 
-/// Asks for the page after `position`, where reading will go on if the records in hand, a page of `page_len`, can be
-/// committed. Does nothing if that has been done.
-async fn read_ahead(stream: &mut Option<Tail>, position: EntryId, page_len: usize, block: Option<Duration>) {
-    // A read that does not wait must not be answered before it is wanted, unless there is more for certain.
-    if block.is_none() && page_len < PAGE_LEN_MAX {
-        return;
+impl<F: Fold> Committer<'_, F> {
+    /// Looks up the tokens of the records after the checkpoint, up to `last_offset`.
+    async fn look_up_tokens(&mut self, last_offset: i64) -> Result<()> {
+        let next_offset = self.loaded.last_offset() + 1;
+        let vouchers = &mut self.loaded.vouchers;
+        vouchers.look_up(&self.session.client, self.partition, next_offset, last_offset).await
     }
-    if let Some(tail) = stream
-        && tail.ask(position, block).await.is_err()
-    {
-        // The next read connects anew, and tells what is wrong.
-        *stream = None;
+
+    /// Whether the entry is the record at its offset. Its token must have been looked up.
+    fn origin(&self, entry: &Entry<'_>) -> Origin {
+        match &entry.fields {
+            Ok(fields) => self.loaded.vouchers.origin(entry.id.offset, fields.token),
+            Err(_) => Origin::Foreign,
+        }
     }
 }
 

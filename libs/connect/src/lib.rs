@@ -1,4 +1,6 @@
 //! Connections to Postgres, and TLS for Postgres and Redis.
+//!
+//! Every wait for a server is bounded, so no process hangs on a connection that is dead.
 
 pub mod postgres;
 pub mod tls;

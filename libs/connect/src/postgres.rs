@@ -20,7 +20,7 @@ pub struct PostgresArgs {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: tokio_postgres::Config,
 
-    /// Whose certificates are believed, here and in Redis.
+    /// The authorities that are trusted, for Postgres and Redis.
     #[command(flatten)]
     pub tls: TlsArgs,
 }
@@ -32,34 +32,34 @@ impl std::fmt::Debug for PostgresArgs {
     }
 }
 
-/// How long a connection to one host may take to come about, and how long a caller waits for one of the pool.
+/// How long connecting to one host may take, and how long a caller waits for a connection of the pool.
 const CONNECT_WAIT: Duration = Duration::from_secs(3);
 
-/// Bounds inside the server, in ms, for what a dropped future cannot stop: a query goes on when its caller has left.
+/// Bounds inside the server, in ms. They are needed because a query goes on when its caller drops the future.
 const SESSION_LIMITS: &str =
     "SET statement_timeout = 30000; SET lock_timeout = 10000; SET idle_in_transaction_session_timeout = 60000";
 
-/// `config` with what every connection here wants: bounded waits, and keepalives that notice a dead peer.
+/// `config` with the settings of every connection: bounded waits, and keepalives that notice a dead peer.
 fn tuned(config: &Config, process: &str) -> Config {
     let mut config = config.clone();
     config.application_name(process);
     if config.get_connect_timeout().is_none() {
         config.connect_timeout(CONNECT_WAIT);
     }
-    // Of several hosts, the one that takes writes; and after a failover not the one that did.
+    // If there are several hosts, take the primary; after a failover this is not the old one.
     config.target_session_attrs(TargetSessionAttrs::ReadWrite);
     config.keepalives_idle(Duration::from_secs(30)).tcp_user_timeout(Duration::from_secs(30));
     config
 }
 
-/// How long all of connecting may take: each of several hosts has its turn, and the first statement too.
+/// How long connecting may take in all: each host is tried in turn, and then the first statement is sent.
 fn connect_wait(config: &Config) -> Duration {
     let per_host = config.get_connect_timeout().copied().unwrap_or(CONNECT_WAIT);
     per_host * config.get_hosts().len().max(1) as u32 + CONNECT_WAIT
 }
 
-/// Whether the connection is to be encrypted and the server's certificate verified. Any other mode connects as it always
-/// did, without TLS: a server as Debian installs it has a certificate that it signed itself.
+/// Whether the connection is to be encrypted and the server's certificate verified. Every other mode connects without TLS:
+/// a server as Debian installs it has a self-signed certificate, which would not verify.
 fn is_encrypted(config: &Config) -> bool {
     config.get_ssl_mode() == SslMode::Require
 }
@@ -67,7 +67,7 @@ fn is_encrypted(config: &Config) -> bool {
 /// A pool of at most `size` connections for `process`. Connects when first used.
 ///
 /// # Errors
-/// The pool cannot be built; nothing was connected yet.
+/// The pool cannot be built. It has not connected to anything yet.
 pub fn pool(config: &Config, process: &str, size: usize) -> Result<Pool> {
     let (tuned, recycling) = (tuned(config, process), ManagerConfig { recycling_method: RecyclingMethod::Fast });
     let manager = if is_encrypted(config) {
@@ -88,23 +88,23 @@ pub fn pool(config: &Config, process: &str, size: usize) -> Result<Pool> {
         .context("building the connection pool")
 }
 
-/// A connection of the pool. How long that took is measured.
+/// A connection of the pool. The wait is measured.
 ///
 /// # Errors
-/// Postgres is away or refuses, or everybody else has the connections.
+/// Postgres is away or refuses, or other callers have all the connections.
 pub async fn take(pool: &Pool) -> Result<deadpool_postgres::Client> {
     let waited = Waited(Instant::now());
     let taken = pool.get().await;
     drop(waited);
     let taken = taken.map_err(|error| match error {
-        // Its own text would leave out the cause.
+        // The pool's own text leaves out the cause.
         PoolError::Backend(error) => anyhow::Error::new(error).context("connecting to Postgres"),
         error => error.into(),
     });
     taken.map_err(tls::explain)
 }
 
-/// Measures how long was waited, also by whoever gives up.
+/// Measures a wait when it is dropped, so that a caller that gives up is measured too.
 struct Waited(Instant);
 
 impl Drop for Waited {
@@ -113,8 +113,8 @@ impl Drop for Waited {
     }
 }
 
-/// A connection of its own, for a process that works alone on it; it keeps the statements that it has prepared.
-/// `on_notice` is told when a notification arrives.
+/// A connection outside of any pool, for a process that works alone on it. It keeps the statements that it has prepared.
+/// Calls `on_notice` when a notification arrives.
 ///
 /// # Errors
 /// Postgres is away or refuses: back off and try again.
@@ -142,7 +142,7 @@ pub async fn connect(
     tokio::time::timeout(connect_wait(config), prepared).await.context("connecting to Postgres took too long")?
 }
 
-/// Carries what both sides say, until the connection ends.
+/// Drives the connection until it ends.
 async fn drive<S>(mut connection: Connection<Socket, S>, mut on_notice: impl FnMut() + Send + 'static)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -152,7 +152,7 @@ where
             match std::task::ready!(connection.poll_message(cx)) {
                 Some(Ok(tokio_postgres::AsyncMessage::Notification(_))) => on_notice(),
                 Some(Ok(_)) => {}
-                // The client's next query reports the end of the connection; nobody needs to hear of it twice.
+                // The client's next query reports the end of the connection.
                 Some(Err(_)) | None => return std::task::Poll::Ready(()),
             }
         }

@@ -1,11 +1,12 @@
-//! TLS to Postgres and Redis. Users: config, postgres and redis in this crate, and with them every process.
+//! TLS to Postgres, Redis and the collector of spans. Users: postgres in this crate, `libs/stream`, `libs/traces`, and
+//! `libs/process`, which parses the setting.
 //!
-//! `sslmode=require` in `DATABASE_URL` and `rediss://` in `REDIS_URL` ask for it. Then the server must show a certificate
+//! `sslmode=require` in `DATABASE_URL` and `rediss://` in `REDIS_URL` ask for TLS. Then the server must show a certificate
 //! for the name in the URL, signed by an authority that the machine trusts or that is in `TLS_CA_FILE`.
 //!
-//! Whom to trust is one decision for the whole process, not one for each connection. It is made once, when the settings
-//! are parsed, and kept here: a server's address is handed around as `tokio_postgres::Config` or `redis::Client`, and
-//! neither has a place for it.
+//! A process trusts the same authorities on every connection. They are set once, when the settings are parsed, and kept
+//! here, because a server's address is passed as `tokio_postgres::Config` or `redis::Client`, and neither has a place for
+//! them.
 
 use std::sync::{Arc, OnceLock};
 
@@ -20,64 +21,64 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_rustls::TlsConnector;
 
-/// Whose certificates are believed.
+/// The authorities that are trusted beside the system's.
 #[derive(Clone, Debug, Args)]
 pub struct TlsArgs {
-    /// Certificates of authorities to trust beside the system's, for every server that TLS is spoken to: a PEM file
+    /// A PEM file with certificates of authorities to trust beside the system's, for every TLS connection
     #[arg(long, env = "TLS_CA_FILE", value_name = "FILE", value_parser = read_authorities)]
     pub tls_ca_file: Option<Authorities>,
 }
 
-/// The certificates of a PEM file, at least one; none if the file's name is empty.
+/// The certificates of a PEM file, at least one; no certificates if the file's name is empty.
 #[derive(Clone, Debug, Default)]
 pub struct Authorities(Vec<CertificateDer<'static>>);
 
-/// From `TLS_CA_FILE`. Not set: only the system's authorities are trusted.
+/// The authorities of `TLS_CA_FILE`. If it is not set, only the system's authorities are trusted.
 static OWN: OnceLock<Authorities> = OnceLock::new();
 
-/// Made when the first connection wants it: reading the system's certificates takes some milliseconds.
+/// Built for the first TLS connection, because reading the system's certificates takes some milliseconds.
 static TRUST: OnceLock<Trust> = OnceLock::new();
 
-/// Everybody who is trusted, in the forms that the clients want.
+/// All trusted authorities, in the form that each client needs.
 struct Trust {
     postgres: MakeRustlsConnect,
     config: ClientConfig,
     redis_pem: Vec<u8>,
 }
 
-/// Trusts these authorities from now on. To be called before anything connects; a second call changes nothing.
+/// Trusts these authorities from now on. Call it before anything connects; a second call changes nothing.
 pub fn trust(authorities: Authorities) {
     let _ = OWN.set(authorities);
 }
 
-/// How to encrypt a connection to Postgres.
+/// The TLS settings for a connection to Postgres.
 ///
 /// # Errors
-/// No authority is known at all.
+/// This machine trusts no authority at all.
 pub fn for_postgres() -> Result<MakeRustlsConnect> {
     Ok(trusted()?.postgres.clone())
 }
 
-/// How to encrypt a connection that is open.
+/// A connector that encrypts an open socket.
 ///
 /// # Errors
-/// No authority is known at all.
+/// This machine trusts no authority at all.
 pub fn connector() -> Result<TlsConnector> {
     Ok(TlsConnector::from(Arc::new(client_config()?)))
 }
 
-/// How to encrypt any other connection.
+/// The TLS settings for any other connection.
 ///
 /// # Errors
-/// No authority is known at all.
+/// This machine trusts no authority at all.
 pub fn client_config() -> Result<ClientConfig> {
     Ok(trusted()?.config.clone())
 }
 
-/// The same client; if it encrypts, it believes those whom this process trusts.
+/// The same client. If it uses TLS, it trusts the same authorities as the rest of the process.
 ///
 /// # Errors
-/// No authority is known at all.
+/// This machine trusts no authority at all.
 pub fn for_redis(client: &Client) -> Result<Client> {
     let info = client.get_connection_info();
     if !matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
@@ -87,9 +88,9 @@ pub fn for_redis(client: &Client) -> Result<Client> {
     Client::build_with_tls(info.clone(), certificates).context("preparing TLS to Redis")
 }
 
-/// The same error; one about a server's certificate says what to do.
+/// The same error. An error about a server's certificate gets advice.
 pub fn explain(error: anyhow::Error) -> anyhow::Error {
-    // The text is what both clients hand on; the types behind it they wrap, each in its own way.
+    // Both clients keep the text. Each wraps the type behind it in its own way.
     let text = format!("{error:#}");
     let Some((_, why)) = text.split_once("invalid peer certificate: ") else { return error };
     if why.contains("not valid for name") {
@@ -109,12 +110,12 @@ fn trusted() -> Result<&'static Trust> {
         let own = OWN.get().cloned().unwrap_or_default();
         let _ = TRUST.set(Trust::new(&own)?);
     }
-    TRUST.get().context("nobody is trusted")
+    TRUST.get().context("no authority is trusted")
 }
 
 impl Trust {
     fn new(own: &Authorities) -> Result<Self> {
-        // Certificates that cannot be read are left out; the others are as good without them.
+        // Unreadable certificates are left out. The others work without them.
         let system = rustls_native_certs::load_native_certs();
         let (mut roots, mut redis_pem) = (RootCertStore::empty(), Vec::new());
         for certificate in own.0.iter().chain(&system.certs) {
@@ -131,7 +132,7 @@ impl Trust {
             "TLS is asked for, and this machine knows no authority: set TLS_CA_FILE, or install ca-certificates"
         );
         let provider = rustls::crypto::ring::default_provider();
-        // The redis crate makes its own configuration, with whatever the process has installed.
+        // The redis crate builds its own configuration, with the provider that the process has installed.
         let _ = provider.clone().install_default();
         let config = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_safe_default_protocol_versions()

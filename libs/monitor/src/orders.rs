@@ -23,7 +23,7 @@ impl Orders {
     }
 
     /// One more; `false` if there are too many.
-    pub(crate) fn place(&self) -> bool {
+    pub fn place(&self) -> bool {
         let more = |open| (open < OPEN_MAX).then_some(open + 1);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }

@@ -1,20 +1,22 @@
-//! Flags and environment. Users: every `main`. Each binary has one `Config`, derived with clap: every flag is also an
-//! environment variable, and its doc comment is the help text.
+//! Parsing of flags and environment variables. Users: every `main`.
+//!
+//! Each binary has one `Config`, derived with clap. A setting is a flag and an environment variable, and its doc comment is
+//! the help text.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, Parser};
 
 use connect::tls::{self, Authorities};
 
-/// Parses flags and environment. On a missing or bad value it prints one line that names it and the fix, and exits
-/// with status 2; on `--help` and `--version` it prints and exits with 0.
+/// Parses flags and environment variables. If a value is missing or bad it prints one line that names the value and the fix,
+/// and exits with status 2. On `--help` and `--version` it prints the text and exits with status 0.
 ///
-/// Authorities that the settings name are trusted by every connection from then on.
+/// If the settings name a file of authorities, every connection of the process trusts them from then on.
 pub fn parse<C: Parser>() -> C {
     #[cfg(feature = "pages")]
     crate::pages::write_if_asked(C::command());
     let parsed = C::command().try_get_matches().and_then(|mut matches| {
-        trust_own(&matches);
+        trust_authorities(&matches);
         C::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut C::command()))
     });
     parsed.unwrap_or_else(|error| match complaint(&error) {
@@ -26,14 +28,15 @@ pub fn parse<C: Parser>() -> C {
     })
 }
 
-fn trust_own(matches: &ArgMatches) {
+fn trust_authorities(matches: &ArgMatches) {
     // An error means that this process has no such flag.
     if let Ok(Some(authorities)) = matches.try_get_one::<Authorities>("tls_ca_file") {
         tls::trust(authorities.clone());
     }
 }
 
-/// One line for what can be said in one line: the two mistakes that people make when they set up a process.
+/// One line for each of the two mistakes that people make when they set up a process: a missing value and a bad one. `None`
+/// for other errors, which clap prints itself.
 fn complaint(error: &clap::Error) -> Option<String> {
     let name = |arg: &str| match arg.strip_prefix("--") {
         Some(flag) => flag.split([' ', '=']).next().unwrap_or(flag).replace('-', "_").to_uppercase(),
@@ -51,7 +54,7 @@ fn complaint(error: &clap::Error) -> Option<String> {
         }
         (ErrorKind::ValueValidation | ErrorKind::InvalidValue, Some(ContextValue::String(arg))) => {
             let value = match error.get(ContextKind::InvalidValue) {
-                // A URL may hold a password: say which variable, not what is in it.
+                // A URL may hold a password: print the variable's name, not its value.
                 Some(ContextValue::String(value)) if !arg.to_lowercase().contains("url") => format!(" {value:?}"),
                 _ => String::new(),
             };
@@ -70,7 +73,7 @@ mod tests {
 
     #[derive(Debug, Parser)]
     struct Config {
-        /// Who.
+        /// The name.
         #[arg(value_name = "NAME")]
         name: String,
         #[command(flatten)]

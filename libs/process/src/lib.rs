@@ -8,7 +8,7 @@
 //! use common::shutdown::CancellationToken;
 //! use process::{Failure, ProcessArgs, Turn, Until, Work};
 //!
-//! /// Counts.
+//! /// Counts up once a second.
 //! #[derive(Debug, Parser)]
 //! struct Config {
 //!     #[command(flatten)]
@@ -39,8 +39,8 @@
 //! ```
 //!
 //! [`main`] parses the arguments, starts logs and spans, catches SIGINT and SIGTERM, and turns the result into an exit status.
-//! [`repeat`] runs the unit again and again: it draws the fault of each unit, beats the pulse after each success, backs off
-//! with jitter after each error, and stops between two units.
+//! [`repeat`] runs the unit again and again. It beats the pulse after each success, backs off with jitter after each error,
+//! and stops between two units. [`repeat_with_faults`] also chooses the fault that is injected into each unit.
 
 mod arguments;
 pub mod logs;
@@ -76,8 +76,8 @@ pub struct ProcessArgs {
     pub log: LogArgs,
 }
 
-/// A process from its arguments to its exit status, on one thread. `args` finds the arguments of every process in the
-/// configuration; `run` is told by the token to stop.
+/// Runs a process from its arguments to its exit status, on one thread. `args` finds the arguments of every process in the
+/// configuration. `run` gets a token that SIGINT or SIGTERM cancels.
 pub fn main<C: Parser>(
     args: impl FnOnce(&C) -> &ProcessArgs,
     run: impl AsyncFnOnce(C, CancellationToken) -> Result<()>,
@@ -85,7 +85,7 @@ pub fn main<C: Parser>(
     main_on(Builder::new_current_thread().enable_all().build(), args, run)
 }
 
-/// As [`main`], on a runtime of the caller's.
+/// As [`main`], on the runtime that the caller has built.
 pub fn main_on<C: Parser>(
     runtime: std::io::Result<Runtime>,
     args: impl FnOnce(&C) -> &ProcessArgs,

@@ -1,15 +1,14 @@
-//! Logs, and the export of spans. Users: every `main`.
+//! The process's log, its exit status, and the start of the span export. Users: every `main`.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
-/// Ends a process: 0 after a stop that was asked for, 1 after an error, which is logged in one line with its causes. The last
-/// spans are sent first.
+/// The exit status of a process: 0 after success, 1 after an error, which is logged in one line with its causes. Sends the
+/// last spans first.
 pub fn conclude(outcome: anyhow::Result<()>) -> ExitCode {
     traces::flush();
     match outcome {
@@ -21,7 +20,8 @@ pub fn conclude(outcome: anyhow::Result<()>) -> ExitCode {
     }
 }
 
-/// As [`conclude`], for a program that looks whether something holds, and prints by itself what it found: 1 if it does not.
+/// As [`conclude`], for a program that checks something and prints its findings itself: 0 if the check passed, 1 if it failed.
+/// An error is printed, not logged.
 pub fn conclude_verdict(outcome: anyhow::Result<bool>) -> ExitCode {
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -33,29 +33,29 @@ pub fn conclude_verdict(outcome: anyhow::Result<bool>) -> ExitCode {
     }
 }
 
-/// What is logged.
+/// The arguments for logs and spans.
 #[derive(Debug, Clone, Args)]
 pub struct LogArgs {
-    /// What is logged: error, warn, info, debug or trace, or one of them for a part, for example info,consumer=debug
+    /// The level of the log: error, warn, info, debug or trace; or a level per crate, for example info,consumer=debug
     #[arg(long, env = "RUST_LOG", default_value = "info", value_parser = parse_filter)]
     pub rust_log: String,
 
-    /// How lines of the log look: for people, or for programs
+    /// The format of log lines: text for people, json for programs
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 
-    /// A collector of spans, for example http://localhost:4318: they go to its path /v1/traces by OTLP. Not set: nowhere
+    /// The collector of spans, for example http://localhost:4318: OTLP to its path /v1/traces. Not set: no spans
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL", hide_env_values = true, value_parser = parse_endpoint)]
     pub otel_exporter_otlp_endpoint: Option<String>,
 }
 
-/// How lines of the log look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
-    /// A JSON object a line.
+    /// One JSON object per line, for programs.
     Json,
 }
 
@@ -67,23 +67,24 @@ fn parse_filter(text: &str) -> Result<String, String> {
 }
 
 fn parse_endpoint(text: &str) -> Result<String, String> {
-    // Set to nothing is not set: so OpenTelemetry wants it.
-    match text.is_empty() || text.starts_with("http://") || text.starts_with("https://") {
-        true => Ok(text.to_owned()),
-        false => Err("give a URL such as http://localhost:4318".to_owned()),
+    // OpenTelemetry treats an empty variable as not set.
+    if text.is_empty() || text.starts_with("http://") || text.starts_with("https://") {
+        Ok(text.to_owned())
+    } else {
+        Err("give a URL such as http://localhost:4318".to_owned())
     }
 }
 
-/// Starts logging to standard error, line by line, so that a process manager shows each at once. Colours only on a
-/// terminal, or where `FORCE_COLOR` is set. Starts the export of spans too, if it is asked for; if that is impossible the
-/// process goes on without, and says so.
+/// Starts logging to standard error, line by line, so that a process manager shows each line at once. Lines are coloured on
+/// a terminal, or if `FORCE_COLOR` is set. Starts the export of spans too, if a collector is set. If the export cannot start,
+/// this logs a warning and the process goes on without.
 pub fn start(args: &LogArgs) {
     let filter = EnvFilter::new(&args.rust_log);
     let colours = std::io::stderr().is_terminal() || std::env::var_os("FORCE_COLOR").is_some();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        // Of a log that nobody reads any more it could only be complained there, and that complaint would be a panic.
+        // If stderr is closed, reporting the failed write would panic.
         .log_internal_errors(false)
         .with_target(false);
     match args.log_format {

@@ -1,23 +1,23 @@
-//! What a process tells systemd, where systemd has started it: that it is ready, and that it stops. Users: every process.
+//! Notifications for systemd, if systemd has started the process: it is ready, or it is stopping. Users: every process.
 //!
-//! Ready means here that it is set up: flags are sound, sockets are open, signals are caught. It does not mean that Postgres
-//! or Redis can be reached: those are waited for, and `/readyz` tells.
+//! Ready means that the process is set up: flags are sound, sockets are open, signals are caught. It does not mean that
+//! Postgres or Redis can be reached. The process waits for those, and `/readyz` says whether it makes progress.
 
 use sd_notify::NotifyState;
 
-/// To be said once, when a process is set up.
+/// Notifies systemd that the process is set up. Call it once.
 pub fn ready() {
-    tell(NotifyState::Ready);
+    notify_systemd(NotifyState::Ready);
 }
 
-/// To be said when it has been told to stop, and finishes what it has in hand.
+/// Notifies systemd that the process was told to stop and finishes the work in hand.
 pub(crate) fn stopping() {
-    tell(NotifyState::Stopping);
+    notify_systemd(NotifyState::Stopping);
 }
 
-fn tell(state: NotifyState<'_>) {
-    // Without systemd there is nobody to tell, and that is no error.
+fn notify_systemd(state: NotifyState<'_>) {
+    // Without systemd this does nothing and returns no error.
     if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::warn!(%error, "systemd cannot be told");
+        tracing::warn!(%error, "systemd cannot be notified");
     }
 }

@@ -1,22 +1,30 @@
-//! The loop of a process: one bounded unit of work, again and again.
+//! The loop of a process: one bounded unit of work, again and again. Users: every process that is no server.
+//!
+//! For each unit the loop
+//! 1. chooses the fault to inject: one that a person ordered, else the one that was drawn,
+//! 2. runs the unit, and drops it if it has not finished 10 s after a shutdown began,
+//! 3. after a success: beats the pulse, and pauses for as long as the unit asks, or until it is woken,
+//! 4. after an error: logs it, and pauses for longer after each error in a row.
+//!
+//! A shutdown ends every pause, and no unit begins after it.
 
 use std::future::pending;
 use std::time::Duration;
 
 use anyhow::{Error, Result};
 use common::backoff::Backoff;
-use common::fault::{Fault, Faults};
-use common::shutdown::{CancellationToken, stop_at_last};
+use common::fault::{FaultSource, Injectable};
+use common::shutdown::{CancellationToken, sleep_or_stop, stop_at_last};
 use monitor::{Orders, Pulse};
 use tracing::warn;
 
 /// A unit of work that a process repeats.
 ///
-/// A unit is bounded: it does at most one batch and returns within seconds, or a minute at most. It may be dropped at any
-/// await point when the process stops, and must leave nothing behind that a kill would not leave.
+/// A unit is bounded: it processes at most one batch and returns within seconds, a minute at most. When the process stops,
+/// the unit may be dropped at any await point. It must leave nothing behind that a kill would not leave.
 pub trait Work {
     /// The faults that can be injected into a unit; `()` where there are none.
-    type Fault: Fault;
+    type Fault: Injectable;
 
     /// The longest pause between two attempts while a server is away.
     const RETRY_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -24,7 +32,7 @@ pub trait Work {
     /// Does one unit.
     ///
     /// # Errors
-    /// [`Failure::Passing`] is tried again after a pause; [`Failure::Final`] ends the loop.
+    /// After [`Failure::Passing`] the loop pauses and tries again; [`Failure::Final`] ends the loop.
     fn run_once(&mut self, fault: Self::Fault) -> impl Future<Output = Result<Turn, Failure>>;
 
     /// Returns as soon as there may be more to do, which ends the pause early. The default never returns.
@@ -32,7 +40,7 @@ pub trait Work {
         pending()
     }
 
-    /// Logs a failure that is tried again after `wait`.
+    /// Logs a failed unit. The loop tries again after `wait`.
     fn log_retry(&self, error: &str, wait: Duration) {
         warn!(error, wait_ms = wait.as_millis() as u64, "step failed, trying again");
     }
@@ -41,31 +49,31 @@ pub trait Work {
 /// The result of one unit, and how long to pause after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Turn {
-    kind: Kind,
+    effect: Effect,
     pause: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum Effect {
     Done,
     Idle,
     Waiting,
 }
 
 impl Turn {
-    /// The unit did something, and the fault that was drawn for it has struck. The next unit draws anew.
+    /// The unit did something, so its fault was injected. The next unit gets another fault.
     pub fn done() -> Self {
-        Self { kind: Kind::Done, pause: Duration::ZERO }
+        Self { effect: Effect::Done, pause: Duration::ZERO }
     }
 
-    /// There is nothing left to do: this ends a loop that runs [`Until::Idle`].
+    /// The unit found nothing to do, and nothing is left. This ends a loop that runs [`Until::Idle`].
     pub fn idle() -> Self {
-        Self { kind: Kind::Idle, pause: Duration::ZERO }
+        Self { effect: Effect::Idle, pause: Duration::ZERO }
     }
 
-    /// Nothing was done, and more may be left: another process is at work, for example.
+    /// The unit did nothing, and more may be left: another process is at work, for example.
     pub fn waiting() -> Self {
-        Self { kind: Kind::Waiting, pause: Duration::ZERO }
+        Self { effect: Effect::Waiting, pause: Duration::ZERO }
     }
 
     /// The same, with a pause before the next unit.
@@ -77,9 +85,9 @@ impl Turn {
 /// Why a unit failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// A server is away, for example: the unit is tried again after a pause.
+    /// A server is away, for example. The loop tries again after a pause.
     Passing(Error),
-    /// An operator must act: the loop ends with this error.
+    /// An operator must act. The loop ends with this error.
     Final(Error),
 }
 
@@ -90,14 +98,14 @@ impl<E: Into<Error>> From<E> for Failure {
     }
 }
 
-/// When a loop ends, beside a shutdown.
+/// When a loop ends if no shutdown ends it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
-    /// Only by a shutdown.
+    /// Never.
     Stopped,
     /// `--drain`: when nothing is left to do.
     Idle,
-    /// `--once`: after one unit, which is not tried again.
+    /// `--once`: after one unit, even if it failed.
     Once,
 }
 
@@ -112,25 +120,48 @@ impl Until {
         if is_once { Self::Once } else { Self::Stopped }
     }
 
-    fn is_reached(self, kind: Kind) -> bool {
-        self == Self::Once || self == Self::Idle && kind == Kind::Idle
+    fn is_reached(self, effect: Effect) -> bool {
+        match self {
+            Self::Stopped => false,
+            Self::Idle => effect == Effect::Idle,
+            Self::Once => true,
+        }
     }
 }
 
-/// The faults of a loop: the drawn ones, and those that a person orders by a button of the live page.
+/// The faults of a loop: drawn ones, and those that a button of the live page orders.
 pub struct Injection<F> {
-    faults: Faults<F>,
+    faults: FaultSource<F>,
     orders: Orders,
+    /// Drawn for the next unit that does something.
+    drawn: F,
+    is_ordered: bool,
 }
 
-impl<F: Fault> Injection<F> {
-    /// Faults as the dice say, and one for each order.
-    pub fn new(faults: Faults<F>, orders: Orders) -> Self {
-        Self { faults, orders }
+impl<F: Injectable> Injection<F> {
+    /// Draws from `faults`, and injects one ordered fault for each open order.
+    pub fn new(mut faults: FaultSource<F>, orders: Orders) -> Self {
+        let drawn = faults.draw();
+        Self { faults, orders, drawn, is_ordered: false }
+    }
+
+    /// The fault of the next unit.
+    fn next_fault(&mut self) -> F {
+        // Remembered: an order that arrives while the unit runs is for the next unit.
+        self.is_ordered = self.orders.is_open();
+        if self.is_ordered { F::ordered() } else { self.drawn }
+    }
+
+    /// The unit did something, and its fault with it. After a unit that did nothing the fault and the order still stand.
+    fn was_injected(&mut self) {
+        self.drawn = self.faults.draw();
+        if self.is_ordered {
+            self.orders.fill();
+        }
     }
 }
 
-/// Repeats the unit until `until` or `shutdown`, without faults.
+/// Repeats a unit that has no faults, until `until` is reached or the shutdown begins.
 ///
 /// # Errors
 /// [`Failure::Final`]; with [`Until::Once`] any failure.
@@ -140,12 +171,12 @@ pub async fn repeat<W: Work<Fault = ()>>(
     pulse: &Pulse,
     shutdown: &CancellationToken,
 ) -> Result<()> {
-    let injection = Injection::new(Faults::none(), Orders::default());
+    let injection = Injection::new(FaultSource::none(), Orders::default());
     repeat_with_faults(work, until, pulse, injection, shutdown).await
 }
 
-/// As [`repeat`]: the fault of each unit is drawn here and handed to the unit, so that tests choose it. A unit that did nothing
-/// keeps its fault for the next one.
+/// As [`repeat`], for a unit that has faults. The loop draws them and hands them to the unit, so that tests of the unit choose
+/// them. If a unit did nothing, the next one gets the same fault.
 ///
 /// # Errors
 /// As [`repeat`].
@@ -157,44 +188,38 @@ pub async fn repeat_with_faults<W: Work>(
     shutdown: &CancellationToken,
 ) -> Result<()> {
     let mut backoff = Backoff::up_to(W::RETRY_WAIT_MAX);
-    let mut drawn = injection.faults.draw();
     while !shutdown.is_cancelled() {
-        let is_ordered = injection.orders.is_open();
-        let fault = if is_ordered { W::Fault::ordered() } else { drawn };
+        let fault = injection.next_fault();
         let turn = tokio::select! {
             turn = work.run_once(fault) => turn,
             () = stop_at_last(shutdown) => break,
         };
-        let pause = match turn {
-            Ok(Turn { kind, pause }) => {
+        match turn {
+            Ok(Turn { effect, pause }) => {
                 pulse.beat();
                 backoff.reset();
-                if kind == Kind::Done {
-                    drawn = injection.faults.draw();
-                    if is_ordered {
-                        injection.orders.fill();
-                    }
+                if effect == Effect::Done {
+                    injection.was_injected();
                 }
-                if until.is_reached(kind) {
+                if until.is_reached(effect) {
                     break;
                 }
-                pause
+                sleep_until_woken(pause, work.woken(), shutdown).await;
             }
-            Err(Failure::Final(error)) => return Err(error),
-            Err(Failure::Passing(error)) if until == Until::Once => return Err(error),
-            Err(Failure::Passing(error)) => {
+            Err(Failure::Passing(error)) if until != Until::Once => {
                 let wait = backoff.next_wait();
                 work.log_retry(&format!("{error:#}"), wait);
-                rest(wait, pending(), shutdown).await;
-                continue;
+                // Not woken early: more work does not bring a server back.
+                sleep_or_stop(wait, shutdown).await;
             }
-        };
-        rest(pause, work.woken(), shutdown).await;
+            Err(Failure::Passing(error) | Failure::Final(error)) => return Err(error),
+        }
     }
     Ok(())
 }
 
-async fn rest(pause: Duration, woken: impl Future<Output = ()>, shutdown: &CancellationToken) {
+/// Sleeps until the pause is over, the unit is woken, or the shutdown begins.
+async fn sleep_until_woken(pause: Duration, woken: impl Future<Output = ()>, shutdown: &CancellationToken) {
     if pause.is_zero() {
         return;
     }
@@ -204,3 +229,6 @@ async fn rest(pause: Duration, woken: impl Future<Output = ()>, shutdown: &Cance
         () = woken => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM.
+//! SIGINT and SIGTERM ask a process to stop. Users: `main`, and programs that have their own.
 
 use anyhow::{Context, Result};
 use common::shutdown::CancellationToken;
@@ -6,10 +6,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::notify;
 
-/// A token that is cancelled by the first SIGINT or SIGTERM. The process then finishes what it has in hand and exits 0.
+/// A token that the first SIGINT or SIGTERM cancels. The process then finishes the work in hand and exits with status 0.
 ///
 /// # Errors
-/// The signals cannot be caught; the process should not start.
+/// The signals cannot be caught. The process should not start.
 pub fn on_signal() -> Result<CancellationToken> {
     let mut interrupt = signal(SignalKind::interrupt()).context("catching SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("catching SIGTERM")?;
@@ -20,7 +20,7 @@ pub fn on_signal() -> Result<CancellationToken> {
             _ = interrupt.recv() => "SIGINT",
             _ = terminate.recv() => "SIGTERM",
         };
-        // First of all: to log may fail.
+        // Before anything else, because logging may fail.
         cancelled.cancel();
         notify::stopping();
         tracing::info!(signal = name, "stopping");

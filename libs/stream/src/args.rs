@@ -1,4 +1,4 @@
-//! The arguments of every process that uses the stream.
+//! The arguments of every process that uses the stream: where Redis is, and which stream.
 
 use clap::Args;
 

@@ -1,35 +1,35 @@
-//! How far a stream is: the one place that knows what has been published. Users: streamer, operator.
+//! The end of a stream: its last id says how far the log is published. Users: streamer, dashboard, operator.
 
 use anyhow::Result;
 
 use crate::codec::{DecodeError, EntryId, decode_entry, unexpected};
-use crate::resp::{Commands, Piece, Pieces};
+use crate::resp::{Commands, Element, Elements};
 use crate::wire::Wire;
 
 /// The last entry ever added to a stream. Trimming does not change its id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamEnd {
-    /// Its offset; 0 if there is no stream.
+    /// The last entry's offset; 0 if there is no stream.
     pub offset: i64,
-    /// Its id as Redis writes it.
+    /// The last entry's id as Redis writes it.
     pub id: String,
-    /// The last entry that is still there; `None` if all were trimmed.
+    /// The last entry that the stream still holds; `None` if all were trimmed.
     entry: Option<LastEntry>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct LastEntry {
     offset: i64,
-    /// `None` if it has none that can be read.
+    /// `None` if the entry has no readable token.
     token: Option<i64>,
 }
 
 impl StreamEnd {
-    /// Where the stream ends.
+    /// Asks Redis where the stream ends.
     ///
     /// # Errors
-    /// Redis is away; [`DecodeError::Refused`] with its words if it refuses, for example because another type of value is
-    /// under the key.
+    /// Redis is away; [`DecodeError::Refused`] with Redis's text if it refuses, for example because another type of value
+    /// is under the key.
     pub async fn read(stream: &mut Wire, key: &str) -> Result<Self> {
         let mut question = Commands::default();
         question.add(&["XINFO", "STREAM", key]);
@@ -38,43 +38,43 @@ impl StreamEnd {
         Ok(Self::decode(&reply)?)
     }
 
-    /// The offset of the last entry that is still there, if there is one.
+    /// The offset of the last entry that the stream still holds.
     pub fn entry_offset(&self) -> Option<i64> {
         self.entry.map(|entry| entry.offset)
     }
 
-    /// Whether the last entry that is still there lacks the token of the batch that holds its offset. Then it is of
-    /// another log.
-    pub fn is_strange(&self, token: i64) -> bool {
+    /// Whether the last entry that the stream still holds is of another log: it lacks `token`, which is the token of the
+    /// batch that holds its offset.
+    pub fn is_foreign(&self, token: i64) -> bool {
         self.entry.is_some_and(|entry| entry.token != Some(token))
     }
 
     fn decode(reply: &[u8]) -> Result<Self, DecodeError> {
         // [name, value, …], among them last-generated-id and last-entry.
-        let mut pieces = Pieces::of(reply);
-        let len = match pieces.next() {
-            Some(Piece::Array(len)) => len,
-            Some(Piece::Error(line)) if line.ends_with(b"no such key") => {
+        let mut elements = Elements::of(reply);
+        let len = match elements.next() {
+            Some(Element::Array(len)) => len,
+            Some(Element::Error(line)) if line.ends_with(b"no such key") => {
                 return Ok(Self { offset: 0, id: "0-0".to_owned(), entry: None });
             }
             other => return Err(unexpected(other)),
         };
         let (mut id, mut entry) = (None, None);
         for _ in 0..len / 2 {
-            match pieces.next() {
-                Some(Piece::Bulk(b"last-generated-id")) => match pieces.next() {
-                    Some(Piece::Bulk(bytes)) => id = Some(String::from_utf8_lossy(bytes).into_owned()),
+            match elements.next() {
+                Some(Element::Bulk(b"last-generated-id")) => match elements.next() {
+                    Some(Element::Bulk(bytes)) => id = Some(String::from_utf8_lossy(bytes).into_owned()),
                     other => return Err(unexpected(other)),
                 },
-                Some(Piece::Bulk(b"last-entry")) => {
-                    // Nil, or as XRANGE gives it.
-                    if let Ok(last) = decode_entry(&mut pieces.clone()) {
+                Some(Element::Bulk(b"last-entry")) => {
+                    // Nil, or an entry as in a reply to XRANGE.
+                    if let Ok(last) = decode_entry(&mut elements.clone()) {
                         let token = last.fields.ok().map(|fields| fields.token);
                         entry = Some(LastEntry { offset: last.id.offset, token });
                     }
-                    pieces.skip_value();
+                    elements.skip_value();
                 }
-                Some(_) => pieces.skip_value(),
+                Some(_) => elements.skip_value(),
                 None => return Err(DecodeError::Shape),
             }
         }
@@ -98,16 +98,16 @@ mod tests {
     fn the_end_is_the_last_id_and_the_token_of_what_is_still_there() {
         let whole = end(&format!("*2\r\n$4\r\n40-1\r\n{FIELDS}"));
         assert_eq!((whole.offset, whole.id.as_str(), whole.entry_offset()), (42, "42-0", Some(40)));
-        assert!(!whole.is_strange(7) && whole.is_strange(8));
+        assert!(!whole.is_foreign(7) && whole.is_foreign(8));
         let junk = end("*2\r\n$4\r\n40-1\r\n*2\r\n$1\r\na\r\n$1\r\nb\r\n");
-        assert!(junk.is_strange(7), "an entry without a token");
+        assert!(junk.is_foreign(7), "an entry without a token");
     }
 
     #[test]
     fn a_stream_that_was_trimmed_empty_ends_where_it_ended() {
         for nothing in ["$-1\r\n", "*-1\r\n"] {
             let end = end(nothing);
-            assert_eq!((end.offset, end.entry_offset(), end.is_strange(7)), (42, None, false));
+            assert_eq!((end.offset, end.entry_offset(), end.is_foreign(7)), (42, None, false));
         }
     }
 

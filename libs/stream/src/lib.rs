@@ -1,4 +1,6 @@
 //! The log's copy in Redis: the format of a stream entry, and a client that reads and writes whole pages of entries.
+//!
+//! Postgres has the truth. Redis may lose any part of the copy at any time (I6).
 
 pub mod args;
 pub mod codec;

@@ -1,8 +1,9 @@
-//! Connections to Redis. Users: every process but api and simulator.
+//! Connections to Redis through the redis crate. Users: reaper, dashboard, operator, launcher, chaos, benchmarks, tests.
 //!
-//! The redis crate gives every reply 500 ms and then goes on as if the connection were sound, which it is not: after a
-//! blocking command that took longer, the next command times out too. So every connection has a bound that fits, blocking
-//! reads have connections of their own ([`wire`](crate::wire)), and whoever sees an error connects anew.
+//! By default the redis crate waits 500 ms for a reply, and then goes on as if the connection were sound. It is not: after a
+//! blocking command that took longer, the next command times out too. Therefore every connection here has a bound that fits
+//! its commands, blocking reads have connections of their own ([`wire`](crate::wire)), and a caller that sees an error
+//! connects anew.
 
 use std::time::Duration;
 
@@ -13,14 +14,14 @@ use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo};
 
 use connect::tls;
 
-/// How long a connection may take to come about.
+/// How long connecting may take.
 pub(crate) const CONNECT_WAIT: Duration = Duration::from_secs(2);
 
 /// How long an ordinary command may take. A pipeline of a thousand entries needs a few milliseconds; a server that
 /// writes its log to a slow disk may need a second.
 pub(crate) const REPLY_WAIT: Duration = Duration::from_secs(5);
 
-/// How long a peer may leave unacknowledged what was sent to it.
+/// How long a peer may leave sent bytes unacknowledged.
 pub(crate) const PEER_WAIT: Duration = Duration::from_secs(30);
 
 /// A client for `url`, which does not connect yet. Connections send at once and notice a dead peer.
@@ -32,7 +33,7 @@ pub fn client(url: &str) -> redis::RedisResult<Client> {
     Client::open(url.into_connection_info()?.set_tcp_settings(tcp))
 }
 
-/// A connection for commands that answer at once.
+/// A connection for commands that Redis answers at once.
 ///
 /// # Errors
 /// Redis is away, or older than 7.0: back off and try again.
@@ -55,7 +56,7 @@ pub async fn connect_patiently(client: &Client, reply_wait: Duration) -> Result<
     Ok(connection)
 }
 
-/// Checks what `INFO server` answered.
+/// Checks the reply to `INFO server`.
 pub(crate) fn ensure_version(info: &str) -> Result<()> {
     let version = server_version(info).context("Redis does not tell its version")?;
     ensure!(version >= 7, "this is Redis {version}, and 7.0 or newer is needed (or Valkey)");

@@ -1,11 +1,13 @@
-//! The protocol that Redis speaks (RESP2), as far as the log's hot path needs it: commands are written straight into a
-//! buffer, and replies are taken apart where they lie, without building a value of every string. Users: wire, stream.
+//! The protocol of Redis (RESP2), as far as the log's hot path needs it. Users: the other files of this crate, streamer,
+//! consumer, dashboard, operator.
 //!
-//! Source: <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
+//! Commands are written straight into a buffer. Replies are decoded in place, without an allocation per string.
+//!
+//! Source: <https://redis.io/docs/latest/develop/reference/protocol-spec/>
 
-/// The start of a reply, or of a part of it: what an array holds follows as further pieces.
+/// One element of a reply. The values of an array follow it as further elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Piece<'a> {
+pub enum Element<'a> {
     /// `+OK`
     Simple(&'a [u8]),
     /// `-ERR …`, without the dash.
@@ -14,40 +16,40 @@ pub enum Piece<'a> {
     Integer(i64),
     /// `$5 hello`, any bytes.
     Bulk(&'a [u8]),
-    /// `$-1` or `*-1`: nothing.
+    /// `$-1` or `*-1`: no value.
     Nil,
-    /// `*3`: so many values follow.
+    /// `*3`: this many values follow.
     Array(usize),
 }
 
-/// What came is not of this protocol. The connection is of no more use.
+/// The bytes are not of this protocol. The connection is of no more use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("this is no server that speaks the Redis protocol")]
 pub struct Malformed;
 
-/// The first piece of `input` and its length in bytes; `None` if it is not all there yet.
-fn first_piece(input: &[u8]) -> Result<Option<(Piece<'_>, usize)>, Malformed> {
+/// The first element of `input` and its length in bytes; `None` if the element is not complete yet.
+fn first_element(input: &[u8]) -> Result<Option<(Element<'_>, usize)>, Malformed> {
     let Some(&kind) = input.first() else { return Ok(None) };
     let Some(end) = find_line_end(input) else { return Ok(None) };
     let (line, after_line) = (&input[1..end], end + 2);
-    let piece = match kind {
+    let element = match kind {
         b'$' => match usize::try_from(number(line)?) {
-            Err(_) => Piece::Nil,
+            Err(_) => Element::Nil,
             Ok(len) => {
                 let whole_len = after_line.saturating_add(len).saturating_add(2);
                 if input.len() < whole_len {
                     return Ok(None);
                 }
-                return Ok(Some((Piece::Bulk(&input[after_line..after_line + len]), whole_len)));
+                return Ok(Some((Element::Bulk(&input[after_line..after_line + len]), whole_len)));
             }
         },
-        b'*' => usize::try_from(number(line)?).map_or(Piece::Nil, Piece::Array),
-        b':' => Piece::Integer(number(line)?),
-        b'+' => Piece::Simple(line),
-        b'-' => Piece::Error(line),
+        b'*' => usize::try_from(number(line)?).map_or(Element::Nil, Element::Array),
+        b':' => Element::Integer(number(line)?),
+        b'+' => Element::Simple(line),
+        b'-' => Element::Error(line),
         _ => return Err(Malformed),
     };
-    Ok(Some((piece, after_line)))
+    Ok(Some((element, after_line)))
 }
 
 /// Where the first line's `\r\n` begins.
@@ -60,7 +62,7 @@ fn number(line: &[u8]) -> Result<i64, Malformed> {
     parse_number(line).ok_or(Malformed)
 }
 
-/// A decimal number. It is what most of a reply consists of, so no text is made of it first.
+/// Parses a decimal number. Replies consist mostly of numbers, so this skips the check for UTF-8.
 pub(crate) fn parse_number(text: &[u8]) -> Option<i64> {
     match text.strip_prefix(b"-") {
         Some(digits) => 0_i64.checked_sub_unsigned(parse_digits(digits)?),
@@ -68,7 +70,7 @@ pub(crate) fn parse_number(text: &[u8]) -> Option<i64> {
     }
 }
 
-/// A decimal number without a sign.
+/// Parses a decimal number without a sign.
 pub(crate) fn parse_digits(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
@@ -79,28 +81,28 @@ pub(crate) fn parse_digits(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// Finds out where a number of whole replies end, in input that arrives bit by bit. Nothing is looked at twice.
+/// Finds the end of a number of whole replies, in input that arrives in parts. It looks at no element twice.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
-    /// How far the input was looked at.
+    /// Bytes of the input that were looked at.
     len: usize,
-    /// How many values are still to come.
+    /// Values that are still to come.
     open_count: usize,
 }
 
 impl Scan {
-    /// Begins to look for `reply_count` replies.
+    /// A scan for `reply_count` replies.
     pub fn of(reply_count: usize) -> Self {
         Self { len: 0, open_count: reply_count }
     }
 
-    /// Looks at what has arrived since; the length of all the replies once they are whole.
+    /// Looks at the bytes that arrived since the last call. Returns the length of all the replies once they are complete.
     pub fn advance(&mut self, input: &[u8]) -> Result<Option<usize>, Malformed> {
         while self.open_count > 0 {
-            let Some((piece, len)) = first_piece(&input[self.len..])? else { return Ok(None) };
-            // The values of an array come one after the other, those of nested ones in between: one count does for all.
+            let Some((element, len)) = first_element(&input[self.len..])? else { return Ok(None) };
+            // The values of a nested array come between those of the outer one, so one count serves all arrays.
             self.open_count -= 1;
-            if let Piece::Array(value_count) = piece {
+            if let Element::Array(value_count) = element {
                 self.open_count = self.open_count.saturating_add(value_count);
             }
             self.len += len;
@@ -109,25 +111,25 @@ impl Scan {
     }
 }
 
-/// Goes through whole replies, piece by piece.
+/// Iterates over the elements of whole replies.
 #[derive(Debug, Clone)]
-pub struct Pieces<'a> {
+pub struct Elements<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Pieces<'a> {
-    /// The pieces of `replies`.
+impl<'a> Elements<'a> {
+    /// The elements of `replies`.
     pub fn of(replies: &'a [u8]) -> Self {
         Self { rest: replies }
     }
 
-    /// Goes past one value, with everything in it.
+    /// Skips one value, including all values in it.
     pub fn skip_value(&mut self) {
         let mut open_count: usize = 1;
         while open_count > 0 {
             match self.next() {
                 None => return,
-                Some(Piece::Array(value_count)) => open_count = open_count.saturating_add(value_count),
+                Some(Element::Array(value_count)) => open_count = open_count.saturating_add(value_count),
                 Some(_) => {}
             }
             open_count -= 1;
@@ -135,13 +137,13 @@ impl<'a> Pieces<'a> {
     }
 }
 
-impl<'a> Iterator for Pieces<'a> {
-    type Item = Piece<'a>;
+impl<'a> Iterator for Elements<'a> {
+    type Item = Element<'a>;
 
-    fn next(&mut self) -> Option<Piece<'a>> {
-        let (piece, len) = first_piece(self.rest).ok()??;
+    fn next(&mut self) -> Option<Element<'a>> {
+        let (element, len) = first_element(self.rest).ok()??;
         self.rest = &self.rest[len..];
-        Some(piece)
+        Some(element)
     }
 }
 
@@ -153,29 +155,30 @@ pub struct Commands {
 }
 
 impl Commands {
-    /// None yet, with room for `len` bytes.
+    /// No commands yet, with room for `len` bytes.
     pub fn with_capacity(len: usize) -> Self {
         Self { bytes: Vec::with_capacity(len), count: 0 }
     }
 
-    /// How many there are, each of which will be answered.
+    /// The number of commands. Redis sends one reply for each.
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// What goes over the connection.
+    /// The commands as they are sent.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Adds a command of as many arguments as [`arg`](Self::arg) is called next; its name is the first.
+    /// Begins a command of `arg_count` arguments, the first of which is its name. As many calls of [`arg`](Self::arg) or
+    /// [`number`](Self::number) must follow.
     pub fn begin(&mut self, arg_count: usize) -> &mut Self {
         self.count += 1;
         self.header(b'*', arg_count);
         self
     }
 
-    /// Adds an argument of the command that was begun.
+    /// Adds an argument to the command that was begun.
     pub fn arg(&mut self, arg: impl AsRef<[u8]>) -> &mut Self {
         let arg = arg.as_ref();
         self.header(b'$', arg.len());
@@ -212,12 +215,18 @@ mod tests {
     const REPLIES: &[u8] = b"*3\r\n$5\r\nhe\r\no\r\n*2\r\n:-7\r\n$-1\r\n*-1\r\n+OK\r\n-ERR no\r\n*0\r\n$0\r\n\r\n";
 
     #[test]
-    fn replies_fall_into_pieces() {
-        let pieces: Vec<Piece> = Pieces::of(REPLIES).collect();
-        let nested =
-            [Piece::Array(3), Piece::Bulk(b"he\r\no"), Piece::Array(2), Piece::Integer(-7), Piece::Nil, Piece::Nil];
-        let flat = [Piece::Simple(b"OK"), Piece::Error(b"ERR no"), Piece::Array(0), Piece::Bulk(b"")];
-        assert_eq!(pieces, [&nested[..], &flat[..]].concat());
+    fn replies_are_split_into_elements() {
+        let elements: Vec<Element> = Elements::of(REPLIES).collect();
+        let nested = [
+            Element::Array(3),
+            Element::Bulk(b"he\r\no"),
+            Element::Array(2),
+            Element::Integer(-7),
+            Element::Nil,
+            Element::Nil,
+        ];
+        let flat = [Element::Simple(b"OK"), Element::Error(b"ERR no"), Element::Array(0), Element::Bulk(b"")];
+        assert_eq!(elements, [&nested[..], &flat[..]].concat());
     }
 
     #[test]
@@ -225,21 +234,21 @@ mod tests {
         for cut in 0..REPLIES.len() {
             let mut scan = Scan::of(5);
             assert_eq!(scan.advance(&REPLIES[..cut]), Ok(None), "{cut} bytes");
-            // What follows belongs to later replies.
+            // Further bytes belong to later replies.
             assert_eq!(scan.advance(&[REPLIES, b"+next\r\n"].concat()), Ok(Some(REPLIES.len())), "{cut} bytes first");
         }
     }
 
     #[test]
-    fn a_value_is_skipped_with_all_that_is_in_it() {
-        let mut pieces = Pieces::of(REPLIES);
-        pieces.skip_value();
-        assert_eq!(pieces.next(), Some(Piece::Simple(b"OK")));
-        pieces.skip_value();
-        pieces.skip_value();
-        pieces.skip_value();
-        pieces.skip_value();
-        assert_eq!(pieces.next(), None);
+    fn a_value_is_skipped_with_all_values_in_it() {
+        let mut elements = Elements::of(REPLIES);
+        elements.skip_value();
+        assert_eq!(elements.next(), Some(Element::Simple(b"OK")));
+        elements.skip_value();
+        elements.skip_value();
+        elements.skip_value();
+        elements.skip_value();
+        assert_eq!(elements.next(), None);
     }
 
     #[test]

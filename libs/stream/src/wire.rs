@@ -1,6 +1,8 @@
-//! A connection to Redis for the log's hot path: whole pages go over it as bytes. Users: streamer, consumer, operator,
-//! tests. Everything else uses the redis crate, which is slower by as much as it is more convenient: it makes a value of
-//! every string, which for a page of entries takes longer than all that is done with them.
+//! A connection to Redis for the log's hot path: it carries whole pages as bytes. Users: streamer, consumer, dashboard,
+//! operator, tests.
+//!
+//! Other code uses the redis crate, which is more convenient. It allocates a value for every string, and for a page of
+//! entries that takes longer than folding them.
 
 use std::io;
 use std::pin::Pin;
@@ -14,17 +16,17 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::redis::{CONNECT_WAIT, PEER_WAIT, REPLY_WAIT, ensure_version};
-use crate::resp::{Commands, Piece, Pieces, Scan};
+use crate::resp::{Commands, Element, Elements, Scan};
 use connect::tls;
 
-/// Room for what arrives at once: a page of a thousand entries takes some 150 KB.
+/// Room for one read: a page of a thousand entries takes about 150 KB.
 const INPUT_LEN: usize = 256 * 1024;
 
 trait Socket: AsyncRead + AsyncWrite + Send + Sync {}
 impl<S: AsyncRead + AsyncWrite + Send + Sync> Socket for S {}
 
-/// A connection. After an error, or a wait that was given up, it is of no more use: a reply may be on its way that the
-/// next command would take for its own.
+/// A connection. After an error or a timeout it is of no more use: a late reply would be taken for the reply to the next
+/// command.
 pub struct Wire {
     socket: Pin<Box<dyn Socket>>,
     input: BytesMut,
@@ -32,8 +34,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// A connection on which every answer begins and ends within a few seconds. `block` is added for commands that
-    /// block on the server.
+    /// Connects. Every reply must arrive within a few seconds, plus `block` for commands that block on the server.
     ///
     /// # Errors
     /// Redis is away, refuses the login, or is older than 7.0: back off and try again.
@@ -61,32 +62,31 @@ impl Wire {
         greeting.add(&["INFO", "server"]);
         wire.send(&greeting).await?;
         let replies = wire.read(greeting.count()).await?;
-        for piece in Pieces::of(&replies) {
-            match piece {
-                Piece::Error(line) if line.starts_with(b"WRONGPASS") => bail!("Password authentication failed"),
-                Piece::Error(line) => bail!("redis refuses: {}", String::from_utf8_lossy(line)),
-                Piece::Bulk(info) => ensure_version(&String::from_utf8_lossy(info))?,
+        for element in Elements::of(&replies) {
+            match element {
+                Element::Error(line) if line.starts_with(b"WRONGPASS") => bail!("Password authentication failed"),
+                Element::Error(line) => bail!("redis refuses: {}", String::from_utf8_lossy(line)),
+                Element::Bulk(info) => ensure_version(&String::from_utf8_lossy(info))?,
                 _ => {}
             }
         }
         Ok(wire)
     }
 
-    /// Sends commands. Their replies are to be read before anything else is sent, or by whoever keeps count.
+    /// Sends commands. The caller reads their replies before it sends more, or keeps count of the open ones.
     ///
     /// # Errors
-    /// The connection is lost, or nobody reads at the other end.
+    /// The connection is lost, or Redis does not read.
     pub async fn send(&mut self, commands: &Commands) -> Result<()> {
         let sent = async {
             self.socket.write_all(commands.bytes()).await?;
-            // TLS holds back what it has not been told to send.
+            // TLS buffers the last bytes until it is flushed.
             self.socket.flush().await
         };
         timeout(self.reply_wait, sent).await.context("redis does not read")?.context("sending to redis")
     }
 
-    /// Reads `reply_count` whole replies; [`Pieces`] takes them apart. If the future is dropped nothing is lost: the next
-    /// call goes on.
+    /// Reads `reply_count` whole replies, for [`Elements`]. If the future is dropped nothing is lost: the next call goes on.
     ///
     /// # Errors
     /// The connection is lost, the replies did not come in time, or this is not Redis.
@@ -100,7 +100,7 @@ impl Wire {
             if let Some(len) = scan.advance(&self.input)? {
                 return Ok(self.input.split_to(len).freeze());
             }
-            // Takes back what was split off, if nobody looks at it any more.
+            // Reuses the memory of earlier replies, if their `Bytes` are dropped.
             self.input.reserve(INPUT_LEN / 2);
             let read_len = self.socket.read_buf(&mut self.input).await.context("reading from redis")?;
             ensure!(read_len > 0, io::Error::new(io::ErrorKind::UnexpectedEof, "redis closed the connection"));
@@ -123,7 +123,7 @@ async fn open_socket(address: &ConnectionAddr) -> Result<Pin<Box<dyn Socket>>> {
     })
 }
 
-/// Sends at once, and notices a dead peer.
+/// A socket that sends at once, and notices a dead peer.
 async fn open_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let socket = TcpStream::connect((host, port)).await?;
     socket.set_nodelay(true)?;

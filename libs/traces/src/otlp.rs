@@ -1,8 +1,8 @@
-//! Spans, and their way to a collector: OTLP over HTTP, with protobuf. Users: spans, telemetry.
+//! Exports spans to a collector: OTLP over HTTP, with protobuf. Users: spans, process.
 //!
-//! A thread of the SDK collects what has ended, in a queue of 2048 spans, and sends it every 5 seconds or when there are 512
-//! (`OTEL_BSP_…` change that). Whoever ends a span waits for nobody: if the collector is away or slow the queue fills, and
-//! what comes then is dropped.
+//! A thread of the SDK keeps ended spans in a queue of 2048, and sends them every 5 seconds or as soon as there are 512
+//! (`OTEL_BSP_…` change that). Ending a span never waits. If the collector is away or slow the queue fills, and further
+//! spans are dropped.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -30,20 +30,21 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::runtime::Builder;
 use tracing::{debug, warn};
 
-use crate::TraceParent;
-use crate::spans::{Batch, Work};
 use connect::tls;
 
-/// How long the collector has for an answer.
-const ANSWER_WAIT: Duration = Duration::from_secs(5);
+use crate::batch_span::{BatchSpan, Operation};
+use crate::trace_parent::TraceParent;
 
-/// How long a process that ends waits for its last spans to be taken.
+/// How long the collector may take to respond.
+const RESPONSE_WAIT: Duration = Duration::from_secs(5);
+
+/// How long a process that ends waits for the collector to take its last spans.
 const FLUSH_WAIT: Duration = Duration::from_secs(2);
 
-/// The longest answer that is read, in bytes.
-const ANSWER_LEN_MAX: usize = 64 * 1024;
+/// The longest response that is read, in bytes.
+const RESPONSE_LEN_MAX: usize = 64 * 1024;
 
-/// Set once, at the start of a process that exports.
+/// Set once, when a process starts that exports spans.
 static EXPORT: OnceLock<Export> = OnceLock::new();
 
 struct Export {
@@ -51,13 +52,13 @@ struct Export {
     tracer: SdkTracer,
 }
 
-/// Exports from now on, to `<endpoint>/v1/traces`.
+/// Exports spans from now on, to `<endpoint>/v1/traces`.
 ///
 /// # Errors
-/// It cannot: the endpoint is no URL, or TLS is asked for and nobody is trusted.
+/// The endpoint is no URL, or it asks for TLS and this machine trusts no authority. The process should go on without.
 pub fn start(endpoint: &str) -> Result<()> {
     let endpoint = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
-    // The SDK's own complaint would show all of it, and there may be a password in it.
+    // Checked here, because the SDK's own error shows the whole URL, which may hold a password.
     Request::post(&endpoint).body(()).context("it is no URL")?;
     let exporter = SpanExporter::builder()
         .with_http()
@@ -73,13 +74,13 @@ pub fn start(endpoint: &str) -> Result<()> {
     Ok(())
 }
 
-/// Who we are: the name of the program, unless `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES` says otherwise.
+/// The name of this service: that of the program, unless `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES` says otherwise.
 fn resource() -> Resource {
     let program = std::env::current_exe().ok().and_then(|path| Some(path.file_stem()?.to_string_lossy().into_owned()));
     let resource = Resource::builder().build();
     let name = resource.get(&"service.name".into()).map(|name| name.to_string()).unwrap_or_default();
     match program {
-        // What the SDK says when nobody has set it.
+        // The SDK's default if it is set nowhere.
         Some(program) if name.is_empty() || name.starts_with("unknown_service") => {
             Resource::builder().with_service_name(program).build()
         }
@@ -94,7 +95,7 @@ pub(crate) fn is_on() -> bool {
 /// A span that has not ended.
 pub(crate) struct OpenSpan(Box<opentelemetry_sdk::trace::Span>);
 
-/// A span of ours, as a part of the client's.
+/// Begins a span as a child of the client's. `None` if it is not to be recorded.
 pub(crate) fn open(method: &'static str, route: &'static str, client: TraceParent) -> Option<OpenSpan> {
     let tracer = &EXPORT.get()?.tracer;
     let span = tracer
@@ -103,7 +104,7 @@ pub(crate) fn open(method: &'static str, route: &'static str, client: TraceParen
         .with_attributes([KeyValue::new("http.request.method", method), KeyValue::new("http.route", route)]);
     let parent = Context::new().with_remote_span_context(context_of(client));
     let span = span.start_with_context(tracer, &parent);
-    // Not if OTEL_TRACES_SAMPLER leaves it out.
+    // OTEL_TRACES_SAMPLER may leave it out.
     span.is_recording().then(|| OpenSpan(Box::new(span)))
 }
 
@@ -126,28 +127,28 @@ impl OpenSpan {
     }
 }
 
-/// A span that has ended, with links.
-pub(crate) fn tell(work: Work<'_>, batch: Batch, links: &[TraceParent]) {
+/// Exports a span that ends now, with links.
+pub(crate) fn export_batch(batch: &BatchSpan<'_>, links: &[TraceParent]) {
     let Some(Export { tracer, .. }) = EXPORT.get() else { return };
-    let (kind, name, who) = match work {
-        Work::Publish { stream } => (
+    let (kind, name, attribute) = match batch.operation {
+        Operation::Publish { stream } => (
             SpanKind::Producer,
             format!("publish {stream}"),
             KeyValue::new("messaging.destination.name", stream.to_owned()),
         ),
-        Work::Fold { consumer } => {
-            let who = KeyValue::new("messaging.consumer.group.name", consumer.to_owned());
-            (SpanKind::Consumer, format!("process {consumer}"), who)
+        Operation::Fold { consumer } => {
+            let attribute = KeyValue::new("messaging.consumer.group.name", consumer.to_owned());
+            (SpanKind::Consumer, format!("process {consumer}"), attribute)
         }
     };
     let now = SystemTime::now();
     let mut span = tracer
         .span_builder(name)
         .with_kind(kind)
-        .with_start_time(now - batch.took)
+        .with_start_time(now - batch.elapsed)
         .with_links(links.iter().map(|link| Link::with_context(context_of(*link))).collect())
         .with_attributes([
-            who,
+            attribute,
             KeyValue::new("messaging.batch.message_count", batch.record_count as i64),
             KeyValue::new("rocket_rides.first_offset", batch.first_offset),
         ])
@@ -155,17 +156,17 @@ pub(crate) fn tell(work: Work<'_>, batch: Batch, links: &[TraceParent]) {
     span.end_with_timestamp(now);
 }
 
-fn context_of(place: TraceParent) -> SpanContext {
+fn context_of(parent: TraceParent) -> SpanContext {
     SpanContext::new(
-        TraceId::from_bytes(place.trace_id),
-        SpanId::from_bytes(place.span_id),
-        TraceFlags::new(place.flags),
+        TraceId::from_bytes(parent.trace_id),
+        SpanId::from_bytes(parent.span_id),
+        TraceFlags::new(parent.flags),
         true,
         TraceState::NONE,
     )
 }
 
-/// Sends what is left, and ends the export. A collector that does not answer is not waited for.
+/// Sends the spans that are left, and ends the export. It waits for the collector no longer than a moment.
 pub fn flush() {
     if let Some(Export { provider, .. }) = EXPORT.get()
         && let Err(error) = provider.shutdown_with_timeout(FLUSH_WAIT)
@@ -174,44 +175,45 @@ pub fn flush() {
     }
 }
 
-/// The way to the collector. The SDK's thread waits in it, on a runtime of its own: so spans are sent while the process's
-/// runtime is busy, and when it has ended. It lasts for one exchange, and so does the connection: there is one every few
-/// seconds.
+/// The HTTP client for the collector. The SDK's thread blocks in it, on a runtime of its own. Spans are therefore sent while
+/// the process's runtime is busy, and after it has ended. Runtime and connection last for one request: there is one every
+/// few seconds.
 #[derive(Debug)]
 struct Collector {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
-    /// Whether it was said already that spans are lost.
+    /// Whether a lost span was logged since the collector last took spans.
     is_away: AtomicBool,
 }
 
 impl Collector {
     fn new(endpoint: &str) -> Result<Self> {
-        let tls = match endpoint.starts_with("https:") {
-            true => tls::client_config()?,
-            // It is not used, and must not fail where no authority is known.
-            false => ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let tls = if endpoint.starts_with("https:") {
+            tls::client_config()?
+        } else {
+            // It is not used, and must not fail on a machine that trusts no authority.
+            ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
                 .with_safe_default_protocol_versions()
                 .context("preparing TLS")?
                 .with_root_certificates(RootCertStore::empty())
-                .with_no_client_auth(),
+                .with_no_client_auth()
         };
         let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
         let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
         Ok(Self { client, is_away: AtomicBool::new(false) })
     }
 
-    async fn ask(&self, request: Request<Bytes>) -> Result<Response<Bytes>> {
-        let answer = self.client.request(request.map(Full::new)).await.context("sending spans")?;
-        let (head, body) = answer.into_parts();
-        let body = Limited::new(body, ANSWER_LEN_MAX).collect().await.map_err(anyhow::Error::from_boxed)?;
+    async fn post(&self, request: Request<Bytes>) -> Result<Response<Bytes>> {
+        let response = self.client.request(request.map(Full::new)).await.context("sending spans")?;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, RESPONSE_LEN_MAX).collect().await.map_err(anyhow::Error::from_boxed)?;
         Ok(Response::from_parts(head, body.to_bytes()))
     }
 
-    /// Says once that spans are lost, and once that they are not any more.
-    fn note(&self, answer: &Result<Response<Bytes>>) {
-        let lost = match answer {
-            Ok(answer) if answer.status().is_success() => None,
-            Ok(answer) => Some(format!("it answers {}", answer.status())),
+    /// Logs once when spans begin to be lost, and once when they are taken again.
+    fn log_change(&self, response: &Result<Response<Bytes>>) {
+        let lost = match response {
+            Ok(response) if response.status().is_success() => None,
+            Ok(response) => Some(format!("it answers {}", response.status())),
             Err(error) => Some(format!("{error:#}")),
         };
         let was_away = self.is_away.swap(lost.is_some(), Ordering::Relaxed);
@@ -226,10 +228,10 @@ impl Collector {
 #[async_trait]
 impl HttpClient for Collector {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let asking = async { tokio::time::timeout(ANSWER_WAIT, self.ask(request)).await };
-        let answer = Builder::new_current_thread().enable_all().build()?.block_on(asking);
-        let answer = answer.unwrap_or_else(|_| Err(anyhow!("no answer within {ANSWER_WAIT:?}")));
-        self.note(&answer);
-        Ok(answer?)
+        let posting = async { tokio::time::timeout(RESPONSE_WAIT, self.post(request)).await };
+        let response = Builder::new_current_thread().enable_all().build()?.block_on(posting);
+        let response = response.unwrap_or_else(|_| Err(anyhow!("no answer within {RESPONSE_WAIT:?}")));
+        self.log_change(&response);
+        Ok(response?)
     }
 }

@@ -1,11 +1,11 @@
-//! Instead of `otlp.rs` in programs that are built without the feature `otlp`: there are no spans. User: spans, telemetry.
+//! Replaces `otlp.rs` in programs that are built without the feature `otlp`: there are no spans. Users: spans, process.
 
 use anyhow::{Result, bail};
 
-use crate::TraceParent;
-use crate::spans::{Batch, Work};
+use crate::batch_span::BatchSpan;
+use crate::trace_parent::TraceParent;
 
-/// There is none.
+/// No value of this type exists.
 pub(crate) enum OpenSpan {}
 
 impl OpenSpan {
@@ -34,7 +34,7 @@ pub(crate) fn open(_method: &'static str, _route: &'static str, _client: TracePa
     None
 }
 
-pub(crate) fn tell(_work: Work<'_>, _batch: Batch, _links: &[TraceParent]) {}
+pub(crate) fn export_batch(_span: &BatchSpan<'_>, _links: &[TraceParent]) {}
 
-/// There is nothing to send.
+/// Does nothing: there are no spans to send.
 pub fn flush() {}

@@ -1,41 +1,42 @@
-//! What this process did for a request or for a batch, as spans of the traces that these belong to. Users: api, streamer,
-//! consumer, and telemetry, which starts and ends it.
+//! The spans that a process adds to other programs' traces: one for a request, one for a batch. Users: api, streamer,
+//! consumer.
 //!
 //! Spans are exported by OTLP, if the program was built with the feature `otlp` and `OTEL_EXPORTER_OTLP_ENDPOINT` is set.
-//! Otherwise nothing is made and nothing is paid. They are made for traces that somebody else has begun and records, and
-//! for no others: a request without `traceparent` costs nothing here.
+//! Otherwise nothing is created and nothing is paid. A span belongs to a trace that a client has begun and records: a
+//! request without `traceparent` costs nothing here.
 //!
-//! It is OpenTelemetry's own API and not a layer of `tracing`: that would make a span of every span of every library, and
-//! leave out those that `RUST_LOG` leaves out.
+//! This uses OpenTelemetry's own API, not a layer of `tracing`. Such a layer would export every span of every library, and
+//! would leave out the spans that `RUST_LOG` leaves out.
 
-use std::time::Duration;
-
-use crate::TraceParent;
 use crate::otlp;
+use crate::trace_parent::TraceParent;
 
-/// The most links that a batch's span has. The others are in the log, at level debug.
+pub use crate::batch_span::{BatchSpan, Operation};
+
+/// The most links that a batch's span has. The other traces are in the log, at level debug.
 const LINK_COUNT_MAX: usize = 32;
 
-/// A request that came with a trace, while it is answered. Dropped before its [`end`](Self::end) it ends without a status.
+/// A request that came with a trace, while it is handled. If it is dropped before its [`end`](Self::end), the span ends
+/// without a status.
 pub struct RequestSpan {
     open: Option<otlp::OpenSpan>,
     traceparent: TraceParent,
 }
 
 impl RequestSpan {
-    /// Begins it, as a part of what the client did.
+    /// Begins the span, as a child of the client's span.
     pub fn begin(method: &'static str, route: &'static str, client: TraceParent) -> Self {
         let open = if client.is_sampled() { otlp::open(method, route, client) } else { None };
         let traceparent = open.as_ref().map_or(client, otlp::OpenSpan::traceparent);
         Self { open, traceparent }
     }
 
-    /// What becomes of the request is a part of this: of the span, or, where spans are not exported, of the client's.
+    /// The parent of everything that the request causes: this span or, if spans are not exported, the client's.
     pub fn traceparent(&self) -> TraceParent {
         self.traceparent
     }
 
-    /// Ends it, with the status of the answer.
+    /// Ends the span, with the status of the response.
     pub fn end(self, status: u16) {
         if let Some(open) = self.open {
             open.end(status);
@@ -43,41 +44,15 @@ impl RequestSpan {
     }
 }
 
-/// What was done with a batch of records.
-#[derive(Debug, Clone, Copy)]
-pub enum Work<'a> {
-    /// They were appended to the stream.
-    Publish {
-        /// The stream's key.
-        stream: &'a str,
-    },
-    /// They were folded, and the state is committed.
-    Fold {
-        /// Who did.
-        consumer: &'a str,
-    },
-}
-
-/// Records that were done together.
-#[derive(Debug, Clone, Copy)]
-pub struct Batch {
-    /// The first one's offset.
-    pub first_offset: i64,
-    /// How many.
-    pub record_count: usize,
-    /// How long it took, until now.
-    pub took: Duration,
-}
-
-/// Tells of a batch that is done: a span of its own, with links to the spans in which its records were written. It is no
-/// part of any of these traces, because it belongs to all of them. Nothing if none of them is recorded by anybody.
-pub fn tell<'a>(work: Work<'_>, batch: Batch, traceparents: impl Iterator<Item = &'a str>) {
+/// Exports a span for a finished batch, with links to the spans in which its records were written. The span is a trace of
+/// its own, because the batch belongs to all of these traces. Nothing is exported if none of them is recorded.
+pub fn export_batch<'a>(span: &BatchSpan<'_>, traceparents: impl Iterator<Item = &'a str>) {
     if !otlp::is_on() {
         return;
     }
     let sampled = traceparents.filter_map(TraceParent::parse).filter(TraceParent::is_sampled);
     let links: Vec<TraceParent> = sampled.take(LINK_COUNT_MAX).collect();
     if !links.is_empty() {
-        otlp::tell(work, batch, &links);
+        otlp::export_batch(span, &links);
     }
 }

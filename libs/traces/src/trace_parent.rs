@@ -1,22 +1,25 @@
-//! Which trace something belongs to, as W3C's Trace Context says it. Users: api, booking, streamer, consumer.
+//! The trace that a request or a record belongs to, in the format of W3C's Trace Context. Users: api, booking, and spans in
+//! this crate.
 //!
 //! ```text
 //! traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01
-//!              version-trace id-span id of the caller-flags
+//!              <version>-<trace id>-<span id of the caller>-<flags>
 //! ```
 //!
 //! The same text is a header of a request, the column `traceparent` of a staged record, and a field of a stream entry.
 //!
 //! Source: <https://www.w3.org/TR/trace-context/>
 
-/// The flag that says: somebody records this trace.
+/// The flag that says that the caller records this trace.
 const SAMPLED: u8 = 1;
 
-/// Where the three dashes are, and how long version 00 is.
+/// The positions of the three dashes.
 const DASHES: [usize; 3] = [2, 35, 52];
+
+/// The length of version 00.
 const LEN: usize = 55;
 
-/// A place in a trace.
+/// A span of a trace, as the parent of further spans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceParent {
     pub(crate) trace_id: [u8; 16],
@@ -25,8 +28,8 @@ pub struct TraceParent {
 }
 
 impl TraceParent {
-    /// Reads the header. `None` if it is malformed: then there is no trace, as W3C wants it. Of a version later than 00 only
-    /// what 00 has is taken.
+    /// Reads the header. `None` if it is malformed: W3C asks to treat it as absent. A version later than 00 is read as far as
+    /// version 00 goes.
     ///
     /// ```
     /// use traces::TraceParent;
@@ -50,13 +53,13 @@ impl TraceParent {
         (trace_id != [0; 16] && span_id != [0; 8]).then_some(Self { trace_id, span_id, flags })
     }
 
-    /// Whether whoever called records this trace.
+    /// Whether the caller records this trace.
     pub fn is_sampled(&self) -> bool {
         self.flags & SAMPLED != 0
     }
 }
 
-/// Always as version 00.
+/// Writes version 00, whatever version was read.
 impl std::fmt::Display for TraceParent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (trace_id, span_id) = (u128::from_be_bytes(self.trace_id), u64::from_be_bytes(self.span_id));
@@ -64,7 +67,7 @@ impl std::fmt::Display for TraceParent {
     }
 }
 
-/// Exactly `N` bytes, in lower case.
+/// Exactly `N` bytes in hexadecimal. Upper case is refused, as W3C asks.
 fn from_hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),
@@ -85,7 +88,7 @@ mod tests {
     const TEXT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     #[test]
-    fn what_is_well_formed_is_read_and_written_as_it_was() {
+    fn a_well_formed_header_is_read_and_written_as_it_was() {
         for text in [TEXT, &TEXT.replace("-01", "-00"), &TEXT.replace("-01", "-ff")] {
             assert_eq!(TraceParent::parse(text).unwrap().to_string(), text);
         }
@@ -94,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_later_version_what_is_known_is_taken() {
+    fn a_later_version_is_read_as_far_as_version_00_goes() {
         for later in ["cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-09", &TEXT.replacen("00", "01", 1)] {
             assert_eq!(TraceParent::parse(later).unwrap().to_string(), TEXT);
             assert_eq!(TraceParent::parse(&format!("{later}-what the future brings")).unwrap().to_string(), TEXT);
@@ -103,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_nothing() {
+    fn a_malformed_header_is_treated_as_absent() {
         let zeros = [
             "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
             &TEXT.replace("00f067aa0ba902b7", &"0".repeat(16)),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use stream::StreamArgs;
 use stream::end::StreamEnd;
-use stream::resp::{Commands, Piece, Pieces};
+use stream::resp::{Commands, Element, Elements};
 use stream::wire::Wire;
 
 use crate::sample::{Server, StreamState};
@@ -53,25 +53,25 @@ async fn read_counts(wire: &mut Wire, key: &str) -> Result<(i64, i64)> {
 
 fn decode_counts(reply: &[u8]) -> Result<(i64, i64)> {
     // [name, value, …], among them length and entries-added.
-    let mut pieces = Pieces::of(reply);
-    let len = match pieces.next() {
-        Some(Piece::Array(len)) => len,
-        Some(Piece::Error(line)) if line.ends_with(b"no such key") => return Ok((0, 0)),
-        Some(Piece::Error(line)) => bail!("redis refuses: {}", String::from_utf8_lossy(line)),
+    let mut elements = Elements::of(reply);
+    let len = match elements.next() {
+        Some(Element::Array(len)) => len,
+        Some(Element::Error(line)) if line.ends_with(b"no such key") => return Ok((0, 0)),
+        Some(Element::Error(line)) => bail!("redis refuses: {}", String::from_utf8_lossy(line)),
         other => bail!("redis answered {other:?}"),
     };
     let (mut entry_count, mut added_count) = (None, None);
     for _ in 0..len / 2 {
-        let slot = match pieces.next() {
-            Some(Piece::Bulk(b"length")) => &mut entry_count,
-            Some(Piece::Bulk(b"entries-added")) => &mut added_count,
+        let slot = match elements.next() {
+            Some(Element::Bulk(b"length")) => &mut entry_count,
+            Some(Element::Bulk(b"entries-added")) => &mut added_count,
             _ => {
-                pieces.skip_value();
+                elements.skip_value();
                 continue;
             }
         };
-        match pieces.next() {
-            Some(Piece::Integer(number)) => *slot = Some(number),
+        match elements.next() {
+            Some(Element::Integer(number)) => *slot = Some(number),
             other => bail!("redis answered {other:?}"),
         }
     }

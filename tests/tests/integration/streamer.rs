@@ -2,7 +2,7 @@
 
 use pglog::Record;
 use stream::codec::{EntryId, EntryWriter, Fields};
-use stream::resp::{Commands, Piece, Pieces};
+use stream::resp::{Commands, Element, Elements};
 use streamer::{Fault, Refused, Step};
 use tests::{PrivateRedis, Process, World, wait_until};
 
@@ -91,7 +91,7 @@ async fn a_leader_that_slept_while_another_published_adds_nothing_twice() {
     let mut wire = world.wire().await;
     wire.send(&commands).await.unwrap();
     let replies = wire.read(commands.count()).await.unwrap();
-    assert!(Pieces::of(&replies).all(|piece| matches!(piece, Piece::Bulk(_))), "all are added");
+    assert!(Elements::of(&replies).all(|reply| matches!(reply, Element::Bulk(_))), "all are added");
     world.write_rides(1).await;
     let (added_count, refused_count) = world.drain_streamer(&mut asleep).await;
     assert_eq!((added_count, refused_count), (1, 3), "what the other sent is refused, what is new is added");

@@ -63,5 +63,5 @@ async fn examine(redis: &mut MultiplexedConnection, postgres: Option<&Client>, c
 async fn is_strange(end: &StreamEnd, postgres: &Client, config: &Config) -> Result<bool> {
     let Some(offset) = end.entry_offset() else { return Ok(false) };
     let token = pglog::token_at(postgres, config.stream.partition, offset).await?;
-    Ok(token.is_some_and(|token| end.is_strange(token)))
+    Ok(token.is_some_and(|token| end.is_foreign(token)))
 }

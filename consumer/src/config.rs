@@ -1,0 +1,65 @@
+//! The consumer's flags and environment variables.
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use common::fault::{FaultArgs, Planned};
+use connect::PostgresArgs;
+use process::ProcessArgs;
+use stream::StreamArgs;
+
+use crate::bootstrap::BASELINE;
+use crate::fault::Fault;
+
+/// Folds the log into the total distance of all rides.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "consumer", version)]
+// clap names a group of arguments after its struct. Receipts flattens this struct into its own `Config`, so this one must
+// make no group.
+#[group(skip)]
+pub struct Config {
+    /// Name of this consumer. Its state and its checkpoint are kept under it; run one process per name.
+    #[arg(value_parser = parse_name)]
+    pub name: String,
+
+    /// Where Postgres is.
+    #[command(flatten)]
+    pub postgres: PostgresArgs,
+
+    /// Where the stream is.
+    #[command(flatten)]
+    pub stream: StreamArgs,
+
+    /// Injected crashes.
+    #[command(flatten)]
+    pub fault: FaultArgs,
+
+    /// For chaos and tests: FAULT:N injects this fault into every batch from the Nth on.
+    #[arg(long, hide = true)]
+    pub inject: Option<Planned<Fault>>,
+
+    /// Exit with status 0 once nothing is left to read.
+    #[arg(long)]
+    pub drain: bool,
+
+    /// Register with state, dead letters and checkpoint of another consumer, or of the reaper's "baseline"; then exit.
+    #[arg(long, value_name = "OTHER", conflicts_with_all = ["drain", "unregister"])]
+    pub copy_from: Option<String>,
+
+    /// Remove this consumer, its state and its dead letters, so that it holds back the reaper no longer; then exit.
+    #[arg(long, conflicts_with = "drain")]
+    pub unregister: bool,
+
+    /// The arguments of every process.
+    #[command(flatten)]
+    pub process: ProcessArgs,
+}
+
+fn parse_name(text: &str) -> Result<String> {
+    if !(1..=100).contains(&text.chars().count()) {
+        bail!("give a name of 1 to 100 characters, for example consumer0");
+    }
+    if text == BASELINE {
+        bail!("the reaper keeps its own state under this name: choose another, for example consumer0");
+    }
+    Ok(text.to_owned())
+}

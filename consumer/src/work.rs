@@ -1,0 +1,109 @@
+//! The consumer as the skeleton of processes repeats it: when to pause, what to log, and which errors are final.
+
+use std::time::Duration;
+
+use anyhow::{Error, Result};
+use monitor::{Pulse, counter};
+use process::{Failure, Turn, Work};
+use tracing::{info, warn};
+
+use crate::consumer::Consumer;
+use crate::fault::Fault;
+use crate::fold::Fold;
+use crate::metrics::{self, LastCommit};
+use crate::outcome::{Interruption, Progress};
+
+/// How long a read waits in Redis for the next entry. Then the consumer looks whether Postgres has more than the stream.
+const BLOCK: Duration = Duration::from_secs(1);
+
+/// The pause when the stream holds only entries that are not of this log: the streamer is about to set it aside.
+const BLOCKED_WAIT: Duration = Duration::from_millis(200);
+
+/// Folds page after page.
+pub(crate) struct Folding<F: Fold> {
+    pub consumer: Consumer<F>,
+    /// Beats while the stream can be read.
+    pub stream: Pulse,
+    /// `None`: no metrics are served.
+    pub last: Option<LastCommit>,
+    pub name: String,
+    pub is_draining: bool,
+}
+
+impl<F: Fold> Work for Folding<F> {
+    type Fault = Fault;
+
+    async fn run_once(&mut self, fault: Fault) -> Result<Turn, Failure> {
+        let block = (!self.is_draining).then_some(BLOCK);
+        let progress = match self.consumer.run_once(fault, block).await {
+            Ok(progress) => progress,
+            Err(error) if matches!(error.downcast_ref(), Some(Interruption::Crash)) => {
+                return Ok(self.survive_crash(&error));
+            }
+            Err(error) => return Err(classify_error(error, &self.name)),
+        };
+        if self.consumer.reads_stream() {
+            self.stream.beat();
+        }
+        metrics::count(&self.name, &progress);
+        if let (Some(last), Some((last_offset, _))) = (&self.last, self.consumer.state()) {
+            metrics::set_checkpoint(last, last_offset);
+        }
+        if progress.record_count() > 0 {
+            log(&self.name, &progress, &self.consumer);
+            Ok(Turn::done())
+        } else if progress.blocked {
+            Ok(Turn::idle().pausing(BLOCKED_WAIT))
+        } else if progress == Progress::default() {
+            Ok(Turn::idle())
+        } else {
+            Ok(Turn::waiting())
+        }
+    }
+
+    fn log_retry(&self, error: &str, wait: Duration) {
+        warn!(consumer = self.name, error, wait_ms = wait.as_millis() as u64, "step failed, trying again");
+    }
+}
+
+impl<F: Fold> Folding<F> {
+    /// The simulated crash is over. The next unit starts from the last commit.
+    fn survive_crash(&self, crash: &Error) -> Turn {
+        warn!(consumer = self.name, "{crash}");
+        counter!("rocket_rides_crashes_survived_total", "consumer" => self.name.clone()).increment(1);
+        Turn::done()
+    }
+}
+
+fn log<F: Fold>(name: &str, progress: &Progress, consumer: &Consumer<F>) {
+    let Some((last_offset, fold)) = consumer.state() else { return };
+    info!(
+        consumer = name,
+        last_offset,
+        applied_count = progress.applied_count,
+        duplicate_count = progress.duplicate_count,
+        healed_count = progress.healed_count,
+        dead_letter_count = progress.dead_letter_count,
+        "batch committed {}",
+        fold.summary()
+    );
+}
+
+/// Waiting does not help against some errors. Those end the consumer, with advice.
+fn classify_error(error: Error, name: &str) -> Failure {
+    if matches!(error.downcast_ref(), Some(Interruption::Unregistered)) {
+        return Failure::Final(error);
+    }
+    let advice = match error.downcast_ref() {
+        Some(pglog::Error::Reaped { .. }) => format!(
+            "consumer {name} needs records that are gone: run `consumer {name} --unregister`, then \
+             `consumer {name} --copy-from OTHER` with a consumer of the same fold that is further on, or with baseline"
+        ),
+        Some(pglog::Error::RowsMissing { .. }) => {
+            "staged_log_records were deleted by hand: restore them from a backup".to_owned()
+        }
+        Some(error) if error.is_final() => "the log cannot be read".to_owned(),
+        _ => return Failure::Passing(error),
+    };
+    Failure::Final(error.context(advice))
+}

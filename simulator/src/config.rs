@@ -1,0 +1,67 @@
+//! The simulator's flags and environment variables.
+
+use std::time::Duration;
+
+use clap::Parser;
+use process::ProcessArgs;
+
+/// Posts rides to the api, and prints a summary of its responses.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "simulator", version)]
+pub struct Config {
+    /// The port of the api on this machine.
+    #[arg(long, env = "API_PORT", default_value_t = 5005)]
+    pub api_port: u16,
+
+    /// Rides per second, or `max` for as many as the api takes. Without it: calm traffic, about one ride per second
+    #[arg(long, value_parser = parse_rate)]
+    pub rate: Option<Rate>,
+
+    /// The most requests in flight at once.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub concurrency: u16,
+
+    /// The share of rides that are booked, 0 to 1. Half of these requests fail midway, some are sent five times at once
+    #[arg(long, default_value_t = 0.0, value_parser = parse_share)]
+    pub booked: f64,
+
+    /// Stop after this many rides.
+    #[arg(long)]
+    pub count: Option<u64>,
+
+    /// Stop after this time, for example 30s or 2m.
+    #[arg(long, value_parser = humantime::parse_duration)]
+    pub duration: Option<Duration>,
+
+    /// Seed of the distances: the same seed posts the same rides. Without it the process draws one and logs it.
+    #[arg(long)]
+    pub seed: Option<u64>,
+
+    /// The arguments of every process.
+    #[command(flatten)]
+    pub process: ProcessArgs,
+}
+
+/// How fast rides are posted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Rate {
+    /// This many rides per second, however long the responses take, as far as the concurrency allows.
+    PerSecond(f64),
+    /// The next ride as soon as a response arrives.
+    Max,
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("give a number between 0 and 1, for example 0.5".to_owned()),
+    }
+}
+
+fn parse_rate(text: &str) -> Result<Rate, String> {
+    match (text, text.parse::<f64>()) {
+        ("max", _) => Ok(Rate::Max),
+        (_, Ok(rate)) if (0.001..=1_000_000.0).contains(&rate) => Ok(Rate::PerSecond(rate)),
+        _ => Err("give rides per second, for example 50, or max".to_owned()),
+    }
+}

@@ -1,0 +1,111 @@
+//! The streamer as the skeleton of processes repeats it: when to pause, what to log, and which errors are final.
+
+use std::time::Duration;
+
+use anyhow::{Error, Result};
+use process::{Failure, Turn, Work};
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::fault::Fault;
+use crate::leader::Step;
+use crate::metrics::{self, LastPublished};
+use crate::publish::Published;
+use crate::refusal::Refused;
+use crate::streamer::Streamer;
+
+/// How long an idle leader waits for a hint before it looks at the table by itself. It bounds the delay of records whose
+/// clients send no hint. A look costs two index probes.
+const IDLE_WAIT: Duration = Duration::from_millis(100);
+
+/// How often a streamer that stands by asks for the leadership: the length of the pause when a leader dies.
+const STANDBY_WAIT: Duration = Duration::from_millis(500);
+
+/// Leads the partition, or stands by.
+pub(crate) struct Publishing {
+    streamer: Streamer,
+    last: LastPublished,
+    partition: i32,
+    is_draining: bool,
+    stands_by: bool,
+}
+
+impl Publishing {
+    pub fn new(config: &Config, last: LastPublished) -> Self {
+        Self {
+            streamer: Streamer::new(config),
+            last,
+            partition: config.stream.partition,
+            is_draining: config.drain,
+            stands_by: false,
+        }
+    }
+}
+
+impl Work for Publishing {
+    type Fault = Fault;
+
+    async fn run_once(&mut self, fault: Fault) -> Result<Turn, Failure> {
+        let step = self.streamer.run_once(fault).await.map_err(classify_error)?;
+        metrics::set_leader(!matches!(step, Step::StandingBy), &self.last);
+        match step {
+            Step::Published(published) => {
+                log(&published, fault);
+                metrics::count(&published, fault != Fault::None, &self.last);
+                self.stands_by = false;
+                // A client that stages a record while this process publishes sends a hint, which ends the pause.
+                let goes_on = self.is_draining || self.streamer.is_behind_head();
+                Ok(Turn::done().pausing(if goes_on { Duration::ZERO } else { IDLE_WAIT }))
+            }
+            Step::Idle => {
+                self.stands_by = false;
+                Ok(Turn::idle().pausing(IDLE_WAIT))
+            }
+            Step::StandingBy => {
+                if !self.stands_by {
+                    info!(partition = self.partition, "standing by: another streamer leads");
+                }
+                self.stands_by = true;
+                let is_finished = self.is_draining && self.streamer.is_nothing_left().await;
+                Ok(if is_finished { Turn::idle() } else { Turn::waiting().pausing(STANDBY_WAIT) })
+            }
+        }
+    }
+
+    /// A hint ends the leader's pause. A streamer that stands by asks for the leadership at its own pace.
+    async fn woken(&self) {
+        if self.stands_by { std::future::pending().await } else { self.streamer.hinted().await }
+    }
+
+    fn log_retry(&self, error: &str, wait: Duration) {
+        warn!(error, wait_ms = wait.as_millis() as u64, "publishing failed, trying again");
+    }
+}
+
+fn log(published: &Published, fault: Fault) {
+    let first_offset = published.first_offset;
+    info!(
+        first_offset,
+        last_offset = published.last_offset(),
+        record_count = published.record_count,
+        added_count = published.added_count,
+        refused_count = published.refused_count,
+        elapsed_ms = published.elapsed.as_millis() as u64,
+        "batch published"
+    );
+    match fault {
+        Fault::SendTwice => info!(first_offset, "double-send injected: every record was added twice"),
+        Fault::ResendBatch => info!(first_offset, "double-send injected: the whole batch was sent again"),
+        // This step did not reach the place where the process is to die: it cut no batch, for example.
+        Fault::None | Fault::DieAfterAssign | Fault::DieMidPipeline | Fault::DieAfterPublish => {}
+    }
+}
+
+/// Waiting does not help against a refusal or a damaged table.
+fn classify_error(error: Error) -> Failure {
+    if error.is::<Refused>() || error.downcast_ref().is_some_and(pglog::Error::is_final) {
+        Failure::Final(error)
+    } else {
+        Failure::Passing(error)
+    }
+}
