@@ -1,38 +1,32 @@
-//! How much, and how long, the api puts up with. Whatever a client or Postgres does, each wait here ends.
+//! The limits of a server. Every wait for a client ends.
 
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Files that are no client's connection: Postgres, the listening socket, the log, the runtime's own.
+/// Open files that are not a client's connection: Postgres, the listening socket, the log, the runtime's own.
 const OTHER_FILE_COUNT_MAX: u64 = 64;
 
-/// The bounds of one server. The defaults serve; tests take shorter ones.
+/// The limits of one server.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Open connections. Further clients wait in the kernel's queue until one is closed. 4096 connections with full
-    /// buffers take some 200 MB.
+    /// Open connections. Further clients wait in the kernel's queue until a connection is closed. 4096 connections with
+    /// full buffers take some 200 MB.
     pub connection_count_max: usize,
-    /// How long a client may take for a request's header, from its first byte on; on a new connection, from the start.
+    /// How long a client may take to send a request's header, from its first byte on; on a new connection, from the
+    /// start.
     pub header_wait: Duration,
-    /// How long a connection may be idle between two requests. Longer than the 60 s after which common proxies and
-    /// balancers close theirs: the side that closes first must not be the one that is being sent a request.
+    /// How long a connection may be idle between two requests. Common proxies and balancers close an idle connection
+    /// after 60 s. This is longer: a server that closed first could do so while a proxy sends it the next request.
     pub idle_wait: Duration,
-    /// How long a client may take for a whole body. Answered with 408.
+    /// How long a client may take to send a whole body, where the handler reads it with [`read_body`](crate::read_body).
     pub body_wait: Duration,
-    /// How long a request may take in all, from its header to its answer. Answered with 503.
+    /// How long a request may take in all, from its header to the header of its response. A server-sent event stream may
+    /// last longer.
     pub request_wait: Duration,
-    /// How long a client may take to read an answer that does not fit into the socket's buffer.
+    /// How long a client may take to read a response that does not fit into the socket's buffer. Each part of a stream
+    /// has this time for itself.
     pub response_wait: Duration,
-    /// How long Postgres may take for a group of rides, or for what is read for one request. Longer than its own
-    /// `lock_timeout` (10 s): what Postgres gives up is known not to be written, what the api gives up is not. Shorter
-    /// than `request_wait`, so that those who wait behind a stuck statement still get their turn.
-    pub answer_wait: Duration,
-    /// Rides a statement writes at most. Those that wait longest come first.
-    pub group_len_max: usize,
-    /// Rides that may wait for the writing task; more are refused with 503. Together with the group in hand it stays below
-    /// `connection_count_max`: if writing is stuck, connections are left for those who read.
-    pub queue_len_max: usize,
 }
 
 impl Default for Limits {
@@ -44,25 +38,20 @@ impl Default for Limits {
             body_wait: Duration::from_secs(10),
             request_wait: Duration::from_secs(15),
             response_wait: Duration::from_secs(30),
-            answer_wait: Duration::from_secs(12),
-            group_len_max: 1000,
-            queue_len_max: 2000,
         }
     }
 }
 
 impl Limits {
-    /// The same, with no more connections than this process may have open files. Raises the soft limit if it may:
-    /// shells commonly set it to 1024, far below the hard one.
+    /// The same limits with at most as many connections as this process may open files. Raises the soft limit as far as
+    /// the hard limit allows: shells commonly set the soft limit to 1024, far below the hard limit.
     #[must_use]
     pub fn within_open_files(mut self) -> Self {
         let wanted = self.connection_count_max as u64 + OTHER_FILE_COUNT_MAX;
         let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return self };
         let raised = wanted.min(hard);
-        let allowed = match soft < raised && setrlimit(Resource::RLIMIT_NOFILE, raised, hard).is_ok() {
-            true => raised,
-            false => soft,
-        };
+        let is_raised = soft < raised && setrlimit(Resource::RLIMIT_NOFILE, raised, hard).is_ok();
+        let allowed = if is_raised { raised } else { soft };
         let left = allowed.saturating_sub(OTHER_FILE_COUNT_MAX).max(1);
         self.connection_count_max = self.connection_count_max.min(usize::try_from(left).unwrap_or(usize::MAX));
         self
