@@ -22,7 +22,7 @@ pub(crate) const KEY_LEN_MIN: usize = 20;
 /// The longest key, in characters.
 pub(crate) const KEY_LEN_MAX: usize = 255;
 
-/// Whether these headers ask for a booked ride, whatever the body asks for.
+/// Whether these headers alone make a request one for a booked ride.
 pub(crate) fn is_asked_for(headers: &HeaderMap) -> bool {
     headers.contains_key(header::AUTHORIZATION) || headers.contains_key(KEY)
 }

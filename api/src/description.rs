@@ -51,54 +51,13 @@ fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::time::Duration;
 
-    use axum::body::Body;
-    use axum::http::header::ALLOW;
-    use axum::http::{Method, Request, StatusCode};
-    use monitor::Health;
     use serde_json::Value;
-    use tower::ServiceExt;
 
     use super::*;
-    use crate::app::App;
-    use crate::database::Database;
-    use crate::limits::Limits;
-    use crate::routes;
-    use crate::writer::Writer;
 
     fn description() -> Value {
         serde_json::to_value(Description::openapi()).unwrap()
-    }
-
-    /// The methods of a path, as the router or the description names them.
-    fn methods<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
-        // A router supports HEAD on every route with GET, and OPTIONS on no route.
-        names.map(|name| name.trim().to_uppercase()).filter(|name| name != "HEAD").collect()
-    }
-
-    fn app() -> App {
-        let database = Database::new(&"postgres://localhost/nowhere".parse().unwrap(), Duration::from_secs(1)).unwrap();
-        let pulse = Health::default().pulse("writes", Duration::ZERO);
-        let (writer, _) = Writer::start(database.clone(), &Limits::default(), pulse);
-        App { database, writer, desk: None, body_wait: Duration::ZERO }
-    }
-
-    #[tokio::test]
-    async fn every_route_is_described_and_nothing_else() {
-        let description = description();
-        let described = description["paths"].as_object().unwrap();
-        let routes: BTreeSet<&str> = routes::described().into_iter().map(|(path, _)| path).collect();
-        assert_eq!(described.keys().map(String::as_str).collect::<BTreeSet<_>>(), routes);
-        let router = routes::router(app());
-        for (path, operations) in described {
-            let request = Request::builder().method(Method::TRACE).uri(path.replace("{id}", "1")).body(Body::empty());
-            let answer = router.clone().oneshot(request.unwrap()).await.unwrap();
-            assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
-            let allowed = answer.headers()[ALLOW].to_str().unwrap().split(',');
-            let operations = operations.as_object().unwrap().keys().map(String::as_str);
-            assert_eq!(methods(allowed), methods(operations), "{path}");
-        }
     }
 
     #[test]

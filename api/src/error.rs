@@ -88,7 +88,7 @@ pub enum Error {
     Parameter {
         /// Its name.
         name: &'static str,
-        /// What it must be.
+        /// The values that it may have.
         wanted: &'static str,
     },
     /// The body does not match its content type.

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::paths::HEALTHZ;
 use crate::responses::ReadErrors;
 
-/// What `GET /healthz` answers.
+/// The response of `GET /healthz`.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Ready {
     /// `ok`.

@@ -13,7 +13,7 @@ use utoipa::{IntoParams, PartialSchema, ToSchema};
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 pub(crate) struct BookingHeaders {
-    /// A booked ride's key: whatever nobody else uses. In quotes it is the same key.
+    /// A booked ride's key: a value that no other ride uses. In quotes it is the same key.
     #[param(rename = "Idempotency-Key", min_length = 20, max_length = 255, pattern = "^[!#-~][!-~]*$")]
     idempotency_key: Option<String>,
 }

@@ -33,7 +33,7 @@ const PAGE_LEN_MAX: i64 = 1000;
 /// The space for the body of a response to `POST /rides`, in bytes. The body fits in, so it is never copied.
 const CREATED_LEN: usize = 256;
 
-/// What `POST /rides` answers with 201.
+/// The response 201 of `POST /rides`.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Created {
     /// For people.

@@ -78,3 +78,66 @@ impl Handler for Site {
         Error::Unavailable.into_response()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use axum::http::StatusCode;
+    use axum::http::header::ALLOW;
+    use monitor::Health;
+    use tower::ServiceExt;
+    use utoipa::OpenApi;
+
+    use super::*;
+    use crate::database::Database;
+    use crate::description::Description;
+    use crate::limits::Limits;
+    use crate::writer::Writer;
+
+    /// The methods of a path, as the router or the description names them.
+    fn methods<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+        // A router supports HEAD on every route with GET, and OPTIONS on no route.
+        names.map(|name| name.trim().to_uppercase()).filter(|name| name != "HEAD").collect()
+    }
+
+    fn app() -> App {
+        let database = Database::new(&"postgres://localhost/nowhere".parse().unwrap(), Duration::from_secs(1)).unwrap();
+        let pulse = Health::default().pulse("writes", Duration::ZERO);
+        let (writer, _) = Writer::start(database.clone(), &Limits::default(), pulse);
+        App { database, writer, desk: None, body_wait: Duration::ZERO }
+    }
+
+    #[tokio::test]
+    async fn every_route_is_described_and_nothing_else() {
+        let description = serde_json::to_value(Description::openapi()).unwrap();
+        let described = description["paths"].as_object().unwrap();
+        let routes: BTreeSet<&str> = super::described().into_iter().map(|(path, _)| path).collect();
+        assert_eq!(described.keys().map(String::as_str).collect::<BTreeSet<_>>(), routes);
+        let router = super::router(app());
+        for (path, operations) in described {
+            let request = Request::builder().method(Method::TRACE).uri(path.replace("{id}", "1")).body(Body::empty());
+            let answer = router.clone().oneshot(request.unwrap()).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
+            let allowed = answer.headers()[ALLOW].to_str().unwrap().split(',');
+            let operations = operations.as_object().unwrap().keys().map(String::as_str);
+            assert_eq!(methods(allowed), methods(operations), "{path}");
+        }
+    }
+
+    #[test]
+    fn metrics_name_the_route_of_each_path() {
+        for (path, route) in [
+            ("/rides", "/rides"),
+            ("/rides/7", "/rides/{id}"),
+            ("/totals", "/totals"),
+            ("/docs/swagger-ui.css", "/docs"),
+            ("/openapi.json", "/openapi.json"),
+            ("/ride", "other"),
+            ("/", "other"),
+        ] {
+            assert_eq!(route_of(path), route, "{path}");
+        }
+    }
+}

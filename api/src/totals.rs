@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::paths::TOTALS;
 use crate::responses::ReadErrors;
 
-/// What `GET /totals` answers.
+/// The response of `GET /totals`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Totals {
     /// `SELECT count(*), sum(distance_mm) FROM rides`.
@@ -58,7 +58,7 @@ pub struct ConsumerTotal {
     pub rejected_count: i64,
     /// Injected crashes survived.
     pub crash_count: i64,
-    /// Records that can never apply, and that nobody has dropped.
+    /// Records that can never apply and that no operator has dropped.
     pub dead_letter_count: i64,
 }
 

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 /// How long a browser may keep the response to a preflight request, in seconds. Chromium keeps it for two hours at most.
 const MAX_AGE_S: u16 = 3600;
 
-/// What pages of other origins may do.
+/// The pages of other origins that may use a server, and the requests that they may send.
 #[derive(Debug, Clone)]
 pub struct Cors {
     /// The origins of these pages.

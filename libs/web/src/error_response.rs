@@ -13,7 +13,7 @@ const RETRY_AFTER_S: u16 = 1;
 /// The body of every error response: `{"error":"There is no ride with this id.","code":"ride_unknown"}`.
 #[derive(Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[cfg_attr(feature = "openapi", schema(description = "What went wrong."))]
+#[cfg_attr(feature = "openapi", schema(description = "An error."))]
 pub struct ErrorBody {
     /// For people: what to change.
     error: String,

@@ -212,3 +212,92 @@ fn concerns_one_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::net::SocketAddr;
+
+    use axum::Router;
+    use axum::body::{Body, Bytes};
+    use axum::routing::get;
+    use futures_util::stream;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::mpsc;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    /// More than the sockets' buffers hold.
+    const PART_LEN: usize = 16 * 1024 * 1024;
+
+    async fn start(server: Server, router: Router) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(server.serve(listener, router, CancellationToken::new()));
+        address
+    }
+
+    async fn get_path(address: SocketAddr, path: &str) -> TcpStream {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        socket
+    }
+
+    async fn read_text(mut socket: TcpStream) -> String {
+        let mut text = String::new();
+        socket.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    #[tokio::test]
+    async fn a_late_response_is_an_error_body_with_retry_after() {
+        let limits = Limits { request_wait: Duration::from_millis(50), ..Limits::default() };
+        let address = start(Server::new(limits), Router::new().route("/", get(pending::<()>))).await;
+        let response = read_text(get_path(address, "/").await).await;
+        assert!(response.starts_with("HTTP/1.1 503 ") && response.contains("retry-after: 1\r\n"), "{response}");
+        assert!(response.ends_with(r#""code":"unavailable"}"#), "{response}");
+    }
+
+    #[tokio::test]
+    async fn request_ids_are_on_responses_only_if_the_server_is_told_so() {
+        let router = Router::new().route("/", get(async || "x"));
+        for (server, has_id) in
+            [(Server::new(Limits::default()), false), (Server::new(Limits::default()).with_request_ids(), true)]
+        {
+            let response = read_text(get_path(start(server, router.clone()).await, "/").await).await;
+            assert_eq!(response.contains("x-request-id: "), has_id, "{response}");
+        }
+    }
+
+    /// Each part of a stream has `response_wait` for itself; a client that stops reading is left.
+    #[tokio::test]
+    async fn a_stream_lasts_while_its_client_reads_and_no_longer() {
+        let (parts, receiver) = mpsc::unbounded_channel::<()>();
+        let receiver = Arc::new(tokio::sync::Mutex::new(receiver));
+        let events = async move || {
+            let parts = stream::unfold(receiver, async |receiver| {
+                receiver.lock().await.recv().await?;
+                Some((Ok::<_, Infallible>(Bytes::from(vec![b'x'; PART_LEN])), receiver))
+            });
+            Body::from_stream(parts)
+        };
+        let limits = Limits { response_wait: Duration::from_secs(1), ..Limits::default() };
+        let address = start(Server::new(limits), Router::new().route("/", get(events))).await;
+        let mut socket = get_path(address, "/").await;
+        let mut part = vec![0; PART_LEN];
+        for _ in 0..3 {
+            parts.send(()).unwrap();
+            // The server fills the buffers and waits. Together the pauses are longer than the limit.
+            sleep(Duration::from_millis(600)).await;
+            socket.read_exact(&mut part).await.unwrap();
+        }
+        parts.send(()).unwrap();
+        // A pause that is longer than the limit: the server closes the connection, and a part is missing.
+        sleep(Duration::from_millis(1600)).await;
+        let mut rest = Vec::new();
+        let _ = socket.read_to_end(&mut rest).await;
+        assert!(rest.len() < PART_LEN, "{}", rest.len());
+    }
+}
