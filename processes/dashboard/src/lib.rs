@@ -32,6 +32,7 @@ use stream::StreamArgs;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::info;
+use web::{Limits, Server};
 
 use crate::database::Database;
 use crate::faults::FaultDesk;
@@ -106,9 +107,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     info!(%address, stream = ?config.stream, faults = desk.is_some(), "dashboard started");
     process::ready();
     let app = App { samples, history, desk, hosts: local_hosts(bind), shutdown: shutdown.clone() };
-    let serving = axum::serve(listener, server::router(app)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let serving =
+        Server::new(Limits::default().within_open_files()).serve(listener, server::router(app), shutdown.clone());
     tokio::select! {
-        served = async { serving.await } => served.context("serving")?,
+        () = serving => {}
         // Without it the page would show nothing for ever: better to die, and be started again. It ends by itself only at the end.
         sampled = &mut sampling => sampled.context("the sampler died")?,
         () = stop_at_last(&shutdown) => {}
