@@ -4,7 +4,7 @@ use axum::Json;
 use axum::body::{Bytes, HttpBody};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use traces::TraceParent;
@@ -64,14 +64,13 @@ pub(crate) struct Created {
         BookingErrors
     )
 )]
-pub(crate) async fn create_ride<B>(app: &App, info: &RequestInfo, request: Request<B>) -> Response
+pub(crate) async fn create_ride<B>(app: &App, info: &RequestInfo, headers: &HeaderMap, body: B) -> Response
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
-    let (head, body) = request.into_parts();
-    let span = client_trace(&head.headers).map(|client| RequestSpan::begin("POST", RIDES, client));
+    let span = client_trace(headers).map(|client| RequestSpan::begin("POST", RIDES, client));
     let traceparent = span.as_ref().map(RequestSpan::traceparent);
-    let response = written(app, info, traceparent, &head.headers, body).await.unwrap_or_else(Error::into_response);
+    let response = written(app, info, traceparent, headers, body).await.unwrap_or_else(Error::into_response);
     if let Some(span) = span {
         let status = response.status().as_u16();
         debug!(traceparent = %span.traceparent(), status, "a request of a trace is answered");

@@ -19,7 +19,8 @@ use crate::{docs, health, rides, totals};
 /// Every route that the description describes.
 pub(crate) fn described() -> [(&'static str, MethodRouter<App>); 4] {
     let create = async |State(app): State<App>, Extension(info): Extension<RequestInfo>, request: Request<Body>| {
-        rides::create_ride(&app, &info, request).await
+        let (head, body) = request.into_parts();
+        rides::create_ride(&app, &info, &head.headers, body).await
     };
     [
         (RIDES, get(rides::list_rides).post(create)),
@@ -68,7 +69,8 @@ impl Site {
 impl Handler for Site {
     async fn handle(&self, request: Request<Incoming>, info: &RequestInfo) -> Response {
         if takes_fast_path(&request) {
-            return rides::create_ride(&self.app, info, request).await;
+            let (head, body) = request.into_parts();
+            return rides::create_ride(&self.app, info, &head.headers, body).await;
         }
         // In a box: the router's future is large, and the future of every guest's ride would have to be as large.
         Box::pin(web::route(&self.router, request, info).instrument(info.id.span())).await

@@ -36,7 +36,7 @@
 //! | --- | --- | --- |
 //! | compression | streams, so the response has no `Content-Length`, also to HEAD; ignores `Accept-Encoding: *` | the length is known |
 //! | CORS | responds to every OPTIONS request with 200, even if the origin is not listed | 204 to a preflight of a listed origin; any other OPTIONS request gets the router's 405 |
-//! | request ids | accepts every id: empty, with spaces, of any length; keeps it in the request's extensions, which costs `POST /rides` two allocations; needs the crate `uuid` | replaces an id that could spoil the log |
+//! | request ids | accepts every id: empty, with spaces, of any length; keeps it in the request's extensions, which allocates; needs the crate `uuid` | replaces an id that could spoil the log |
 //! | time-out, body limit | the response has no JSON body | [`ErrorResponse`] |
 //!
 //! Its compression also needs three more crates, and `flate2` stays either way: the api decompresses files with it.
