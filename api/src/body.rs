@@ -1,19 +1,17 @@
 //! The body of `POST /rides`: a form or JSON, by content type.
 
 use std::borrow::Cow;
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::time::Duration;
 
 use axum::body::{Bytes, HttpBody};
 use axum::http::{HeaderMap, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::time::timeout;
+use web::{BodyError, read_body};
 
 use crate::error::Error;
 
-/// The largest body that is read, in bytes. A ride needs fifty.
+/// The largest body that is read, in bytes. A ride needs fifty bytes.
 pub(crate) const BODY_LEN_MAX: usize = 16 * 1024;
 
 /// The parameters of `POST /rides`.
@@ -28,7 +26,7 @@ pub(crate) struct Params<T> {
 }
 
 impl<T> Params<T> {
-    /// Whether it is a booked ride that these ask for.
+    /// Whether these parameters ask for a booked ride.
     pub fn have_coordinates(&self) -> bool {
         [&self.origin_lat, &self.origin_lon, &self.target_lat, &self.target_lon].into_iter().any(Option::is_some)
     }
@@ -45,7 +43,7 @@ impl<T> Params<T> {
     }
 }
 
-/// What came with a request.
+/// The body of a request.
 #[derive(Debug)]
 pub(crate) struct Body {
     kind: Kind,
@@ -53,7 +51,7 @@ pub(crate) struct Body {
 }
 
 impl Body {
-    /// Reads it whole.
+    /// Reads a whole body.
     ///
     /// # Errors
     /// It is too large, broke off, or took longer than `wait`.
@@ -61,41 +59,27 @@ impl Body {
     where
         B: HttpBody<Data = Bytes> + Unpin,
     {
-        let bytes = timeout(wait, read_all(body)).await.map_err(|_| Error::TooSlow)??;
+        let bytes = read_body(body, BODY_LEN_MAX, wait).await.map_err(|error| match error {
+            BodyError::TooLarge => Error::TooLarge { max: BODY_LEN_MAX },
+            BodyError::TooSlow => Error::TooSlow,
+            BodyError::Broken => Error::Malformed("The body broke off.".to_owned()),
+        })?;
         Ok(Self { kind: Kind::of(headers), bytes })
     }
 
-    /// The parameters in it, as the client wrote them, digit by digit.
+    /// The parameters, digit by digit as the client wrote them.
     ///
     /// # Errors
-    /// It is neither a form nor a JSON object.
+    /// The body is neither a form nor a JSON object.
     pub fn params(&self) -> Result<Params<Cow<'_, str>>, Error> {
         match self.kind {
             Kind::Form => parse_form(&self.bytes),
             Kind::Json => parse_json(&self.bytes),
-            // Without a type and without a body, what is missing is the parameters.
+            // A request without a type and without a body lacks its parameters, not its type.
             Kind::Unnamed if self.bytes.is_empty() => Ok(Params::default()),
             Kind::Unnamed | Kind::Other => Err(Error::UnsupportedType),
         }
     }
-}
-
-async fn read_all<B>(mut body: B) -> Result<Bytes, Error>
-where
-    B: HttpBody<Data = Bytes> + Unpin,
-{
-    let mut whole = Bytes::new();
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let frame = frame.map_err(|_| Error::Malformed("The body broke off.".to_owned()))?;
-        // Trailers say nothing that is needed here.
-        let Ok(data) = frame.into_data() else { continue };
-        if whole.len() + data.len() > BODY_LEN_MAX {
-            return Err(Error::TooLarge { max: BODY_LEN_MAX });
-        }
-        // Nearly always there is one piece, and nothing to copy.
-        whole = if whole.is_empty() { data } else { [whole, data].concat().into() };
-    }
-    Ok(whole)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -126,7 +110,7 @@ fn parse_form(body: &[u8]) -> Result<Params<Cow<'_, str>>, Error> {
 }
 
 fn parse_json(body: &[u8]) -> Result<Params<Cow<'_, str>>, Error> {
-    // Serde would take an array for a struct, too.
+    // Serde would accept an array for a struct, too.
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(Error::Malformed("The body must be a JSON object.".to_owned()));
     }
@@ -135,7 +119,7 @@ fn parse_json(body: &[u8]) -> Result<Params<Cow<'_, str>>, Error> {
     Ok(document.map(text))
 }
 
-/// A number or a word as it stands, and a string without its quotes, for clients that send everything so.
+/// A number or a word as it stands; a string without its quotes, because some clients send every value as a string.
 fn text(value: &RawValue) -> Cow<'_, str> {
     let raw = value.get();
     match raw.starts_with('"').then(|| serde_json::from_str(raw)) {

@@ -9,7 +9,7 @@ use booking::{Journey, Order, Reply};
 use traces::TraceParent;
 use tracing::{Instrument, error};
 
-use crate::App;
+use crate::app::App;
 use crate::body::{Body, Params};
 use crate::database::postgres_to_client_error;
 use crate::error::Error;
@@ -22,12 +22,12 @@ pub(crate) const KEY_LEN_MIN: usize = 20;
 /// The longest key, in characters.
 pub(crate) const KEY_LEN_MAX: usize = 255;
 
-/// Whether these headers ask for a booked ride, whatever the body says.
+/// Whether these headers alone make a request one for a booked ride.
 pub(crate) fn is_asked_for(headers: &HeaderMap) -> bool {
     headers.contains_key(header::AUTHORIZATION) || headers.contains_key(KEY)
 }
 
-/// Books a ride, goes on with one, or answers what an earlier request with the same key was answered.
+/// Books a ride or continues a booking. A repeated request receives the response of the first request with its key.
 pub(crate) async fn book(
     app: &App,
     headers: &HeaderMap,
@@ -41,17 +41,17 @@ pub(crate) async fn book(
     if email.is_empty() {
         return Err(Error::CredentialsMissing);
     }
-    let user = desk.user(email).await.map_err(|error| sort_out(&error))?.ok_or(Error::CredentialsInvalid)?;
+    let user = desk.user(email).await.map_err(|error| api_error(&error))?.ok_or(Error::CredentialsInvalid)?;
     let key = read_key(headers)?;
     let order = Order { traceparent, ..read_order(&body.params()?, peer)? };
-    // A task of its own: if the client leaves, what answers it is dropped, and the booking goes on.
+    // A task of its own: if the client leaves, this future is dropped, and the booking goes on.
     let booking = tokio::spawn(async move { desk.book(&user, &key, &order).await }.in_current_span());
-    let reply = booking.await.map_err(|_| Error::BookingFailed)?.map_err(|error| sort_out(&error))?;
+    let reply = booking.await.map_err(|_| Error::BookingFailed)?.map_err(|error| api_error(&error))?;
     app.writer.hint();
-    answer(reply)
+    respond(reply)
 }
 
-fn answer(reply: Reply) -> Result<Response, Error> {
+fn respond(reply: Reply) -> Result<Response, Error> {
     let status = StatusCode::from_u16(reply.status).map_err(|_| Error::Internal)?;
     let mut response = (status, [(header::CONTENT_TYPE, "application/json")], reply.body).into_response();
     if reply.is_replayed {
@@ -101,17 +101,17 @@ fn coordinate(
     out_of_range: fn(&'static str) -> Error,
 ) -> Result<f64, Error> {
     let text = text.as_deref().map(str::trim).filter(|text| !text.is_empty()).ok_or(Error::ParameterMissing(name))?;
-    // Rust would also read "inf" and "nan".
+    // Rust would also parse "inf" and "nan".
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
     let value: f64 = text.parse().ok().filter(|_| is_number).ok_or(Error::NotANumber(name))?;
-    match (-most..=most).contains(&value) {
-        // Not -0, which is another text and the same place.
-        true => Ok(value + 0.0),
-        false => Err(out_of_range(name)),
+    if !(-most..=most).contains(&value) {
+        return Err(out_of_range(name));
     }
+    // Turns -0 into 0, which is the same place.
+    Ok(value + 0.0)
 }
 
-fn sort_out(error: &booking::Error) -> Error {
+fn api_error(error: &booking::Error) -> Error {
     use booking::Error as Booking;
     use idempotency::Error as Operation;
     if matches!(error, Booking::Operation(Operation::Mismatch { .. } | Operation::StillRunning { .. })) {
@@ -119,7 +119,7 @@ fn sort_out(error: &booking::Error) -> Error {
     }
     match error {
         Booking::Operation(Operation::Mismatch { .. }) => Error::KeyMismatch,
-        // Fenced: this request took so long that another one with its key has taken over.
+        // Fenced: this request took so long that another request with its key has taken over.
         Booking::Operation(Operation::StillRunning { .. } | Operation::Fenced) => Error::KeyInProgress,
         Booking::Operation(Operation::Expired { .. }) => Error::KeyExpired,
         Booking::Conflict => Error::Conflict,

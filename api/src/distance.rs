@@ -1,4 +1,4 @@
-//! Distances as people write them, in metres, and as everything inside counts them, in whole millimetres.
+//! Distances: clients write metres, and the project counts whole millimetres.
 
 use crate::error::Error;
 
@@ -7,8 +7,8 @@ const DISTANCE_MM_MAX: i64 = 1_000_000_000_000;
 
 /// Parses a distance in metres, and rounds it to the millimetre, half up: `0.0005` is 1 mm.
 ///
-/// What counts as a number is what Ruby's `Float()` takes, because the original service did: `123.0`, `1e3`, `0x1A`,
-/// `1_000`, spaces around. It is read digit by digit, so nothing is lost in a binary fraction.
+/// A number is every text that Ruby's `Float()` accepts, because the original service used it: `123.0`, `1e3`, `0x1A`,
+/// `1_000`, spaces around. The text is read digit by digit, so nothing is lost in a binary fraction.
 ///
 /// ```
 /// assert_eq!(api::parse_distance("123.0").unwrap(), 123_000);
@@ -17,8 +17,8 @@ const DISTANCE_MM_MAX: i64 = 1_000_000_000_000;
 /// ```
 ///
 /// # Errors
-/// [`Error::DistanceMissing`] for an empty text, [`Error::DistanceNotANumber`], and [`Error::DistanceOutOfRange`] for
-/// what is not at least one millimetre and at most 10^9 m.
+/// [`Error::DistanceMissing`] for an empty text, [`Error::DistanceNotANumber`], and [`Error::DistanceOutOfRange`] for a
+/// distance below one millimetre or above 10^9 m.
 pub fn parse_distance(text: &str) -> Result<i64, Error> {
     let text = text.trim();
     if text.is_empty() {
@@ -38,13 +38,13 @@ pub fn parse_distance(text: &str) -> Result<i64, Error> {
     }
 }
 
-/// Metres with one decimal, as the reply shows them: `123.0`.
+/// Metres with one decimal, as the response shows them: `123.0`.
 pub(crate) fn metres_with_one_decimal(distance_mm: i64) -> String {
     let decimetres = (distance_mm + 50) / 100;
     format!("{}.{}", decimetres / 10, decimetres % 10)
 }
 
-/// In mm; what is too large for any ride is `i64::MAX`.
+/// In mm. A number that is too large for any ride is `i64::MAX`.
 fn parse_hexadecimal(hex: &str) -> Result<i64, Error> {
     if hex.is_empty() || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(Error::DistanceNotANumber);
@@ -52,7 +52,7 @@ fn parse_hexadecimal(hex: &str) -> Result<i64, Error> {
     Ok(i64::from_str_radix(hex, 16).map_or(i64::MAX, |metres| metres.saturating_mul(1000)))
 }
 
-/// In mm; what is too large for any ride is `i64::MAX`.
+/// In mm. A number that is too large for any ride is `i64::MAX`.
 fn parse_decimal(number: &str) -> Result<i64, Error> {
     let (mantissa, exponent) = split(number, ['e', 'E']);
     let (whole, fraction) = split(mantissa, ['.', '.']);
@@ -77,12 +77,12 @@ fn parse_decimal(number: &str) -> Result<i64, Error> {
     Ok(truncated + i64::from(round_up))
 }
 
-/// What the digits stand for, without the underscores between them.
+/// The values of the digits, without the underscores between them.
 fn digits_of(text: &str) -> impl Iterator<Item = i64> {
     text.bytes().filter(u8::is_ascii_digit).map(|digit| i64::from(digit - b'0'))
 }
 
-/// An exponent too long to be a number saturates: it is either nothing or everything.
+/// An exponent with too many digits for 64 bits saturates: the distance is then 0 or too large.
 fn parse_exponent(exponent: &str) -> i64 {
     let saturated = if exponent.starts_with('-') { i64::MIN / 2 } else { i64::MAX / 2 };
     exponent.replace('_', "").parse().map_or(saturated, |exponent: i64| exponent.clamp(i64::MIN / 2, i64::MAX / 2))

@@ -14,28 +14,30 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use utoipa::OpenApi;
 use utoipa_swagger_ui::Config;
+use web::{accepts_gzip, gunzip};
 
-use crate::App;
-use crate::compression::{accepts_gzip, gunzip};
+use crate::app::App;
 use crate::description::Description;
 use crate::error::Error;
+use crate::paths::{DOCS, OPENAPI};
 
-/// Swagger UI draws icons from `data:` and sets styles of single elements; it needs no script but its own.
+/// Swagger UI draws icons from `data:` and sets styles of single elements; it runs its own scripts only.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// How long a browser may keep the page's files. After that it asks again, for a new version may run by then.
+/// How long a browser may keep the page's files. After that it asks again, because a new version may run by then.
 const FILES_MAX_AGE: &str = "max-age=3600";
 
-/// The way to both. Paths are relative, so they hold behind a proxy that puts something in front of them.
+/// The routes of the description and of its page. Links are relative, so they work behind a proxy that adds a prefix to the
+/// paths.
 pub(crate) fn router() -> Router<App> {
     let page = async |headers: HeaderMap| file("index.html", &headers);
     let any_file = async |Path(name): Path<String>, headers: HeaderMap| file(&name, &headers);
     Router::new()
-        .route("/openapi.json", get(description))
-        .route("/docs", get(async || (StatusCode::PERMANENT_REDIRECT, [(LOCATION, "docs/")])))
-        .route("/docs/", get(page))
-        .route("/docs/{*name}", get(any_file))
+        .route(OPENAPI, get(description))
+        .route(DOCS, get(async || (StatusCode::PERMANENT_REDIRECT, [(LOCATION, "docs/")])))
+        .route(&format!("{DOCS}/"), get(page))
+        .route(&format!("{DOCS}/{{*name}}"), get(any_file))
 }
 
 async fn description() -> impl IntoResponse {
@@ -47,7 +49,7 @@ async fn description() -> impl IntoResponse {
 
 fn file(name: &str, headers: &HeaderMap) -> Result<Response, Error> {
     static CONFIG: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| {
-        // Without the last line, a badge of somebody else's server would be shown.
+        // By default the page would show a badge from a server on the internet: `none` prevents that.
         Arc::new(Config::from("../openapi.json").try_it_out_enabled(true).use_base_layout().validator_url("none"))
     });
     let file = utoipa_swagger_ui::serve(name, Arc::clone(&CONFIG)).map_err(|_| Error::Internal)?;
@@ -59,7 +61,7 @@ fn file(name: &str, headers: &HeaderMap) -> Result<Response, Error> {
         (CACHE_CONTROL, HeaderValue::from_static(FILES_MAX_AGE)),
     ];
     let content_type = [(CONTENT_TYPE, file.content_type)];
-    // They were compressed when this was built.
+    // The build has compressed these files.
     Ok(match (file.gzpipped, accepts_gzip(headers)) {
         (false, _) => (policies, content_type, file.bytes).into_response(),
         (true, true) => (policies, content_type, [(CONTENT_ENCODING, "gzip"), (VARY, "accept-encoding")], file.bytes)
@@ -68,7 +70,7 @@ fn file(name: &str, headers: &HeaderMap) -> Result<Response, Error> {
     })
 }
 
-/// A file as it was before it was compressed; made once, and then shared by all who do not take gzip.
+/// The decompressed file. It is made for the first client that does not accept gzip, and kept for later ones.
 fn plain(name: &str, compressed: &[u8]) -> Result<Bytes, Error> {
     static FILES: LazyLock<Mutex<HashMap<String, Bytes>>> = LazyLock::new(Mutex::default);
     let mut files = FILES.lock().unwrap_or_else(PoisonError::into_inner);

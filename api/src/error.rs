@@ -1,15 +1,12 @@
-//! Everything that can go wrong with a request, as the client sees it. No text of the database ever leaves the process.
+//! Every error of a request, as the client sees it. No text of the database leaves the process.
 
-use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
-use utoipa::ToSchema;
+use web::ErrorResponse;
 
-/// How long a client should wait before it tries again, in seconds.
-const RETRY_AFTER_S: u16 = 1;
+use crate::paths::{DOCS, RIDE, RIDES, TOTALS};
 
-/// An answer that is not what the client hoped for. The text says what to change.
+/// An error of a request. Its text says what to change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// No distance was given.
@@ -18,7 +15,7 @@ pub enum Error {
     /// The distance is not a number.
     #[error("Parameter 'distance' must be a floating-point number.")]
     DistanceNotANumber,
-    /// The distance is negative, nothing, or absurd.
+    /// The distance is negative, zero or absurdly long.
     #[error("Parameter 'distance' must be at least 0.001 and at most 1000000000 metres.")]
     DistanceOutOfRange,
     /// A parameter of a booked ride was not given.
@@ -33,13 +30,13 @@ pub enum Error {
     /// A longitude is beyond the date line.
     #[error("Parameter '{0}' must be a valid longitude coordinate.")]
     NotALongitude(&'static str),
-    /// Neither true nor false.
+    /// A parameter is neither true nor false.
     #[error("Parameter '{0}' must be a boolean.")]
     NotABoolean(&'static str),
     /// A booked ride needs a user.
     #[error("Please specify credentials in the Authorization header.")]
     CredentialsMissing,
-    /// There is no such user.
+    /// The user is unknown.
     #[error("Credentials in Authorization were invalid.")]
     CredentialsInvalid,
     /// A booked ride needs a key.
@@ -51,13 +48,13 @@ pub enum Error {
         /// The bound, in characters.
         min: usize,
     },
-    /// The key is longer than what is stored.
+    /// The key is longer than a stored key may be.
     #[error("Idempotency-Key must be at most {max} characters long.")]
     KeyTooLong {
         /// The bound, in characters.
         max: usize,
     },
-    /// The header is there several times, or holds what is not text.
+    /// The header was sent several times, or its value is not text.
     #[error("Idempotency-Key must be given once, in printable ASCII characters, with or without quotes.")]
     KeyMalformed,
     /// The key was used for another ride.
@@ -66,24 +63,24 @@ pub enum Error {
          the same Idempotency-Key."
     )]
     KeyMismatch,
-    /// The first request with this key is not answered yet.
+    /// The first request with this key is still in progress.
     #[error("An API request with the same Idempotency-Key is already in progress.")]
     KeyInProgress,
     /// The first request with this key was sent so long ago that going on might charge twice.
     #[error("The first request with this Idempotency-Key is too old to go on with. Please contact support.")]
     KeyExpired,
-    /// Several requests were in each other's way. Nothing is lost.
+    /// Concurrent requests were in conflict. Nothing is lost.
     #[error("Conflict detected with a concurrent request. Please retry with the same Idempotency-Key.")]
     Conflict,
-    /// The payment processor is away or slow. The ride is kept; it is charged, once, when the request comes again.
+    /// The payment processor is away or slow. The ride is kept; a retry of the request charges it, once.
     #[error("Error from payment processor. Please contact support.")]
     Processor,
-    /// A booking failed. It goes on where it stopped when the request comes again.
+    /// A booking failed. A retry of the request continues where it stopped.
     #[error(
         "Internal server error. Please retry the request periodically with the same Idempotency-Key until it succeeds."
     )]
     BookingFailed,
-    /// Nobody told this api where to charge.
+    /// No payment processor is set up.
     #[error("Rides cannot be booked here, because no payment processor is set up (STRIPE_API_KEY).")]
     BookingsOff,
     /// A parameter of the query string cannot be used.
@@ -91,10 +88,10 @@ pub enum Error {
     Parameter {
         /// Its name.
         name: &'static str,
-        /// What it must be.
+        /// The values that it may have.
         wanted: &'static str,
     },
-    /// The body is not what its content type says.
+    /// The body does not match its content type.
     #[error("{0}")]
     Malformed(String),
     /// The body is larger than a ride needs.
@@ -103,35 +100,35 @@ pub enum Error {
         /// The bound, in bytes.
         max: usize,
     },
-    /// The body did not come in time.
+    /// The body did not arrive in time.
     #[error("The body did not arrive in time. Send it at once.")]
     TooSlow,
-    /// Neither a form nor JSON.
+    /// The body is neither a form nor JSON.
     #[error("Send the body as application/x-www-form-urlencoded or as application/json.")]
     UnsupportedType,
-    /// There is no such path.
-    #[error("There is nothing at this path. Try POST /rides, GET /rides, GET /rides/{{id}}, GET /totals or GET /docs.")]
+    /// The path is unknown.
+    #[error("There is nothing at this path. Try POST {RIDES}, GET {RIDES}, GET {RIDE}, GET {TOTALS} or GET {DOCS}.")]
     NoSuchPath,
-    /// There is no such ride.
+    /// No ride has this id.
     #[error("There is no ride with this id.")]
     NoSuchRide,
     /// The path exists, but not for this method.
     #[error("This path does not support that method; the Allow header lists those it does.")]
     WrongMethod,
-    /// More requests are waiting than can be served soon. This one was not begun.
+    /// Too many requests are waiting. This one was not begun.
     #[error("Too many requests are waiting. This one was not accepted; please retry.")]
     Overloaded,
-    /// The database is away, or does not answer in time. The ride may have been written: the connection may have been
-    /// lost after COMMIT.
+    /// Postgres is away, or did not respond in time. The ride may have been written: the connection may have been lost after
+    /// COMMIT.
     #[error("The service is temporarily unavailable. Please retry.")]
     Unavailable,
-    /// Our fault.
+    /// A bug, or a statement that Postgres refuses.
     #[error("Internal server error.")]
     Internal,
 }
 
 impl Error {
-    /// A stable word for programs, where the sentence is for people.
+    /// A stable word for programs; the sentence is for people.
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::DistanceMissing => "distance_missing",
@@ -170,7 +167,7 @@ impl Error {
     }
 
     /// Whether the same request may succeed a little later.
-    pub(crate) fn may_pass(&self) -> bool {
+    pub(crate) fn is_temporary(&self) -> bool {
         matches!(self, Self::KeyInProgress | Self::Conflict) || self.status() == StatusCode::SERVICE_UNAVAILABLE
     }
 
@@ -206,26 +203,9 @@ impl Error {
     }
 }
 
-/// What went wrong.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct ErrorBody {
-    /// For people: what to change.
-    error: String,
-    /// For programs: a word that stays the same.
-    code: &'static str,
-}
-
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let body = Json(ErrorBody { error: self.to_string(), code: self.code() });
-        let mut response = (self.status(), body).into_response();
-        if self.may_pass() {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
-        }
-        if response.status() == StatusCode::REQUEST_TIMEOUT {
-            // What comes late would be taken for the next request.
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        response
+        let (status, code, is_temporary) = (self.status(), self.code(), self.is_temporary());
+        ErrorResponse { status, code, error: self.to_string().into(), is_temporary }.into_response()
     }
 }

@@ -1,36 +1,42 @@
-//! Takes rides over HTTP. A ride and the log record that tells of it are written in one Postgres transaction: both are
-//! there, or neither (I1). Requests that arrive together are committed together.
+//! Takes rides over HTTP. A ride and its log record are written in one Postgres transaction: both exist, or neither (I1).
+//! Requests that arrive together are committed together.
+//!
+//! ```text
+//! web::Server ─▶ routes ─┬─▶ rides ─┬─ a guest's ride ──▶ writer ─▶ database
+//!                        │          └─ a booked ride ───▶ bookings ─▶ booking::Desk
+//!                        └─▶ totals, health, docs ───────▶ database
+//! ```
+//!
+//! Files import each other in one direction: `routes` the handlers, handlers `app` (the state that they share), and `app` the
+//! writer and the database. `paths`, `error` and `ride` are at the bottom.
 
+mod app;
 mod body;
 mod bookings;
-mod compression;
-mod connection;
-mod cors;
+mod client_trace;
 mod database;
 mod description;
 mod distance;
 mod docs;
 mod error;
+mod health;
 mod hint;
 mod limits;
 mod metrics;
-mod request_id;
+mod parameters;
+mod paths;
+mod responses;
+mod ride;
 mod rides;
-mod serve;
+mod routes;
 mod totals;
-mod trace;
 mod writer;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::num::NonZero;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use axum::extract::{Request, State};
-use axum::middleware::from_fn;
-use axum::routing::{MethodRouter, get};
-use axum::{Json, Router};
 use booking::{BookingArgs, Desk, DiePoint};
 use clap::Parser;
 use common::shutdown::{CancellationToken, stop_at_last};
@@ -38,28 +44,32 @@ use connect::PostgresArgs;
 use deadpool_postgres::Pool;
 use monitor::Health;
 use process::ProcessArgs;
-use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tracing::info;
-use utoipa::ToSchema;
+use web::{Cors, Server};
 
-pub use cors::Origins;
+use app::App;
 use database::Database;
-use description::ReadErrors;
 pub use distance::parse_distance;
 pub use error::Error;
 pub use limits::Limits;
-use request_id::RequestId;
-pub use rides::Ride;
+pub use ride::Ride;
+use routes::Site;
 pub use totals::{ConsumerTotal, Sum, Totals};
+pub use web::Origins;
 use writer::Writer;
 
-/// Connections for booked rides. A booking has one in hand but for the time in which the processor charges.
+/// The connections for booked rides. A booking holds a connection, except while the payment processor charges.
 const DESK_LEN: usize = 16;
 
-/// An api that has waited so long for a commit, or for any answer of Postgres, is not ready.
+/// The api is not ready if a commit, or any response of Postgres, takes longer than this.
 const AGE_MAX: Duration = Duration::from_secs(5);
+
+/// The methods and headers that a page of another origin may send, and the headers that it may read.
+const CORS_METHODS: &str = "GET, HEAD, POST";
+const CORS_REQUEST_HEADERS: &str = "authorization, content-type, idempotency-key, traceparent, x-request-id";
+const CORS_RESPONSE_HEADERS: &str = "idempotent-replayed, location, retry-after, x-request-id";
 
 /// Takes rides over HTTP and stages their log records.
 #[derive(Debug, Clone, Parser)]
@@ -95,22 +105,8 @@ pub struct Config {
     pub process: ProcessArgs,
 }
 
-/// What handlers use.
-#[derive(Clone)]
-struct App {
-    database: Database,
-    writer: Writer,
-    /// `None`: no payment processor is set up.
-    desk: Option<Desk>,
-    /// `None`: no other origin's pages may use this api.
-    origins: Option<Arc<Origins>>,
-    body_wait: Duration,
-    /// Whether anybody looks at what is counted.
-    is_watched: bool,
-}
-
-/// The runtime of the api. Half of the processors are left to Postgres, which does as much for each request. On two processors,
-/// two threads spent more on a request than one, most of it on waking each other.
+/// The runtime of the api. It uses half of the processors and leaves the others to Postgres, which does as much work per
+/// request. On two processors, two threads spent more time on a request than one thread, mostly on waking each other.
 ///
 /// # Errors
 /// The system refuses the threads.
@@ -122,7 +118,7 @@ pub fn runtime() -> std::io::Result<Runtime> {
 /// Serves until `shutdown`; then requests in flight are finished.
 ///
 /// # Errors
-/// The port is taken. Postgres being away is no error: requests are answered with 503 until it is back.
+/// The port is taken. If Postgres is away, the api runs, and the response to each request is 503 until Postgres is back.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let address = (config.api_bind, config.api_port);
     let listener = TcpListener::bind(address).await.with_context(|| {
@@ -136,12 +132,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     metrics::describe();
     let postgres = &config.postgres.database_url;
     health.ask_postgres(postgres, health.pulse("postgres", AGE_MAX), monitor::anything);
-    let limits = Limits::default().within_open_files();
+    let limits = Limits { http: web::Limits::default().within_open_files(), ..Limits::default() };
     serve(postgres, desk, config.api_cors_origins, listener, limits, &health, shutdown).await
 }
 
-/// As [`run`], on a socket that is open already, and within the given limits. Rides are booked if there is a desk. `health`
-/// learns whether rides can be written.
+/// As [`run`], on a socket that is already open and within the given limits. Rides are booked if there is a desk. The pulse
+/// `writes` of `health` beats while rides can be written.
 ///
 /// # Errors
 /// As [`run`].
@@ -157,20 +153,20 @@ pub async fn serve(
     let database = Database::new(postgres, limits.answer_wait)?;
     let (writer, mut writing) = Writer::start(database.clone(), &limits, health.pulse("writes", AGE_MAX));
     let address = listener.local_addr().context("reading the socket's address")?;
-    info!(address = %address, connection_count_max = limits.connection_count_max, "api started");
+    info!(address = %address, connection_count_max = limits.http.connection_count_max, "api started");
     process::ready();
-    let origins = origins.map(Arc::new);
-    let app = App { database, writer, desk, origins, body_wait: limits.body_wait, is_watched: health.is_served() };
-    let mut serving = tokio::spawn(serve::serve_until(listener, app, limits, shutdown.clone()));
+    let app = App { database, writer, desk, body_wait: limits.http.body_wait };
+    let server = server(&limits, origins, health.is_served());
+    let mut serving = tokio::spawn(server.serve(listener, Site::new(app), shutdown.clone()));
     let served = tokio::select! {
         served = &mut serving => served,
-        // Without it every request would be refused: better to die, and be started again.
-        // It ends by itself only when the server is gone.
+        // Without the writing task every ride would be refused, so the process ends, and a supervisor starts it again. The
+        // task ends without an error only after the server.
         ended = &mut writing => {
             ended.context("the writing task died")?;
             serving.await
         }
-        // From now on connections without a request are closed, and the others are answered first.
+        // The server closes idle connections at once and the others after their response; `stop_at_last` bounds that.
         () = stop_at_last(&shutdown) => {
             serving.abort();
             return Ok(());
@@ -184,54 +180,22 @@ pub async fn serve(
     Ok(())
 }
 
+/// The HTTP server: request ids on every response, CORS for these origins, and metrics if a monitor serves them.
+fn server(limits: &Limits, origins: Option<Origins>, has_metrics: bool) -> Server {
+    let cors = origins.map(|origins| Cors {
+        origins,
+        methods: CORS_METHODS,
+        request_headers: CORS_REQUEST_HEADERS,
+        response_headers: CORS_RESPONSE_HEADERS,
+    });
+    let server = Server::new(limits.http).with_request_ids().with_cors(cors);
+    if has_metrics { server.with_metrics(routes::route_of) } else { server }
+}
+
 /// The connections of an api's desk.
 ///
 /// # Errors
 /// They cannot be set up.
 pub fn desk_pool(postgres: &tokio_postgres::Config) -> Result<Pool> {
     connect::postgres::pool(postgres, "api", DESK_LEN)
-}
-
-/// All but the way of `POST /rides`, which the server goes by itself: it is what nearly all requests are, and routing is
-/// a part of its cost that can be felt.
-fn router(app: App) -> Router {
-    let described = described().into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route));
-    described
-        .merge(docs::router())
-        .method_not_allowed_fallback(async || Error::WrongMethod)
-        .fallback(async || Error::NoSuchPath)
-        .layer(from_fn(compression::compress))
-        .with_state(app)
-}
-
-/// The paths of which the description tells. The method of `POST /rides` is here all the same, for the `Allow` header.
-fn described() -> [(&'static str, MethodRouter<App>); 4] {
-    let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    let create = async move |State(app): State<App>, request: Request| {
-        let (head, body) = request.into_parts();
-        rides::create(&app, nobody, &RequestId::of(&head.headers), &head.headers, body).await
-    };
-    [
-        ("/rides", get(rides::list).post(create)),
-        ("/rides/{id}", get(rides::show)),
-        ("/totals", get(totals::show)),
-        ("/healthz", get(health)),
-    ]
-}
-
-/// What `GET /healthz` answers.
-#[derive(Serialize, ToSchema)]
-struct Ready {
-    /// `ok`.
-    status: &'static str,
-}
-
-/// 200 when rides can be taken, 503 when they cannot.
-#[utoipa::path(
-    get, path = "/healthz", operation_id = "check_health", tag = "state",
-    responses((status = 200, description = "Ready", body = Ready), ReadErrors)
-)]
-async fn health(State(app): State<App>) -> Result<Json<Ready>, Error> {
-    app.database.read("-- api::health\nSELECT", vec![]).await?;
-    Ok(Json(Ready { status: "ok" }))
 }

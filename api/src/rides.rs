@@ -1,57 +1,39 @@
 //! `POST /rides`, `GET /rides/{id}` and `GET /rides`.
 
-use std::net::IpAddr;
-
 use axum::Json;
 use axum::body::{Bytes, HttpBody};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio_postgres::Row;
 use traces::TraceParent;
 use traces::spans::RequestSpan;
 use tracing::{Instrument, debug};
 use utoipa::{IntoParams, ToSchema};
+use web::{ErrorBody, RequestInfo};
 
-use crate::App;
+use crate::app::App;
 use crate::body::Body;
 use crate::bookings;
-use crate::description::{BookingErrors, BookingHeaders, ListErrors, NewRide, ShowErrors};
+use crate::client_trace::client_trace;
 use crate::distance::{metres_with_one_decimal, parse_distance};
-use crate::error::{Error, ErrorBody};
-use crate::request_id::RequestId;
-use crate::{trace, writer};
+use crate::error::Error;
+use crate::parameters::{BookingHeaders, RideBody};
+use crate::paths::{RIDE, RIDES};
+use crate::responses::{BookingErrors, ListErrors, ShowErrors};
+use crate::ride::Ride;
+use crate::writer::NewRide;
 
-/// Rides a page, unless the client wants another number.
+/// The rides of a page, unless the client asks for another number.
 const PAGE_LEN_DEFAULT: i64 = 100;
 /// The most rides a page may have.
 const PAGE_LEN_MAX: i64 = 1000;
 
-/// What an answer to `POST /rides` takes, in bytes, so that it is written in one go.
+/// The space for the body of a response to `POST /rides`, in bytes. The body fits in, so it is never copied.
 const CREATED_LEN: usize = 256;
 
-/// A ride, as it is stored and as it is shown: `{"id":1,"distance_mm":123000,"created_at":"2026-01-01T00:00:00Z"}`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Ride {
-    /// Ids grow, but do not commit in order.
-    pub id: i64,
-    /// Whole millimetres.
-    pub distance_mm: i64,
-    /// When its transaction began, on Postgres's clock.
-    pub created_at: Timestamp,
-}
-
-impl Ride {
-    /// Reads the columns `id, distance_mm, created_at`.
-    pub(crate) fn from_row(row: &Row) -> Self {
-        Self { id: row.get("id"), distance_mm: row.get("distance_mm"), created_at: row.get("created_at") }
-    }
-}
-
-/// What `POST /rides` answers with 201.
+/// The response 201 of `POST /rides`.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Created {
     /// For people.
@@ -64,8 +46,8 @@ pub(crate) struct Created {
 /// Booked is a ride with coordinates, `Authorization` or `Idempotency-Key`, and it needs all of them. It is charged
 /// once, however often the request is sent with its key.
 #[utoipa::path(
-    post, path = "/rides", operation_id = "create_ride", tag = "rides", params(BookingHeaders), security((), ("user" = [])),
-    request_body(content((NewRide = "application/json"), (NewRide = "application/x-www-form-urlencoded"))),
+    post, path = RIDES, operation_id = "create_ride", tag = "rides", params(BookingHeaders), security((), ("user" = [])),
+    request_body(content((RideBody = "application/json"), (RideBody = "application/x-www-form-urlencoded"))),
     responses(
         (
             status = 201, description = "The ride is written; a booked one is charged", body = Created,
@@ -82,13 +64,13 @@ pub(crate) struct Created {
         BookingErrors
     )
 )]
-pub(crate) async fn create<B>(app: &App, peer: IpAddr, id: &RequestId, headers: &HeaderMap, body: B) -> Response
+pub(crate) async fn create_ride<B>(app: &App, info: &RequestInfo, headers: &HeaderMap, body: B) -> Response
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
-    let span = trace::of(headers).map(|client| RequestSpan::begin("POST", "/rides", client));
+    let span = client_trace(headers).map(|client| RequestSpan::begin("POST", RIDES, client));
     let traceparent = span.as_ref().map(RequestSpan::traceparent);
-    let response = written(app, peer, id, traceparent, headers, body).await.unwrap_or_else(Error::into_response);
+    let response = written(app, info, traceparent, headers, body).await.unwrap_or_else(Error::into_response);
     if let Some(span) = span {
         let status = response.status().as_u16();
         debug!(traceparent = %span.traceparent(), status, "a request of a trace is answered");
@@ -99,8 +81,7 @@ where
 
 async fn written<B>(
     app: &App,
-    peer: IpAddr,
-    id: &RequestId,
+    info: &RequestInfo,
     traceparent: Option<TraceParent>,
     headers: &HeaderMap,
     body: B,
@@ -111,16 +92,16 @@ where
     let body = Body::read(headers, body, app.body_wait).await?;
     let params = (!bookings::is_asked_for(headers)).then(|| body.params()).transpose()?;
     let Some(params) = params.filter(|params| !params.have_coordinates()) else {
-        // In a box: it is large, and every guest's ride would have to carry room for it.
-        return Box::pin(bookings::book(app, headers, peer, traceparent, &body)).instrument(id.span()).await;
+        // In a box: this future is large, and the future of every guest's ride would have to be as large.
+        return Box::pin(bookings::book(app, headers, info.peer, traceparent, &body)).instrument(info.id.span()).await;
     };
     let distance_mm = parse_distance(params.distance.as_deref().ok_or(Error::DistanceMissing)?)?;
-    let ride = app.writer.write(writer::NewRide { distance_mm, traceparent }).await?;
+    let ride = app.writer.write(NewRide { distance_mm, traceparent }).await?;
     let message = format!(
         "Payment accepted. Your pilot is on their way! distance={}m",
         metres_with_one_decimal(ride.distance_mm)
     );
-    let location = HeaderValue::try_from(format!("/rides/{}", ride.id)).map_err(|_| Error::Internal)?;
+    let location = HeaderValue::try_from(format!("{RIDES}/{}", ride.id)).map_err(|_| Error::Internal)?;
     let headers = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json")), (header::LOCATION, location)];
     let mut body = Vec::with_capacity(CREATED_LEN);
     serde_json::to_writer(&mut body, &Created { message, ride }).map_err(|_| Error::Internal)?;
@@ -129,12 +110,15 @@ where
 
 /// A ride.
 #[utoipa::path(
-    get, path = "/rides/{id}", operation_id = "show_ride", tag = "rides",
+    get, path = RIDE, operation_id = "show_ride", tag = "rides",
     params(("id" = i64, Path, description = "The ride's id")),
     responses((status = 200, description = "The ride", body = Ride), ShowErrors)
 )]
-pub(crate) async fn show(State(app): State<App>, id: Result<Path<i64>, PathRejection>) -> Result<Json<Ride>, Error> {
-    // What is no number is no ride's id either.
+pub(crate) async fn show_ride(
+    State(app): State<App>,
+    id: Result<Path<i64>, PathRejection>,
+) -> Result<Json<Ride>, Error> {
+    // A text that is not a number is not the id of any ride.
     let Path(id) = id.map_err(|_| Error::NoSuchRide)?;
     let rows = app
         .database
@@ -168,10 +152,10 @@ pub(crate) struct RidePage {
 
 /// Rides in the order of their ids, page by page.
 #[utoipa::path(
-    get, path = "/rides", operation_id = "list_rides", tag = "rides", params(Page),
+    get, path = RIDES, operation_id = "list_rides", tag = "rides", params(Page),
     responses((status = 200, description = "A page", body = RidePage), ListErrors)
 )]
-pub(crate) async fn list(
+pub(crate) async fn list_rides(
     State(app): State<App>,
     page: Result<Query<Page>, QueryRejection>,
 ) -> Result<Json<RidePage>, Error> {

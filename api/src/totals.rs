@@ -1,16 +1,17 @@
-//! `GET /totals`: SQL's own count and sum beside what every consumer makes of the log. All of one snapshot, so the
-//! figures can be compared.
+//! `GET /totals`: SQL's own count and sum beside each consumer's. All figures come from one snapshot, so they can be
+//! compared.
 
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::App;
-use crate::description::ReadErrors;
+use crate::app::App;
 use crate::error::Error;
+use crate::paths::TOTALS;
+use crate::responses::ReadErrors;
 
-/// What `GET /totals` answers.
+/// The response of `GET /totals`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Totals {
     /// `SELECT count(*), sum(distance_mm) FROM rides`.
@@ -57,7 +58,7 @@ pub struct ConsumerTotal {
     pub rejected_count: i64,
     /// Injected crashes survived.
     pub crash_count: i64,
-    /// Records that can never apply, and that nobody has dropped.
+    /// Records that can never apply and that no operator has dropped.
     pub dead_letter_count: i64,
 }
 
@@ -65,12 +66,12 @@ pub struct ConsumerTotal {
 ///
 /// All of one snapshot, so the figures can be compared.
 #[utoipa::path(
-    get, path = "/totals", operation_id = "show_totals", tag = "state",
+    get, path = TOTALS, operation_id = "show_totals", tag = "state",
     responses((status = 200, description = "The totals", body = Totals), ReadErrors)
 )]
-pub(crate) async fn show(State(app): State<App>) -> Result<Json<Totals>, Error> {
-    // One statement, one snapshot. SUM of bigint is numeric; beyond 64 bits, where consumers reject rides too, it stays
-    // at the largest.
+pub(crate) async fn show_totals(State(app): State<App>) -> Result<Json<Totals>, Error> {
+    // One statement has one snapshot. SUM of bigint is numeric; a sum beyond 64 bits, where consumers reject rides too, is
+    // shown as the largest number of 64 bits.
     let rows = app
         .database
         .read(

@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::hint;
 use crate::limits::Limits;
 use crate::metrics;
-use crate::rides::Ride;
+use crate::ride::Ride;
 
 /// A ride that is to be written.
 #[derive(Debug, Clone, Copy)]

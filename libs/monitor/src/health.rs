@@ -1,4 +1,4 @@
-//! Whether a process moves.
+//! Whether a process makes progress.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use crate::orders::Orders;
 
-/// A pulse that rests is not judged.
+/// A pulse that rests counts as fresh.
 const RESTING: u64 = u64::MAX;
 
-/// All pulses of a process. Clones are the same.
+/// All pulses of a process. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Health {
     is_served: bool,
@@ -23,7 +23,7 @@ impl Health {
         Self { is_served: true, takes_orders, ..Self::default() }
     }
 
-    /// Whether anybody can look at it.
+    /// Whether the process serves its health and its metrics.
     pub fn is_served(&self) -> bool {
         self.is_served
     }
@@ -35,31 +35,28 @@ impl Health {
         pulse
     }
 
-    /// The orders of whoever watches, to be carried out by the caller. There are never any unless `FAULT_ORDERS` is set.
+    /// The orders that an operator gives; the caller carries them out. Without `FAULT_ORDERS` there is never an order.
     pub fn orders(&self) -> Orders {
-        match self.takes_orders {
-            true => self.orders.get_or_init(Orders::default).clone(),
-            false => Orders::default(),
-        }
+        if self.takes_orders { self.orders.get_or_init(Orders::default).clone() } else { Orders::default() }
     }
 
-    /// Where orders go; `None` if they are not taken.
+    /// Where orders go. `None`: the process accepts no orders.
     pub(crate) fn order_book(&self) -> Option<&Orders> {
         self.orders.get()
     }
 
-    /// Whether every loop moves.
+    /// Whether every loop makes progress.
     pub(crate) fn is_ready(&self) -> bool {
         self.pulses().iter().all(Pulse::is_fresh)
     }
 
-    /// Every pulse, in the order in which they were made.
+    /// Every pulse, in the order of creation.
     pub(crate) fn pulses(&self) -> Vec<Pulse> {
         self.pulses.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// One thing that a process has to get done again and again. Clones are the same.
+/// The pulse of one loop. It beats when the loop has succeeded. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Pulse(Arc<Beats>);
 
@@ -68,18 +65,18 @@ struct Beats {
     name: &'static str,
     age_max: Duration,
     born: Instant,
-    /// When it beat last, in milliseconds after it was born; 0: never yet; or [`RESTING`].
+    /// The time of the last beat, in milliseconds after `born`; 0: it has never beaten; or [`RESTING`].
     last_ms: AtomicU64,
 }
 
 impl Pulse {
-    /// It got done, or there was nothing to do.
+    /// The loop succeeded, or there was nothing to do.
     pub fn beat(&self) {
         let now_ms = (self.0.born.elapsed().as_millis() as u64).max(1);
         self.0.last_ms.store(now_ms, Ordering::Relaxed);
     }
 
-    /// There is nothing to do for now, however long that is; the next beat says that there is something again.
+    /// There is nothing to do until the next beat, however long that is.
     pub fn rest(&self) {
         self.0.last_ms.store(RESTING, Ordering::Relaxed);
     }
@@ -88,7 +85,7 @@ impl Pulse {
         self.0.name
     }
 
-    /// How long nothing got done. `None`: nothing has ever been done.
+    /// The time since the last beat. `None`: it has never beaten.
     pub(crate) fn age(&self) -> Option<Duration> {
         match self.0.last_ms.load(Ordering::Relaxed) {
             0 => None,

@@ -1,13 +1,13 @@
-//! What a process says of itself over HTTP, on a port of its own:
+//! Serves a process's metrics and health over HTTP, on a port of its own:
 //!
-//! - `/metrics`: what it has counted and measured, for Prometheus
-//! - `/livez`: 200 as long as it answers at all
-//! - `/readyz`, also called `/healthz`: 200 while everything that it does succeeds, and 503 as soon as it does not
+//! - `/metrics`: its metrics, for Prometheus
+//! - `/livez`: 200 as long as the process responds at all
+//! - `/readyz`, also called `/healthz`: 200 while every loop succeeds, else 503
 //! - `POST /fault`, in development only: injects a fault into the next batch
 //!
-//! Ready means that there is progress while there is work, and not merely that servers can be reached. Each loop of a
-//! process has a [`Pulse`], which beats with every success. A pulse that has not beaten for too long makes the process
-//! unready, whatever the reason is, and the next beat makes it ready again.
+//! Ready means that there is progress while there is work; it is not enough that servers can be reached. Each loop of a
+//! process has a [`Pulse`], which beats after every success. If a pulse has not beaten for too long, the process is not ready.
+//! The next beat makes it ready again.
 //!
 //! ```
 //! # async fn example(args: monitor::MonitorArgs) -> anyhow::Result<()> {
@@ -24,8 +24,8 @@
 //! # }
 //! ```
 //!
-//! Metrics are recorded with the macros of the crate `metrics`, which are handed on here. Where nobody asked for a port they
-//! cost next to nothing.
+//! Metrics are recorded with the macros of the crate `metrics`, which this crate exports. Without a port they cost next to
+//! nothing.
 
 mod declare;
 mod health;
@@ -44,7 +44,7 @@ pub use orders::Orders;
 pub use probe::{Question, anything};
 pub use server::{ORDER_HEADER, start};
 
-/// Where a process tells of itself.
+/// Where a process serves its metrics and health.
 #[derive(Debug, Clone, Args)]
 pub struct MonitorArgs {
     /// Serve /metrics, /livez and /readyz on this port; 0 takes a free one. Not set: nowhere

@@ -1,28 +1,28 @@
-//! Faults that somebody orders while watching: the buttons of the live page, in development only.
+//! Faults that an operator orders: the buttons of the live page, in development only.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// More orders than this are not kept: whoever presses a button so often has seen enough.
+/// At most this many orders are kept. More are refused.
 const OPEN_MAX: u32 = 10;
 
-/// Orders to inject a fault into the next batch, and how many of them are open. Clones are the same.
+/// The number of open orders to inject a fault into a batch. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Orders(Arc<AtomicU32>);
 
 impl Orders {
-    /// Whether the next batch shall suffer.
+    /// Whether a fault is to be injected into the next batch.
     pub fn is_open(&self) -> bool {
         self.0.load(Ordering::Relaxed) > 0
     }
 
-    /// One order was carried out.
+    /// Marks one order as carried out.
     pub fn fill(&self) {
-        // An error: there was none.
+        // An error means that no order is open.
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| open.checked_sub(1));
     }
 
-    /// One more; `false` if there are too many.
+    /// Adds an order; `false` if too many are open.
     pub fn place(&self) -> bool {
         let more = |open| (open < OPEN_MAX).then_some(open + 1);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()

@@ -1,4 +1,4 @@
-//! Asking Postgres again and again: how far a process is behind, or only whether there is an answer.
+//! Asks Postgres at intervals: how far a process is behind, or only whether Postgres responds.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -12,15 +12,15 @@ use crate::health::{Health, Pulse};
 /// How often Postgres is asked.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long it may take to answer.
+/// How long Postgres may take to respond.
 const ANSWER_WAIT: Duration = Duration::from_secs(3);
 
-/// What is asked of a connection.
+/// A question to Postgres, in progress on a connection.
 pub type Question<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
 
 impl Health {
-    /// Asks Postgres every second, on a connection of its own and for as long as the process lives, and lets `pulse` beat
-    /// whenever it answers. Nothing is asked where nobody looks.
+    /// Asks Postgres every second, on a connection of its own and until the process ends. `pulse` beats after each response.
+    /// Does nothing if the health is not served.
     pub fn ask_postgres(
         &self,
         postgres: &tokio_postgres::Config,
@@ -56,7 +56,7 @@ impl Health {
     }
 }
 
-/// Asks only whether there is an answer.
+/// Asks only whether Postgres responds.
 pub fn anything(client: &Client) -> Question<'_> {
     Box::pin(async {
         client.simple_query("SELECT 1").await?;

@@ -1,4 +1,4 @@
-//! The paths.
+//! The paths of the monitor.
 
 use std::net::IpAddr;
 use std::sync::OnceLock;
@@ -10,30 +10,36 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use common::shutdown::CancellationToken;
 use metrics::{Unit, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tracing::info;
+use web::{Limits, Server};
 
 use crate::MonitorArgs;
 use crate::declare::declare_counter;
 use crate::health::Health;
 
-/// The buckets of everything that is measured in seconds: from a quick commit to a client's patience.
+/// The buckets of every metric in seconds: from a quick commit to the longest wait of a client.
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0];
 
-/// The buckets of everything that is counted in batches.
+/// The buckets of every metric that is the size of a batch.
 const SIZES: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
 
-/// A header that orders must have. A browser lets a page of another site send one only with our leave, and it gets none. A page
-/// whose own name was made to point here would need no leave; so orders are taken under no name but localhost.
+/// A header that every order must have. A browser lets a page of another site send it only if this server allows it, which it
+/// does not. A page whose own host name points at this server needs no permission, so an order must also be sent to
+/// `localhost` or a loopback address.
 pub const ORDER_HEADER: &str = "x-fault-order";
 
-/// How often measurements are put into their buckets, so that they do not pile up while nobody asks.
+/// How often measurements are put into their buckets. Without this they would pile up until the next scrape.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Records metrics from now on, and serves them and the process's health, if a port is asked for.
+/// Connections to the monitor: scrapers, probes and the dashboard.
+const CONNECTION_COUNT_MAX: usize = 256;
+
+/// If a port is set: records metrics from now on, and serves them and the process's health.
 ///
 /// # Errors
 /// The port is taken.
@@ -56,7 +62,9 @@ pub async fn start(args: &MonitorArgs) -> Result<Health> {
         .route("/fault", post(order))
         .with_state(app);
     info!(%address, "monitor started");
-    tokio::spawn(async move { axum::serve(listener, router).await });
+    let limits = Limits { connection_count_max: CONNECTION_COUNT_MAX, ..Limits::default() };
+    // This token is never cancelled: the monitor responds until the process ends.
+    tokio::spawn(Server::new(limits).serve(listener, router, CancellationToken::new()));
     Ok(health)
 }
 
@@ -66,7 +74,7 @@ struct App {
     health: Health,
 }
 
-/// There is one recorder in a process.
+/// Installs the recorder. A process has at most one.
 fn record() -> Result<PrometheusHandle> {
     static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
     if let Some(handle) = RECORDER.get() {
@@ -129,7 +137,7 @@ async fn ready(State(app): State<App>) -> impl IntoResponse {
     (status, Json(Readiness { ready, pid: std::process::id(), parts }))
 }
 
-/// Takes an order to inject a fault into the next batch.
+/// Accepts an order to inject a fault into the next batch.
 async fn order(State(app): State<App>, headers: HeaderMap) -> (StatusCode, &'static str) {
     let Some(orders) = app.health.order_book() else {
         return (StatusCode::NOT_FOUND, "no orders are taken here: FAULT_ORDERS is not set\n");
@@ -138,13 +146,14 @@ async fn order(State(app): State<App>, headers: HeaderMap) -> (StatusCode, &'sta
     if !headers.contains_key(ORDER_HEADER) || !is_this_machine(host) {
         return (StatusCode::FORBIDDEN, "give the header x-fault-order, and ask for localhost\n");
     }
-    match orders.place() {
-        true => (StatusCode::ACCEPTED, "the next batch will suffer\n"),
-        false => (StatusCode::TOO_MANY_REQUESTS, "too many orders are open: wait for the next batches\n"),
+    if orders.place() {
+        (StatusCode::ACCEPTED, "the next batch will suffer\n")
+    } else {
+        (StatusCode::TOO_MANY_REQUESTS, "too many orders are open: wait for the next batches\n")
     }
 }
 
-/// Whether a `Host` header means this machine, whoever else it may point at: `127.0.0.1:5013`, `localhost`.
+/// Whether a `Host` header can only mean this machine: `127.0.0.1:5013`, `localhost`.
 fn is_this_machine(host: &str) -> bool {
     let name = host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(host, |(name, _)| name);
     let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
@@ -156,7 +165,7 @@ mod tests {
     use super::is_this_machine;
 
     #[test]
-    fn only_names_that_nobody_else_can_have_mean_this_machine() {
+    fn only_names_that_no_other_machine_can_have_mean_this_machine() {
         for host in ["127.0.0.1:5013", "127.0.0.1", "localhost:1", "LOCALHOST", "[::1]:5013", "[::1]"] {
             assert!(is_this_machine(host), "{host}");
         }

@@ -35,6 +35,7 @@ use stream::StreamArgs;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::info;
+use web::{Limits, Server};
 
 use crate::database::Database;
 use crate::faults::FaultDesk;
@@ -110,9 +111,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     info!(%address, stream = ?config.stream, faults = desk.is_some(), "dashboard started");
     process::ready();
     let app = App { samples, memory, desk, hosts: local_hosts(bind), shutdown: shutdown.clone() };
-    let serving = axum::serve(listener, server::router(app)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let serving =
+        Server::new(Limits::default().within_open_files()).serve(listener, server::router(app), shutdown.clone());
     tokio::select! {
-        served = async { serving.await } => served.context("serving")?,
+        () = serving => {}
         // Without the sampler the page would show old figures for ever, so the process ends, and a supervisor starts it again.
         sampled = &mut sampling => sampled.context("the sampler died")?,
         () = stop_at_last(&shutdown) => {}

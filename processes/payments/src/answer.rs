@@ -1,4 +1,4 @@
-//! Answers of Stripe's shapes.
+//! Responses in Stripe's form.
 
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, StatusCode};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::ledger::{DECLINED_CODE, DECLINED_MESSAGE, Made};
 
-/// A status and a body, of whatever is good or bad.
+/// A response: a status and a body.
 #[derive(Debug)]
 pub(crate) struct Answer {
     status: StatusCode,
@@ -21,7 +21,7 @@ impl Answer {
         Self { status: StatusCode::OK, body: object.to_string(), replayed: false }
     }
 
-    /// What a request made, byte for byte the same each time.
+    /// The response for a charge or a customer, byte for byte the same each time.
     pub fn of(made: &Made) -> Self {
         match made {
             Made::Customer(customer) => Self::ok(&customer.to_json()),
@@ -34,16 +34,17 @@ impl Answer {
         }
     }
 
+    /// Whether the request succeeded.
     pub fn is_good(&self) -> bool {
         self.status.is_success()
     }
 
-    /// The same answer, marked as one that was given before.
+    /// The same response, marked as a replay.
     pub fn again(self) -> Self {
         Self { replayed: true, ..self }
     }
 
-    /// An error of one of Stripe's types, with or without one of its codes.
+    /// An error of a type of Stripe's, with or without a code.
     pub fn error<'a>(status: StatusCode, kind: &str, code: impl Into<Option<&'a str>>, message: &str) -> Self {
         let mut error = json!({ "type": kind, "message": message });
         if let Some(code) = code.into() {
@@ -52,7 +53,7 @@ impl Answer {
         Self { status, ..Self::ok(&json!({ "error": error })) }
     }
 
-    /// 400: the request has to be changed.
+    /// 400: the client has to change the request.
     pub fn invalid<'a>(code: impl Into<Option<&'a str>>, message: &str) -> Self {
         Self::error(StatusCode::BAD_REQUEST, "invalid_request_error", code, message)
     }

@@ -1,11 +1,11 @@
-//! The flags of every process that charges: where Stripe is, and the key.
+//! The flags of every process that charges: Stripe's address and the key.
 
 use std::fmt;
 
 use clap::Args;
 use hyper::Uri;
 
-/// Where Stripe is, and who asks.
+/// Stripe's address and the key.
 #[derive(Clone, Args)]
 pub struct StripeArgs {
     /// The payment server: Stripe, or for development one like it, for example http://127.0.0.1:5006
@@ -18,7 +18,7 @@ pub struct StripeArgs {
 }
 
 impl StripeArgs {
-    /// The key; one that is set to nothing is none.
+    /// The key. An empty key is treated as absent.
     pub fn key(&self) -> Option<&str> {
         self.stripe_api_key.as_deref().filter(|key| !key.is_empty())
     }

@@ -1,5 +1,5 @@
-//! What goes wrong with the next charge: what `POST /_faults` has planned, or else what the dice say. Answers that are
-//! given again under their key are not charges, and nothing happens to them.
+//! The fault of the next charge: the planned fault of `POST /_faults`, or else a fault by chance. A replayed response is not a
+//! charge and has no fault.
 
 use std::time::Duration;
 
@@ -9,19 +9,19 @@ use serde::{Deserialize, Serialize};
 /// The longest [`Fault::Slow`], in milliseconds.
 const SLOW_MS_MAX: u64 = 60_000;
 
-/// One charge's bad luck.
+/// A fault of one charge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Fault {
-    /// 500, and nothing was charged.
+    /// 500, and the charge was not made.
     ErrorBefore,
-    /// Charged, then 500.
+    /// The charge was made, then 500.
     ErrorAfter,
-    /// Charged, and never answered.
+    /// The charge was made, and there is no response.
     TimeOut,
-    /// Charged and on disk, and then the process is gone.
+    /// The charge is on disk, and then the process dies.
     DieAfterCharge,
-    /// Charged and answered, but later.
+    /// The charge is made later, and then its response is sent.
     Slow,
 }
 
@@ -29,10 +29,10 @@ pub(crate) enum Fault {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Plan {
     kind: Fault,
-    /// How many of the next charges it strikes; 0 ends the plan before.
+    /// The number of charges that the fault strikes; 0 cancels the plan.
     #[serde(default = "once")]
     count: u64,
-    /// How much later a slow charge is made, in milliseconds.
+    /// The delay of a slow charge, in milliseconds.
     #[serde(default)]
     ms: u64,
 }
@@ -41,7 +41,7 @@ fn once() -> u64 {
     1
 }
 
-/// Decides charge by charge.
+/// Draws the fault of each charge.
 #[derive(Debug)]
 pub(crate) struct Faults {
     dice: Dice,
@@ -49,7 +49,7 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
-    /// Faults by dice, until something is planned.
+    /// Faults by chance, until a fault is planned.
     pub fn new(dice: Dice) -> Self {
         Self { dice, plan: None }
     }
@@ -59,7 +59,7 @@ impl Faults {
         self.plan = Some(plan);
     }
 
-    /// The fault of the next charge, and how much later it is made.
+    /// The fault of the next charge, and its delay.
     pub fn draw(&mut self) -> (Option<Fault>, Duration) {
         if let Some(plan) = self.plan.as_mut().filter(|plan| plan.count > 0) {
             plan.count -= 1;

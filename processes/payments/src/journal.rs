@@ -1,5 +1,5 @@
-//! The journal: a file with a JSON line for everything that was made. Whatever is answered, or known to the ledger, was
-//! synced before. Requests that arrive together are synced together.
+//! The journal: a file with a JSON line per charge or customer. An entry is synced before the ledger knows it and before its
+//! response is sent. Entries that arrive together are synced together.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use crate::ledger::{Entry, Ledger};
 
-/// The most entries that are synced together, and that wait.
+/// The most entries that are synced together, and the most that wait.
 const BATCH_LEN_MAX: usize = 256;
 
 struct Pending {
@@ -21,15 +21,15 @@ struct Pending {
     synced: oneshot::Sender<()>,
 }
 
-/// Where entries are handed in.
+/// Accepts entries. Clones share the file.
 #[derive(Clone)]
 pub(crate) struct Journal {
     queue: mpsc::Sender<Pending>,
 }
 
 impl Journal {
-    /// Starts the writing task. It ends when the last clone of the journal is dropped, or with the first error: after
-    /// one, nobody knows what is in the file until it is read again.
+    /// Starts the writing task. It ends when the last clone of the journal is dropped, or with the first error: after an
+    /// error the file's content is unknown until it is read again.
     pub fn start(file: File, ledger: Arc<Mutex<Ledger>>) -> (Self, JoinHandle<io::Result<()>>) {
         let (queue, pending) = mpsc::channel(BATCH_LEN_MAX);
         (Self { queue }, tokio::task::spawn_blocking(move || write(file, pending, &ledger)))
@@ -43,7 +43,7 @@ impl Journal {
     }
 }
 
-/// The ledger, also after a panic: each change of it is one entry, whole or not there.
+/// Locks the ledger, also after a panic: each change is one entry, which the ledger has wholly or not at all.
 pub(crate) fn lock(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
     ledger.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -61,15 +61,15 @@ fn write(mut file: File, mut queue: mpsc::Receiver<Pending>, ledger: &Mutex<Ledg
         let mut ledger = lock(ledger);
         for Pending { entry, synced } in batch.drain(..) {
             ledger.apply(entry);
-            // Whoever asked may be gone; what was made stays made.
+            // The client may have left; its charge stays made.
             let _ = synced.send(());
         }
     }
     Ok(())
 }
 
-/// Opens the journal of a folder, making both if need be, and takes it up into the ledger. A last line without its end
-/// was never answered, and is cut off.
+/// Opens the journal of a folder, creates both if necessary, and applies its entries to the ledger. A torn last line is cut
+/// off: its request has never received a response.
 ///
 /// # Errors
 /// The folder cannot be used, another process uses it, or a line is damaged.
@@ -94,7 +94,7 @@ pub(crate) fn open(folder: &Path, ledger: &mut Ledger) -> Result<File> {
         kept_len += line.len() as u64;
         line.clear();
     }
-    // What is read may be answered from now on, so it must be on disk, and the file in its folder.
+    // Responses may rely on these entries from now on, so the entries and the file's name must be on disk.
     file.set_len(kept_len)
         .and_then(|()| file.sync_all())
         .and_then(|()| File::open(folder)?.sync_all())

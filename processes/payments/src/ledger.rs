@@ -1,5 +1,5 @@
-//! What the server knows: customers, charges, and which answer belongs to which idempotency key. The journal is its only
-//! writer, but for keys of requests in hand: so whatever is known here is on disk.
+//! The ledger: customers, charges, and the result of each idempotency key. Only the journal's writing task changes it, except
+//! for the keys of requests in progress: so every entry here is on disk.
 
 use std::collections::HashMap;
 use std::time::SystemTime;
@@ -8,32 +8,32 @@ use rand::distr::{Alphanumeric, SampleString};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// A customer who is there from the start and whose card is good: user@example.com.
+/// A customer who exists from the start and whose card is good: user@example.com.
 pub const GOOD_CUSTOMER: &str = "cus_good";
 
-/// A customer who is there from the start and whose card is declined: user-bad-source@example.com.
+/// A customer who exists from the start and whose card is declined: user-bad-source@example.com.
 pub const BAD_CUSTOMER: &str = "cus_bad";
 
 /// Stripe's test source that can be charged.
 pub(crate) const GOOD_SOURCE: &str = "tok_visa";
 
-/// Stripe's test source of which every charge is declined, though a customer can have it.
+/// Stripe's test source for a customer whose every charge is declined.
 pub(crate) const BAD_SOURCE: &str = "tok_chargeCustomerFail";
 
 pub(crate) const DECLINED_CODE: &str = "card_declined";
 pub(crate) const DECLINED_MESSAGE: &str = "Your card was declined.";
 
-/// A line of the journal: what a request made.
+/// A line of the journal: a request and its result.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Entry {
     /// The request's idempotency key.
     pub key: Option<String>,
-    /// The request in one form, to tell another request that comes under the same key.
+    /// The request in a canonical form, to recognize another request with the same key.
     pub request: String,
     pub made: Made,
 }
 
-/// Everything that a request can make.
+/// The result of a request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Made {
@@ -49,7 +49,7 @@ pub(crate) struct Customer {
     pub source: String,
 }
 
-/// A charge, be it paid or declined. `created` is in seconds since 1970.
+/// A charge, paid or declined. `created` is in seconds since 1970.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ChargeObject {
     pub id: String,
@@ -61,28 +61,28 @@ pub(crate) struct ChargeObject {
     pub declined: bool,
 }
 
-/// What is known of an idempotency key.
+/// The state of an idempotency key.
 #[derive(Debug)]
 pub(crate) enum Known {
-    /// Its first request is in hand.
+    /// Its first request is in progress.
     InHand,
-    /// Its answer is for ever that of what was made.
+    /// Its first request is finished. Every later request receives the same response.
     Done { request: String, made: Made },
 }
 
-/// All of it.
+/// Customers, charges and keys.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     pub keys: HashMap<String, Known>,
     pub customers: HashMap<String, Customer>,
     /// In the order of the journal.
     pub charges: Vec<ChargeObject>,
-    /// Where in `charges` an id is.
+    /// The index in `charges` of each id.
     pub places: HashMap<String, usize>,
 }
 
 impl Ledger {
-    /// No charges, and two customers.
+    /// A ledger without charges and with two customers.
     pub fn new() -> Self {
         let there = [
             (GOOD_CUSTOMER, "user@example.com", GOOD_SOURCE),
@@ -95,7 +95,7 @@ impl Ledger {
         Self { keys: HashMap::new(), customers: customers.into(), charges: Vec::new(), places: HashMap::new() }
     }
 
-    /// Takes up what the journal has.
+    /// Applies an entry of the journal.
     pub fn apply(&mut self, Entry { key, request, made }: Entry) {
         match &made {
             Made::Customer(customer) => {
@@ -113,7 +113,7 @@ impl Ledger {
 }
 
 impl Customer {
-    /// As Stripe shows it.
+    /// The customer as Stripe shows it.
     pub fn to_json(&self) -> Value {
         let Self { id, created, email, .. } = self;
         json!({ "id": id, "object": "customer", "created": created, "email": email, "livemode": false })
@@ -121,7 +121,7 @@ impl Customer {
 }
 
 impl ChargeObject {
-    /// As Stripe shows it, as far as anybody here reads it.
+    /// The charge as Stripe shows it, with the fields that this project reads.
     pub fn to_json(&self) -> Value {
         json!({
             "id": self.id,
@@ -140,12 +140,12 @@ impl ChargeObject {
     }
 }
 
-/// An id that nobody has and nobody guesses: 143 random bits after the prefix.
+/// A new id that cannot be guessed: 143 random bits after the prefix.
 pub(crate) fn new_id(prefix: &str) -> String {
     format!("{prefix}_{}", Alphanumeric.sample_string(&mut rand::rng(), 24))
 }
 
-/// In seconds since 1970.
+/// The present time, in seconds since 1970.
 pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

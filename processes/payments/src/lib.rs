@@ -1,15 +1,16 @@
-//! Payments: [`Stripe`], the client that charges by Stripe's HTTP API, and [`serve`], for development and tests a small
-//! server that answers as Stripe does.
+//! Payments: [`Stripe`], the client that charges by Stripe's HTTP API, and [`serve`], a small server for development and tests
+//! that responds as Stripe does.
 //!
-//! A charge is asked for at least once and made once: the client says the same key in each attempt, and the server that
-//! knows the key answers as it did before. So after a time-out, a 500 or a crash on either side the question is asked
-//! again, and never whether it was charged.
+//! A charge is requested at least once and made once: the client sends the same key in each attempt, and the server gives a
+//! known key the same response again. So after a time-out, a 500 or a crash on either side the client retries the charge.
+//! It never has to ask whether the charge was made.
 
 mod answer;
 mod args;
 mod faults;
 mod journal;
 mod ledger;
+mod paths;
 mod request;
 mod server;
 mod stripe;

@@ -1,4 +1,4 @@
-//! Requests as Stripe takes them: a key, a form, and what it asks for.
+//! Reads requests as Stripe does: a key, a form, and the charge or customer that it asks for.
 
 use std::collections::BTreeMap;
 
@@ -14,13 +14,13 @@ use crate::answer::Answer;
 use crate::ledger::{BAD_SOURCE, ChargeObject, Customer, GOOD_SOURCE, Ledger, Made, new_id, now};
 use crate::stripe::IDEMPOTENCY_KEY_LEN_MAX;
 
-/// What can be charged at once, in the currency's smallest unit. Stripe's limits for usd.
+/// The amounts of a charge, in the currency's smallest unit. These are Stripe's limits for usd.
 const AMOUNT: std::ops::RangeInclusive<i64> = 50..=99_999_999;
 
-/// The fields of a form, in one order.
+/// The fields of a form, ordered by name.
 pub(crate) type Form = BTreeMap<String, String>;
 
-/// Lets nobody through without a test key. Any will do.
+/// Refuses a request without a test key. Any test key is accepted.
 pub(crate) async fn authorize(request: Request, next: Next) -> Result<Response, Answer> {
     let header = request.headers().get(AUTHORIZATION).and_then(|header| header.to_str().ok());
     match header.and_then(|header| header.strip_prefix("Bearer sk_test_")) {
@@ -37,7 +37,7 @@ pub(crate) fn form(bytes: &[u8]) -> Result<Form, Answer> {
     serde_urlencoded::from_bytes(bytes).map_err(|error| Answer::invalid(None, &format!("Malformed form: {error}.")))
 }
 
-/// The body, if it arrived and is not too long.
+/// The body, if it has arrived and is not too long.
 pub(crate) fn body(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Answer> {
     body.map_err(|error| Answer::error(error.status(), "invalid_request_error", None, &error.body_text()))
 }
@@ -51,8 +51,8 @@ pub(crate) fn key(headers: &HeaderMap) -> Result<Option<String>, Answer> {
     }
 }
 
-/// `email` and `source`.
-pub(crate) fn customer(mut form: Form, _: &Ledger) -> Result<Made, Answer> {
+/// Reads a customer: `email` and `source`.
+pub(crate) fn read_customer(mut form: Form, _: &Ledger) -> Result<Made, Answer> {
     let (email, source) = (take(&mut form, "email")?, take(&mut form, "source")?);
     nothing_else(form)?;
     if source != GOOD_SOURCE && source != BAD_SOURCE {
@@ -61,8 +61,8 @@ pub(crate) fn customer(mut form: Form, _: &Ledger) -> Result<Made, Answer> {
     Ok(Made::Customer(Customer { id: new_id("cus"), created: now(), email, source }))
 }
 
-/// `amount`, `currency`, `customer` and perhaps `description`.
-pub(crate) fn charge(mut form: Form, ledger: &Ledger) -> Result<Made, Answer> {
+/// Reads a charge: `amount`, `currency`, `customer`, and `description` if it is there.
+pub(crate) fn read_charge(mut form: Form, ledger: &Ledger) -> Result<Made, Answer> {
     let amount = take(&mut form, "amount")?;
     let wrong = || Answer::invalid("parameter_invalid_integer", &format!("Invalid integer: {amount}"));
     let amount: i64 = amount.parse().map_err(|_| wrong())?;

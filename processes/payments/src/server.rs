@@ -1,8 +1,8 @@
-//! The server: of Stripe's API what rides need, with Stripe's rules for idempotency keys, and faults on demand.
+//! The server: the part of Stripe's API that rides need, with Stripe's rules for idempotency keys, and faults on demand.
 //!
-//! A key is taken by the first request that comes with it. Whatever that one makes is written to the journal together
-//! with the key, so every later request with the key gets the same answer, also after a crash; what makes nothing (a
-//! request that is wrong, a 500 before the charge) gives the key back.
+//! The first request with a key takes the key. If it makes a charge or a customer, both are written to the journal together
+//! with the key, so every later request with the key gets the same response, also after a crash. A request that makes nothing
+//! (it is wrong, or fails with 500 before the charge) gives the key back.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,19 +22,24 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinError;
 use tracing::{debug, info};
+use web::{Limits, Server};
 
 use crate::Config;
 use crate::answer::Answer;
 use crate::faults::{Fault, Faults, Plan};
 use crate::journal::{self, Journal, lock};
 use crate::ledger::{Entry, Known, Ledger, Made};
+use crate::paths::{CHARGES, CUSTOMERS};
 use crate::request::{self, Form};
 
-/// The longest body that is taken, in bytes.
+/// The longest body that is accepted, in bytes.
 const BODY_LEN_MAX: usize = 64 * 1024;
 
-/// How long a charge that is not to be answered is held; clients give up before.
+/// How long the response to a charge with [`Fault::TimeOut`] is held back. Clients give up earlier.
 const TIME_OUT: Duration = Duration::from_secs(60);
+
+/// How long a request may take. Longer than [`TIME_OUT`] and the slowest [`Fault::Slow`] together.
+const REQUEST_WAIT: Duration = Duration::from_secs(150);
 
 #[derive(Clone)]
 struct App {
@@ -44,8 +49,8 @@ struct App {
     shutdown: CancellationToken,
 }
 
-/// Serves on a socket that is open already until `shutdown`; then requests in flight are finished. Charges and keys are
-/// kept for ever, on disk and in memory: a kilobyte each.
+/// Serves until `shutdown`, on a socket that is already open; then requests in flight are finished. Charges and keys are
+/// never deleted, on disk and in memory: a kilobyte each.
 ///
 /// # Errors
 /// The journal cannot be read, is in use by another process, or cannot be written any more.
@@ -65,14 +70,15 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
     );
     let app = App { ledger, journal, faults: Arc::new(Mutex::new(Faults::new(dice))), shutdown: shutdown.clone() };
     let router = router(app, config.faults);
-    let serving = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let limits = Limits { request_wait: REQUEST_WAIT, ..Limits::default() }.within_open_files();
+    let serving = Server::new(limits).serve(listener, router, shutdown.clone());
     tokio::select! {
-        served = async { serving.await } => served.context("the server died")?,
-        // Without it no charge can be made: better to die, and be started again.
+        () = serving => {}
+        // Without the writing task no charge can be made, so the process ends, and a supervisor starts it again.
         ended = &mut writing => return written(ended),
         () = stop_at_last(&shutdown) => return Ok(()),
     }
-    // Charges whose clients have left may still be in hand.
+    // Charges whose clients have left may still be in progress.
     tokio::select! {
         ended = writing => written(ended)?,
         () = stop_at_last(&shutdown) => {}
@@ -87,9 +93,9 @@ fn written(ended: Result<io::Result<()>, JoinError>) -> Result<()> {
 
 fn router(app: App, faults: bool) -> Router {
     let v1 = Router::new()
-        .route("/v1/customers", post(create_customer))
-        .route("/v1/charges", get(list_charges).post(create_charge))
-        .route("/v1/charges/{id}", get(show_charge))
+        .route(CUSTOMERS, post(create_customer))
+        .route(CHARGES, get(list_charges).post(create_charge))
+        .route(&format!("{CHARGES}/{{id}}"), get(show_charge))
         .layer(from_fn(request::authorize));
     let other = Router::new().route("/healthz", get(async || Answer::ok(&json!({ "status": "ok" }))));
     let other = if faults { other.route("/_faults", post(plan_faults)) } else { other };
@@ -103,11 +109,11 @@ fn router(app: App, faults: bool) -> Router {
 type Body = Result<Bytes, BytesRejection>;
 
 async fn create_customer(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Answer, Answer> {
-    create(app, "customers", request::customer, &headers, body).await
+    create(app, "customers", request::read_customer, &headers, body).await
 }
 
 async fn create_charge(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Answer, Answer> {
-    create(app, "charges", request::charge, &headers, body).await
+    create(app, "charges", request::read_charge, &headers, body).await
 }
 
 async fn create(
@@ -136,7 +142,7 @@ async fn create(
         info!(?fault, key, "fault injected");
     }
     let shutdown = app.shutdown.clone();
-    // In a task of its own: when the client leaves, this future is dropped, and the key must not stay in hand for ever.
+    // In a task of its own: if the client leaves, this future is dropped, and the key would stay taken.
     let carried_out = tokio::spawn(carry_out(app, Entry { key, request, made }, fault, slow));
     let answer = carried_out.await.map_err(|_| Answer::internal())??;
     let outcome = if answer.is_good() { "made" } else { "declined" };
@@ -151,7 +157,7 @@ async fn create(
     }
 }
 
-/// Takes the key for this request; or else says what was answered before.
+/// Takes the key for this request, or returns the response of the first request with this key.
 fn take_key(ledger: &mut Ledger, key: Option<&str>, request: &str) -> Result<Option<Answer>, Answer> {
     let Some(key) = key else { return Ok(None) };
     match ledger.keys.get(key) {
@@ -195,7 +201,7 @@ async fn show_charge(State(app): State<App>, Path(id): Path<String>) -> Result<A
     Ok(Answer::ok(&ledger.charges[*place].to_json()))
 }
 
-/// Newest first: at most `limit` charges that are older than `starting_after`.
+/// Lists at most `limit` charges that are older than `starting_after`, the newest first.
 async fn list_charges(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Answer, Answer> {
     let mut query = request::form(query.unwrap_or_default().as_bytes())?;
     let limit = match query.remove("limit").map(|limit| limit.parse()) {
@@ -210,7 +216,7 @@ async fn list_charges(State(app): State<App>, RawQuery(query): RawQuery) -> Resu
     };
     let start = end.saturating_sub(limit);
     let data: Vec<Value> = ledger.charges[start..end].iter().rev().map(|charge| charge.to_json()).collect();
-    Ok(Answer::ok(&json!({ "object": "list", "url": "/v1/charges", "has_more": start > 0, "data": data })))
+    Ok(Answer::ok(&json!({ "object": "list", "url": CHARGES, "has_more": start > 0, "data": data })))
 }
 
 async fn plan_faults(State(app): State<App>, body: Body) -> Result<Answer, Answer> {

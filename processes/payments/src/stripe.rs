@@ -1,5 +1,5 @@
-//! The client: charges and customers by Stripe's HTTP API. Whoever calls brings an idempotency key and keeps it: asking
-//! again with the same key, after any error and from any process, charges once.
+//! The client: makes charges and customers by Stripe's HTTP API. The caller chooses an idempotency key and keeps it: any number
+//! of requests with this key, after any error and from any process, charge once.
 
 use std::error::Error;
 use std::time::Duration;
@@ -18,60 +18,61 @@ use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 
 use crate::args::{StripeArgs, parse_base};
+use crate::paths::{CHARGES, CUSTOMERS};
 
-/// How long a charge may take, from connecting to the last byte of the answer. Stripe usually answers within a second.
+/// How long a charge may take, from connecting to the last byte of the response. Stripe usually responds within a second.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
-/// How long connecting may take; a part of [`ANSWER_WAIT`].
+/// How long connecting may take. It is a part of [`ANSWER_WAIT`].
 const CONNECT_WAIT: Duration = Duration::from_secs(3);
 
-/// The longest answer that is read, in bytes. A charge has some 3000.
+/// The longest response that is read, in bytes. A charge has some 3000.
 const ANSWER_LEN_MAX: usize = 256 * 1024;
 
-/// The longest idempotency key that Stripe takes, in bytes.
+/// The longest idempotency key that Stripe accepts, in bytes.
 pub(crate) const IDEMPOTENCY_KEY_LEN_MAX: usize = 255;
 
-/// What is to be charged, to whom, and under which key.
+/// A charge to be made.
 #[derive(Debug, Clone, Copy)]
 pub struct Charge<'a> {
-    /// In the currency's smallest unit, cents for usd; Stripe takes 50 and more.
+    /// In the currency's smallest unit, cents for usd. Stripe accepts 50 and more.
     pub amount_cents: i64,
     /// Three letters, for example `usd`.
     pub currency: &'a str,
     /// The customer's id, for example `cus_good`.
     pub customer: &'a str,
-    /// What people read on the account, for example `Charge for ride 12`.
+    /// The text on the account, for example `Charge for ride 12`.
     pub description: &'a str,
-    /// 1 to 255 visible characters, the same in each attempt and for nothing else. Stripe keeps it for 24 hours at
-    /// least; a retry after that may charge again.
+    /// 1 to 255 visible characters, the same in each attempt and in no other charge. Stripe keeps it for at least 24 hours;
+    /// a retry after that may charge again.
     pub idempotency_key: &'a str,
 }
 
-/// Why there is no charge, or why nobody knows.
+/// Why a charge was not made, or may not have been made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChargeError {
-    /// The card was declined. Final: Stripe gives the same answer to every retry with this key.
+    /// The card was declined. This is final: Stripe gives the same response to every retry with this key.
     #[error("declined: {message}")]
     Declined {
-        /// As Stripe words it, for people: `Your card was declined.`
+        /// Stripe's words, for people: `Your card was declined.`
         message: String,
     },
-    /// The request or the key is wrong. Nothing was charged; retrying does not help until somebody mends the settings,
-    /// and then it does: it says nothing about the card.
+    /// The request or the key is wrong. Nothing was charged. A retry helps only after an operator has corrected the settings:
+    /// the error says nothing about the card.
     #[error("refused: {message}")]
     Refused {
-        /// What is wrong, for operators.
+        /// The reason, for operators.
         message: String,
     },
-    /// No answer, or none that can be used. It may have been charged or not: ask again with the same key.
+    /// There was no usable response. The charge may have been made or not: retry with the same key.
     #[error("payments unavailable: {message}")]
     Unavailable {
-        /// What happened, for operators.
+        /// The cause, for operators.
         message: String,
     },
 }
 
-/// A connection to Stripe, or rather a pool of them; clones share it.
+/// A pool of connections to Stripe. Clones share it.
 #[derive(Clone)]
 pub struct Stripe {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
@@ -81,15 +82,15 @@ pub struct Stripe {
 }
 
 impl Stripe {
-    /// A client that waits 10 s for an answer. Nothing is connected yet.
+    /// A client that waits 10 s for a response. It connects on first use.
     ///
     /// # Errors
-    /// There is no key, or no certificate authority to verify an https server with. Says what to set.
+    /// There is no key, or no certificate authority to verify an https server with. The error names the setting.
     pub fn new(args: &StripeArgs) -> Result<Self> {
         Self::with_answer_wait(args, ANSWER_WAIT)
     }
 
-    /// As [`new`](Self::new), waiting so long for an answer.
+    /// As [`new`](Self::new), with another wait for a response.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -108,7 +109,7 @@ impl Stripe {
     /// Charges a customer's card. Returns the charge's id, for example `ch_3PqJ0s2eZvKYlo2C`.
     ///
     /// # Errors
-    /// Only [`ChargeError::Declined`] is final. After the others, ask again later with the same key.
+    /// Only [`ChargeError::Declined`] is final. After any other error, retry later with the same key.
     pub async fn charge(&self, charge: &Charge<'_>) -> Result<String, ChargeError> {
         let amount = charge.amount_cents.to_string();
         let form = [
@@ -117,7 +118,7 @@ impl Stripe {
             ("customer", charge.customer),
             ("description", charge.description),
         ];
-        self.post("/v1/charges", &form, charge.idempotency_key).await
+        self.post(CHARGES, &form, charge.idempotency_key).await
     }
 
     /// Creates a customer who pays with `source`, for example `tok_visa`. Returns its id, for example `cus_9s6XKzkNRi`.
@@ -130,18 +131,18 @@ impl Stripe {
         source: &str,
         idempotency_key: &str,
     ) -> Result<String, ChargeError> {
-        self.post("/v1/customers", &[("email", email), ("source", source)], idempotency_key).await
+        self.post(CUSTOMERS, &[("email", email), ("source", source)], idempotency_key).await
     }
 
-    /// All charges that were made and not declined, the newest first.
+    /// Every charge that was made and not declined, the newest first.
     ///
     /// # Errors
-    /// No answer, or none that can be used.
+    /// There was no usable response.
     pub async fn charges(&self) -> Result<Vec<Charged>> {
         let mut charges: Vec<Charged> = Vec::new();
         loop {
             let after = charges.last().map_or_else(String::new, |last| format!("&starting_after={}", last.id));
-            let request = Request::get(format!("{}/v1/charges?limit=100{after}", self.base))
+            let request = Request::get(format!("{}{CHARGES}?limit=100{after}", self.base))
                 .header(AUTHORIZATION, self.bearer.clone())
                 .body(Full::default())?;
             let answer = tokio::time::timeout(self.answer_wait, self.exchange(request)).await;
@@ -158,7 +159,7 @@ impl Stripe {
 
     async fn post(&self, path: &str, form: &[(&str, &str)], idempotency_key: &str) -> Result<String, ChargeError> {
         let refused = |error: &dyn Error| ChargeError::Refused { message: format!("bad request: {error}") };
-        // Stripe takes a request without a key too, and then every retry would charge again.
+        // Stripe accepts a request without a key too, and then every retry would charge again.
         if idempotency_key.is_empty() || idempotency_key.len() > IDEMPOTENCY_KEY_LEN_MAX {
             return Err(ChargeError::Refused { message: "an idempotency key has 1 to 255 characters".to_owned() });
         }
@@ -189,7 +190,7 @@ impl Stripe {
     }
 }
 
-/// A charge, as it is listed.
+/// A charge, as Stripe lists it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Charged {
     /// For example `ch_3PqJ0s2eZvKYlo2C`.
@@ -198,11 +199,11 @@ pub struct Charged {
     pub amount: i64,
     /// Three letters, for example `usd`.
     pub currency: String,
-    /// Who was charged.
+    /// The customer who was charged.
     pub customer: Option<String>,
-    /// As it was asked for.
+    /// The description in the request.
     pub description: Option<String>,
-    /// Whether money moved.
+    /// Whether the charge was paid.
     pub paid: bool,
 }
 
@@ -212,9 +213,9 @@ struct Page {
     has_more: bool,
 }
 
-/// All that matters of an answer: the id of what was made, or else the error.
+/// The relevant part of a response: the id of the charge or customer, or else the error.
 #[derive(Deserialize)]
-struct Answer {
+struct Reply {
     id: Option<String>,
     error: Option<Problem>,
 }
@@ -229,16 +230,16 @@ struct Problem {
 
 fn understand(status: StatusCode, body: &[u8]) -> Result<String, ChargeError> {
     let problem = match serde_json::from_slice(body) {
-        Ok(Answer { id: Some(id), .. }) if status.is_success() => return Ok(id),
-        Ok(Answer { error: Some(problem), .. }) => problem,
-        // Whoever says this is not Stripe, whatever the status: a proxy's 402 must not end a ride.
+        Ok(Reply { id: Some(id), .. }) if status.is_success() => return Ok(id),
+        Ok(Reply { error: Some(problem), .. }) => problem,
+        // Stripe does not send such a response, so its status means nothing: the 402 of a proxy must not end a ride.
         _ => return Err(ChargeError::Unavailable { message: format!("HTTP {status}, and not in Stripe's words") }),
     };
     let is_declined = problem.kind.as_deref() == Some("card_error") || problem.code.as_deref() == Some("card_declined");
     let message = problem.message.unwrap_or_else(|| format!("HTTP {status}"));
     Err(match status.as_u16() {
         400..=499 if is_declined => ChargeError::Declined { message },
-        // Without the word for it, somebody else's 402.
+        // A 402 without the word "declined" is not from Stripe.
         402 | 408 | 409 | 429 => ChargeError::Unavailable { message },
         400..=499 => ChargeError::Refused { message },
         _ => ChargeError::Unavailable { message },
@@ -253,7 +254,7 @@ fn connector(base: &str) -> Result<HttpsConnector<HttpConnector>> {
     let config = if base.starts_with("https:") {
         connect::tls::client_config()?
     } else {
-        // Never used.
+        // This configuration is never used.
         let builder = ClientConfig::builder_with_provider(ring::default_provider().into());
         let builder = builder.with_safe_default_protocol_versions().context("preparing TLS")?;
         builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth()

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use api::Limits;
 use serde_json::json;
 use tests::{Process, World, binary, wait_until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -10,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
+use web::Limits;
 
 use crate::api::Api;
 
@@ -17,6 +17,7 @@ const RIDE: &[u8] = b"POST /rides HTTP/1.1\r\nhost: x\r\ncontent-type: applicati
                       content-length: 10\r\n\r\ndistance=5";
 
 async fn start(world: &World, limits: Limits) -> Api {
+    let limits = api::Limits { http: limits, ..api::Limits::default() };
     Api::start_within(&world.database_url().parse().unwrap(), limits).await
 }
 

@@ -1,4 +1,4 @@
-//! What the client sends, and what it makes of every kind of answer, of silence and of nobody.
+//! The client: the requests that it sends, and its results for every kind of response, for silence and for a closed port.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

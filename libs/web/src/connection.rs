@@ -1,5 +1,5 @@
-//! A client's socket that does not wait for ever. hyper knows one time-out for a header and for the pause before it;
-//! here they are told apart, and a client that does not read its answer is left, too.
+//! A client's socket whose reads and writes time out. hyper has a single time-out for a header and for the idle time before
+//! it. This socket times the header by itself, and it also closes the connection of a client that does not read its response.
 
 use std::io;
 use std::pin::Pin;
@@ -14,12 +14,13 @@ use tokio::time::{Instant, Sleep};
 
 use crate::limits::Limits;
 
-/// Counts beginnings and ends of requests: even while the next request is awaited, odd while one is being answered.
+/// Counts the beginnings and ends of requests. The number is even while the next request is awaited, and odd while a request
+/// is being handled.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Turns(Arc<AtomicU32>);
 
 impl Turns {
-    /// A request has begun; it ends when the guard is dropped.
+    /// A request begins; it ends when the guard is dropped.
     pub fn begin(&self) -> impl Drop + use<> {
         self.0.fetch_add(1, Ordering::AcqRel);
         Turn(self.clone())
@@ -38,7 +39,7 @@ impl Drop for Turn {
     }
 }
 
-/// A socket whose reads and writes fail when the client is too slow.
+/// A socket. Its reads and writes fail when the client is too slow.
 #[derive(Debug)]
 pub(crate) struct Watched {
     stream: TcpStream,
@@ -48,10 +49,10 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    /// Watches `stream`; whoever answers its requests tells `turns`.
+    /// Watches `stream`. The server marks the begin and the end of each request in `turns`.
     pub fn new(stream: TcpStream, turns: Turns, limits: &Limits) -> Self {
         let mut header = Stopwatch::new(limits.header_wait);
-        // A new connection has something to say, or why was it made?
+        // On a new connection, the time for the header runs from the start: a client that connects has a request to send.
         header.start(turns.now());
         Self { stream, turns, header, response: Stopwatch::new(limits.response_wait) }
     }
@@ -75,7 +76,7 @@ impl AsyncRead for Watched {
         if read.is_pending() {
             return this.header.check(turn, cx).map(Err);
         }
-        // Bytes of a header, unless they belong to a request that is being answered: that one has bounds of its own.
+        // These bytes belong to a header, unless a request is being handled: its body has a time-out of its own.
         if turn.is_multiple_of(2) && buf.filled().len() > filled_before {
             this.header.start(turn);
         }
@@ -105,7 +106,11 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        // hyper flushes after the system has taken all that hyper has buffered. A further part of a streamed response is
+        // timed anew.
+        this.response.stop();
+        Pin::new(&mut this.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -113,8 +118,8 @@ impl AsyncWrite for Watched {
     }
 }
 
-/// Measures one thing a turn, from its first sign on. More signs in the same turn do not prolong it: a byte now and
-/// then is what a slow attacker sends.
+/// Times one wait per turn, from its first start. Further starts in the same turn do not prolong the wait: an attacker could
+/// send a single byte now and then.
 #[derive(Debug)]
 struct Stopwatch {
     wait: Duration,
@@ -136,12 +141,17 @@ impl Stopwatch {
         }
     }
 
-    /// Ready with an error when what was started in this turn takes too long. Otherwise the task is woken when it does.
+    /// Forgets the wait that was started.
+    fn stop(&mut self) {
+        self.started_in = None;
+    }
+
+    /// Ready with an error when the wait that was started in this turn is too long. Otherwise the task is woken at that time.
     fn check(&mut self, turn: u32, cx: &mut Context<'_>) -> Poll<io::Error> {
         if self.started_in != Some(turn) {
             return Poll::Pending;
         }
-        // Most headers come in one piece and never get here, so the timer is set only now.
+        // The timer is set only here, because most headers arrive in one piece and need no timer.
         if self.sleep.deadline() != self.until {
             self.sleep.as_mut().reset(self.until);
         }

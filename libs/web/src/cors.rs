@@ -1,7 +1,6 @@
-//! Which pages of other hosts may send JSON to the api from a browser, and read its answers. None, unless the settings name
-//! them.
+//! Lets pages of other origins use a server from a browser (CORS), if the settings name those origins.
 //!
-//! No cookie is ever looked at, so nothing is allowed that a page could do in a user's name without knowing it.
+//! A server reads no cookie, so a page cannot act in a user's name without the user's knowledge.
 
 use std::str::FromStr;
 
@@ -12,20 +11,28 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
-/// What such a page may send.
-const ALLOWED_METHODS: &str = "GET, HEAD, POST";
-const ALLOWED_HEADERS: &str = "authorization, content-type, idempotency-key, traceparent, x-request-id";
-/// What it may read, beside the few headers that every page may.
-const EXPOSED_HEADERS: &str = "idempotent-replayed, location, retry-after, x-request-id";
-/// How long a browser need not ask again, in seconds. Chromium asks after two hours in any case.
+/// How long a browser may keep the response to a preflight request, in seconds. Chromium keeps it for two hours at most.
 const MAX_AGE_S: u16 = 3600;
 
-/// Origins, as a browser writes them: `https://rides.example.com`, with a port where it is not the usual one.
+/// The pages of other origins that may use a server, and the requests that they may send.
+#[derive(Debug, Clone)]
+pub struct Cors {
+    /// The origins of these pages.
+    pub origins: Origins,
+    /// The methods that such a page may use: `GET, HEAD, POST`.
+    pub methods: &'static str,
+    /// The headers that such a page may send.
+    pub request_headers: &'static str,
+    /// The headers of a response that such a page may read, beside the few that every page may read.
+    pub response_headers: &'static str,
+}
+
+/// Origins, as a browser writes them: `https://rides.example.com`, with a port if it is not the scheme's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origins {
-    /// Every page there is.
+    /// Every page.
     Any,
-    /// These.
+    /// The pages of these origins.
     Listed(Vec<HeaderValue>),
 }
 
@@ -40,7 +47,7 @@ impl FromStr for Origins {
     }
 }
 
-/// Compared byte by byte with what a browser sends, so what it never sends is refused.
+/// An origin is compared with the browser's header byte by byte, so a spelling that a browser never sends is refused.
 fn parse(origin: &str) -> Result<HeaderValue, String> {
     let complaint = match origin {
         "*" => Some("give either * or a list of origins".to_owned()),
@@ -67,27 +74,27 @@ fn is_origin(origin: &str) -> bool {
         "https" => Some(443),
         _ => None,
     };
-    // Without a path, a user, or a port that goes without saying.
+    // Without a path, a user, or the scheme's own port.
     origin == format!("{scheme}://{authority}")
         && !authority.as_str().contains(['@', '*'])
         && !authority.host().is_empty()
         && (authority.port_u16().is_none() || authority.port_u16() != usual_port)
 }
 
-/// A request, as far as it matters here.
+/// The facts about a request that matter for CORS.
 #[derive(Debug)]
-pub(crate) struct Visit {
-    /// What the answer allows; `None`: nothing.
+pub(crate) struct Visit<'a> {
+    cors: &'a Cors,
+    /// The origin that the response allows, or `*`. `None`: the response allows nothing.
     allowed: Option<HeaderValue>,
     is_preflight: bool,
-    depends_on_origin: bool,
 }
 
-impl Visit {
-    /// Looks at a request before it is answered.
-    pub fn of<B>(origins: &Origins, request: &Request<B>) -> Self {
+impl<'a> Visit<'a> {
+    /// Reads the header of a request.
+    pub fn of<B>(cors: &'a Cors, request: &Request<B>) -> Self {
         let origin = request.headers().get(ORIGIN);
-        let allowed = match (origins, origin) {
+        let allowed = match (&cors.origins, origin) {
             (_, None) => None,
             (Origins::Any, Some(_)) => Some(HeaderValue::from_static("*")),
             (Origins::Listed(listed), Some(origin)) => listed.contains(origin).then(|| origin.clone()),
@@ -95,29 +102,30 @@ impl Visit {
         let is_preflight = allowed.is_some()
             && request.method() == Method::OPTIONS
             && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-        Self { allowed, is_preflight, depends_on_origin: *origins != Origins::Any }
+        Self { cors, allowed, is_preflight }
     }
 
-    /// The answer to a browser that asks whether it may ask. `None`: the request is of another kind.
+    /// The response to a preflight request. `None`: the request is of another kind.
     pub fn preflight(&self) -> Option<Response> {
         let headers = [
-            (ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(ALLOWED_METHODS)),
-            (ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(ALLOWED_HEADERS)),
+            (ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(self.cors.methods)),
+            (ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(self.cors.request_headers)),
             (ACCESS_CONTROL_MAX_AGE, HeaderValue::from(MAX_AGE_S)),
         ];
         self.is_preflight.then(|| (StatusCode::NO_CONTENT, headers).into_response())
     }
 
-    /// Puts on an answer what lets the browser hand it to the page.
+    /// Puts the headers on a response with which the browser hands it to the page.
     pub fn mark(self, headers: &mut HeaderMap) {
-        if self.depends_on_origin {
-            // For caches, also where nothing is allowed.
+        if self.cors.origins != Origins::Any {
+            // A cache needs this header even if nothing is allowed.
             headers.append(VARY, HeaderValue::from_static("origin"));
         }
         let Some(allowed) = self.allowed else { return };
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
         if !self.is_preflight {
-            headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED_HEADERS));
+            let exposed = HeaderValue::from_static(self.cors.response_headers);
+            headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
         }
     }
 }
@@ -138,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_browser_sends_is_refused_with_the_reason() {
+    fn a_spelling_that_no_browser_sends_is_refused_with_the_reason() {
         for (text, reason) in [
             ("", "give origins such as"),
             ("https://a.example,", "give origins such as"),

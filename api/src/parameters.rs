@@ -1,25 +1,27 @@
-//! Body and headers of `POST /rides`, for the description only: what is read is [`Params`](crate::body::Params), which
-//! takes more spellings of a number than can be described.
-#![expect(dead_code, reason = "these types are derived from, and never made")]
+//! The body and the headers of `POST /rides`, for the description only. Requests are read into
+//! [`Params`](crate::body::Params), which accepts more spellings of a number than can be described.
+#![expect(dead_code, reason = "only their derived descriptions are used")]
+
+use std::borrow::Cow;
 
 use serde_json::json;
 use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, OneOfBuilder};
 use utoipa::openapi::{Ref, RefOr, Schema, Type};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
-/// The headers that are described; `Authorization` is so elsewhere.
+/// The described headers. `Authorization` is described as a security scheme.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 pub(crate) struct BookingHeaders {
-    /// A booked ride's key: whatever nobody else uses. In quotes it is the same key.
+    /// A booked ride's key: a value that no other ride uses. In quotes it is the same key.
     #[param(rename = "Idempotency-Key", min_length = 20, max_length = 255, pattern = "^[!#-~][!-~]*$")]
     idempotency_key: Option<String>,
 }
 
-/// A ride, of a guest or booked.
-pub(crate) struct NewRide;
+/// The body of `POST /rides`: a guest's ride or a booked one.
+pub(crate) struct RideBody;
 
-impl PartialSchema for NewRide {
+impl PartialSchema for RideBody {
     fn schema() -> RefOr<Schema> {
         let either =
             AnyOfBuilder::new().item(Ref::from_schema_name("GuestRide")).item(Ref::from_schema_name("BookedRide"));
@@ -27,7 +29,11 @@ impl PartialSchema for NewRide {
     }
 }
 
-impl ToSchema for NewRide {
+impl ToSchema for RideBody {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("NewRide")
+    }
+
     fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
         schemas.push((GuestRide::name().into_owned(), GuestRide::schema()));
         schemas.push((BookedRide::name().into_owned(), BookedRide::schema()));
@@ -58,7 +64,7 @@ pub(crate) struct BookedRide {
     raise_error: Option<bool>,
 }
 
-/// What rounds, half up, to at least one millimetre and at most 10^9 m.
+/// A distance that, rounded half up, is at least one millimetre and at most 10^9 m.
 fn metres() -> RefOr<Schema> {
     let number = ObjectBuilder::new()
         .schema_type(Type::Number)

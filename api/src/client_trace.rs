@@ -1,13 +1,13 @@
-//! The trace that a request belongs to, if its client has one.
+//! The trace that a request belongs to, if its client sends one.
 
 use axum::http::{HeaderMap, HeaderName};
 use traces::TraceParent;
 
-/// Where the client says it.
+/// The header in which a client sends its trace.
 const HEADER: HeaderName = HeaderName::from_static("traceparent");
 
-/// What the client says. A header that is malformed, or there twice, is as if it were not there: so W3C wants it.
-pub(crate) fn of(headers: &HeaderMap) -> Option<TraceParent> {
+/// The client's trace. A header that is malformed or sent twice is treated as absent, as the W3C's Trace Context demands.
+pub(crate) fn client_trace(headers: &HeaderMap) -> Option<TraceParent> {
     let mut values = headers.get_all(HEADER).iter();
     let value = values.next()?;
     if values.next().is_some() {
@@ -28,9 +28,9 @@ mod tests {
 
     #[test]
     fn one_header_that_is_well_formed_is_a_trace_and_anything_else_is_none() {
-        assert_eq!(of(&headers(&[TEXT])).unwrap().to_string(), TEXT);
+        assert_eq!(client_trace(&headers(&[TEXT])).unwrap().to_string(), TEXT);
         for values in [&[][..], &["00-1-2-01"], &["ü"], &[TEXT, TEXT]] {
-            assert_eq!(of(&headers(values)), None, "{values:?}");
+            assert_eq!(client_trace(&headers(values)), None, "{values:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The answers that are errors, as [`Error`] has them: status, word and sentence are not written down a second time.
+//! The error responses of each route, for the description. Status, code and sentence come from [`Error`].
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::error::Error;
 
 type Responses = BTreeMap<String, RefOr<Response>>;
 
-/// What any read may be answered.
+/// Errors of any route that reads.
 pub(crate) struct ReadErrors;
 
 impl IntoResponses for ReadErrors {
@@ -23,7 +23,7 @@ impl IntoResponses for ReadErrors {
     }
 }
 
-/// Of `GET /rides/{id}`.
+/// Errors of `GET /rides/{id}`.
 pub(crate) struct ShowErrors;
 
 impl IntoResponses for ShowErrors {
@@ -32,7 +32,7 @@ impl IntoResponses for ShowErrors {
     }
 }
 
-/// Of `GET /rides`.
+/// Errors of `GET /rides`.
 pub(crate) struct ListErrors;
 
 impl IntoResponses for ListErrors {
@@ -43,7 +43,7 @@ impl IntoResponses for ListErrors {
     }
 }
 
-/// Of `POST /rides`.
+/// Errors of `POST /rides`.
 pub(crate) struct BookingErrors;
 
 impl IntoResponses for BookingErrors {
@@ -83,22 +83,22 @@ impl IntoResponses for BookingErrors {
 
 const READ: [Error; 3] = [Error::Internal, Error::Overloaded, Error::Unavailable];
 
-/// Of every path that does not exist.
-pub(super) struct NoSuchPath;
+/// The response for a path that does not exist.
+pub(crate) struct NoSuchPath;
 
 impl<'r> ToResponse<'r> for NoSuchPath {
     fn response() -> (&'r str, RefOr<Response>) {
-        ("NoSuchPath", of(&[&Error::NoSuchPath]).into())
+        ("NoSuchPath", response_of(&[&Error::NoSuchPath]).into())
     }
 }
 
-/// Of every method that a path does not have.
-pub(super) struct WrongMethod;
+/// The response for a method that a path does not support.
+pub(crate) struct WrongMethod;
 
 impl<'r> ToResponse<'r> for WrongMethod {
     fn response() -> (&'r str, RefOr<Response>) {
         let allow = HeaderBuilder::new().schema(Some(Object::with_type(Type::String)));
-        let mut response = of(&[&Error::WrongMethod]);
+        let mut response = response_of(&[&Error::WrongMethod]);
         response.headers.insert("Allow".to_owned(), allow.description(Some("The path's methods.")).build().into());
         ("WrongMethod", response.into())
     }
@@ -109,11 +109,11 @@ fn by_status(errors: &[Error]) -> Responses {
     for error in errors {
         groups.entry(error.status().as_str().to_owned()).or_default().push(error);
     }
-    groups.into_iter().map(|(status, errors)| (status, of(&errors).into())).collect()
+    groups.into_iter().map(|(status, errors)| (status, response_of(&errors).into())).collect()
 }
 
-/// One answer for errors of one status.
-fn of(errors: &[&Error]) -> Response {
+/// One response for all errors of one status.
+fn response_of(errors: &[&Error]) -> Response {
     let lines: Vec<String> = errors.iter().map(|error| format!("* `{}`: {error}", error.code())).collect();
     let code = ObjectBuilder::new().schema_type(Type::String);
     let code = code.enum_values(Some(errors.iter().map(|error| json!(error.code()))));
@@ -124,7 +124,7 @@ fn of(errors: &[&Error]) -> Response {
     let response = ResponseBuilder::new()
         .description(lines.join("\n"))
         .content("application/json", Content::new(Some(RefOr::T(schema.into()))));
-    if !errors.iter().any(|error| error.may_pass()) {
+    if !errors.iter().any(|error| error.is_temporary()) {
         return response.build();
     }
     let retry_after = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).build();

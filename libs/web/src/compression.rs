@@ -1,45 +1,46 @@
-//! Compresses larger answers for clients that ask for it. Answers of `POST /rides` never come here: they are small.
+//! Compresses larger responses for clients that accept gzip.
 
 use std::io::{self, Read, Write};
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
 use axum::http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, VARY};
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 
-use crate::error::Error;
-
-/// The smallest answer worth it, in bytes: smaller ones fit into one packet as they are.
+/// The smallest response that is compressed, in bytes. A smaller one fits into one packet as it is.
 const LEN_MIN: u64 = 1024;
 
-/// Compresses what the handlers answer, if it is large and the client takes gzip.
-pub(crate) async fn compress(request: Request, next: Next) -> Result<Response, Error> {
-    let accepts = accepts_gzip(request.headers());
+/// Middleware for a router whose responses are whole: compresses a large response if the client accepts gzip. A response that
+/// is a stream, or has a `Content-Encoding` already, stays as it is.
+pub async fn compress(request: Request, next: Next) -> Response {
+    let is_accepted = accepts_gzip(request.headers());
     let response = next.run(request).await;
-    // Every body here is whole, so its length is known.
     let is_large = response.body().size_hint().exact().is_some_and(|len| len >= LEN_MIN);
     if !is_large || response.headers().contains_key(CONTENT_ENCODING) {
-        return Ok(response);
+        return response;
     }
     let (mut parts, body) = response.into_parts();
     parts.headers.append(VARY, HeaderValue::from_static("accept-encoding"));
-    if !accepts {
-        return Ok(Response::from_parts(parts, body));
+    if !is_accepted {
+        return Response::from_parts(parts, body);
     }
-    let body = axum::body::to_bytes(body, usize::MAX).await.map_err(|_| Error::Internal)?;
-    let compressed = gzip(&body).map_err(|_| Error::Internal)?;
+    // A body of known length lies in memory, so neither step can fail.
+    let Ok(body) = axum::body::to_bytes(body, usize::MAX).await else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    let Ok(compressed) = gzip(&body) else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
     parts.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     parts.headers.remove(CONTENT_LENGTH);
-    Ok(Response::from_parts(parts, Body::from(compressed)))
+    Response::from_parts(parts, Body::from(compressed))
 }
 
-/// Whether a client takes gzip: it says so, by name or by `*`, and does not say that it would rather not (`q=0`).
-pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
+/// Whether a client accepts gzip: its `Accept-Encoding` names gzip or `*`, and not with the weight 0.
+pub fn accepts_gzip(headers: &HeaderMap) -> bool {
     let codings = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     let mut by_star = false;
     for coding in codings.flat_map(|value| value.split(',')) {
@@ -61,8 +62,11 @@ fn gzip(bytes: &[u8]) -> io::Result<Bytes> {
     Ok(encoder.finish()?.into())
 }
 
-/// What was compressed, for a client that does not take it so.
-pub(crate) fn gunzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
+/// Decompresses a file, for a client that does not accept gzip.
+///
+/// # Errors
+/// The bytes are not gzip.
+pub fn gunzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
     let mut whole = Vec::new();
     GzDecoder::new(bytes).read_to_end(&mut whole)?;
     Ok(whole)
@@ -73,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gzip_is_sent_to_those_who_want_it() {
+    fn gzip_is_accepted_by_name_or_by_star_but_not_with_weight_0() {
         for (value, accepts) in [
             ("gzip", true),
             ("br, GZIP;q=0.5", true),
@@ -97,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_compressed_is_found_again() {
+    fn a_compressed_body_is_decompressed_to_the_same_bytes() {
         let bytes = "a ride ".repeat(1000);
         let compressed = gzip(bytes.as_bytes()).unwrap();
         assert!(compressed.len() < bytes.len() / 10, "{}", compressed.len());

@@ -1,0 +1,19 @@
+//! The state of the api, which handlers use.
+
+use std::time::Duration;
+
+use booking::Desk;
+
+use crate::database::Database;
+use crate::writer::Writer;
+
+/// The state that handlers use. Clones share it.
+#[derive(Clone)]
+pub(crate) struct App {
+    pub database: Database,
+    pub writer: Writer,
+    /// `None`: no payment processor is set up.
+    pub desk: Option<Desk>,
+    /// How long a client may take to send a body.
+    pub body_wait: Duration,
+}

@@ -1,0 +1,145 @@
+//! The table of routes, and the fast path for the route that nearly every request takes.
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, State};
+use axum::http::{Method, Request};
+use axum::middleware::from_fn;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
+use hyper::body::Incoming;
+use tracing::Instrument;
+use web::{Handler, RequestInfo};
+
+use crate::app::App;
+use crate::error::Error;
+use crate::paths::{DOCS, HEALTHZ, OPENAPI, RIDE, RIDES, TOTALS};
+use crate::{docs, health, rides, totals};
+
+/// Every route that the description describes.
+pub(crate) fn described() -> [(&'static str, MethodRouter<App>); 4] {
+    let create = async |State(app): State<App>, Extension(info): Extension<RequestInfo>, request: Request<Body>| {
+        let (head, body) = request.into_parts();
+        rides::create_ride(&app, &info, &head.headers, body).await
+    };
+    [
+        (RIDES, get(rides::list_rides).post(create)),
+        (RIDE, get(rides::show_ride)),
+        (TOTALS, get(totals::show_totals)),
+        (HEALTHZ, get(health::check_health)),
+    ]
+}
+
+/// Every route.
+pub(crate) fn router(app: App) -> Router {
+    let described = described().into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route));
+    described
+        .merge(docs::router())
+        .method_not_allowed_fallback(async || Error::WrongMethod)
+        .fallback(async || Error::NoSuchPath)
+        .layer(from_fn(web::compress))
+        .with_state(app)
+}
+
+/// The fast path: whether a request goes straight to [`rides::create_ride`], to which the router would lead it too. Nearly
+/// every request is such a one, and the router is a measurable part of its cost.
+fn takes_fast_path<B>(request: &Request<B>) -> bool {
+    request.method() == Method::POST && request.uri().path() == RIDES
+}
+
+/// The route of a path, as metrics name it.
+pub(crate) fn route_of(path: &str) -> &'static str {
+    if path.starts_with(DOCS) { DOCS } else { web::route_of(path, &[RIDES, TOTALS, HEALTHZ, OPENAPI, RIDE]) }
+}
+
+/// The api as a handler of HTTP requests.
+#[derive(Clone)]
+pub(crate) struct Site {
+    app: App,
+    router: Router,
+}
+
+impl Site {
+    /// All routes, with this state.
+    pub fn new(app: App) -> Self {
+        Self { router: router(app.clone()), app }
+    }
+}
+
+impl Handler for Site {
+    async fn handle(&self, request: Request<Incoming>, info: &RequestInfo) -> Response {
+        if takes_fast_path(&request) {
+            let (head, body) = request.into_parts();
+            return rides::create_ride(&self.app, info, &head.headers, body).await;
+        }
+        // In a box: the router's future is large, and the future of every guest's ride would have to be as large.
+        Box::pin(web::route(&self.router, request, info).instrument(info.id.span())).await
+    }
+
+    fn late(&self) -> Response {
+        Error::Unavailable.into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use axum::http::StatusCode;
+    use axum::http::header::ALLOW;
+    use monitor::Health;
+    use tower::ServiceExt;
+    use utoipa::OpenApi;
+
+    use super::*;
+    use crate::database::Database;
+    use crate::description::Description;
+    use crate::limits::Limits;
+    use crate::writer::Writer;
+
+    /// The methods of a path, as the router or the description names them.
+    fn methods<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+        // A router supports HEAD on every route with GET, and OPTIONS on no route.
+        names.map(|name| name.trim().to_uppercase()).filter(|name| name != "HEAD").collect()
+    }
+
+    fn app() -> App {
+        let database = Database::new(&"postgres://localhost/nowhere".parse().unwrap(), Duration::from_secs(1)).unwrap();
+        let pulse = Health::default().pulse("writes", Duration::ZERO);
+        let (writer, _) = Writer::start(database.clone(), &Limits::default(), pulse);
+        App { database, writer, desk: None, body_wait: Duration::ZERO }
+    }
+
+    #[tokio::test]
+    async fn every_route_is_described_and_nothing_else() {
+        let description = serde_json::to_value(Description::openapi()).unwrap();
+        let described = description["paths"].as_object().unwrap();
+        let routes: BTreeSet<&str> = super::described().into_iter().map(|(path, _)| path).collect();
+        assert_eq!(described.keys().map(String::as_str).collect::<BTreeSet<_>>(), routes);
+        let router = super::router(app());
+        for (path, operations) in described {
+            let request = Request::builder().method(Method::TRACE).uri(path.replace("{id}", "1")).body(Body::empty());
+            let answer = router.clone().oneshot(request.unwrap()).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
+            let allowed = answer.headers()[ALLOW].to_str().unwrap().split(',');
+            let operations = operations.as_object().unwrap().keys().map(String::as_str);
+            assert_eq!(methods(allowed), methods(operations), "{path}");
+        }
+    }
+
+    #[test]
+    fn metrics_name_the_route_of_each_path() {
+        for (path, route) in [
+            ("/rides", "/rides"),
+            ("/rides/7", "/rides/{id}"),
+            ("/totals", "/totals"),
+            ("/docs/swagger-ui.css", "/docs"),
+            ("/openapi.json", "/openapi.json"),
+            ("/ride", "other"),
+            ("/", "other"),
+        ] {
+            assert_eq!(route_of(path), route, "{path}");
+        }
+    }
+}
