@@ -44,6 +44,7 @@ mod secrets;
 mod seed;
 mod settings;
 mod shipping;
+mod skeleton;
 mod stalls;
 mod streamer;
 mod systemd;
