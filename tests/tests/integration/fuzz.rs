@@ -1,4 +1,4 @@
-//! A hundred thousand odd requests at the real api: none brings it down, hangs, or makes it lose count.
+//! A hundred thousand odd requests to the real api: it never crashes, never hangs, and counts every ride.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -16,26 +16,26 @@ use crate::{fuzz_garbage, fuzz_requests};
 
 const CLIENT_COUNT: u64 = 25;
 const REQUEST_COUNT_PER_CLIENT: usize = 4_100;
-/// Requests that are sent before the first of them is answered.
+/// The most requests that a client sends before it reads the first response.
 const PIPELINE_LEN_MAX: usize = 20;
-/// Far below the api's own bound on a request (15 s): that must not be what ends it.
+/// Below the api's own limit for a request (15 s), which must not be reached.
 const ANSWER_WAIT: Duration = Duration::from_secs(12);
 
-/// What is said of a booked ride; of a guest's, its distance too.
+/// The message for a booked ride. The message for a guest's ride adds the distance.
 const BOOKED: &str = "Payment accepted. Your pilot is on their way!";
-/// What guests' rides are selected from.
+/// The FROM clause that selects guests' rides.
 const GUESTS: &str = "rides WHERE id NOT IN (SELECT ride_id FROM bookings)";
 
-/// What a client did, and what came of it.
+/// Counts of a client's requests and responses.
 #[derive(Debug, Default)]
 struct Tally {
     request_count: usize,
-    /// Guests' rides.
+    /// Confirmed guests' rides.
     ride_count: i64,
     distance_mm: i64,
     /// The ids of booked rides.
     booked: BTreeSet<i64>,
-    /// How often each status came.
+    /// The number of responses per status.
     statuses: BTreeMap<u16, usize>,
     left_count: i64,
     cut_count: usize,
@@ -88,7 +88,7 @@ async fn a_hundred_thousand_odd_requests_break_nothing() {
     assert!(process.is_running());
     let output = process.output();
     assert!(!output.to_lowercase().contains("panic") && !output.contains("ERROR"), "{output}");
-    // Now all that was begun is finished.
+    // The api has finished every request that it began.
     process.stop().await;
     let unanswered = format!("distance_mm = {}", fuzz_garbage::UNANSWERED.1);
     let query = format!("SELECT count(*), COALESCE(sum(distance_mm), 0)::bigint FROM {GUESTS} AND NOT {unanswered}");
@@ -98,7 +98,7 @@ async fn a_hundred_thousand_odd_requests_break_nothing() {
     assert!(unanswered_count <= sum.left_count, "{unanswered_count} of {}", sum.left_count);
     let staged_count = world.number("SELECT count(*) FROM staged_log_records WHERE object = 'ride'").await;
     let ride_count = world.number("SELECT count(*) FROM rides").await;
-    assert_eq!(staged_count, ride_count, "a ride and its record, or neither");
+    assert_eq!(staged_count, ride_count, "each ride has its record");
     let query = "SELECT ride_id FROM bookings WHERE stripe_charge_id IS NOT NULL";
     let charged: BTreeSet<i64> = world.client().query(query, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
     assert_eq!(charged, sum.booked);
@@ -124,7 +124,7 @@ async fn run_client(address: String, mut rng: StdRng) -> Tally {
             _ => {
                 tally.request_count += 1;
                 tally.left_count += 1;
-                // Gone before anything is answered. What it says on the way is of no interest.
+                // The client leaves before the response. An error while it writes does not matter.
                 let _ = connect(&address).await.write_all(&fuzz_garbage::left_alone(&mut rng)).await;
             }
         }
@@ -145,12 +145,13 @@ async fn connect(address: &str) -> TcpStream {
     timeout(ANSWER_WAIT, TcpStream::connect(address)).await.unwrap().unwrap()
 }
 
-/// Sends requests at once, and checks the answers. Returns whether the connection can be used again.
+/// Sends all requests, and checks the responses. Returns whether the connection can be used again.
 async fn exchange(connection: &mut TcpStream, requests: &[Request], tally: &mut Tally) -> bool {
     let bytes: Vec<u8> = requests.iter().flat_map(|request| &request.bytes).copied().collect();
     let (reader, mut writer) = connection.split();
     let mut reader = BufReader::new(reader);
-    // Both at a time: with every buffer full, neither side would go on. The server may hang up in the middle of a body.
+    // Write and read at the same time: with full buffers, neither side would go on. The server may close the connection in the
+    // middle of a body.
     let (_, closed) = tokio::join!(writer.write_all(&bytes), async {
         for request in requests {
             match timeout(ANSWER_WAIT, read_answer(&mut reader, request.is_head)).await.expect("no answer in time") {
@@ -161,7 +162,7 @@ async fn exchange(connection: &mut TcpStream, requests: &[Request], tally: &mut 
                         return true;
                     }
                 }
-                // It hung up on a body that it will not read, and that was still on its way: then the answer is lost.
+                // The server closed the connection while the client was still sending a body. Then the response may be lost.
                 None => {
                     assert!(request.is_last, "no answer to {:?}", String::from_utf8_lossy(&request.bytes));
                     tally.cut_count += 1;
@@ -185,18 +186,18 @@ fn check(request: &Request, answer: &Answer, tally: &mut Tally) {
     if answer.status == 201 {
         let (is_booked, ride) = (body()["message"] == BOOKED, &body()["ride"]);
         if is_booked {
-            assert_eq!(request.expected, Expected::Answer, "{}", shown());
-            // The same one again and again, if it is replayed.
+            assert_eq!(request.expected, Expected::Response, "{}", shown());
+            // A replayed response names the same ride again.
             tally.booked.insert(ride["id"].as_i64().unwrap());
             return;
         }
         let distance_mm = ride["distance_mm"].as_i64().unwrap();
         tally.ride_count += 1;
         tally.distance_mm += distance_mm;
-        assert!(matches!(request.expected, Expected::Answer) || request.expected == Expected::Ride(distance_mm));
+        assert!(matches!(request.expected, Expected::Response) || request.expected == Expected::Ride(distance_mm));
         return;
     }
-    assert_eq!(request.expected, Expected::Answer, "{}", shown());
+    assert_eq!(request.expected, Expected::Response, "{}", shown());
     if answer.status >= 400 && !request.is_head {
         let body = body();
         let is_shaped = body.as_object().is_some_and(|fields| fields.len() == 2);
@@ -204,7 +205,7 @@ fn check(request: &Request, answer: &Answer, tally: &mut Tally) {
     }
 }
 
-/// The next answer; `None` if the connection ended before it.
+/// Reads the next response; `None` if the connection ended before it.
 async fn read_answer(reader: &mut (impl AsyncBufReadExt + Unpin), is_head: bool) -> Option<Answer> {
     loop {
         let mut answer = Answer { status: 0, closes: false, body: Vec::new() };
@@ -223,7 +224,7 @@ async fn read_answer(reader: &mut (impl AsyncBufReadExt + Unpin), is_head: bool)
             }
             answer.closes |= header == "connection: close";
         }
-        // 100 Continue is only a word in between.
+        // 100 Continue precedes the response.
         if answer.status >= 200 {
             if !is_head {
                 answer.body = vec![0; body_len];
@@ -234,7 +235,7 @@ async fn read_answer(reader: &mut (impl AsyncBufReadExt + Unpin), is_head: bool)
     }
 }
 
-/// Sends what is no request, and reads until the server has hung up: it may answer, but not with a 5xx or a ride.
+/// Sends malformed bytes, and reads until the server closes the connection. It may respond, but not with a 5xx or a ride.
 async fn send_malformed(address: &str, bytes: &[u8], tally: &mut Tally) {
     let mut connection = connect(address).await;
     let mut answers = Vec::new();
@@ -248,7 +249,7 @@ async fn send_malformed(address: &str, bytes: &[u8], tally: &mut Tally) {
             reader.read_to_end(&mut answers)
         )
     };
-    // An error says that the server hung up before it had read all.
+    // An error means that the server closed the connection before it had read everything.
     let _ = timeout(ANSWER_WAIT, both).await.expect("the connection hangs");
     let answers = String::from_utf8_lossy(&answers);
     for answer in answers.split("HTTP/1.").skip(1) {

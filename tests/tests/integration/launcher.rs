@@ -1,4 +1,4 @@
-//! `bin/up` on private servers: from nothing to convergence, and back after everything was killed.
+//! `bin/up` on private servers: from an empty folder to convergence, and again after everything was killed.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use tests::{Process, binary, is_alive, scratch_folder, wait_until};
 use tokio::process::Command;
 
-/// A folder for a launcher, with a Procfile of a few processes.
+/// A folder for a launcher, with a Procfile that lists six processes.
 pub struct Place {
     folder: PathBuf,
     port: u16,
@@ -18,10 +18,10 @@ impl Place {
         Self::with_rate(50).await
     }
 
-    /// One with so many rides a second.
+    /// A folder whose simulator sends `rate` rides per second.
     pub async fn with_rate(rate: u32) -> Self {
         let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-        // A folder as people have them.
+        // The name has characters that need quoting.
         let place = Self { folder: scratch_folder().join("my rides, 100%"), port };
         std::fs::create_dir(&place.folder).unwrap();
         let bin = |name| binary(name).display().to_string();
@@ -67,7 +67,7 @@ impl Place {
         self.totals().await.and_then(|totals| totals["sql"]["ride_count"].as_i64()).unwrap_or(0)
     }
 
-    /// The processes that the launcher has registered.
+    /// The process ids that the launcher has registered.
     fn pids(&self) -> Vec<Pid> {
         let text = std::fs::read_to_string(self.folder.join("data/processes")).unwrap_or_default();
         text.lines().map(|line| Pid::from_raw(line.split(' ').next().unwrap().parse().unwrap())).collect()
@@ -76,7 +76,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // A test that failed may have left something running.
+        // A failed test may have left processes running.
         for pid in self.pids() {
             let _ = kill(pid, Signal::SIGKILL);
         }
@@ -95,7 +95,7 @@ async fn up_runs_everything_shows_convergence_and_stops_cleanly() {
     let second = place.up(&[("API_PORT", "0")]).fail(1).await;
     assert!(second.contains("another bin/up is running"), "{second}");
 
-    // A process that dies is started again.
+    // The launcher restarts a process that dies.
     let victim = *place.pids().last().unwrap();
     kill(victim, Signal::SIGKILL).unwrap();
     up.wait_for("starting it again").await;
@@ -106,7 +106,7 @@ async fn up_runs_everything_shows_convergence_and_stops_cleanly() {
     up.signal(Signal::SIGINT);
     assert!(up.ended().await.success(), "{}", up.output());
     assert!(up.output().contains("everything has stopped"));
-    assert!(pids.into_iter().all(|pid| !is_alive(pid)), "something still runs");
+    assert!(pids.into_iter().all(|pid| !is_alive(pid)), "a process still runs");
 }
 
 #[tokio::test]
@@ -124,14 +124,14 @@ async fn up_recovers_after_everything_was_killed() {
     up.wait_for("CONVERGED").await;
     assert!(place.ride_count().await >= ride_count, "rides were lost");
 
-    // And after the launcher alone was killed: the next one stops what was left behind.
+    // When only the launcher was killed, the next launcher stops the processes of the old one.
     up.kill().await;
     let orphans = place.pids();
     assert!(orphans.iter().any(|pid| is_alive(*pid)));
     let mut up = place.up(&[]);
     up.wait_for("left behind by an earlier run").await;
     up.wait_for("CONVERGED").await;
-    assert!(orphans.into_iter().all(|pid| !is_alive(pid)), "something is left of the run before");
+    assert!(orphans.into_iter().all(|pid| !is_alive(pid)), "a process of the earlier run still runs");
     up.signal(Signal::SIGTERM);
     assert!(up.ended().await.success(), "{}", up.output());
 }
@@ -144,7 +144,7 @@ async fn a_command_runs_beside_servers_of_its_own_which_are_gone_after_it() {
         command.args(["with-servers", "--data"]).arg(place.folder.join("test")).args(["--", "sh", "-c", script]);
         Process::spawn("launcher", command)
     };
-    // Its words are not its command's: those go to a file.
+    // The command writes to a file, because the launcher's own output is collected here.
     let started = place.folder.join("started");
     let mut first = with_servers(&format!("echo $DATABASE_URL $REDIS_URL > '{}'; exec sleep 600", started.display()));
     let urls = || std::fs::read_to_string(&started).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Redis loses something in the middle of everything (I6).
+//! Redis loses entries while the pipeline works (I6).
 
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ async fn a_redis_put_back_to_an_older_state_loses_nothing() {
         .query_async(&mut admin)
         .await
         .unwrap();
-    // And killed, so that nobody keeps a connection.
+    // Redis is also killed, so that streamer and consumer lose their connections.
     redis.kill().await;
     redis.start_again().await;
     world.write_rides(100).await;
