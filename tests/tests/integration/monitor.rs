@@ -4,6 +4,29 @@ use std::path::{Path, PathBuf};
 
 use tests::{Payments, PrivatePostgres, PrivateRedis, Process, Watched, World, wait_until};
 
+/// A client that posts to `/rides` of an api.
+struct Rider {
+    client: reqwest::Client,
+    url: String,
+}
+
+impl Rider {
+    fn form(&self) -> reqwest::RequestBuilder {
+        self.client.post(&self.url).header("content-type", "application/x-www-form-urlencoded")
+    }
+
+    async fn ride(&self, distance: &str) {
+        self.form().body(format!("distance={distance}")).send().await.unwrap();
+    }
+
+    async fn book(&self) -> u16 {
+        let request = self.form().header("authorization", "user@example.com");
+        let request = request.header("idempotency-key", "a-key-that-is-long-enough");
+        let request = request.body("origin_lat=1&origin_lon=2&target_lat=3&target_lon=4");
+        request.send().await.unwrap().status().as_u16()
+    }
+}
+
 #[tokio::test]
 async fn metrics_say_what_happened() {
     let (world, payments) = (World::new().await, Payments::start().await);
@@ -11,36 +34,18 @@ async fn metrics_say_what_happened() {
     let api = Watched::start(&world, "api", &[&["--api-port", &port], &payments.flags()[..]].concat()).await;
     let streamer = Watched::start(&world, "streamer", &[]).await;
     let consumer = Watched::start(&world, "consumer", &["consumer0"]).await;
-    let client = reqwest::Client::new();
-    let rides_url = format!("http://127.0.0.1:{port}/rides");
-    let form = || client.post(&rides_url).header("content-type", "application/x-www-form-urlencoded");
+    let rider = Rider { client: reqwest::Client::new(), url: format!("http://127.0.0.1:{port}/rides") };
     for distance in ["12.5", "7", "nonsense"] {
-        form().body(format!("distance={distance}")).send().await.unwrap();
+        rider.ride(distance).await;
     }
-    let booking = || {
-        form()
-            .header("authorization", "user@example.com")
-            .header("idempotency-key", "a-key-that-is-long-enough")
-            .body("origin_lat=1&origin_lon=2&target_lat=3&target_lon=4")
-    };
-    for _ in 0..2 {
-        assert_eq!(booking().send().await.unwrap().status().as_u16(), 201);
-    }
+    assert_eq!([rider.book().await, rider.book().await], [201, 201]);
 
-    let created = r#"rocket_rides_http_requests_total{method="POST",route="/rides",status="201"}"#;
-    let refused = r#"rocket_rides_http_requests_total{method="POST",route="/rides",status="422"}"#;
-    assert_eq!((api.metric(created).await, api.metric(refused).await), (4.0, 1.0));
-    assert_eq!(api.metric("rocket_rides_rides_written_total").await, 2.0);
-    assert_eq!(api.metric("rocket_rides_idempotent_replays_total").await, 1.0);
-    let count = r#"rocket_rides_http_request_duration_seconds_count{route="/rides"}"#;
-    assert_eq!(api.metric(count).await, 5.0);
-    assert!(api.metric("rocket_rides_pool_wait_seconds_count").await > 0.0);
-
-    // Two guests' rides, a booked one, its charge and its receipt.
+    assert_api_has_counted(&api).await;
+    // Two guests' rides, a booked ride, its charge and its receipt.
     let applied = r#"rocket_rides_records_applied_total{consumer="consumer0"}"#;
     wait_until("the rides are folded", async || consumer.metric(applied).await == 3.0).await;
     let passed = r#"rocket_rides_records_passed_total{consumer="consumer0"}"#;
-    wait_until("so are charge and receipt", async || consumer.metric(passed).await == 2.0).await;
+    wait_until("charge and receipt are passed", async || consumer.metric(passed).await == 2.0).await;
     assert_eq!(streamer.metric("rocket_rides_records_published_total").await, 5.0);
     assert_eq!(streamer.metric("rocket_rides_leader").await, 1.0);
     let lag = r#"rocket_rides_lag_records{consumer="consumer0"}"#;
@@ -50,20 +55,15 @@ async fn metrics_say_what_happened() {
         (&consumer, r#"rocket_rides_commit_to_fold_seconds_count{consumer="consumer0"}"#),
     ] {
         // The process measures one record per second, if the record is at most one second old.
-        wait_until("it is measured how long records take", async || {
-            form().body("distance=1").send().await.unwrap();
+        wait_until("the delay of a record is measured", async || {
+            rider.ride("1").await;
             watched.metric(histogram).await > 0.0
         })
         .await;
     }
     for watched in [&api, &streamer, &consumer] {
         assert_eq!(watched.metric("rocket_rides_ready").await, 1.0);
-        let (_, text) = watched.get("/metrics").await;
-        for line in text.lines().filter(|line| line.starts_with("# TYPE ")) {
-            let name = line.split(' ').nth(2).unwrap();
-            assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help text");
-            assert!(name.starts_with("rocket_rides_"), "{name}");
-        }
+        assert_every_metric_has_help(watched).await;
     }
 
     let folder = tests::scratch_folder();
@@ -81,6 +81,27 @@ async fn metrics_say_what_happened() {
         watched.process.stop().await;
     }
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// The api has served two guests' rides, a refused ride, a booking and its retry.
+async fn assert_api_has_counted(api: &Watched) {
+    let created = r#"rocket_rides_http_requests_total{method="POST",route="/rides",status="201"}"#;
+    let refused = r#"rocket_rides_http_requests_total{method="POST",route="/rides",status="422"}"#;
+    assert_eq!((api.metric(created).await, api.metric(refused).await), (4.0, 1.0));
+    assert_eq!(api.metric("rocket_rides_rides_written_total").await, 2.0);
+    assert_eq!(api.metric("rocket_rides_idempotent_replays_total").await, 1.0);
+    let count = r#"rocket_rides_http_request_duration_seconds_count{route="/rides"}"#;
+    assert_eq!(api.metric(count).await, 5.0);
+    assert!(api.metric("rocket_rides_pool_wait_seconds_count").await > 0.0);
+}
+
+async fn assert_every_metric_has_help(watched: &Watched) {
+    let (_, text) = watched.get("/metrics").await;
+    for line in text.lines().filter(|line| line.starts_with("# TYPE ")) {
+        let name = line.split(' ').nth(2).unwrap();
+        assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help text");
+        assert!(name.starts_with("rocket_rides_"), "{name}");
+    }
 }
 
 /// Asserts that each query of the alert rules and of the dashboard selects samples that processes write.
