@@ -14,8 +14,8 @@ use opentelemetry_proto::tonic::trace::v1::Span as Sent;
 use prost::Message;
 use tokio::net::TcpListener;
 
-/// A place in a trace: trace id and span id.
-pub type Place = (String, String);
+/// A span context: trace id and span id.
+pub type SpanContext = (String, String);
 
 /// The parts of a span that tests look at.
 #[derive(Debug, Clone)]
@@ -23,10 +23,10 @@ pub struct Span {
     /// The process's name.
     pub service: String,
     pub name: String,
-    pub place: Place,
+    pub context: SpanContext,
     /// The parent's span id; empty at the root of a trace.
     pub parent: String,
-    pub links: Vec<Place>,
+    pub links: Vec<SpanContext>,
     attributes: Vec<KeyValue>,
 }
 
@@ -121,7 +121,7 @@ fn read(service: &str, span: Sent) -> Span {
     Span {
         service: service.to_owned(),
         name: span.name,
-        place: (hex(&span.trace_id), hex(&span.span_id)),
+        context: (hex(&span.trace_id), hex(&span.span_id)),
         parent: hex(&span.parent_span_id),
         links: span.links.iter().map(|link| (hex(&link.trace_id), hex(&link.span_id))).collect(),
         attributes: span.attributes,

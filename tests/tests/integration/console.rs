@@ -2,7 +2,7 @@
 
 use tests::{Look, Terminal};
 
-use crate::launcher::Place;
+use crate::launcher::UpFolder;
 
 /// The rows of the board, from the rule to the status line. The screen must show exactly one board.
 fn board(look: &Look) -> &[String] {
@@ -23,8 +23,8 @@ fn has_board(look: &Look, columns: usize) -> bool {
 #[tokio::test]
 async fn up_keeps_a_board_below_the_lines_and_leaves_a_clean_screen() {
     // Few rides, because the emulator of the terminal is slow.
-    let place = Place::with_rate(5).await;
-    let mut command = place.up_command(&[]);
+    let folder = UpFolder::with_rate(5).await;
+    let mut command = folder.up_command(&[]);
     command.env("TERM", "xterm-256color").env_remove("NO_COLOR");
     let mut terminal = Terminal::start(30, 120, &command);
     let look = terminal.wait_until("everything has converged", |look| has_board(look, 120)).await;
@@ -65,8 +65,8 @@ async fn up_keeps_a_board_below_the_lines_and_leaves_a_clean_screen() {
 
 #[tokio::test]
 async fn up_writes_plain_lines_where_the_cursor_cannot_be_moved() {
-    let place = Place::with_rate(5).await;
-    let mut command = place.up_command(&[]);
+    let folder = UpFolder::with_rate(5).await;
+    let mut command = folder.up_command(&[]);
     command.env("TERM", "dumb");
     let mut terminal = Terminal::start(30, 250, &command);
     let is_line = |line: &String| line.starts_with("summary   | sql ") && line.ends_with("| CONVERGED");

@@ -19,7 +19,7 @@ const REQUEST_COUNT_PER_CLIENT: usize = 4_100;
 /// The most requests that a client sends before it reads the first response.
 const PIPELINE_LEN_MAX: usize = 20;
 /// Below the api's own limit for a request (15 s), which must not be reached.
-const ANSWER_WAIT: Duration = Duration::from_secs(12);
+const RESPONSE_WAIT: Duration = Duration::from_secs(12);
 
 /// The message for a booked ride. The message for a guest's ride adds the distance.
 const BOOKED: &str = "Payment accepted. Your pilot is on their way!";
@@ -41,7 +41,7 @@ struct Tally {
     cut_count: usize,
 }
 
-struct Answer {
+struct Response {
     status: u16,
     closes: bool,
     body: Vec<u8>,
@@ -142,7 +142,7 @@ fn pipeline(rng: &mut StdRng) -> Vec<Request> {
 }
 
 async fn connect(address: &str) -> TcpStream {
-    timeout(ANSWER_WAIT, TcpStream::connect(address)).await.unwrap().unwrap()
+    timeout(RESPONSE_WAIT, TcpStream::connect(address)).await.unwrap().unwrap()
 }
 
 /// Sends all requests, and checks the responses. Returns whether the connection can be used again.
@@ -154,17 +154,20 @@ async fn exchange(connection: &mut TcpStream, requests: &[Request], tally: &mut 
     // middle of a body.
     let (_, closed) = tokio::join!(writer.write_all(&bytes), async {
         for request in requests {
-            match timeout(ANSWER_WAIT, read_answer(&mut reader, request.is_head)).await.expect("no answer in time") {
-                Some(answer) => {
-                    check(request, &answer, tally);
-                    if answer.closes {
+            match timeout(RESPONSE_WAIT, read_response(&mut reader, request.is_head))
+                .await
+                .expect("no response in time")
+            {
+                Some(response) => {
+                    check(request, &response, tally);
+                    if response.closes {
                         assert!(request.is_last, "closed after {:?}", String::from_utf8_lossy(&request.bytes));
                         return true;
                     }
                 }
                 // The server closed the connection while the client was still sending a body. Then the response may be lost.
                 None => {
-                    assert!(request.is_last, "no answer to {:?}", String::from_utf8_lossy(&request.bytes));
+                    assert!(request.is_last, "no response to {:?}", String::from_utf8_lossy(&request.bytes));
                     tally.cut_count += 1;
                     return true;
                 }
@@ -175,15 +178,16 @@ async fn exchange(connection: &mut TcpStream, requests: &[Request], tally: &mut 
     !closed
 }
 
-fn check(request: &Request, answer: &Answer, tally: &mut Tally) {
+fn check(request: &Request, response: &Response, tally: &mut Tally) {
     let shown = || {
         let sent: String = String::from_utf8_lossy(&request.bytes).chars().take(2_000).collect();
-        format!("{} {} to {sent}", answer.status, String::from_utf8_lossy(&answer.body))
+        format!("{} {} to {sent}", response.status, String::from_utf8_lossy(&response.body))
     };
-    *tally.statuses.entry(answer.status).or_default() += 1;
-    assert!((200..500).contains(&answer.status), "{}", shown());
-    let body = || serde_json::from_slice::<Value>(&answer.body).unwrap_or_else(|error| panic!("{error}: {}", shown()));
-    if answer.status == 201 {
+    *tally.statuses.entry(response.status).or_default() += 1;
+    assert!((200..500).contains(&response.status), "{}", shown());
+    let body =
+        || serde_json::from_slice::<Value>(&response.body).unwrap_or_else(|error| panic!("{error}: {}", shown()));
+    if response.status == 201 {
         let (is_booked, ride) = (body()["message"] == BOOKED, &body()["ride"]);
         if is_booked {
             assert_eq!(request.expected, Expected::Response, "{}", shown());
@@ -198,7 +202,7 @@ fn check(request: &Request, answer: &Answer, tally: &mut Tally) {
         return;
     }
     assert_eq!(request.expected, Expected::Response, "{}", shown());
-    if answer.status >= 400 && !request.is_head {
+    if response.status >= 400 && !request.is_head {
         let body = body();
         let is_shaped = body.as_object().is_some_and(|fields| fields.len() == 2);
         assert!(is_shaped && body["error"].is_string() && body["code"].is_string(), "{}", shown());
@@ -206,12 +210,12 @@ fn check(request: &Request, answer: &Answer, tally: &mut Tally) {
 }
 
 /// Reads the next response; `None` if the connection ended before it.
-async fn read_answer(reader: &mut (impl AsyncBufReadExt + Unpin), is_head: bool) -> Option<Answer> {
+async fn read_response(reader: &mut (impl AsyncBufReadExt + Unpin), is_head: bool) -> Option<Response> {
     loop {
-        let mut answer = Answer { status: 0, closes: false, body: Vec::new() };
+        let mut response = Response { status: 0, closes: false, body: Vec::new() };
         let mut line = String::new();
         reader.read_line(&mut line).await.ok().filter(|len| *len > 0)?;
-        answer.status = line.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)?.parse().ok()).expect(&line);
+        response.status = line.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)?.parse().ok()).expect(&line);
         let mut body_len = 0;
         loop {
             line.clear();
@@ -222,15 +226,15 @@ async fn read_answer(reader: &mut (impl AsyncBufReadExt + Unpin), is_head: bool)
             } else if let Some(len) = header.strip_prefix("content-length: ") {
                 body_len = len.parse().unwrap();
             }
-            answer.closes |= header == "connection: close";
+            response.closes |= header == "connection: close";
         }
         // 100 Continue precedes the response.
-        if answer.status >= 200 {
+        if response.status >= 200 {
             if !is_head {
-                answer.body = vec![0; body_len];
-                reader.read_exact(&mut answer.body).await.ok()?;
+                response.body = vec![0; body_len];
+                reader.read_exact(&mut response.body).await.ok()?;
             }
-            return Some(answer);
+            return Some(response);
         }
     }
 }
@@ -238,7 +242,7 @@ async fn read_answer(reader: &mut (impl AsyncBufReadExt + Unpin), is_head: bool)
 /// Sends malformed bytes, and reads until the server closes the connection. It may respond, but not with a 5xx or a ride.
 async fn send_malformed(address: &str, bytes: &[u8], tally: &mut Tally) {
     let mut connection = connect(address).await;
-    let mut answers = Vec::new();
+    let mut responses = Vec::new();
     let (mut reader, mut writer) = connection.split();
     let both = async {
         tokio::join!(
@@ -246,15 +250,15 @@ async fn send_malformed(address: &str, bytes: &[u8], tally: &mut Tally) {
                 let _ = writer.write_all(bytes).await;
                 let _ = writer.shutdown().await;
             },
-            reader.read_to_end(&mut answers)
+            reader.read_to_end(&mut responses)
         )
     };
     // An error means that the server closed the connection before it had read everything.
-    let _ = timeout(ANSWER_WAIT, both).await.expect("the connection hangs");
-    let answers = String::from_utf8_lossy(&answers);
-    for answer in answers.split("HTTP/1.").skip(1) {
-        let status: u16 = answer.get(2..5).and_then(|status| status.parse().ok()).expect(answer);
+    let _ = timeout(RESPONSE_WAIT, both).await.expect("the connection hangs");
+    let responses = String::from_utf8_lossy(&responses);
+    for response in responses.split("HTTP/1.").skip(1) {
+        let status: u16 = response.get(2..5).and_then(|status| status.parse().ok()).expect(response);
         *tally.statuses.entry(status).or_default() += 1;
-        assert!(status < 500 && status != 201, "{answers} to {:?}", String::from_utf8_lossy(bytes));
+        assert!(status < 500 && status != 201, "{responses} to {:?}", String::from_utf8_lossy(bytes));
     }
 }

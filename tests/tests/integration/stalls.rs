@@ -17,26 +17,26 @@ use tokio_postgres::config::Host;
 use crate::api::Api;
 
 /// A proxy to Postgres that can go silent: it accepts all bytes and forwards none, and no connection is closed.
-struct Wire {
+struct SilentProxy {
     port: u16,
-    /// The switch of new connections. Connections from before a [`Wire::mend`] keep their old switch.
+    /// The switch of new connections. Connections from before a [`SilentProxy::mend`] keep their old switch.
     dead: Mutex<Arc<AtomicBool>>,
     open_count: AtomicUsize,
 }
 
-impl Wire {
+impl SilentProxy {
     async fn to(postgres: &Config) -> Arc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let wire = Arc::new(Self { port, dead: Mutex::default(), open_count: AtomicUsize::new(0) });
-        let (accepting, postgres) = (Arc::clone(&wire), postgres.clone());
+        let proxy = Arc::new(Self { port, dead: Mutex::default(), open_count: AtomicUsize::new(0) });
+        let (accepting, postgres) = (Arc::clone(&proxy), postgres.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let dead = Arc::clone(&accepting.dead.lock().unwrap());
                 tokio::spawn(Arc::clone(&accepting).carry(client, postgres.clone(), dead));
             }
         });
-        wire
+        proxy
     }
 
     /// The configuration that connects through this proxy.
@@ -96,16 +96,16 @@ async fn carry_one_way(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite
 async fn connections_on_which_postgres_never_answers_are_given_up_and_not_used_again() {
     let world = World::new().await;
     let postgres: Config = world.database_url().parse().unwrap();
-    let wire = Wire::to(&postgres).await;
+    let proxy = SilentProxy::to(&postgres).await;
     let limits = Limits { answer_wait: Duration::from_secs(1), ..Limits::default() };
-    let api = Api::start_within(&wire.config(&postgres), limits).await;
+    let api = Api::start_within(&proxy.config(&postgres), limits).await;
     // The pool holds several connections, so a request could later get a dead connection.
     let reads = (0..50).map(|_| api.get("/rides"));
     assert!(futures_util::future::join_all(reads).await.iter().all(|(status, _)| *status == 200));
     assert_eq!(api.post_form("distance=1").await.0, 201);
-    assert!(wire.open_count.load(Ordering::SeqCst) >= 3);
+    assert!(proxy.open_count.load(Ordering::SeqCst) >= 3);
 
-    wire.cut();
+    proxy.cut();
     let (write, reads) = tokio::join!(
         api.post_form("distance=2"),
         futures_util::future::join_all(["/rides", "/rides/1", "/totals", "/healthz"].map(|path| api.get(path)))
@@ -115,13 +115,13 @@ async fn connections_on_which_postgres_never_answers_are_given_up_and_not_used_a
     }
     // A new connection may not hang either: every open connection has been given up by now.
     assert_eq!(api.post_form("distance=3").await.0, 503);
-    wire.mend();
+    proxy.mend();
     assert_eq!(api.post_form("distance=4").await.0, 201, "the first request after the stall is served");
     for path in ["/rides", "/rides/1", "/totals", "/healthz"] {
         assert_eq!(api.get(path).await.0, 200, "{path}");
     }
     let query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'api'";
-    let open = async || wire.open_count.load(Ordering::SeqCst) as i64 == world.number(query).await;
+    let open = async || proxy.open_count.load(Ordering::SeqCst) as i64 == world.number(query).await;
     wait_until("no dead connection is left open", open).await;
     assert_eq!(world.sql_totals().await, (2, 5_000));
 }

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 
 use crate::api::Api;
-use crate::collector::{Collector, Place};
+use crate::collector::{Collector, SpanContext};
 
 const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CLIENTS_SPAN_ID: &str = "00f067aa0ba902b7";
@@ -19,7 +19,7 @@ fn traceparent(flags: &str) -> String {
     format!("00-{TRACE_ID}-{CLIENTS_SPAN_ID}-{flags}")
 }
 
-fn place_of(traceparent: &str) -> Place {
+fn context_of(traceparent: &str) -> SpanContext {
     let parts: Vec<&str> = traceparent.split('-').collect();
     (parts[1].to_owned(), parts[2].to_owned())
 }
@@ -66,7 +66,7 @@ async fn a_trace_goes_with_the_ride_through_the_log_and_consumers_link_to_it() {
     let staged = staged(&world).await;
     let first = staged[0].clone().unwrap();
     assert!(first.starts_with(&format!("00-{TRACE_ID}-")) && first.ends_with("-01"), "{first}");
-    assert_ne!(place_of(&first).1, CLIENTS_SPAN_ID, "the record names the span of the api");
+    assert_ne!(context_of(&first).1, CLIENTS_SPAN_ID, "the record names the span of the api");
     // No header, a malformed header, two headers, and a trace that is not sampled.
     assert_eq!(staged[1..], [None, None, None, Some(traceparent("00"))]);
 
@@ -84,15 +84,15 @@ async fn a_trace_goes_with_the_ride_through_the_log_and_consumers_link_to_it() {
         process.stop().await;
     }
     let [of_api] = &collector.spans("POST /rides")[..] else { panic!("of one request") };
-    assert_eq!((of_api.service.as_str(), &of_api.place), ("api", &place_of(&first)));
+    assert_eq!((of_api.service.as_str(), &of_api.context), ("api", &context_of(&first)));
     assert_eq!(of_api.parent, CLIENTS_SPAN_ID);
     assert_eq!(of_api.number("http.response.status_code"), Some(201));
     for (service, name) in [("streamer", format!("publish {}", world.stream_name())), ("consumer", "process c0".into())]
     {
         let [of_batch] = &collector.spans(&name)[..] else { panic!("of one batch: {name}") };
-        assert_eq!((of_batch.service.as_str(), &of_batch.links), (service, &vec![place_of(&first)]));
+        assert_eq!((of_batch.service.as_str(), &of_batch.links), (service, &vec![context_of(&first)]));
         assert_eq!(of_batch.number("rocket_rides.first_offset"), Some(1));
-        assert!(of_batch.parent.is_empty() && of_batch.place.0 != TRACE_ID, "{of_batch:?}");
+        assert!(of_batch.parent.is_empty() && of_batch.context.0 != TRACE_ID, "{of_batch:?}");
     }
     assert_eq!(collector.span_count(), 3);
     world.assert_converged(&["c0"]).await;
