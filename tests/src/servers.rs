@@ -66,12 +66,12 @@ pub struct PrivatePostgres {
 }
 
 impl PrivatePostgres {
-    /// Starts a server.
+    /// Starts a server without fsync. Tests kill servers, not machines: committed data survives that.
     pub async fn start() -> Self {
-        Self::start_with(&[]).await
+        Self::start_with(&["fsync=off"]).await
     }
 
-    /// Starts a server; `settings` are given as `name=value`.
+    /// Starts a server with these settings, given as `name=value`, and with default settings otherwise.
     pub async fn start_with(settings: &[&str]) -> Self {
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
         let mut postgres = Self { folder: scratch_folder(), settings, server: None };
@@ -116,7 +116,6 @@ impl PrivatePostgres {
     /// Starts it again on the same data.
     pub async fn start_again(&mut self) {
         let settings: Vec<&str> = self.settings.iter().map(String::as_str).collect();
-        // fsync stays on: a commit that was confirmed must survive the kill.
         let server = PostgresServer::start(&find_postgres().unwrap(), &self.folder, &settings).await.unwrap();
         self.server = Some(server);
     }

@@ -11,7 +11,7 @@ async fn an_outage_of_the_processor_is_not_final() {
     // After `error-after` and `time-out` the processor has charged, and a retry returns that charge.
     for (fault, failure_count) in [("error-before", 2), ("error-after", 1), ("time-out", 1)] {
         let payments = Payments::start().await;
-        let stripe = payments.impatient_stripe(Duration::from_secs(5));
+        let stripe = payments.impatient_stripe(Duration::from_secs(2));
         let fixture = BookingFixture::open_with(payments, stripe).await;
         fixture.payments.plan(fault, failure_count).await;
         let headers = [("authorization", USER), ("idempotency-key", KEY)];

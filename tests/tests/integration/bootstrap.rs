@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use clap::Parser;
 use common::shutdown::CancellationToken;
@@ -12,6 +13,9 @@ use tokio::task::JoinHandle;
 use crate::api::Api;
 use crate::consumer::ObjectCounts;
 use crate::reaper::reap;
+
+/// The pause between two rides of [`Traffic`].
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// A task that posts rides to the api until it is stopped.
 pub struct Traffic {
@@ -26,6 +30,9 @@ impl Traffic {
         let posting = tokio::spawn(async move {
             while !told.load(Ordering::Relaxed) {
                 assert_eq!(api.post_form("distance=12.345").await.0, 201);
+                // This is no wait for a condition: without a pause, the traffic takes the processors from the processes under
+                // test, and every comparison reads more rides.
+                tokio::time::sleep(PAUSE).await;
             }
         });
         Self { is_over, posting }
@@ -126,7 +133,7 @@ async fn nothing_is_reaped_that_is_not_in_the_baseline() {
     }
     world.drain_consumer(&mut world.consumer("consumer0")).await;
     let mut client = world.connect().await;
-    let now = std::time::Duration::ZERO;
+    let now = Duration::ZERO;
     // The reaper is killed before it has moved the baseline, and then while it moves it.
     assert_eq!(pglog::reapable(&client, 0, now).await.unwrap(), Some(30));
     assert_eq!(pglog::reap(&mut client, 0, now).await.unwrap().batch_count, 0);

@@ -10,6 +10,9 @@ use tokio_postgres::error::SqlState;
 /// How often each kind of fault strikes.
 const COUNT_OF_EACH: usize = 2;
 
+/// The longest pause between two faults. With the default of 2 s the run would mostly wait.
+const PAUSE: &str = "1s";
+
 fn chaos(args: &[&str], data: &std::path::Path) -> Process {
     let mut command = Command::new(binary("chaos"));
     command.args(args).arg("--data").arg(data);
@@ -21,7 +24,7 @@ async fn every_fault_strikes_and_nothing_is_lost() {
     let data = scratch_folder();
     let kinds = chaos::Fault::available().0;
     let faults = (COUNT_OF_EACH * kinds.len()).to_string();
-    let output = chaos(&["--faults", &faults], &data).succeed_within(Duration::from_secs(900)).await;
+    let output = chaos(&["--faults", &faults, "--pause", PAUSE], &data).succeed_within(Duration::from_secs(900)).await;
     println!("{output}");
     assert!(output.contains("no violation: seed "), "{output}");
     for fault in kinds {

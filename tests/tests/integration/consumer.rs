@@ -104,7 +104,7 @@ async fn most_pages_do_not_search_through_old_versions_of_their_rows() {
 #[tokio::test]
 async fn old_versions_of_a_consumers_rows_do_not_pile_up() {
     // Private servers, because a transaction of another test keeps old versions alive, and because autovacuum must be off.
-    let postgres = PrivatePostgres::start_with(&["autovacuum=off"]).await;
+    let postgres = PrivatePostgres::start_with(&["autovacuum=off", "fsync=off"]).await;
     let redis = PrivateRedis::start(&[]).await;
     let world = World::on(&postgres.url(), &redis.url()).await;
     let _consumer = consumer_after_pages(&world, 300).await;

@@ -45,7 +45,7 @@ async fn configure(world: &World, setting: &str, value: &str) {
 
 #[tokio::test]
 async fn a_healthy_pair_passes() {
-    let postgres = PrivatePostgres::start().await;
+    let postgres = PrivatePostgres::start_with(&[]).await;
     let redis = PrivateRedis::start(&[]).await;
     let mut world = World::on(&postgres.url(), &redis.url()).await;
     world.forget_database();
@@ -123,7 +123,7 @@ async fn a_strange_stream_is_seen() {
 
 #[tokio::test]
 async fn a_postgres_that_does_not_keep_what_it_confirms_is_seen() {
-    let mut postgres = PrivatePostgres::start().await;
+    let mut postgres = PrivatePostgres::start_with(&[]).await;
     let redis = PrivateRedis::start(&[]).await;
     let mut world = World::on(&postgres.url(), &redis.url()).await;
     world.forget_database();

@@ -13,7 +13,7 @@ use crate::manners::start_api;
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/schemathesis");
 
 /// How long schemathesis may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 #[tokio::test]
 async fn the_api_does_what_its_description_says() {

@@ -198,13 +198,13 @@ async fn while_postgres_stalls_the_api_sheds_what_it_cannot_hold_and_then_recove
     // Clients that leave fill the queue until further requests are refused at once.
     let mut said = Vec::new();
     while said.is_empty() {
-        send_and_leave(&address, 100).await;
+        send_and_leave(&address, 1).await;
         answers.spawn(post(client.clone(), url.clone()));
         said.extend(answers.try_join_next().map(Result::unwrap));
     }
     assert!(matches!(said[0], Said::Overloaded), "{said:?}");
     let full_kib = resident_kib(process.pid());
-    send_and_leave(&address, 5_000).await;
+    send_and_leave(&address, 50).await;
     assert!(matches!(post(client.clone(), url.clone()).await, Said::Overloaded));
     let grown_kib = resident_kib(process.pid()) - full_kib;
     println!("{full_kib} KiB with a full queue, {grown_kib} more after 5,000 further requests");
@@ -228,13 +228,17 @@ async fn while_postgres_stalls_the_api_sheds_what_it_cannot_hold_and_then_recove
     process.stop().await;
 }
 
-/// Sends `count` rides, each on a connection that the client closes at once.
-async fn send_and_leave(address: &str, count: usize) {
+/// Sends rides, each on a connection that the client closes at once: `hundred_count` times a hundred of them together. The queue
+/// must be full before the first request gives up.
+async fn send_and_leave(address: &str, hundred_count: usize) {
     let request = "POST /rides HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-www-form-urlencoded\r\n\
                    content-length: 10\r\n\r\ndistance=7";
-    for _ in 0..count {
+    let send = async || {
         let mut socket = TcpStream::connect(address).await.unwrap();
         socket.write_all(request.as_bytes()).await.unwrap();
+    };
+    for _ in 0..hundred_count {
+        futures_util::future::join_all((0..100).map(|_| send())).await;
     }
 }
 
