@@ -3,13 +3,13 @@
 
     DATABASE_URL=postgres://… REDIS_URL=redis://… python fold.py NAME [--drain]
 
-What makes it right, whatever is sent twice, lost, forged or killed:
+These rules keep the result right when entries are sent twice, lost or forged, and when the process is killed:
 
-- it keeps one offset, in the same transaction as what it derives, and moves it only from where it believes it to be;
-- it skips entries below that offset, which were sent twice or read again;
-- it believes no entry that does not carry the token of the batch at its offset;
-- where an entry is missing it reads the record from Postgres (log_records_after);
-- its row in checkpoints tells the reaper what it still needs.
+- it keeps one offset in the same transaction as its state, and moves it only from the offset that it has read;
+- it skips entries at or below that offset, which were sent twice or read again;
+- it ignores an entry that does not carry the token of the batch at its offset;
+- it reads the record of a missing entry from Postgres (log_records_after);
+- its row in checkpoints tells the reaper which records it still needs.
 """
 
 import json
@@ -37,7 +37,7 @@ class Overtaken(Exception):
 
 
 class Longest:
-    """The state: the longest ride, and of how many."""
+    """The state: the longest ride, and the number of rides."""
 
     def __init__(self, ride_id, distance_mm, ride_count):
         self.ride_id, self.distance_mm, self.ride_count = ride_id, distance_mm, ride_count
@@ -56,11 +56,11 @@ class Consumer:
         self.name = name
         self.stream_name = os.environ.get("STREAM_NAME", "rocket-rides-log")
         self.postgres = psycopg.connect(os.environ["DATABASE_URL"])
-        # redis-py has another name for sockets.
+        # redis-py calls the scheme of unix sockets `unix`.
         self.redis = redis.Redis.from_url(os.environ["REDIS_URL"].replace("redis+unix:", "unix:"), protocol=2)
 
     def load(self):
-        """Registers, and reads what was committed."""
+        """Registers the consumer, and reads its committed offset and state."""
         with self.postgres.transaction():
             self.postgres.execute(SETUP)
             register = "INSERT INTO checkpoints (name) VALUES (%s) ON CONFLICT DO NOTHING"
@@ -72,7 +72,7 @@ class Consumer:
             self.state = Longest(*self.postgres.execute(find, [self.name]).fetchone())
 
     def read_stream(self):
-        """The records that follow the checkpoint without a gap, as far as the stream has them."""
+        """Reads the records that follow the checkpoint from the stream, up to the first gap."""
         after = f"{self.last_offset}-{LAST_COPY}"
         try:
             reply = self.redis.xread({self.stream_name: after}, count=PAGE_LEN, block=1000)
@@ -90,7 +90,7 @@ class Consumer:
                 about = (what[: int(object_len)].decode(), what[int(object_len) + 1 :].decode())
                 data = fields[b"data"]
             except (KeyError, ValueError):
-                # Somebody else's.
+                # Another program wrote this entry.
                 continue
             if offset < next_offset or not is_ours:
                 continue
@@ -101,7 +101,7 @@ class Consumer:
         return records
 
     def tokens(self, entries):
-        """The token of each of these entries' batches, by offset."""
+        """Returns the token of the batch of each entry, by offset."""
         if not entries:
             return {}
         offsets = [int(entry_id.split(b"-")[0]) for entry_id, _ in entries]
@@ -114,14 +114,14 @@ class Consumer:
         return {offset: token for first, end, token in batches for offset in offsets if first <= offset < end}
 
     def read_postgres(self):
-        """The records that follow the checkpoint, from where they are never lost before everybody has them."""
+        """Reads the records that follow the checkpoint from Postgres, which keeps each record until every consumer has it."""
         read = "SELECT record_offset, object, action, data::text FROM log_records_after(%s, %s)"
         rows = self.postgres.execute(read, [self.last_offset, PAGE_LEN]).fetchall()
         self.postgres.commit()
         return [(offset, (about, action), data) for offset, about, action, data in rows]
 
     def commit(self, records):
-        """State and checkpoint, together or not at all."""
+        """Commits state and checkpoint in one transaction."""
         for _, about, data in records:
             self.state.apply(about, data)
         with self.postgres.transaction():

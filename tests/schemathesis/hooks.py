@@ -1,11 +1,11 @@
-"""Tells schemathesis what a description cannot say: which headers belong to which body."""
+"""Adds to requests of schemathesis the rule that a description cannot express: which headers belong to which body."""
 
 import uuid
 
 import schemathesis
 from schemathesis.core.parameters import ParameterLocation
 
-# Of seed.sql: the first can pay.
+# The users of seed.sql: the card of the first is good, that of the second is declined.
 USERS = ["user@example.com", "user@example.com", "user-bad-source@example.com"]
 COORDINATES = {"origin_lat", "origin_lon", "target_lat", "target_lon"}
 
@@ -14,17 +14,17 @@ seen_count = 0
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """A body with coordinates is booked: by a user, with a key of its own. One without is a guest's."""
+    """Sends a body with coordinates as a booking, by a user and with a new key, and a body without as a guest's ride."""
     global seen_count
     if case.method != "POST" or not isinstance(case.body, dict):
         return
-    # It makes a booking fail with 500, on purpose.
+    # The parameter makes a booking fail with 500.
     if case.body.get("raise_error") in (True, "true"):
         case.body["raise_error"] = False
-    # JSON has a null, and means what is left out. A form has none.
+    # In JSON, null means that the parameter is absent. A form has no null.
     if case.media_type != "application/json" and case.body.get("raise_error", False) is None:
         del case.body["raise_error"]
-    # What schemathesis has broken itself is sent as it is.
+    # Schemathesis has broken these headers on purpose: they are sent unchanged.
     if case.meta is not None and case.meta.is_negative_at(ParameterLocation.HEADER):
         return
     if COORDINATES & case.body.keys():

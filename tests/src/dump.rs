@@ -1,4 +1,4 @@
-//! Logical restores: a world is dumped with `pg_dump`, and becomes another world in another cluster.
+//! Logical restores: `pg_dump` dumps a world, and `psql` restores it as another world in another cluster.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::template::with_database;
 use crate::world::connect;
 use crate::{PrivatePostgres, Process, World};
 
-/// What `pg_dump` wrote. The file goes with it.
+/// The output of `pg_dump`. The file is removed when this is dropped.
 pub struct Dump(PathBuf);
 
 impl Drop for Dump {
@@ -23,14 +23,14 @@ impl World {
     pub async fn dump(&self) -> Dump {
         let dump = Dump(crate::scratch_folder());
         let mut command = Command::new(find_postgres().unwrap().folder.join("pg_dump"));
-        // Roles belong to the cluster and are not in a dump; roles.sql grants what it must, there as here.
+        // Roles belong to the cluster and are not in a dump. The restored database gets its grants from roles.sql.
         command.arg("--no-privileges").arg("--dbname").arg(self.database_url());
         command.arg("--file").arg(dump.0.join("dump.sql"));
         Process::spawn("pg_dump", command).succeed().await;
         dump
     }
 
-    /// The world that a dump of this one becomes in another cluster. It has the same stream.
+    /// Restores a dump of this world into another cluster. The new world has the same stream.
     pub async fn restored(&self, dump: &Dump, cluster: &PrivatePostgres) -> Self {
         let database = format!("restored_{:016x}", rand::random::<u64>());
         let client = connect(&cluster.url().parse().unwrap()).await;

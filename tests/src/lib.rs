@@ -1,7 +1,7 @@
-//! What the integration tests share: a database and a stream of their own for each test, real processes, and the
+//! The harness of the integration tests: each test gets a database and a stream of its own, real processes, and the
 //! assertion that nothing was lost.
 //!
-//! A test that finds no server fails and says what to do. It is never skipped.
+//! A test that finds no server fails and names the command that starts one. It is never skipped.
 
 mod dump;
 mod payments;
@@ -28,23 +28,23 @@ pub use terminal::{Look, Terminal};
 pub use tls_servers::{REDIS_COMMANDS, TlsServers, free_port};
 pub use watched::Watched;
 pub use workspace::{Help, root, workspace_binaries};
-pub use world::{World, write_rides};
+pub use world::{World, roles, write_rides};
 
-/// How long anything may take before a test gives up on it. Generous: tests are never timed, only stopped.
+/// How long a test waits for a condition before it fails. It is long: no test asserts how fast something is.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until `condition` holds, asking again every few milliseconds.
 ///
 /// # Panics
-/// It did not hold within [`PATIENCE`].
+/// The condition did not hold within [`PATIENCE`].
 pub async fn wait_until(what: &str, condition: impl AsyncFnMut() -> bool) {
     wait_long_until(PATIENCE, what, condition).await;
 }
 
-/// As [`wait_until`], with a bound of its own.
+/// Like [`wait_until`], with the limit `patience`.
 ///
 /// # Panics
-/// It did not hold within `patience`.
+/// The condition did not hold within `patience`.
 pub async fn wait_long_until(patience: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + patience;
     while !condition().await {

@@ -1,4 +1,4 @@
-//! A payment processor of a test's own.
+//! A payment processor for one test.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::process::Command;
 
 use crate::process::{Process, binary};
 
-/// A server as Stripe is one, in this process, with a journal of its own.
+/// A server that answers as Stripe does, with a journal of its own. It runs in the test's process or in a process of its own.
 pub struct Payments {
     base: String,
     folder: PathBuf,
@@ -19,11 +19,11 @@ pub struct Payments {
     shutdown: CancellationToken,
 }
 
-/// Any key of this kind is taken.
+/// The server accepts every key that begins like this.
 const KEY: &str = "sk_test_of_the_tests";
 
 impl Payments {
-    /// Starts it.
+    /// Starts a server in this process.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut payments = Self::at(listener.local_addr().unwrap().port());
@@ -31,14 +31,14 @@ impl Payments {
         payments
     }
 
-    /// One that is a process, and may die. It listens on `port`, now or when it is started again.
+    /// Starts a server as a process, which a test may kill. It listens on `port`, also after a restart.
     pub fn start_process(port: u16) -> (Self, Process) {
         let payments = Self::at(port);
         let process = payments.start_again(port);
         (payments, process)
     }
 
-    /// The process again, with what it has kept.
+    /// Starts the process again on the same journal.
     pub fn start_again(&self, port: u16) -> Process {
         let mut command = Command::new(binary("payments"));
         command.args(["--faults", "--payments-port", &port.to_string(), "--data"]).arg(&self.folder);
@@ -62,22 +62,22 @@ impl Payments {
         tokio::spawn(async move { payments::serve(listener, config, shutdown).await.unwrap() });
     }
 
-    /// Where it is.
+    /// The base of its URLs.
     pub fn base(&self) -> &str {
         &self.base
     }
 
-    /// What a process gets to charge here.
+    /// The flags with which a process charges here.
     pub fn flags(&self) -> [&str; 4] {
         ["--stripe-api-base", &self.base, "--stripe-api-key", KEY]
     }
 
-    /// A client of it.
+    /// A client of this server.
     pub fn stripe(&self) -> Stripe {
         Stripe::new(&self.args()).unwrap()
     }
 
-    /// A client of it that does not wait long for an answer.
+    /// A client that waits at most `answer_wait` for a response.
     pub fn impatient_stripe(&self, answer_wait: Duration) -> Stripe {
         Stripe::with_answer_wait(&self.args(), answer_wait).unwrap()
     }
@@ -86,7 +86,8 @@ impl Payments {
         StripeArgs { stripe_api_base: self.base.clone(), stripe_api_key: Some(KEY.to_owned()) }
     }
 
-    /// Does this to the next `count` charges: `time-out`, `error-before`, `error-after`, `die-after-charge`, `slow` (3 s).
+    /// Injects a fault into the next `count` charges: `time-out`, `error-before`, `error-after`, `die-after-charge`, or
+    /// `slow` (3 s).
     pub async fn plan(&self, kind: &str, count: u32) {
         let body = format!("kind={kind}&count={count}&ms=3000");
         let request = self.client.post(format!("{}/_faults", self.base)).bearer_auth(KEY);
@@ -95,7 +96,7 @@ impl Payments {
         assert!(response.status().is_success(), "{}", response.text().await.unwrap());
     }
 
-    /// All charges that stand, the newest first.
+    /// All charges that were made, the newest first.
     pub async fn charges(&self) -> Vec<Charged> {
         self.stripe().charges().await.unwrap()
     }

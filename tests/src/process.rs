@@ -1,4 +1,4 @@
-//! Real processes: the binaries as they are shipped, with real signals.
+//! Real processes: the binaries of the workspace, with real signals.
 
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -12,10 +12,11 @@ use tokio::process::{Child, Command};
 
 use crate::{PATIENCE, World, wait_until};
 
-/// Where a binary of this workspace is: beside the tests' own.
+/// The path of a binary of this workspace. Cargo builds it beside the tests, whatever the profile is:
+/// `target/<profile>/<name>` beside `target/<profile>/deps/<test>`.
 ///
 /// # Panics
-/// It was not built.
+/// The binary was not built.
 pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.parent().and_then(|deps| deps.parent()).unwrap().join(name);
@@ -59,12 +60,12 @@ impl Process {
         Self { name: name.to_owned(), child, output }
     }
 
-    /// What it has printed so far.
+    /// The text that the process has printed so far, to standard output and standard error.
     pub fn output(&self) -> String {
         self.output.lock().unwrap().clone()
     }
 
-    /// Waits until it has printed `words`.
+    /// Waits until the process has printed `words`.
     pub async fn wait_for(&mut self, words: &str) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while !self.output().contains(words) {
@@ -76,7 +77,7 @@ impl Process {
         }
     }
 
-    /// Waits until it has logged `words`, and returns the address of that line: `127.0.0.1:5010`.
+    /// Waits until the process has logged `words`, and returns the address in that line: `127.0.0.1:5010`.
     pub async fn address_after(&mut self, words: &str) -> String {
         self.wait_for(words).await;
         let output = self.output();
@@ -84,7 +85,7 @@ impl Process {
         line.split("address=").nth(1).unwrap().split_whitespace().next().unwrap().to_owned()
     }
 
-    /// Whether it still runs.
+    /// Whether the process still runs.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
@@ -99,7 +100,7 @@ impl Process {
         kill(self.pid(), signal).unwrap();
     }
 
-    /// Waits for its end.
+    /// Waits until the process ends.
     pub async fn ended(&mut self) -> ExitStatus {
         self.ended_within(PATIENCE).await
     }
@@ -109,31 +110,31 @@ impl Process {
         ended.unwrap_or_else(|_| panic!("{} does not end:\n{}", self.name, self.output())).unwrap()
     }
 
-    /// SIGTERM; it must finish what it has in hand and exit with 0.
+    /// Sends SIGTERM. The process must finish its work in hand and exit with 0.
     pub async fn stop(mut self) {
         self.signal(Signal::SIGTERM);
         let status = self.ended().await;
         assert!(status.success(), "{} ended with {status} after SIGTERM:\n{}", self.name, self.output());
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL and waits until the process ends.
     pub async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }
 
-    /// All that it printed until its end, once it has ended.
+    /// The whole output of a process that has ended.
     pub async fn read_to_end(&self) -> String {
-        // The pipes are read by tasks of their own, which may be a moment behind.
+        // Two tasks read the pipes. They may finish a moment after the process.
         wait_until("its output is read", async || Arc::strong_count(&self.output) == 1).await;
         self.output()
     }
 
-    /// Waits for its end, which must be a success. Returns what it printed.
+    /// Waits until the process ends with success. Returns its output.
     pub async fn succeed(self) -> String {
         self.succeed_within(PATIENCE).await
     }
 
-    /// As [`succeed`](Self::succeed), for what takes longer.
+    /// Like [`succeed`](Self::succeed), with the limit `patience`.
     pub async fn succeed_within(mut self, patience: Duration) -> String {
         let status = self.ended_within(patience).await;
         let output = self.read_to_end().await;
@@ -141,7 +142,7 @@ impl Process {
         output
     }
 
-    /// Waits for its end, which must be a failure with this status. Returns what it printed.
+    /// Waits until the process ends with this status. Returns its output.
     pub async fn fail(mut self, code: i32) -> String {
         let status = self.ended().await;
         let output = self.read_to_end().await;

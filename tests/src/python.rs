@@ -1,11 +1,11 @@
-//! Programs in Python that tests run beside ours.
+//! Programs in Python that tests run.
 
 use std::path::{Path, PathBuf};
 
 /// A program of the project's own environment for Python.
 ///
 /// # Panics
-/// It is not installed. Says how to install it.
+/// The program is not installed. The message says how to install it.
 pub fn python_program(name: &str) -> PathBuf {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.data/venv/bin").join(name);
     assert!(

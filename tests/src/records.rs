@@ -1,10 +1,10 @@
-//! Records as tests remember them, to compare what is read now with what is read later.
+//! Records that tests keep, to compare two reads of the log.
 
 use pglog::{Reader, Record};
 
 use crate::World;
 
-/// A record of its own, where [`Record`] points into a page.
+/// An owned record; [`Record`] points into a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct ReadRecord {

@@ -1,4 +1,4 @@
-//! Servers of a test's own, to be wiped, killed and started again.
+//! Servers that belong to one test, which may wipe, kill and restart them.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ pub fn scratch_folder() -> PathBuf {
     folder
 }
 
-/// A Redis that nobody else uses.
+/// A Redis that only one test uses.
 pub struct PrivateRedis {
     folder: PathBuf,
     settings: Vec<String>,
@@ -22,12 +22,12 @@ pub struct PrivateRedis {
 }
 
 impl PrivateRedis {
-    /// Starts one; `settings` are given as `--name value`.
+    /// Starts a server; `settings` are given as `--name value`.
     pub async fn start(settings: &[&str]) -> Self {
         Self::start_in(scratch_folder(), settings).await
     }
 
-    /// Starts one on a folder that was prepared, and goes with the server.
+    /// Starts a server on a prepared folder. The folder is removed with the server.
     pub async fn start_in(folder: PathBuf, settings: &[&str]) -> Self {
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
         let mut redis = Self { folder, settings, server: None };
@@ -58,7 +58,7 @@ impl Drop for PrivateRedis {
     }
 }
 
-/// A PostgreSQL that nobody else uses.
+/// A PostgreSQL that only one test uses.
 pub struct PrivatePostgres {
     folder: PathBuf,
     settings: Vec<String>,
@@ -66,12 +66,12 @@ pub struct PrivatePostgres {
 }
 
 impl PrivatePostgres {
-    /// Starts one.
+    /// Starts a server without fsync. Tests kill servers, not machines: committed data survives that.
     pub async fn start() -> Self {
-        Self::start_with(&[]).await
+        Self::start_with(&["fsync=off"]).await
     }
 
-    /// Starts one; `settings` are given as `name=value`.
+    /// Starts a server with these settings, given as `name=value`, and with default settings otherwise.
     pub async fn start_with(settings: &[&str]) -> Self {
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
         let mut postgres = Self { folder: scratch_folder(), settings, server: None };
@@ -95,7 +95,7 @@ impl PrivatePostgres {
         kill_server(self.server.take().unwrap().pid()).await;
     }
 
-    /// Stops it as an operator would, and copies its data: a backup for [`put_back`](Self::put_back). It stays away.
+    /// Shuts the server down and copies its data: a backup for [`put_back`](Self::put_back). The server stays away.
     pub async fn stop_and_copy(&mut self) -> Backup {
         let client = connect::postgres::connect(&self.url().parse().unwrap(), "test", || {}).await.unwrap();
         let data: String = client.query_one("SHOW data_directory", &[]).await.unwrap().get(0);
@@ -106,7 +106,7 @@ impl PrivatePostgres {
         backup
     }
 
-    /// Stops it and puts its data back to what they were. It stays away.
+    /// Shuts the server down and replaces its data by the backup. The server stays away.
     pub async fn put_back(&mut self, backup: &Backup) {
         self.server.take().unwrap().stop().await.unwrap();
         std::fs::remove_dir_all(&backup.data).unwrap();
@@ -116,7 +116,6 @@ impl PrivatePostgres {
     /// Starts it again on the same data.
     pub async fn start_again(&mut self) {
         let settings: Vec<&str> = self.settings.iter().map(String::as_str).collect();
-        // Committed means on disk: what was answered must be there after the kill.
         let server = PostgresServer::start(&find_postgres().unwrap(), &self.folder, &settings).await.unwrap();
         self.server = Some(server);
     }
@@ -128,7 +127,7 @@ impl Drop for PrivatePostgres {
     }
 }
 
-/// The data of a Postgres as they were once.
+/// A copy of a Postgres's data.
 pub struct Backup {
     data: PathBuf,
     copy: PathBuf,
@@ -153,22 +152,22 @@ async fn kill_server(pid: Option<u32>) {
     crate::wait_until("the server is gone", async || !killed.iter().any(|pid| is_alive(*pid))).await;
 }
 
-/// Kills a server and what it has started: sessions of Postgres would end by themselves, but may answer a statement before,
-/// and one that a test has stopped would stay.
+/// Kills a server and its children. The sessions of a killed Postgres end by themselves, but they may still answer a
+/// statement, and a session that a test has stopped with SIGSTOP never ends.
 fn kill_with_children(pid: u32) -> Vec<Pid> {
-    // Empty: it has ended already.
+    // The file cannot be read if the server has ended.
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let children = children.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap()));
-    // The server first, or it would start others.
+    // The server comes first, because it would start new children.
     let all: Vec<Pid> = std::iter::once(Pid::from_raw(pid as i32)).chain(children).collect();
     for pid in &all {
-        // An error means that it has ended already.
+        // An error means that the process has ended.
         let _ = kill(*pid, Signal::SIGKILL);
     }
     all
 }
 
-/// Whether a process runs; one that has ended and was not waited for does not.
+/// Whether a process runs. A zombie does not run.
 pub fn is_alive(pid: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, after)| !after.starts_with('Z'))

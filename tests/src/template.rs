@@ -1,13 +1,13 @@
-//! The database that every test's own is cloned from: tables, roles and the two users of seed.sql, and no other rows.
+//! The template of the databases of all tests. It has the tables, the roles and the two users of seed.sql, and no other rows.
 
 use deadpool_postgres::ClientWrapper as Client;
 
 use crate::world::connect;
 
-/// Its name.
+/// The name of the template.
 pub(crate) const TEMPLATE: &str = "rocket_rides_template";
 
-/// The first test makes the template; the others wait for it.
+/// Makes the template, unless it exists. Other tests wait at an advisory lock meanwhile.
 pub(crate) async fn create_template(client: &Client, maintenance_url: &str) {
     client.execute("SELECT pg_advisory_lock(7306930023)", &[]).await.unwrap();
     let query = "SELECT datistemplate FROM pg_database WHERE datname = $1";
@@ -18,7 +18,7 @@ pub(crate) async fn create_template(client: &Client, maintenance_url: &str) {
         launcher::apply_roles(&template).await.unwrap();
         template.batch_execute(launcher::SEED).await.unwrap();
         drop(template);
-        // The server notices a moment later that the connection is gone, and nobody may be in a template that is cloned.
+        // The server notices a moment later that the connection is closed. A template with a connection cannot be cloned.
         crate::wait_until("the template is left alone", async || {
             let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1";
             client.query_one(others, &[&TEMPLATE]).await.unwrap().get::<_, i64>(0) == 0
@@ -28,7 +28,7 @@ pub(crate) async fn create_template(client: &Client, maintenance_url: &str) {
     client.execute("SELECT pg_advisory_unlock(7306930023)", &[]).await.unwrap();
 }
 
-/// The same server, another database.
+/// The URL of another database on the same server.
 pub(crate) fn with_database(url: &str, database: &str) -> String {
     let (server, _) = url.rsplit_once('/').expect("a URL ends with /database");
     format!("{server}/{database}")

@@ -1,8 +1,8 @@
-"""A terminal for tests: runs a command on it, and tells what is on its screen.
+"""A terminal for tests: runs a command on it, and reports the content of the screen.
 
     terminal.py ROWS COLUMNS COMMAND ...
 
-Requests come on standard input and are answered on standard output, a line of JSON each: {"do": "look"},
+Standard input takes requests, and standard output returns one response per request, one line of JSON each: {"do": "look"},
 {"do": "resize", "rows": 24, "columns": 80}, {"do": "type", "text": "..."}, {"do": "wait"} until the command has ended.
 """
 
@@ -35,7 +35,7 @@ set_size(terminal, rows, columns)
 
 
 def read():
-    """Takes what the command has written; false once it has ended."""
+    """Reads the output of the command. Returns false once the command has ended."""
     global escapes
     try:
         data = os.read(terminal, 65536)
@@ -54,7 +54,7 @@ def look(status=None):
     return {
         "lines": [line.rstrip() for line in screen.display],
         "above_count": len(screen.history.top),
-        # All of them only at the end: they are many.
+        # Only at the end, because there are many.
         "above": [] if status is None else [text(line) for line in screen.history.top],
         "row": screen.cursor.y,
         "column": screen.cursor.x,
@@ -86,6 +86,6 @@ while True:
     if sys.stdin in ready:
         line = sys.stdin.readline()
         if not line:
-            # The test has ended, and so does the terminal: the command is hung up on.
+            # The test has ended. When the terminal ends, the command gets SIGHUP.
             break
         print(json.dumps(answer(json.loads(line))), flush=True)

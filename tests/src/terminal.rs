@@ -1,4 +1,4 @@
-//! A terminal that a test looks at: what a program draws, as people see it.
+//! A terminal for tests, which shows a program's output as a person sees it.
 
 use std::process::Stdio;
 
@@ -8,33 +8,33 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::{PATIENCE, python_program};
 
-/// A command on a terminal of its own, drawn by pyte. It is hung up on when the test ends.
+/// A command on a terminal of its own, emulated by pyte. The terminal hangs up when the test ends.
 pub struct Terminal {
     _child: Child,
     requests: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
 }
 
-/// What is on the screen.
+/// The content of the screen.
 pub struct Look {
-    /// Every row, without the blanks at its end.
+    /// Every row, without trailing blanks.
     pub lines: Vec<String>,
-    /// How many lines have left the screen at its top.
+    /// The number of lines that have scrolled off the top of the screen.
     pub above_count: usize,
-    /// These lines, once the command has ended.
+    /// The lines that have scrolled off. Empty until the command has ended.
     pub above: Vec<String>,
-    /// Where the cursor is, from 0.
+    /// Row and column of the cursor, counted from 0.
     pub cursor: (usize, usize),
-    /// Whether the cursor cannot be seen.
+    /// Whether the cursor is hidden.
     pub is_cursor_hidden: bool,
-    /// How many escape characters were written so far.
+    /// The number of escape characters so far.
     pub escape_count: u64,
-    /// How the command has ended, if it was waited for.
+    /// The exit status, after [`Terminal::ended`].
     pub status: Option<i64>,
 }
 
 impl Terminal {
-    /// Starts a command on a terminal of this size. Its arguments and its environment are taken from `command`.
+    /// Starts a command on a terminal of this size, with the arguments and the environment of `command`.
     pub fn start(rows: u16, columns: u16, command: &Command) -> Self {
         let command = command.as_std();
         let mut terminal = Command::new(python_program("python"));
@@ -52,27 +52,27 @@ impl Terminal {
         Self { _child: child, requests, answers }
     }
 
-    /// Looks at the screen.
+    /// Returns the content of the screen.
     pub async fn look(&mut self) -> Look {
         self.ask(json!({ "do": "look" })).await
     }
 
-    /// Makes it another size.
+    /// Resizes the terminal.
     pub async fn resize(&mut self, rows: u16, columns: u16) {
         self.ask(json!({ "do": "resize", "rows": rows, "columns": columns })).await;
     }
 
-    /// Presses keys.
+    /// Types `text`.
     pub async fn type_keys(&mut self, text: &str) {
         self.ask(json!({ "do": "type", "text": text })).await;
     }
 
-    /// Waits until the command has ended.
+    /// Waits until the command ends.
     pub async fn ended(&mut self) -> Look {
         self.ask(json!({ "do": "wait" })).await
     }
 
-    /// Waits until the screen is as it should be, and returns it.
+    /// Waits until `condition` holds for the screen, and returns the screen.
     pub async fn wait_until(&mut self, what: &str, condition: impl Fn(&Look) -> bool) -> Look {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {

@@ -1,5 +1,5 @@
-//! A private PostgreSQL and a private Redis that take TLS on loopback ports and want passwords, with a certificate of an
-//! authority made for the test. The tests themselves use the unix sockets, which need neither.
+//! A private PostgreSQL and a private Redis that accept TLS on loopback ports and require passwords. An authority that is made
+//! for the test signs their certificate. The tests themselves use the unix sockets, which need neither.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 use crate::{PrivatePostgres, PrivateRedis, World, scratch_folder, wait_until};
 
-/// What each process says to Redis. `docs/SECURITY.md` has the same lists.
+/// The commands that each process sends to Redis. `docs/SECURITY.md` has the same lists.
 pub const REDIS_COMMANDS: [(&str, &[&str]); 4] = [
     ("streamer", &["+info", "+xadd", "+xinfo|stream", "+eval", "+exists", "+rename"]),
     ("consumer", &["+info", "+xread"]),
@@ -16,11 +16,11 @@ pub const REDIS_COMMANDS: [(&str, &[&str]); 4] = [
     ("dashboard", &["+info", "+xinfo|stream", "+xlen"]),
 ];
 
-/// Both servers, for as long as a test runs.
+/// Both servers of one test.
 pub struct TlsServers {
-    /// Over TCP it takes roles with their password, over TLS only; its superuser `app` it takes either way.
+    /// Over TCP it accepts a role only with its password and over TLS. It accepts its superuser `app` in any way.
     pub postgres: PrivatePostgres,
-    /// It has no port without TLS.
+    /// Its only port requires TLS.
     pub redis: PrivateRedis,
     postgres_port: u16,
     redis_port: u16,
@@ -33,7 +33,7 @@ impl TlsServers {
     /// The password of every user of Redis, and of its default user.
     pub const REDIS_PASSWORD: &str = "badger72";
 
-    /// Starts both.
+    /// Starts both servers.
     pub async fn start() -> Self {
         let folder = scratch_folder();
         let identity = Identity::new(&folder);
@@ -61,8 +61,8 @@ impl TlsServers {
         servers
     }
 
-    /// A world on these servers, in which every role has its password, and every process a user in Redis that may do no
-    /// more than `docs/SECURITY.md` says.
+    /// A world on these servers. Every role has its password, and every process has a user in Redis with only the rights that
+    /// `docs/SECURITY.md` lists.
     pub async fn world(&self) -> World {
         let redis_url = format!("{}?pass={}", self.redis.url(), Self::REDIS_PASSWORD);
         let mut world = World::on(&self.postgres.url(), &redis_url).await;
@@ -108,7 +108,7 @@ impl TlsServers {
     }
 }
 
-/// A certificate for this machine, signed by an authority that nobody else knows.
+/// A certificate for this machine, signed by an authority that exists only in this test.
 struct Identity {
     certificate: String,
     key: String,
@@ -132,7 +132,7 @@ impl Identity {
         identity
     }
 
-    /// Puts it where Postgres looks by itself, and lets Postgres read its configuration again.
+    /// Installs the certificate in the data folder of Postgres, and reloads the configuration.
     async fn give_to(&self, postgres: &PrivatePostgres) {
         const WHO_MAY_ENTER: &str = "local   all all              trust
                                      host    all app 127.0.0.1/32 trust
@@ -140,7 +140,7 @@ impl Identity {
         let client = postgres.connect("postgres").await;
         let data: String = client.query_one("SHOW data_directory", &[]).await.unwrap().get(0);
         let data = PathBuf::from(data);
-        // The server may run as another user than this test, and takes a key only from itself or from root.
+        // The server may run as another user than this test. It accepts a key only if the file belongs to that user or to root.
         let owner = std::fs::metadata(&data).unwrap();
         write(&data, "server.crt", &self.certificate, Some(&owner));
         write(&data, "server.key", &self.key, Some(&owner));
@@ -166,7 +166,7 @@ fn write(folder: &Path, name: &str, text: &str, owner: Option<&std::fs::Metadata
     }
 }
 
-/// A port that is free now. Somebody might take it before the server does; then the test fails, and says so.
+/// A port that is free now. Another program may take it before the server does; then the test fails with a clear message.
 pub fn free_port() -> u16 {
     std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }

@@ -1,4 +1,4 @@
-//! Processes that tell of themselves.
+//! Processes with metrics and health over HTTP.
 
 use std::collections::BTreeMap;
 
@@ -20,23 +20,23 @@ impl Watched {
         Self { process, address, client: reqwest::Client::new() }
     }
 
-    /// Where it tells of itself: `127.0.0.1:5010`.
+    /// The address of its monitor: `127.0.0.1:5010`.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Status and text of what is at a path.
+    /// Status and body of the response to GET `path`.
     pub async fn get(&self, path: &str) -> (u16, String) {
         let response = self.client.get(format!("http://{}{path}", self.address)).send().await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
     }
 
-    /// Whether it says that it moves.
+    /// Whether `/readyz` answers 200.
     pub async fn is_ready(&self) -> bool {
         self.get("/readyz").await.0 == 200
     }
 
-    /// Samples by name and labels, as they are written.
+    /// The samples of `/metrics`. Their keys are name and labels as the process writes them.
     pub async fn metrics(&self) -> BTreeMap<String, f64> {
         let (status, text) = self.get("/metrics").await;
         assert_eq!(status, 200);
@@ -47,7 +47,7 @@ impl Watched {
             .collect()
     }
 
-    /// What was counted; 0 if it never happened.
+    /// The value of one sample; 0 if the process has not written it yet.
     pub async fn metric(&self, name: &str) -> f64 {
         self.metrics().await.get(name).copied().unwrap_or(0.0)
     }

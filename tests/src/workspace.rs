@@ -1,4 +1,4 @@
-//! What the workspace is: its root, and the binaries that cargo builds of it.
+//! The workspace: its root, and the binaries that cargo builds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -8,12 +8,12 @@ use serde_json::Value;
 
 use crate::binary;
 
-/// Where the workspace is.
+/// The root folder of the workspace.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
 }
 
-/// The binaries of the workspace by name, each with its package, as cargo tells them: nobody has to keep a list.
+/// The binaries of the workspace by name, each with its package, from `cargo metadata`.
 pub fn workspace_binaries() -> BTreeMap<String, String> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let args = ["metadata", "--no-deps", "--offline", "--format-version", "1"];
@@ -30,7 +30,7 @@ pub fn workspace_binaries() -> BTreeMap<String, String> {
         .collect()
 }
 
-/// What a binary's `--help` names: its flags, and the variables it reads.
+/// The flags and the environment variables in a binary's `--help`.
 pub struct Help {
     /// `--database-url`, …
     pub flags: BTreeSet<String>,
@@ -39,10 +39,10 @@ pub struct Help {
 }
 
 impl Help {
-    /// Asks the binary.
+    /// Runs `--help` of the binary `name`.
     ///
     /// # Panics
-    /// It does not answer, or with a failure.
+    /// The binary cannot be run, or fails.
     pub fn of(name: &str) -> Self {
         let output = Command::new(binary(name)).arg("--help").env_clear().output().unwrap();
         assert!(output.status.success(), "{name} --help ended with {}", output.status);

@@ -1,4 +1,4 @@
-//! A world of its own for each test: a database cloned from a template, and a stream under a name of its own.
+//! One world per test: a database cloned from a template, and a stream with its own name.
 
 use std::time::Duration;
 
@@ -14,8 +14,13 @@ use tokio_postgres::Config;
 
 use crate::template::{TEMPLATE, create_template, with_database};
 
-/// Processes that have a role of their own.
-const ROLES: [&str; 8] = ["api", "completer", "streamer", "consumer", "receipts", "reaper", "dashboard", "operator"];
+/// The names of the processes that have a role of their own, as `ops/roles.sql` lists them: `rocket_api` is the role of the
+/// api.
+pub fn roles() -> Vec<&'static str> {
+    let (_, list) = launcher::ROLES.split_once("ARRAY[").expect("roles.sql lists the roles in an array");
+    let (list, _) = list.split_once(']').expect("the array has an end");
+    list.split('\'').filter_map(|name| name.strip_prefix("rocket_")).collect()
+}
 
 /// A database and a stream.
 pub struct World {
@@ -23,7 +28,7 @@ pub struct World {
     redis_url: String,
     stream_name: String,
     client: Client,
-    /// Where to say `DROP DATABASE`; `None` if the server goes with the test.
+    /// The connection for `DROP DATABASE`, and the database. `None` if the server is removed with the test.
     maintenance: Option<(Config, String)>,
 }
 
@@ -33,12 +38,12 @@ impl World {
         Self::on(&from_environment("DATABASE_URL"), &from_environment("REDIS_URL")).await
     }
 
-    /// A world on the shared Postgres with a Redis of the test's own, which may be wiped and killed.
+    /// A world on the shared Postgres and a private Redis, which the test may wipe and kill.
     pub async fn with_redis(redis_url: &str) -> Self {
         Self::on(&from_environment("DATABASE_URL"), redis_url).await
     }
 
-    /// A world on servers of the test's own.
+    /// A world on private servers.
     pub async fn on(maintenance_url: &str, redis_url: &str) -> Self {
         let maintenance: Config = maintenance_url.parse().unwrap();
         let client = connect(&maintenance).await;
@@ -52,7 +57,7 @@ impl World {
         world
     }
 
-    /// A world in a database that is there already, whatever is in it. It is not dropped.
+    /// A world in an existing database, whatever it contains. The database is not dropped.
     pub async fn at(database_url: &str, redis_url: &str, stream_name: &str) -> Self {
         Self {
             database_url: database_url.to_owned(),
@@ -63,20 +68,20 @@ impl World {
         }
     }
 
-    /// For tests that stop their server before they end.
+    /// Keeps [`Drop`] from dropping the database, for tests that stop their server before they end.
     pub fn forget_database(&mut self) {
         self.maintenance = None;
     }
 
-    /// The database, as its owner.
+    /// `DATABASE_URL` of the database's owner.
     pub fn database_url(&self) -> &str {
         &self.database_url
     }
 
-    /// `DATABASE_URL` for the process `name`: it connects under its own role, so every test also shows that the grants
-    /// of `roles.sql` suffice. What is no process of the pipeline connects as the owner.
+    /// `DATABASE_URL` for the process `name`. A process connects under its own role, so every test also proves that the
+    /// grants of `roles.sql` suffice. A program without a role connects as the owner.
     pub fn database_url_of(&self, name: &str) -> String {
-        if !ROLES.contains(&name) {
+        if !roles().contains(&name) {
             return self.database_url.clone();
         }
         let (_, server) = self.database_url.split_once('@').expect("a URL of bin/test names its user");
@@ -88,33 +93,33 @@ impl World {
         &self.redis_url
     }
 
-    /// `STREAM_NAME` for processes; also the stream's key.
+    /// `STREAM_NAME` for processes, which is also the stream's key.
     pub fn stream_name(&self) -> &str {
         &self.stream_name
     }
 
-    /// The world's own connection.
+    /// The test's own connection to the database.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// One more connection.
+    /// Opens another connection.
     pub async fn connect(&self) -> Client {
         connect(&self.database_url.parse().unwrap()).await
     }
 
-    /// One more connection, under the role of the process `name`.
+    /// Opens another connection under the role of the process `name`.
     pub async fn connect_as(&self, name: &str) -> Client {
         connect(&self.database_url_of(name).parse().unwrap()).await
     }
 
-    /// The same world after its Postgres was restarted.
+    /// The same world with a new connection, after its Postgres was restarted.
     pub async fn reconnected(mut self) -> Self {
         self.client = self.connect().await;
         self
     }
 
-    /// A connection to Redis as streamer and consumers have it.
+    /// A connection to Redis like those of streamer and consumers.
     pub async fn wire(&self) -> Wire {
         let client = stream::redis::client(&self.redis_url).unwrap();
         Wire::connect(&client, Duration::ZERO).await.unwrap()
@@ -125,12 +130,12 @@ impl World {
         stream::redis::connect(&stream::redis::client(&self.redis_url).unwrap()).await.unwrap()
     }
 
-    /// How many entries the stream has.
+    /// The number of entries in the stream.
     pub async fn stream_len(&self) -> i64 {
         redis::cmd("XLEN").arg(&self.stream_name).query_async(&mut self.redis().await).await.unwrap()
     }
 
-    /// Flags that the process `name` gets in this world.
+    /// The flags of the process `name` in this world.
     pub fn flags(&self, name: &str) -> Vec<String> {
         let pairs = [
             ("--database-url", self.database_url_of(name)),
@@ -140,7 +145,7 @@ impl World {
         pairs.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
     }
 
-    /// A streamer of this world, to be driven step by step.
+    /// A streamer of this world, which the test drives step by step.
     pub fn streamer(&self) -> Streamer {
         let args = ["streamer".to_owned()].into_iter().chain(self.flags("streamer"));
         Streamer::new(&streamer::Config::parse_from(args))
@@ -152,28 +157,28 @@ impl World {
         consumer::Config::parse_from(args)
     }
 
-    /// A consumer of this world, to be driven step by step.
+    /// A consumer of this world, which the test drives step by step.
     pub fn consumer(&self, name: &str) -> Consumer<DistanceFold> {
         Consumer::new(&self.consumer_config(name), DistanceFold::default(), CancellationToken::new())
     }
 
-    /// Stages a ride's record alone, as the original's tests did, without a row in `rides`.
+    /// Stages the record of a ride without a row in `rides`, as the original's tests did.
     pub async fn stage(&self, ride_id: i64, distance_mm: i64) {
         self.stage_data(&format!(r#"{{"id":{ride_id},"distance_mm":{distance_mm}}}"#)).await;
     }
 
-    /// Stages a record of a created ride with any payload.
+    /// Stages a record of a created ride with the payload `data`.
     pub async fn stage_data(&self, data: &str) {
         let record = pglog::NewRecord { object: "ride", action: "create", data, traceparent: None };
         pglog::stage(&self.client, record).await.unwrap();
     }
 
-    /// Writes `count` rides of random length with their records, all in one transaction.
+    /// Writes `count` rides of random length with their records, in one transaction.
     pub async fn write_rides(&self, count: i64) {
         write_rides(&self.client, count).await;
     }
 
-    /// Publishes until nothing is left; returns entries added and entries refused.
+    /// Publishes until nothing is staged. Returns the numbers of entries added and refused.
     pub async fn drain_streamer(&self, streamer: &mut Streamer) -> (usize, usize) {
         let (mut added_count, mut refused_count) = (0, 0);
         loop {
@@ -188,7 +193,7 @@ impl World {
         }
     }
 
-    /// Folds until nothing is left; returns what was done in all.
+    /// Folds until nothing is left. Returns the sum of all progress.
     pub async fn drain_consumer(&self, consumer: &mut Consumer<DistanceFold>) -> Progress {
         let mut sum = Progress::default();
         loop {
@@ -208,7 +213,7 @@ impl World {
         }
     }
 
-    /// Writes `count` rides, publishes whatever is staged, and folds it; returns what was folded in all.
+    /// Writes `count` rides, publishes everything that is staged, and folds it. Returns the sum of all progress.
     pub async fn carry_rides(
         &self,
         count: i64,
@@ -220,7 +225,7 @@ impl World {
         self.drain_consumer(consumer).await
     }
 
-    /// What a consumer has committed: checkpoint and state.
+    /// The committed checkpoint and state of a consumer.
     pub async fn committed(&self, name: &str) -> (i64, DistanceFold) {
         let row = self
             .client
@@ -234,7 +239,7 @@ impl World {
         (row.get(0), DistanceFold { total_distance_mm: row.get(1), ride_count: row.get(2), digest: row.get(3) })
     }
 
-    /// SQL's own count and sum.
+    /// Count and sum of the rides in SQL.
     pub async fn sql_totals(&self) -> (i64, i64) {
         let row = self
             .client
@@ -244,11 +249,11 @@ impl World {
         (row.get(0), row.get(1))
     }
 
-    /// Conservation: every record has an offset, and each of these consumers has folded them all, to the millimetre and
-    /// at the same offsets.
+    /// Asserts conservation: every record has an offset, and each of these consumers has folded all of them, to the
+    /// millimetre and at the same offsets.
     ///
     /// # Panics
-    /// Something was lost, doubled or moved.
+    /// A record was lost, folded twice, or folded at another offset.
     pub async fn assert_converged(&self, names: &[&str]) {
         let head = pglog::head(&self.client, 0).await.unwrap();
         let (ride_count, total_distance_mm) = self.sql_totals().await;
@@ -266,7 +271,7 @@ impl World {
         }
     }
 
-    /// One number out of SQL.
+    /// The result of a query that returns one number.
     pub async fn number(&self, query: &str) -> i64 {
         self.client.query_one(query, &[]).await.unwrap().get(0)
     }
@@ -275,7 +280,7 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         let Some((maintenance, database)) = self.maintenance.take() else { return };
-        // A test that fails keeps its database, for whoever looks for the cause.
+        // A failed test keeps its database, so that the cause can be looked for.
         if std::thread::panicking() {
             eprintln!("the database of this test is kept: {database}");
             return;
@@ -291,7 +296,7 @@ impl Drop for World {
     }
 }
 
-/// Writes rides and their records in one transaction, without the api.
+/// Writes `count` rides and their records in one transaction, without the api.
 pub async fn write_rides(client: &impl Session, count: i64) {
     client
         .execute(

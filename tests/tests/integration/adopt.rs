@@ -4,13 +4,13 @@
 use pglog::Reader;
 use tests::{PrivatePostgres, Process, ReadRecord, World, write_rides};
 
-/// All records from `offset` on. The token is left out: it changes with the batch.
+/// All records from `offset` on. Their tokens are set to 0, because a token changes with its batch.
 async fn read_from(world: &World, offset: i64) -> Vec<ReadRecord> {
     let records = world.read_from(offset, 7).await;
     records.into_iter().map(|record| ReadRecord { token: 0, ..record }).collect()
 }
 
-/// A fingerprint of everything that adopting writes.
+/// A hash of all rows that `adopt` may write.
 async fn fingerprint(world: &World) -> String {
     let query =
         "SELECT concat_ws(' ', (SELECT md5(string_agg(r::text, ',' ORDER BY r::text)) FROM staged_log_records r),
@@ -19,8 +19,8 @@ async fn fingerprint(world: &World) -> String {
     world.client().query_one(query, &[]).await.unwrap().get(0)
 }
 
-/// Rounds of rides with transactions that stay open across one or two batches. The last one commits after the last batch:
-/// its records wait for their offsets, and have lower ids than records that do not.
+/// Writes rounds of rides with transactions that stay open across one or two batches. The last transaction commits after the
+/// last batch: its records wait for their offsets, and have lower ids than records with an offset.
 async fn write_with_stragglers(world: &World) {
     let (mut one, mut two) = (world.connect().await, world.connect().await);
     for _ in 0..6 {
@@ -34,14 +34,14 @@ async fn write_with_stragglers(world: &World) {
         pglog::assign(world.client(), 0, 2).await.unwrap();
         later.commit().await.unwrap();
     }
-    // What the api writes: bytes that json leaves alone, and a partition that no streamer ever saw.
+    // JSON that must stay as it is, byte for byte, and a partition that no streamer has read.
     let odd = "INSERT INTO staged_log_records (partition, object, action, data, traceparent)
                VALUES (0, 'wallet', 'credit', '{\"a\" : 1.0,\"a\":1e3,  \"ü\":\"\\u00fc\"}',
                        '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'), (5, 'ride', 'create', '[ ]', NULL)";
     world.client().batch_execute(odd).await.unwrap();
 }
 
-/// The data of the records in no batch, in the order in which the next batch will have them.
+/// The data of the records that are in no batch, in the order in which the next batch will have them.
 async fn waiting(world: &World) -> Vec<String> {
     let rows = world
         .client()
@@ -65,7 +65,8 @@ async fn an_adopted_log_has_every_record_at_its_offset() {
     assert!(waiting_before.len() == 2, "{waiting_before:?}");
     let cluster = PrivatePostgres::start().await;
     let restored = world.restored(&world.dump().await, &cluster).await;
-    // Staged after the restore; the last two name transactions that were in flight in old snapshots, as it may happen.
+    // Records staged after the restore. The last of them carry transaction ids that were in flight in old snapshots, which may
+    // happen by coincidence.
     restored.write_rides(2).await;
     let coincidence = "INSERT INTO staged_log_records (transaction_id, object, action, data)
                        SELECT in_flight, 'test', 'new', '{}'
@@ -79,13 +80,13 @@ async fn an_adopted_log_has_every_record_at_its_offset() {
     for offset in 1..=before.len() as i64 {
         assert_eq!(read_from(&restored, offset).await, before[offset as usize - 1..], "from {offset} on");
     }
-    assert_eq!(restored.number(staged_after).await, staged_count, "nothing was removed");
+    assert_eq!(restored.number(staged_after).await, staged_count, "no record was removed");
     let waiting_after = waiting(&restored).await;
-    assert_eq!(waiting_after[..2], waiting_before, "they come first, in their order");
+    assert_eq!(waiting_after[..2], waiting_before, "these records come first, in the same order");
     assert_eq!(waiting_after.len() as i64, staged_count - before.len() as i64);
     let output = Process::start(&restored, "adopt", &[]).succeed().await;
     assert!(output.contains("nothing to adopt"), "{output}");
-    // From here on it is a log like any other.
+    // The adopted log now works like any other log.
     pglog::prepare_session(restored.client()).await.unwrap();
     restored.write_rides(3).await;
     pglog::assign(restored.client(), 0, 3).await.unwrap().unwrap();
@@ -94,7 +95,7 @@ async fn an_adopted_log_has_every_record_at_its_offset() {
     assert_eq!(after.len() as i64, staged_count + 3);
     let next: Vec<String> = after[before.len()..].iter().map(|record| record.data.clone()).collect();
     assert_eq!(next[..waiting_after.len()], waiting_after);
-    // Adopting what is at home changes no offset either.
+    // `adopt --force` in the log's own cluster changes no offset either.
     let output = Process::start(&restored, "adopt", &["--force"]).succeed().await;
     assert!(output.contains("are one batch now"), "{output}");
     assert_eq!(read_from(&restored, 1).await, after);
@@ -107,7 +108,7 @@ async fn a_reaped_log_is_adopted_with_what_is_left_and_goes_on_being_reaped() {
     let mut consumer = world.consumer("c0");
     pglog::assign(world.client(), 0, 3).await.unwrap();
     world.drain_consumer(&mut consumer).await;
-    // Everything but the last two batches is given up, and the reaper was killed before it had removed all rows.
+    // The state after a reaper marked all batches but the last two, and was killed before it had deleted all rows.
     let mark = "UPDATE log_batches SET reaped_at = now()
                 WHERE first_offset < (SELECT first_offset FROM log_batches ORDER BY 1 DESC OFFSET 1 LIMIT 1)";
     world.client().execute(mark, &[]).await.unwrap();
@@ -126,7 +127,7 @@ async fn a_reaped_log_is_adopted_with_what_is_left_and_goes_on_being_reaped() {
     assert_eq!(read_from(&restored, first_retained).await, before);
     let error = Reader::at(restored.client(), 0, first_retained - 1).await.unwrap_err();
     assert!(matches!(error, pglog::Error::Reaped { .. }), "{error}");
-    // The reaper takes what is passed and leaves what waits, and the next batch, alone.
+    // The reaper removes the passed records. It keeps waiting records and the next batch.
     for expected_count in [before.len() as u64, 6] {
         let output = Process::start(&restored, "reaper", &["--once", "--keep", "0s"]).succeed().await;
         assert!(output.contains(&format!("record_count={expected_count}")), "{output}");
@@ -135,7 +136,7 @@ async fn a_reaped_log_is_adopted_with_what_is_left_and_goes_on_being_reaped() {
     }
     restored.assert_converged(&["c0"]).await;
     assert_eq!(restored.number("SELECT count(*) FROM staged_log_records WHERE partition = 0").await, 0);
-    // A log of which nothing is left but the place where it goes on.
+    // A log without records, which keeps only the offset at which it goes on.
     Process::start(&restored, "adopt", &["--force"]).succeed().await;
     restored.write_rides(5).await;
     pglog::assign(restored.client(), 0, 5).await.unwrap();
@@ -155,7 +156,7 @@ async fn a_log_in_which_nothing_was_ever_assigned_is_adopted() {
     restored.drain_streamer(&mut restored.streamer()).await;
     restored.drain_consumer(&mut restored.consumer("c0")).await;
     restored.assert_converged(&["c0"]).await;
-    // And one that holds nothing at all.
+    // An empty log.
     let empty = World::new().await;
     let restored = empty.restored(&empty.dump().await, &cluster).await;
     Process::start(&restored, "adopt", &[]).succeed().await;
@@ -210,7 +211,7 @@ async fn the_schema_applied_again_does_not_hide_that_the_log_came_from_elsewhere
     assert!(matches!(refused().await, pglog::Error::OtherCluster { log_cluster: 1, .. }));
     Process::start(&world, "adopt", &[]).succeed().await;
     pglog::prepare_session(world.client()).await.unwrap();
-    // What a dump of the data alone leaves in tables that were there before.
+    // The state after a data-only dump was restored into existing tables.
     let restore = "INSERT INTO log_identity (system_identifier, schema_version) VALUES (2, 3)";
     world.client().execute(restore, &[]).await.unwrap();
     assert!(matches!(refused().await, pglog::Error::OtherCluster { log_cluster: 2, .. }));
@@ -222,7 +223,7 @@ async fn the_schema_applied_again_does_not_hide_that_the_log_came_from_elsewhere
         let output = Process::start(&world, "streamer", &[]).fail(1).await;
         assert!(output.contains(hint), "{output}");
     }
-    // Before there was a number.
+    // A schema from before the version number was introduced.
     world.client().batch_execute("DROP TABLE log_identity").await.unwrap();
     assert!(matches!(refused().await, pglog::Error::SchemaVersion { found: 1, .. }));
     launcher::apply_schema(world.client()).await.unwrap();

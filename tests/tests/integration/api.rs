@@ -10,7 +10,7 @@ use tests::{PrivatePostgres, Process, World, wait_until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// An api of a test's own, on a free port, in this process.
+/// An api for one test, on a free port, in the test's process.
 pub struct Api {
     port: u16,
     client: reqwest::Client,
@@ -22,7 +22,7 @@ impl Api {
         Self::start_within(&world.database_url_of("api").parse().unwrap(), api::Limits::default()).await
     }
 
-    /// An api that books rides, too.
+    /// Starts an api that also books rides.
     pub async fn start_with(world: &World, stripe: payments::Stripe) -> Self {
         let postgres: tokio_postgres::Config = world.database_url_of("api").parse().unwrap();
         let desk = booking::Desk::new(api::desk_pool(&postgres).unwrap(), stripe);
@@ -220,7 +220,7 @@ async fn totals_stand_beside_each_other() {
 async fn one_bad_row_does_not_fail_its_neighbours() {
     let world = World::new().await;
     let api = Api::start(&world).await;
-    // The api checks all that the tables check, so a further constraint stands for the unforeseen.
+    // The api checks everything that the tables check. This constraint stands for an unforeseen failure of one row.
     world
         .client()
         .batch_execute("ALTER TABLE rides ADD CONSTRAINT unlucky CHECK (distance_mm <> 13000)")
@@ -229,7 +229,7 @@ async fn one_bad_row_does_not_fail_its_neighbours() {
     let mut locker = world.connect().await;
     let lock = locker.transaction().await.unwrap();
     lock.batch_execute("LOCK TABLE rides IN ACCESS EXCLUSIVE MODE").await.unwrap();
-    // The first waits for the lock; the others wait for the first, and are written together.
+    // The first request waits for the lock. All later requests wait behind it, and are written in groups.
     let requests = (1..=100).map(|n| (n, format!("distance={}", if n % 25 == 0 { 13 } else { 100 + n })));
     let answers = requests.map(|(n, body)| {
         let api = &api;
@@ -276,7 +276,7 @@ async fn without_postgres_requests_get_503_and_then_all_is_well_again() {
     postgres.start_again().await;
     wait_until("rides are taken again", async || api.post_form("distance=4").await.0 == 201).await;
     let (_, page) = api.get("/rides").await;
-    assert_eq!(page["rides"][0]["distance_mm"], 1_000, "what was answered with 201 is there");
+    assert_eq!(page["rides"][0]["distance_mm"], 1_000, "the ride that was confirmed with 201 is there");
 }
 
 #[tokio::test]
@@ -331,7 +331,7 @@ async fn junk_on_the_socket_does_not_disturb_anybody() {
     let api = Api::start(&world).await;
     for junk in [&b"\0\0\0\0\r\n\r\n"[..], b"GET\r\n\r\n", b"POST /rides HTTP/9.9\r\n\r\n", &[0xff; 70_000]] {
         let mut socket = TcpStream::connect(("127.0.0.1", api.port())).await.unwrap();
-        // The server may hang up before it has read everything.
+        // The server may close the connection before it has read everything.
         let _ = socket.write_all(junk).await;
         let mut answer = Vec::new();
         let _ = tokio::time::timeout(Duration::from_secs(5), socket.read_to_end(&mut answer)).await.unwrap();

@@ -1,4 +1,4 @@
-//! The audit: silent while all is well, under load too, and precise when something was changed behind the log's back.
+//! The audit reports nothing while everything is equal, also under load. It names each difference precisely.
 
 use tests::{PrivateRedis, Process, World, wait_until};
 
@@ -6,12 +6,12 @@ use crate::bootstrap::{Traffic, converge, more_rides};
 use crate::dead_letters::with_rejected;
 use crate::reaper::reap;
 
-/// Audits; everything must be equal.
+/// Runs `audit`, which must find no difference.
 async fn equal(world: &World) -> String {
     Process::start(world, "audit", &[]).succeed().await
 }
 
-/// Audits; there must be differences, and a line that begins with each of these.
+/// Runs `audit`, which must find differences and print a line that begins with each of `lines`.
 async fn different(world: &World, lines: &[&str]) {
     let output = Process::start(world, "audit", &[]).fail(1).await;
     for line in lines {
@@ -19,7 +19,8 @@ async fn different(world: &World, lines: &[&str]) {
     }
 }
 
-/// Thirty rides, ten of them reaped, folded by two consumers; one of them is not at the head. Two more have no offset.
+/// A world with thirty rides, ten of them reaped, and two consumers, of which c1 is not at the head. Two further rides have no
+/// offset yet.
 async fn sound_world() -> World {
     let world = World::new().await;
     let (mut streamer, mut first, mut second) = (world.streamer(), world.consumer("c0"), world.consumer("c1"));
@@ -109,7 +110,7 @@ async fn a_deleted_record_is_told_with_its_batch() {
 async fn a_changed_stream_entry_is_told_and_strangers_and_holes_are_noted() {
     let world = sound_world().await;
     let mut redis = world.redis().await;
-    // What Redis holds is put back, changed: 12 without its data, 14 with another token, 16 not at all.
+    // The test rewrites the stream: entry 12 gets other data, entry 14 another token, and entry 16 is left out.
     let entries: Vec<(String, Vec<String>)> =
         redis::cmd("XRANGE").arg(world.stream_name()).arg("11").arg("+").query_async(&mut redis).await.unwrap();
     let _: () = redis::cmd("DEL").arg(world.stream_name()).query_async(&mut redis).await.unwrap();
@@ -168,7 +169,7 @@ async fn dead_letters_are_taken_into_account_and_forged_ones_told() {
     execute(&world, "UPDATE dead_letters SET record_offset = 99").await;
     different(&world, &["DIFFERENCE: c0: its dead letter at offset 99 lies beyond its checkpoint, 30"]).await;
 
-    // A true one, and what becomes of it: rejected, replayed, reaped, dropped.
+    // True dead letters: rejected, replayed, dropped and reaped.
     let world = with_rejected("c0", 20).await;
     let output = equal(&world).await;
     assert!(output.contains("note: c0: the fold accepts today what it rejected at offset 5, 10, 15, 20"), "{output}");

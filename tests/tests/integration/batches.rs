@@ -1,4 +1,4 @@
-//! Batches: whatever writers do, every committed record gets exactly one offset, and keeps it (I2, I3).
+//! Batches: every committed record gets exactly one offset and keeps it, whatever the writers do (I2, I3).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use pglog::Reader;
 use proptest::prelude::*;
 use tests::{ReadRecord, World, write_rides};
 
-/// What a writer does in one transaction.
+/// One step of a writer in a transaction.
 #[derive(Debug, Clone)]
 enum Step {
     Stage,
@@ -49,7 +49,7 @@ proptest! {
 
 async fn check(scripts: Vec<Vec<Transaction>>) {
     let world = World::new().await;
-    // A transaction that wrote before everything else, and commits after it.
+    // This transaction writes before all others and commits after them.
     let mut straggler = world.connect().await;
     let straggler = straggler.transaction().await.unwrap();
     stage(&straggler, "straggler").await;
@@ -57,7 +57,7 @@ async fn check(scripts: Vec<Vec<Transaction>>) {
     for (writer, script) in scripts.into_iter().enumerate() {
         writers.spawn(run_writer(world.connect().await, writer, script));
     }
-    // Batches are cut and read while the writers write, as the streamer does it.
+    // Batches are cut and read while the writers write, as the streamer does.
     let mut seen = Vec::new();
     let mut committed = BTreeSet::from(["straggler".to_owned()]);
     while let Some(ended) = next_or_cut(&world, &mut writers, &mut seen).await {
@@ -70,10 +70,14 @@ async fn check(scripts: Vec<Vec<Transaction>>) {
     let offsets: Vec<i64> = seen.iter().map(|record| record.offset).collect();
     assert_eq!(offsets, (1..=committed.len() as i64).collect::<Vec<_>>(), "offsets are contiguous");
     let names: BTreeSet<String> = seen.iter().map(|record| record.data.trim_matches('"').to_owned()).collect();
-    assert_eq!(names, committed, "each committed record is there, and no other");
-    assert_eq!(seen.last().unwrap().data, "\"straggler\"", "the straggler had the first id, and comes last");
+    assert_eq!(names, committed, "each committed record is there, and no further record");
+    assert_eq!(
+        seen.last().unwrap().data,
+        "\"straggler\"",
+        "the straggler had the first id, and its offset is the last"
+    );
 
-    // After the fact, and from any place, the same records have the same offsets.
+    // Later reads, from any offset, return the same records at the same offsets.
     assert_eq!(world.read_from(1, 7).await, seen);
     for start in [2, seen.len() / 2, seen.len()].map(|start| start.max(1)) {
         assert_eq!(world.read_from(start as i64, 1000).await, seen[start - 1..], "from offset {start}");
@@ -82,7 +86,7 @@ async fn check(scripts: Vec<Vec<Transaction>>) {
     assert!(world.number(late_only).await >= 1, "the straggler's batch holds late rows only");
 }
 
-/// The names that the next finished writer committed; `None` when all have finished. Cuts batches in the meantime.
+/// The names that the next finished writer has committed; `None` when all have finished. Meanwhile it cuts batches.
 async fn next_or_cut(
     world: &World,
     writers: &mut tokio::task::JoinSet<Vec<String>>,
@@ -100,12 +104,12 @@ async fn next_or_cut(
 }
 
 async fn cut_and_read(world: &World, seen: &mut Vec<ReadRecord>) {
-    // Most of these batches are small enough to be read by the statement that cuts them.
+    // The statement that cuts a batch also reads it if it is small, and most of these batches are.
     if let Some((batch, page)) = pglog::assign_and_read(world.client(), 0, rand::random(), 10).await.unwrap() {
         assert_eq!(batch.first_offset, seen.len() as i64 + 1);
         if let Some(page) = page {
             let at_once: Vec<ReadRecord> = page.records().map(ReadRecord::from).collect();
-            assert_eq!(at_once, world.read_from(batch.first_offset, 1000).await, "read at once, and read later");
+            assert_eq!(at_once, world.read_from(batch.first_offset, 1000).await, "both reads return the same records");
         }
         let mut reader = Reader::at(world.client(), 0, batch.first_offset).await.unwrap();
         let mut batch_len = 0;
@@ -121,7 +125,7 @@ async fn cut_and_read(world: &World, seen: &mut Vec<ReadRecord>) {
     }
 }
 
-/// Runs a writer's transactions; returns the names of the records it committed.
+/// Runs a writer's transactions. Returns the names of its committed records.
 async fn run_writer(mut client: Client, writer: usize, script: Vec<Transaction>) -> Vec<String> {
     let mut committed = Vec::new();
     for (number, transaction) in script.into_iter().enumerate() {
@@ -145,7 +149,7 @@ async fn run_writer(mut client: Client, writer: usize, script: Vec<Transaction>)
                     stage(&savepoint, &name).await;
                     savepoint.rollback().await.unwrap();
                 }
-                // Not to wait for anything: to keep the transaction open while others commit.
+                // This is no wait for a condition: the transaction stays open while other transactions commit.
                 Step::Pause => tokio::time::sleep(Duration::from_millis(2)).await,
             }
         }
@@ -169,7 +173,7 @@ async fn stage(client: &impl pglog::Session, name: &str) {
 async fn a_record_staged_after_another_was_committed_comes_after_it() {
     let world = World::new().await;
     let mut late = world.connect().await;
-    // It has its transaction id before the other, and stages after the other has committed.
+    // It gets its transaction id before the cause is staged, and stages the effect after the cause has committed.
     let late = late.transaction().await.unwrap();
     late.execute("SELECT pg_current_xact_id()", &[]).await.unwrap();
     stage(world.client(), "cause").await;
@@ -191,7 +195,7 @@ async fn two_leaders_cut_each_batch_once() {
         for batch in join_all(cuts).await {
             cut_count += usize::from(batch.unwrap().is_some());
         }
-        assert_eq!(cut_count, 1, "one of them cut the batch, the others saw that it was cut");
+        assert_eq!(cut_count, 1, "exactly one client cut the batch");
     }
     assert_eq!(pglog::head(world.client(), 0).await.unwrap(), 30);
 }
@@ -220,8 +224,8 @@ async fn tables_copied_from_a_younger_cluster_are_refused() {
     let world = World::new().await;
     world.write_rides(1).await;
     pglog::assign(world.client(), 0, 1).await.unwrap();
-    // What a dump restored into a physical copy of its own cluster looks like: the identity is right, but the snapshots
-    // are of a future that has not been here.
+    // The state of a dump that was restored into an older physical copy of its own cluster: the identity is right, but the
+    // snapshots name transaction ids that this copy has not reached.
     world.client().execute("UPDATE log_batches SET snapshot = '9000000000:9000000000:'", &[]).await.unwrap();
     world.write_rides(1).await;
     let error = pglog::assign(world.client(), 0, 1).await.unwrap_err();
@@ -233,7 +237,7 @@ async fn cutting_a_batch_reads_no_records_of_those_before() {
     let world = World::new().await;
     let (mut cutter, mut held) = (world.connect().await, world.connect().await);
     pglog::prepare_session(&cutter).await.unwrap();
-    // Statements are planned now, while there is nothing, and the plans are kept.
+    // The statements are planned now, while the tables are empty, and the plans are kept.
     assert!(pglog::assign(&cutter, 0, 1).await.unwrap().is_none());
     assert!(!pglog::is_anything_staged(&cutter, 0).await.unwrap());
     let in_flight = held.transaction().await.unwrap();
@@ -250,7 +254,7 @@ async fn cutting_a_batch_reads_no_records_of_those_before() {
     assert!(read_count < 10, "{read_count} rows were read for one");
 }
 
-/// How many staged rows this session has read and not yet told of.
+/// The number of staged rows that this session has read in its transaction.
 async fn rows_read(tx: &deadpool_postgres::Transaction<'_>) -> i64 {
     let read = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'staged_log_records'";
     tx.query_one(read, &[]).await.unwrap().get(0)

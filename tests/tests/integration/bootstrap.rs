@@ -1,7 +1,8 @@
-//! The baseline keeps the sum of what is reaped, and new consumers start with it (I4, I8).
+//! The baseline keeps the sum of the reaped records, and new consumers start with it (I4, I8).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use clap::Parser;
 use common::shutdown::CancellationToken;
@@ -13,7 +14,10 @@ use crate::api::Api;
 use crate::consumer::ObjectCounts;
 use crate::reaper::reap;
 
-/// Rides that keep coming through the api, until told to stop.
+/// The pause between two rides of [`Traffic`].
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// A task that posts rides to the api until it is stopped.
 pub struct Traffic {
     is_over: Arc<AtomicBool>,
     posting: JoinHandle<()>,
@@ -26,28 +30,31 @@ impl Traffic {
         let posting = tokio::spawn(async move {
             while !told.load(Ordering::Relaxed) {
                 assert_eq!(api.post_form("distance=12.345").await.0, 201);
+                // This is no wait for a condition: without a pause, the traffic takes the processors from the processes under
+                // test, and every comparison reads more rides.
+                tokio::time::sleep(PAUSE).await;
             }
         });
         Self { is_over, posting }
     }
 
-    /// Ends when the last ride is confirmed.
+    /// Returns when the last ride is confirmed.
     pub async fn stop(self) {
         self.is_over.store(true, Ordering::Relaxed);
         self.posting.await.unwrap();
     }
 }
 
-/// Waits until so many more rides are written than now.
+/// Waits until `count` further rides are written.
 pub async fn more_rides(world: &World, count: i64) {
     let before = world.sql_totals().await.0;
     wait_until("more rides are written", async || world.sql_totals().await.0 >= before + count).await;
 }
 
-/// Waits until everything is folded, and compares.
+/// Waits until everything is folded, and compares the consumers with SQL.
 pub async fn converge(world: &World, names: &[&str]) {
     wait_until("all is folded", async || {
-        // In this order: once nothing is staged, the head stays where it is.
+        // The order matters: once nothing is staged, the head does not move.
         if pglog::is_anything_staged(world.client(), 0).await.unwrap() {
             return false;
         }
@@ -126,14 +133,18 @@ async fn nothing_is_reaped_that_is_not_in_the_baseline() {
     }
     world.drain_consumer(&mut world.consumer("consumer0")).await;
     let mut client = world.connect().await;
-    let now = std::time::Duration::ZERO;
-    // A reaper that is killed before it has moved the baseline, and while it does.
+    let now = Duration::ZERO;
+    // The reaper is killed before it has moved the baseline, and then while it moves it.
     assert_eq!(pglog::reapable(&client, 0, now).await.unwrap(), Some(30));
     assert_eq!(pglog::reap(&mut client, 0, now).await.unwrap().batch_count, 0);
     let mut baseline = baseline(&world);
     assert!(baseline.fold_up_to(15).await.unwrap());
-    assert_eq!(pglog::reap(&mut client, 0, now).await.unwrap().record_count, 10, "whole batches only");
-    assert_eq!(reap(&world, &["--keep", "0s"]).await.record_count, 20, "the next one goes on");
+    assert_eq!(
+        pglog::reap(&mut client, 0, now).await.unwrap().record_count,
+        10,
+        "the reaper removes whole batches only"
+    );
+    assert_eq!(reap(&world, &["--keep", "0s"]).await.record_count, 20, "the next reaper goes on");
     world.drain_consumer(&mut world.consumer("new")).await;
     world.assert_converged(&["consumer0", "new", "baseline"]).await;
 }
@@ -154,14 +165,14 @@ async fn the_baseline_passes_no_consumer_and_holds_none_back() {
     world.drain_consumer(&mut world.consumer("fast")).await;
     let mut baseline = baseline(&world);
     assert!(baseline.fold_up_to(10).await.unwrap());
-    // It registers when the reaper has already decided to go to 30.
+    // This consumer registers after the reaper has decided to move the baseline to 30.
     let mut slow = world.consumer("slow");
     slow.run_once(consumer::Fault::CrashBeforeCommit, None).await.unwrap_err();
     let error = baseline.fold_up_to(30).await.unwrap_err();
     assert!(matches!(error.downcast_ref(), Some(Interruption::HeldBack)), "{error:#}");
     assert_eq!(world.committed("baseline").await.0, 10);
     world.drain_consumer(&mut slow).await;
-    assert_eq!(pglog::lowest_checkpoint(world.client(), 0).await.unwrap(), Some(30), "the baseline does not count");
+    assert_eq!(pglog::lowest_checkpoint(world.client(), 0).await.unwrap(), Some(30), "the baseline is not a consumer");
     assert!(baseline.fold_up_to(30).await.unwrap());
     world.assert_converged(&["fast", "slow", "baseline"]).await;
     let api = Api::start(&world).await;
@@ -198,7 +209,7 @@ async fn a_copied_state_comes_with_what_it_lacks() {
     world.drain_consumer(&mut world.consumer("new")).await;
     world.assert_converged(&["old", "copy", "new", "baseline"]).await;
     let letters = "SELECT count(DISTINCT name) FROM dead_letters WHERE record_offset = 1";
-    assert_eq!(world.number(letters).await, 4, "each of them lacks the record");
+    assert_eq!(world.number(letters).await, 4, "each consumer has the dead letter");
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! The nine ways in which the original lost rides or stood still, one test each. Every one of them fails on a pipeline
-//! that trusts the order of ids, deletes ranges, or takes the stream for the truth.
+//! The nine causes for which the original lost rides or stood still, one test each. Each test fails on a pipeline that trusts
+//! the order of ids, deletes ranges, or takes the stream for the truth.
 
 use std::time::Duration;
 
@@ -23,11 +23,12 @@ async fn cause_1_a_ride_that_commits_after_a_later_one_is_counted() {
     world.drain_streamer(&mut streamer).await;
     assert_eq!(world.drain_consumer(&mut consumer).await.applied_count, 1);
     let later_first = "SELECT (SELECT id FROM rides WHERE distance_mm = 100000) - min(id) FROM rides";
-    assert_eq!(world.number(later_first).await, 0, "the late one has the lower id");
+    assert_eq!(world.number(later_first).await, 0, "the late ride has the lower id");
     world.assert_converged(&["consumer0"]).await;
 }
 
-/// Cause 2: rows that were never sent were deleted with those that were; with more than 1000 staged, all of them.
+/// Cause 2: rows that were never sent were deleted together with rows that were sent. With more than 1000 rows staged, all were
+/// deleted.
 #[tokio::test]
 async fn cause_2_a_backlog_of_more_than_one_page_is_sent_whole() {
     let world = World::new().await;
@@ -38,8 +39,8 @@ async fn cause_2_a_backlog_of_more_than_one_page_is_sent_whole() {
     world.assert_converged(&["consumer0"]).await;
 }
 
-/// Cause 3: the isolation level was never set, so rows committed between two reads were deleted unsent. Here a batch is
-/// what one snapshot sees; writers that commit all the time fall between no two statements (I2).
+/// Cause 3: the isolation level was never set, so rows that were committed between two reads were deleted unsent. Here one
+/// snapshot defines a batch, so no commit can fall between two statements (I2).
 #[tokio::test]
 async fn cause_3_rows_committed_while_a_batch_is_cut_are_in_exactly_one_batch() {
     let world = World::new().await;
@@ -84,7 +85,7 @@ async fn cause_4_thousands_of_duplicates_in_a_row_do_not_block_a_consumer() {
     world.assert_converged(&["consumer0"]).await;
 }
 
-/// Cause 5: the stream was cut to a length, whether or not everybody had read it.
+/// Cause 5: the stream was trimmed to a length, even if a consumer had not read the trimmed entries.
 #[tokio::test]
 async fn cause_5_entries_trimmed_before_a_slow_consumer_read_them_are_read_from_postgres() {
     let world = World::new().await;
@@ -113,10 +114,10 @@ async fn cause_6_entries_that_redis_lost_after_acknowledging_them_are_published_
     redis.kill().await;
     redis.start_again().await;
     let length = world.stream_len().await;
-    assert_eq!(length, 0, "all of it is gone");
+    assert_eq!(length, 0, "the stream is empty");
     let mut added_count = 0;
     wait_until("the streamer has noticed", async || {
-        // The first step meets the broken connection; what it does not know, it asks the stream.
+        // The first step fails on the broken connection. The next step asks the stream where it ends.
         if let Ok(streamer::Step::Published(published)) = streamer.run_once(Fault::None).await {
             added_count += published.added_count;
         }
@@ -128,11 +129,11 @@ async fn cause_6_entries_that_redis_lost_after_acknowledging_them_are_published_
     world.assert_converged(&["consumer0"]).await;
 }
 
-/// Cause 7: sums of floating-point numbers depend on the order, and equal SQL's sum only by luck.
+/// Cause 7: a sum of floating-point numbers depends on the order, and equals SQL's sum only by luck.
 #[tokio::test]
 async fn cause_7_totals_equal_sql_exactly_where_floating_point_sums_differ() {
     let world = World::new().await;
-    // Tenths and thousandths: none of them is a binary fraction.
+    // Tenths and thousandths are no binary fractions.
     let distances_mm: Vec<i64> = (1..=2_000).map(|n| n * 100 + n % 7).collect();
     for chunk in distances_mm.chunks(100) {
         let query = "WITH written AS (INSERT INTO rides (distance_mm) SELECT unnest($1::bigint[]) RETURNING id, distance_mm)
@@ -151,8 +152,8 @@ async fn cause_7_totals_equal_sql_exactly_where_floating_point_sums_differ() {
     assert_eq!(world.committed("consumer0").await.1.total_distance_mm, distances_mm.iter().sum::<i64>());
 }
 
-/// Cause 8: ids made from a clock. A rebuilt Redis whose clock was behind gave ids that every consumer had passed, and
-/// all of them starved in silence. Here an id is an offset, whatever any clock says.
+/// Cause 8: ids came from a clock. A rebuilt Redis whose clock was behind issued ids that every consumer had passed, and all
+/// consumers stood still without an error. Here an id is an offset, whatever a clock says.
 #[tokio::test]
 async fn cause_8_a_rebuilt_redis_starves_nobody_whatever_its_clock_says() {
     let redis = PrivateRedis::start(&[]).await;
@@ -162,7 +163,7 @@ async fn cause_8_a_rebuilt_redis_starves_nobody_whatever_its_clock_says() {
     let _: () = redis::cmd("FLUSHALL").query_async(&mut world.redis().await).await.unwrap();
     world.write_rides(50).await;
     world.drain_streamer(&mut streamer).await;
-    // The same process, with the position it had before.
+    // The same process continues from its old position.
     let progress = world.drain_consumer(&mut consumer).await;
     assert_eq!(progress.applied_count, 50);
     let first: Vec<(String, Vec<String>)> = redis::cmd("XRANGE")
@@ -174,7 +175,7 @@ async fn cause_8_a_rebuilt_redis_starves_nobody_whatever_its_clock_says() {
         .query_async(&mut world.redis().await)
         .await
         .unwrap();
-    assert_eq!(first[0].0, "101-0", "the id says which record it is, not when it was sent");
+    assert_eq!(first[0].0, "101-0", "the id is the offset of the record, and not a time");
     world.assert_converged(&["consumer0"]).await;
 }
 
@@ -193,7 +194,7 @@ async fn cause_9_a_poison_record_is_put_with_the_dead_letters_and_passed() {
     world.assert_converged(&["consumer0"]).await;
 }
 
-/// Cause 9, second part: two processes with one name both added to one total (I5).
+/// Cause 9, second part: two processes with the same name both added to one total (I5).
 #[tokio::test]
 async fn cause_9_two_processes_of_one_name_do_not_count_anything_twice() {
     let world = World::new().await;
@@ -202,7 +203,7 @@ async fn cause_9_two_processes_of_one_name_do_not_count_anything_twice() {
     world.carry_rides(10, &mut streamer, &mut first).await;
     world.drain_consumer(&mut second).await;
     world.carry_rides(10, &mut streamer, &mut first).await;
-    // The second read its checkpoint before the first moved it.
+    // The second process read its checkpoint before the first process moved it.
     let error = second.run_once(ConsumerFault::None, None).await.unwrap_err();
     assert!(matches!(error.downcast_ref(), Some(Interruption::Fenced)), "{error:#}");
     world.drain_consumer(&mut second).await;
@@ -212,7 +213,7 @@ async fn cause_9_two_processes_of_one_name_do_not_count_anything_twice() {
 /// Cause 9, third part: a slow Redis kept a transaction open.
 #[tokio::test]
 async fn cause_9_no_transaction_is_open_while_a_consumer_waits_for_redis() {
-    // Of its own: beside other tests, any of their consumers may be the one that waits.
+    // A private Redis, because in the shared one the waiting consumer could belong to another test.
     let redis = PrivateRedis::start(&[]).await;
     let world = World::with_redis(&redis.url()).await;
     let config = world.consumer_config("consumer0");

@@ -1,4 +1,4 @@
-//! A stand-in for a collector of spans: it takes what an OTLP exporter sends over HTTP, and remembers it.
+//! A collector of spans for tests: it accepts the requests of an OTLP exporter over HTTP, and keeps the spans.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -14,24 +14,24 @@ use opentelemetry_proto::tonic::trace::v1::Span as Sent;
 use prost::Message;
 use tokio::net::TcpListener;
 
-/// A place in a trace: trace id and span id.
-pub type Place = (String, String);
+/// A span context: trace id and span id.
+pub type SpanContext = (String, String);
 
-/// A span, as far as tests look at it.
+/// The parts of a span that tests look at.
 #[derive(Debug, Clone)]
 pub struct Span {
     /// The process's name.
     pub service: String,
     pub name: String,
-    pub place: Place,
-    /// The span id; nothing at the root of a trace.
+    pub context: SpanContext,
+    /// The parent's span id; empty at the root of a trace.
     pub parent: String,
-    pub links: Vec<Place>,
+    pub links: Vec<SpanContext>,
     attributes: Vec<KeyValue>,
 }
 
 impl Span {
-    /// A number that it says.
+    /// The value of a numeric attribute.
     pub fn number(&self, key: &str) -> Option<i64> {
         match find(&self.attributes, key) {
             Some(Value::IntValue(number)) => Some(*number),
@@ -40,22 +40,22 @@ impl Span {
     }
 }
 
-/// The spans that came.
+/// A collector on a free port.
 pub struct Collector {
     endpoint: String,
     taken: Arc<Mutex<Taken>>,
 }
 
-/// What came.
+/// The requests that came.
 #[derive(Default)]
 struct Taken {
     spans: Vec<Span>,
-    /// What was no export of spans, and why.
+    /// Why a request was not an export of spans.
     complaints: Vec<String>,
 }
 
 impl Collector {
-    /// On a free port. It answers as long as the test runs.
+    /// Starts a collector. It runs until the test ends.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -65,7 +65,7 @@ impl Collector {
         Self { endpoint, taken }
     }
 
-    /// What a process gets to send its spans here.
+    /// The flags with which a process sends its spans here.
     pub fn flags(&self) -> [&str; 2] {
         ["--otel-exporter-otlp-endpoint", &self.endpoint]
     }
@@ -75,7 +75,7 @@ impl Collector {
         self.sound().spans.iter().filter(|span| span.name == name).cloned().collect()
     }
 
-    /// How many came, whatever they are called.
+    /// The number of all spans.
     pub fn span_count(&self) -> usize {
         self.sound().spans.len()
     }
@@ -121,7 +121,7 @@ fn read(service: &str, span: Sent) -> Span {
     Span {
         service: service.to_owned(),
         name: span.name,
-        place: (hex(&span.trace_id), hex(&span.span_id)),
+        context: (hex(&span.trace_id), hex(&span.span_id)),
         parent: hex(&span.parent_span_id),
         links: span.links.iter().map(|link| (hex(&link.trace_id), hex(&link.span_id))).collect(),
         attributes: span.attributes,

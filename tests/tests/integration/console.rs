@@ -1,10 +1,10 @@
-//! `bin/up` on a terminal, as people see it.
+//! `bin/up` on a terminal, as a person sees it.
 
 use tests::{Look, Terminal};
 
-use crate::launcher::Place;
+use crate::launcher::UpFolder;
 
-/// The rows of the board, from the rule to the status; there must be one board.
+/// The rows of the board, from the rule to the status line. The screen must show exactly one board.
 fn board(look: &Look) -> &[String] {
     let is_rule = |line: &&String| line.starts_with("-----");
     let rules = look.lines.iter().filter(is_rule).count();
@@ -13,7 +13,7 @@ fn board(look: &Look) -> &[String] {
     &look.lines[first..look.cursor.0]
 }
 
-/// Whether a whole board is there, of this width, and says that everything has converged.
+/// Whether the screen shows a whole board of this width that reports convergence.
 fn has_board(look: &Look, columns: usize) -> bool {
     let rule = "-".repeat(columns - 1);
     let (row, column) = look.cursor;
@@ -22,9 +22,9 @@ fn has_board(look: &Look, columns: usize) -> bool {
 
 #[tokio::test]
 async fn up_keeps_a_board_below_the_lines_and_leaves_a_clean_screen() {
-    // Few rides: the terminal is drawn by a program in Python.
-    let place = Place::with_rate(5).await;
-    let mut command = place.up_command(&[]);
+    // Few rides, because the emulator of the terminal is slow.
+    let folder = UpFolder::with_rate(5).await;
+    let mut command = folder.up_command(&[]);
     command.env("TERM", "xterm-256color").env_remove("NO_COLOR");
     let mut terminal = Terminal::start(30, 120, &command);
     let look = terminal.wait_until("everything has converged", |look| has_board(look, 120)).await;
@@ -34,13 +34,13 @@ async fn up_keeps_a_board_below_the_lines_and_leaves_a_clean_screen() {
     assert_eq!(words(&rows[1]).join(" "), titles);
     let names: Vec<String> = rows[2..5].iter().map(|row| words(row)[0].clone()).collect();
     assert_eq!(names, ["SQL", "consumer0", "consumer1"]);
-    // SQL's count and sum are the consumers'.
+    // Each consumer has SQL's count and sum.
     assert!(rows[3..5].iter().all(|row| words(row)[1..3] == words(&rows[2])[1..3]), "{rows:#?}");
     assert!(rows[5].starts_with("CONVERGED") && rows[5].ends_with("Ctrl-C stops everything"), "{rows:#?}");
     assert_eq!((rows.len(), look.cursor), (6, (look.cursor.0, 0)));
     assert!(!look.is_cursor_hidden);
 
-    // Lines go above it, and scroll away; in another window it is drawn anew.
+    // Lines of the log appear above the board and scroll away. After a change of the window's size the board is drawn anew.
     let scrolled = look.above_count + 40;
     terminal.wait_until("lines have scrolled away", |look| look.above_count > scrolled).await;
     terminal.resize(30, 60).await;
@@ -57,7 +57,7 @@ async fn up_keeps_a_board_below_the_lines_and_leaves_a_clean_screen() {
     let all: Vec<&String> = look.above.iter().chain(&look.lines).filter(|line| !line.is_empty()).collect();
     assert_eq!(*all[all.len() - 1], "everything has stopped");
     assert!(all.iter().all(|line| !line.starts_with("-----") && !line.starts_with("SQL ")), "{:#?}", look.lines);
-    // What the board showed last stays as a line.
+    // The last values of the board stay on the screen as one line.
     assert!(all.iter().any(|line| line.starts_with("summary") && line.contains("| sql ")), "{:#?}", look.lines);
     assert_eq!(look.cursor.1, 0);
     assert!(!look.is_cursor_hidden);
@@ -65,8 +65,8 @@ async fn up_keeps_a_board_below_the_lines_and_leaves_a_clean_screen() {
 
 #[tokio::test]
 async fn up_writes_plain_lines_where_the_cursor_cannot_be_moved() {
-    let place = Place::with_rate(5).await;
-    let mut command = place.up_command(&[]);
+    let folder = UpFolder::with_rate(5).await;
+    let mut command = folder.up_command(&[]);
     command.env("TERM", "dumb");
     let mut terminal = Terminal::start(30, 250, &command);
     let is_line = |line: &String| line.starts_with("summary   | sql ") && line.ends_with("| CONVERGED");

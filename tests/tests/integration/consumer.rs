@@ -1,4 +1,4 @@
-//! The consumer's loop: other folds, other ways to start, other ways to stop.
+//! The consumer's loop: other folds, and all ways to start and to stop.
 
 use anyhow::Result;
 use common::shutdown::CancellationToken;
@@ -7,7 +7,7 @@ use deadpool_postgres::Transaction;
 use pglog::{Record, Session};
 use tests::{PrivatePostgres, PrivateRedis, Process, World, wait_until};
 
-/// A fold of somebody else's: how many records of each object there were.
+/// A fold of another application: it counts the records of each object.
 #[derive(Default)]
 pub struct ObjectCounts {
     since_load: Vec<String>,
@@ -47,7 +47,7 @@ async fn another_fold_runs_on_the_same_loop() {
     let insert = "INSERT INTO staged_log_records (object, action, data)
                   SELECT (ARRAY['ride', 'wallet', 'secret'])[1 + n % 3], 'create', '{}' FROM generate_series(0, 29) n";
     world.client().batch_execute(insert).await.unwrap();
-    // A table of the fold's own is made by its owner: consumers create nothing.
+    // The owner creates the fold's own table, because consumers may not create tables.
     let table = "CREATE TABLE object_counts (object TEXT PRIMARY KEY, count BIGINT);
                  GRANT SELECT, INSERT, UPDATE ON object_counts TO rocket_consumer";
     world.client().batch_execute(table).await.unwrap();
@@ -72,13 +72,13 @@ async fn a_checkpoint_does_not_move_without_its_state() {
     world.drain_streamer(&mut streamer).await;
     let error = consumer.run_once(Fault::None, None).await.unwrap_err();
     assert!(format!("{error:#}").contains("the state of consumer consumer0 is gone"), "{error:#}");
-    // Nor does it begin again with an empty one.
+    // The consumer does not start again with an empty state either.
     let error = consumer.run_once(Fault::None, None).await.unwrap_err();
     assert!(format!("{error:#}").contains("the state of consumer consumer0 is gone"), "{error:#}");
     assert_eq!(world.number("SELECT last_offset FROM checkpoints").await, 3);
 }
 
-/// A consumer that has committed so many pages, each of one record.
+/// A consumer that has committed `page_count` pages of one record each.
 async fn consumer_after_pages(world: &World, page_count: usize) -> Consumer<DistanceFold> {
     let (mut streamer, mut consumer) = (world.streamer(), world.consumer("consumer0"));
     for _ in 0..page_count {
@@ -90,7 +90,7 @@ async fn consumer_after_pages(world: &World, page_count: usize) -> Consumer<Dist
 #[tokio::test]
 async fn most_pages_do_not_search_through_old_versions_of_their_rows() {
     let world = World::new().await;
-    // Postgres counts what a session did when it ends.
+    // Postgres counts the accesses of a session when it ends.
     drop(consumer_after_pages(&world, 40).await);
     for table in ["checkpoints", "consumer_states"] {
         let of = format!("FROM pg_stat_user_tables WHERE relname = '{table}'");
@@ -103,8 +103,8 @@ async fn most_pages_do_not_search_through_old_versions_of_their_rows() {
 
 #[tokio::test]
 async fn old_versions_of_a_consumers_rows_do_not_pile_up() {
-    // Of their own: a transaction of another test keeps versions alive, and autovacuum would remove them.
-    let postgres = PrivatePostgres::start_with(&["autovacuum=off"]).await;
+    // Private servers, because a transaction of another test keeps old versions alive, and because autovacuum must be off.
+    let postgres = PrivatePostgres::start_with(&["autovacuum=off", "fsync=off"]).await;
     let redis = PrivateRedis::start(&[]).await;
     let world = World::on(&postgres.url(), &redis.url()).await;
     let _consumer = consumer_after_pages(&world, 300).await;
@@ -132,7 +132,7 @@ async fn rows_that_were_moved_are_found_again() {
     world.assert_converged(&["consumer0"]).await;
 }
 
-/// Where the only checkpoint and the only state are.
+/// The physical places of the only checkpoint and the only state.
 async fn places(world: &World) -> String {
     let query = "SELECT checkpoints.ctid::text || consumer_states.ctid::text FROM checkpoints, consumer_states";
     world.client().query_one(query, &[]).await.unwrap().get(0)

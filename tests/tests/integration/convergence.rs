@@ -1,5 +1,5 @@
-//! The promise as a whole: rides over HTTP from many clients, faults everywhere, and at the end every consumer has SQL's
-//! sum, to the millimetre.
+//! The whole promise: many clients send rides over HTTP, faults strike everywhere, and at the end every consumer has SQL's sum,
+//! to the millimetre.
 
 use clap::Parser;
 use common::shutdown::CancellationToken;
@@ -10,7 +10,7 @@ use crate::api::Api;
 
 const NAMES: [&str; 3] = ["consumer0", "consumer1", "consumer2"];
 
-/// Printed, so that a failure can be repeated: `FAULT_SEED=… bin/test convergence`.
+/// The seed is printed, so that a failure can be repeated: `FAULT_SEED=… bin/test convergence`.
 fn seed() -> u64 {
     let seed = std::env::var("FAULT_SEED").ok().map_or_else(rand::random, |seed| seed.parse().unwrap());
     eprintln!("FAULT_SEED={seed}");
@@ -90,7 +90,7 @@ async fn three_consumers_converge_whatever_is_killed_restarted_or_wiped() {
                     let _: () = redis::cmd("FLUSHALL").query_async(&mut world.redis().await).await.unwrap();
                 }
                 4 => {
-                    // A pause, as of a machine that is suspended, with a second streamer beside it.
+                    // The streamer pauses, as on a suspended machine, while a second streamer runs.
                     streamer.signal(Signal::SIGSTOP);
                     let second = start(&world, "streamer", &[], seed);
                     wait_until("rides arrive", async || world.sql_totals().await.0 > before + 600).await;
@@ -109,7 +109,7 @@ async fn three_consumers_converge_whatever_is_killed_restarted_or_wiped() {
             }
         };
         let (summary, ()) = tokio::join!(posting, disturbing);
-        assert_eq!(summary.accepted_count, 1_000, "Postgres was there all the time");
+        assert_eq!(summary.accepted_count, 1_000, "Postgres is never away here");
     }
     wait_for_convergence(&world, 6_000).await;
     for process in consumers {

@@ -1,4 +1,4 @@
-//! Dead letters that are folded after all, each once, whatever runs meanwhile.
+//! Replays of dead letters: each is folded once, whatever runs at the same time.
 
 use anyhow::Result;
 use common::shutdown::CancellationToken;
@@ -9,7 +9,7 @@ use tests::{Process, World};
 
 use crate::bootstrap::{Traffic, converge, more_rides};
 
-/// The distance fold of yesterday: it could not read every fifth record.
+/// An older distance fold, which rejects every fifth record.
 #[derive(Default)]
 struct Yesterday(DistanceFold);
 
@@ -35,7 +35,7 @@ impl Fold for Yesterday {
     }
 }
 
-/// A world in which `name` has folded `count` rides, and rejected every fifth that today's fold accepts.
+/// A world in which the consumer `name` has folded `count` rides and rejected every fifth, which today's fold accepts.
 pub async fn with_rejected(name: &str, count: i64) -> World {
     let world = World::new().await;
     world.write_rides(count).await;
@@ -62,7 +62,7 @@ async fn a_replay_during_traffic_is_neither_lost_nor_doubled() {
     for offset in (5..=100).step_by(5) {
         let offset = offset.to_string();
         more_rides(&world, 5).await;
-        // Two at once: one folds it, the other finds nothing, or waits and then finds nothing.
+        // Two replays at once: exactly one of them folds the record.
         let args = ["replay", "consumer0", &offset];
         let mut pair = [dead_letters(&world, &args), dead_letters(&world, &args)];
         let [first, second] = &mut pair;
@@ -83,14 +83,14 @@ async fn a_replay_during_traffic_is_neither_lost_nor_doubled() {
 async fn a_consumer_that_runs_does_not_save_over_a_replay() {
     let world = with_rejected("consumer0", 10).await;
     let mut consumer = world.consumer("consumer0");
-    // It has loaded its state, and holds it.
+    // The consumer has loaded its state and keeps it in memory.
     world.drain_consumer(&mut consumer).await;
     let replay = async |offset| {
         let (mut client, mut fold) = (world.connect().await, DistanceFold::default());
         consumer::replay(&mut client, &mut fold, "consumer0", 0, offset).await.unwrap()
     };
     assert_eq!(replay(5).await, Replay::Applied);
-    assert_eq!(replay(5).await, Replay::NotThere, "folded once");
+    assert_eq!(replay(5).await, Replay::NotThere, "the record is folded once");
     world.write_rides(10).await;
     world.drain_streamer(&mut world.streamer()).await;
     let error = consumer.run_once(Fault::None, None).await.unwrap_err();

@@ -1,10 +1,10 @@
-//! The doctor: each check on a server that has what it looks for, and a healthy pair on which nothing fails.
+//! The doctor: each check on a server with the fault that it looks for, and all checks on healthy servers.
 
 use serde_json::Value;
 use tests::{PrivatePostgres, PrivateRedis, Process, World};
 use tokio::process::Command;
 
-/// Runs the doctor; returns its findings by check, after making sure that its exit status goes with them.
+/// Runs the doctor and asserts that its exit status fits its findings. Returns the findings.
 async fn findings(world: &World, args: &[&str]) -> Findings {
     let mut process = Process::start(world, "doctor", &[&["--json"][..], args].concat());
     let status = process.ended().await;
@@ -22,7 +22,7 @@ impl Findings {
         self.0.iter().find(|finding| finding["check"] == check).unwrap_or_else(|| panic!("no {check} in {:?}", self.0))
     }
 
-    /// This check says this, and gives a reason and a way to mend it.
+    /// Asserts verdict and text of a check, and that it gives a reason and a fix.
     #[track_caller]
     fn assert(&self, check: &str, verdict: &str, what: &str, fix: &str) {
         let finding = self.get(check);
@@ -45,7 +45,7 @@ async fn configure(world: &World, setting: &str, value: &str) {
 
 #[tokio::test]
 async fn a_healthy_pair_passes() {
-    let postgres = PrivatePostgres::start().await;
+    let postgres = PrivatePostgres::start_with(&[]).await;
     let redis = PrivateRedis::start(&[]).await;
     let mut world = World::on(&postgres.url(), &redis.url()).await;
     world.forget_database();
@@ -84,7 +84,7 @@ async fn what_redis_does_with_the_stream_is_seen() {
     configure(&world, "maxmemory-policy", "noeviction").await;
     findings(&world, &[]).await.assert("redis.memory", "fail", "of maxmemory 1 ", "maxmemory");
     configure(&world, "maxmemory", "0").await;
-    // A folder where the snapshot should be: saving it fails.
+    // A folder in the place of the snapshot makes saving fail.
     let mut admin = world.redis().await;
     let folder: Vec<String> = redis::cmd("CONFIG").arg("GET").arg("dir").query_async(&mut admin).await.unwrap();
     std::fs::create_dir_all(format!("{}/dump.rdb/in-the-way", folder[1])).unwrap();
@@ -123,7 +123,7 @@ async fn a_strange_stream_is_seen() {
 
 #[tokio::test]
 async fn a_postgres_that_does_not_keep_what_it_confirms_is_seen() {
-    let mut postgres = PrivatePostgres::start().await;
+    let mut postgres = PrivatePostgres::start_with(&[]).await;
     let redis = PrivateRedis::start(&[]).await;
     let mut world = World::on(&postgres.url(), &redis.url()).await;
     world.forget_database();
@@ -217,13 +217,13 @@ async fn a_role_that_may_not_do_what_its_process_does_is_told_what_to_grant() {
     );
     all("reaper").await.assert("postgres.privileges", "fail", &role, "GRANT DELETE ON staged_log_records");
     all("api").await.assert("postgres.privileges", "fail", &role, "GRANT INSERT ON rides");
-    // Granted column by column, as by a roles.sql from before there were traces.
+    // Rights on single columns, as an older roles.sql granted them before there were traces.
     let older = format!("GRANT INSERT (object, action, data) ON staged_log_records TO {role}");
     world.client().batch_execute(&older).await.unwrap();
     let wanted = "GRANT INSERT (traceparent) ON staged_log_records";
     all("completer").await.assert("postgres.privileges", "fail", &role, wanted);
     findings(&world, &[]).await.assert_ok("postgres.privileges");
-    // What the doctor calls enough is enough.
+    // The rights that the doctor accepts suffice for the process.
     world.write_rides(3).await;
     let mut flags = world.flags("operator");
     flags[1] = url.clone();

@@ -1,4 +1,4 @@
-//! The examples in Rust, as programs of their own: somebody's table beside ours, and somebody's fold.
+//! The examples in Rust run as programs: a foreign table beside the log, and a foreign fold.
 
 use tests::{Process, World, binary};
 use tokio::process::Command;
@@ -43,7 +43,7 @@ async fn the_example_stages_a_record_with_the_change_or_neither() {
     assert_eq!(what, ("wallet", "credit", r#"{"id":7,"amount":5}"#));
 }
 
-/// A listener hears of it at once, and not by looking: nobody stages but the example.
+/// The example notifies listeners. No other program stages records here.
 #[tokio::test]
 async fn the_example_wakes_the_streamer() {
     let world = world_with_wallets().await;
@@ -69,7 +69,7 @@ async fn the_example_fold_derives_every_balance_whatever_crashes() {
     for (wallet, amount) in [("1", "10"), ("2", "300"), ("1", "-4"), ("3", "7"), ("2", "50")] {
         example(&world, "stage", "owner", &[wallet, amount]).succeed().await;
     }
-    // Many more, of which one can never apply; and rides, which are none of its business.
+    // Many further credits, of which one can never be applied, and rides, which this fold does not take.
     let many = "WITH credits AS (SELECT n % 50 AS id, n AS amount FROM generate_series(1, 3000) n), wallets AS (
                     INSERT INTO wallets SELECT id, sum(amount) FROM credits GROUP BY id
                     ON CONFLICT (id) DO UPDATE SET balance = wallets.balance + excluded.balance)

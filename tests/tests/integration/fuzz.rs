@@ -1,4 +1,4 @@
-//! A hundred thousand odd requests at the real api: none brings it down, hangs, or makes it lose count.
+//! A hundred thousand odd requests to the real api: it never crashes, never hangs, and counts every ride.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -16,32 +16,32 @@ use crate::{fuzz_garbage, fuzz_requests};
 
 const CLIENT_COUNT: u64 = 25;
 const REQUEST_COUNT_PER_CLIENT: usize = 4_100;
-/// Requests that are sent before the first of them is answered.
+/// The most requests that a client sends before it reads the first response.
 const PIPELINE_LEN_MAX: usize = 20;
-/// Far below the api's own bound on a request (15 s): that must not be what ends it.
-const ANSWER_WAIT: Duration = Duration::from_secs(12);
+/// Below the api's own limit for a request (15 s), which must not be reached.
+const RESPONSE_WAIT: Duration = Duration::from_secs(12);
 
-/// What is said of a booked ride; of a guest's, its distance too.
+/// The message for a booked ride. The message for a guest's ride adds the distance.
 const BOOKED: &str = "Payment accepted. Your pilot is on their way!";
-/// What guests' rides are selected from.
+/// The FROM clause that selects guests' rides.
 const GUESTS: &str = "rides WHERE id NOT IN (SELECT ride_id FROM bookings)";
 
-/// What a client did, and what came of it.
+/// Counts of a client's requests and responses.
 #[derive(Debug, Default)]
 struct Tally {
     request_count: usize,
-    /// Guests' rides.
+    /// Confirmed guests' rides.
     ride_count: i64,
     distance_mm: i64,
     /// The ids of booked rides.
     booked: BTreeSet<i64>,
-    /// How often each status came.
+    /// The number of responses per status.
     statuses: BTreeMap<u16, usize>,
     left_count: i64,
     cut_count: usize,
 }
 
-struct Answer {
+struct Response {
     status: u16,
     closes: bool,
     body: Vec<u8>,
@@ -88,7 +88,7 @@ async fn a_hundred_thousand_odd_requests_break_nothing() {
     assert!(process.is_running());
     let output = process.output();
     assert!(!output.to_lowercase().contains("panic") && !output.contains("ERROR"), "{output}");
-    // Now all that was begun is finished.
+    // The api has finished every request that it began.
     process.stop().await;
     let unanswered = format!("distance_mm = {}", fuzz_garbage::UNANSWERED.1);
     let query = format!("SELECT count(*), COALESCE(sum(distance_mm), 0)::bigint FROM {GUESTS} AND NOT {unanswered}");
@@ -98,7 +98,7 @@ async fn a_hundred_thousand_odd_requests_break_nothing() {
     assert!(unanswered_count <= sum.left_count, "{unanswered_count} of {}", sum.left_count);
     let staged_count = world.number("SELECT count(*) FROM staged_log_records WHERE object = 'ride'").await;
     let ride_count = world.number("SELECT count(*) FROM rides").await;
-    assert_eq!(staged_count, ride_count, "a ride and its record, or neither");
+    assert_eq!(staged_count, ride_count, "each ride has its record");
     let query = "SELECT ride_id FROM bookings WHERE stripe_charge_id IS NOT NULL";
     let charged: BTreeSet<i64> = world.client().query(query, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
     assert_eq!(charged, sum.booked);
@@ -124,7 +124,7 @@ async fn run_client(address: String, mut rng: StdRng) -> Tally {
             _ => {
                 tally.request_count += 1;
                 tally.left_count += 1;
-                // Gone before anything is answered. What it says on the way is of no interest.
+                // The client leaves before the response. An error while it writes does not matter.
                 let _ = connect(&address).await.write_all(&fuzz_garbage::left_alone(&mut rng)).await;
             }
         }
@@ -142,28 +142,32 @@ fn pipeline(rng: &mut StdRng) -> Vec<Request> {
 }
 
 async fn connect(address: &str) -> TcpStream {
-    timeout(ANSWER_WAIT, TcpStream::connect(address)).await.unwrap().unwrap()
+    timeout(RESPONSE_WAIT, TcpStream::connect(address)).await.unwrap().unwrap()
 }
 
-/// Sends requests at once, and checks the answers. Returns whether the connection can be used again.
+/// Sends all requests, and checks the responses. Returns whether the connection can be used again.
 async fn exchange(connection: &mut TcpStream, requests: &[Request], tally: &mut Tally) -> bool {
     let bytes: Vec<u8> = requests.iter().flat_map(|request| &request.bytes).copied().collect();
     let (reader, mut writer) = connection.split();
     let mut reader = BufReader::new(reader);
-    // Both at a time: with every buffer full, neither side would go on. The server may hang up in the middle of a body.
+    // Write and read at the same time: with full buffers, neither side would go on. The server may close the connection in the
+    // middle of a body.
     let (_, closed) = tokio::join!(writer.write_all(&bytes), async {
         for request in requests {
-            match timeout(ANSWER_WAIT, read_answer(&mut reader, request.is_head)).await.expect("no answer in time") {
-                Some(answer) => {
-                    check(request, &answer, tally);
-                    if answer.closes {
+            match timeout(RESPONSE_WAIT, read_response(&mut reader, request.is_head))
+                .await
+                .expect("no response in time")
+            {
+                Some(response) => {
+                    check(request, &response, tally);
+                    if response.closes {
                         assert!(request.is_last, "closed after {:?}", String::from_utf8_lossy(&request.bytes));
                         return true;
                     }
                 }
-                // It hung up on a body that it will not read, and that was still on its way: then the answer is lost.
+                // The server closed the connection while the client was still sending a body. Then the response may be lost.
                 None => {
-                    assert!(request.is_last, "no answer to {:?}", String::from_utf8_lossy(&request.bytes));
+                    assert!(request.is_last, "no response to {:?}", String::from_utf8_lossy(&request.bytes));
                     tally.cut_count += 1;
                     return true;
                 }
@@ -174,43 +178,44 @@ async fn exchange(connection: &mut TcpStream, requests: &[Request], tally: &mut 
     !closed
 }
 
-fn check(request: &Request, answer: &Answer, tally: &mut Tally) {
+fn check(request: &Request, response: &Response, tally: &mut Tally) {
     let shown = || {
         let sent: String = String::from_utf8_lossy(&request.bytes).chars().take(2_000).collect();
-        format!("{} {} to {sent}", answer.status, String::from_utf8_lossy(&answer.body))
+        format!("{} {} to {sent}", response.status, String::from_utf8_lossy(&response.body))
     };
-    *tally.statuses.entry(answer.status).or_default() += 1;
-    assert!((200..500).contains(&answer.status), "{}", shown());
-    let body = || serde_json::from_slice::<Value>(&answer.body).unwrap_or_else(|error| panic!("{error}: {}", shown()));
-    if answer.status == 201 {
+    *tally.statuses.entry(response.status).or_default() += 1;
+    assert!((200..500).contains(&response.status), "{}", shown());
+    let body =
+        || serde_json::from_slice::<Value>(&response.body).unwrap_or_else(|error| panic!("{error}: {}", shown()));
+    if response.status == 201 {
         let (is_booked, ride) = (body()["message"] == BOOKED, &body()["ride"]);
         if is_booked {
-            assert_eq!(request.expected, Expected::Answer, "{}", shown());
-            // The same one again and again, if it is replayed.
+            assert_eq!(request.expected, Expected::Response, "{}", shown());
+            // A replayed response names the same ride again.
             tally.booked.insert(ride["id"].as_i64().unwrap());
             return;
         }
         let distance_mm = ride["distance_mm"].as_i64().unwrap();
         tally.ride_count += 1;
         tally.distance_mm += distance_mm;
-        assert!(matches!(request.expected, Expected::Answer) || request.expected == Expected::Ride(distance_mm));
+        assert!(matches!(request.expected, Expected::Response) || request.expected == Expected::Ride(distance_mm));
         return;
     }
-    assert_eq!(request.expected, Expected::Answer, "{}", shown());
-    if answer.status >= 400 && !request.is_head {
+    assert_eq!(request.expected, Expected::Response, "{}", shown());
+    if response.status >= 400 && !request.is_head {
         let body = body();
         let is_shaped = body.as_object().is_some_and(|fields| fields.len() == 2);
         assert!(is_shaped && body["error"].is_string() && body["code"].is_string(), "{}", shown());
     }
 }
 
-/// The next answer; `None` if the connection ended before it.
-async fn read_answer(reader: &mut (impl AsyncBufReadExt + Unpin), is_head: bool) -> Option<Answer> {
+/// Reads the next response; `None` if the connection ended before it.
+async fn read_response(reader: &mut (impl AsyncBufReadExt + Unpin), is_head: bool) -> Option<Response> {
     loop {
-        let mut answer = Answer { status: 0, closes: false, body: Vec::new() };
+        let mut response = Response { status: 0, closes: false, body: Vec::new() };
         let mut line = String::new();
         reader.read_line(&mut line).await.ok().filter(|len| *len > 0)?;
-        answer.status = line.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)?.parse().ok()).expect(&line);
+        response.status = line.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)?.parse().ok()).expect(&line);
         let mut body_len = 0;
         loop {
             line.clear();
@@ -221,23 +226,23 @@ async fn read_answer(reader: &mut (impl AsyncBufReadExt + Unpin), is_head: bool)
             } else if let Some(len) = header.strip_prefix("content-length: ") {
                 body_len = len.parse().unwrap();
             }
-            answer.closes |= header == "connection: close";
+            response.closes |= header == "connection: close";
         }
-        // 100 Continue is only a word in between.
-        if answer.status >= 200 {
+        // 100 Continue precedes the response.
+        if response.status >= 200 {
             if !is_head {
-                answer.body = vec![0; body_len];
-                reader.read_exact(&mut answer.body).await.ok()?;
+                response.body = vec![0; body_len];
+                reader.read_exact(&mut response.body).await.ok()?;
             }
-            return Some(answer);
+            return Some(response);
         }
     }
 }
 
-/// Sends what is no request, and reads until the server has hung up: it may answer, but not with a 5xx or a ride.
+/// Sends malformed bytes, and reads until the server closes the connection. It may respond, but not with a 5xx or a ride.
 async fn send_malformed(address: &str, bytes: &[u8], tally: &mut Tally) {
     let mut connection = connect(address).await;
-    let mut answers = Vec::new();
+    let mut responses = Vec::new();
     let (mut reader, mut writer) = connection.split();
     let both = async {
         tokio::join!(
@@ -245,15 +250,15 @@ async fn send_malformed(address: &str, bytes: &[u8], tally: &mut Tally) {
                 let _ = writer.write_all(bytes).await;
                 let _ = writer.shutdown().await;
             },
-            reader.read_to_end(&mut answers)
+            reader.read_to_end(&mut responses)
         )
     };
-    // An error says that the server hung up before it had read all.
-    let _ = timeout(ANSWER_WAIT, both).await.expect("the connection hangs");
-    let answers = String::from_utf8_lossy(&answers);
-    for answer in answers.split("HTTP/1.").skip(1) {
-        let status: u16 = answer.get(2..5).and_then(|status| status.parse().ok()).expect(answer);
+    // An error means that the server closed the connection before it had read everything.
+    let _ = timeout(RESPONSE_WAIT, both).await.expect("the connection hangs");
+    let responses = String::from_utf8_lossy(&responses);
+    for response in responses.split("HTTP/1.").skip(1) {
+        let status: u16 = response.get(2..5).and_then(|status| status.parse().ok()).expect(response);
         *tally.statuses.entry(status).or_default() += 1;
-        assert!(status < 500 && status != 201, "{answers} to {:?}", String::from_utf8_lossy(bytes));
+        assert!(status < 500 && status != 201, "{responses} to {:?}", String::from_utf8_lossy(bytes));
     }
 }

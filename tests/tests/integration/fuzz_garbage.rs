@@ -1,14 +1,14 @@
-//! What is no request, or half of one, out of dice.
+//! Random malformed and incomplete requests.
 
 use rand::RngExt;
 use rand::rngs::StdRng;
 
 use crate::fuzz_requests::{FORM, JSON, pick, post};
 
-/// The distance of rides whose answer nobody waits for, as it is sent and in mm.
+/// The distance of rides whose client leaves before the response: as sent, and in mm.
 pub const UNANSWERED: (&str, i64) = ("777777777", 777_777_777_000);
 
-/// What is no request, or half of one. None of it can be a ride.
+/// A malformed or incomplete request, which can never create a ride.
 pub fn malformed(rng: &mut StdRng) -> Vec<u8> {
     let body = "{\"distence\":12.5}";
     let mut bytes = format!(
@@ -76,11 +76,11 @@ pub fn malformed(rng: &mut StdRng) -> Vec<u8> {
     bytes
 }
 
-/// A ride that is sent whole or in part; the client does not stay for the answer.
+/// A whole or truncated ride, whose client leaves before the response.
 pub fn left_alone(rng: &mut StdRng) -> Vec<u8> {
     let mut bytes = post(rng, FORM, format!("distance={}", UNANSWERED.0).as_bytes()).bytes;
     if rng.random_bool(0.5) {
-        // Not within the digits: fewer of them are another distance, but then the body is too short for its length.
+        // A cut within the digits creates no other ride: the body is then shorter than its content-length.
         bytes.truncate(rng.random_range(0..bytes.len()));
     }
     bytes

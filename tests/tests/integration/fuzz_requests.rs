@@ -1,15 +1,15 @@
-//! Well-formed requests out of dice, good and odd.
+//! Random well-formed requests, valid and odd.
 
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-/// What must come back.
+/// The response that must come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expected {
-    /// 201, and a ride of so many mm.
+    /// 201, with a ride of this distance in mm.
     Ride(i64),
-    /// Any answer but a 5xx; an error in the shape of all errors.
-    Answer,
+    /// Any response but a 5xx; an error has the shape of all errors.
+    Response,
 }
 
 /// A well-formed request.
@@ -18,14 +18,14 @@ pub struct Request {
     pub bytes: Vec<u8>,
     pub expected: Expected,
     pub is_head: bool,
-    /// Whether the server may close the connection after the answer, as it does when it need not read the body.
+    /// Whether the server may close the connection after the response. It does so instead of reading a long body.
     pub is_last: bool,
 }
 
 pub const FORM: &str = "application/x-www-form-urlencoded";
 pub const JSON: &str = "application/json";
 
-/// Spellings of numbers, and of what looks like numbers.
+/// Numbers in many notations, and texts that look like numbers.
 const NUMBERS: &[&str] = &[
     "1",
     "0",
@@ -93,7 +93,7 @@ pub fn pick<'a, T>(rng: &mut StdRng, from: &'a [T]) -> &'a T {
     &from[rng.random_range(0..from.len())]
 }
 
-/// A request that any server must understand; most are no ride.
+/// A request that every server must understand. Many are not valid rides.
 pub fn well_formed(rng: &mut StdRng) -> Request {
     match rng.random_range(0..100) {
         0..40 => good_ride(rng),
@@ -104,7 +104,7 @@ pub fn well_formed(rng: &mut StdRng) -> Request {
     }
 }
 
-/// A ride in one of the ways in which a distance may be written.
+/// A valid ride, with its distance in a random notation.
 pub fn good_ride(rng: &mut StdRng) -> Request {
     let distance_mm: i64 = rng.random_range(1..10_000_000);
     let (metres, mm) = (distance_mm / 1000, distance_mm % 1000);
@@ -127,7 +127,7 @@ pub fn good_ride(rng: &mut StdRng) -> Request {
     request
 }
 
-/// A ride to be booked: by one of a few users, with one of a few keys, from one of a few places; or nearly so.
+/// A booking with one of a few users, keys and places. Some parts may be invalid.
 fn booking(rng: &mut StdRng) -> Request {
     let user = *pick(
         rng,
@@ -151,16 +151,11 @@ fn booking(rng: &mut StdRng) -> Request {
         _ => "a-key\u{ff}-of-the-odd-requests".to_owned(),
     };
     let latitude = *pick(rng, &["1", "1", "1", "1.0", "1e0", "91"]);
-    let longitude = match rng.random_bool(0.9) {
-        true => "2",
-        false => *pick(rng, NUMBERS),
-    };
-    let (content_type, body) = match rng.random_bool(0.5) {
-        true => (FORM, format!("origin_lat={latitude}&origin_lon=2&target_lat=3&target_lon={longitude}")),
-        false => (
-            JSON,
-            format!("{{\"origin_lat\":{latitude},\"origin_lon\":2,\"target_lat\":3,\"target_lon\":{longitude}}}"),
-        ),
+    let longitude = if rng.random_bool(0.9) { "2" } else { *pick(rng, NUMBERS) };
+    let (content_type, body) = if rng.random_bool(0.5) {
+        (FORM, format!("origin_lat={latitude}&origin_lon=2&target_lat=3&target_lon={longitude}"))
+    } else {
+        (JSON, format!("{{\"origin_lat\":{latitude},\"origin_lon\":2,\"target_lat\":3,\"target_lon\":{longitude}}}"))
     };
     let headers = match rng.random_range(0..10) {
         0 => format!("authorization: {user}\r\n"),
@@ -172,13 +167,12 @@ fn booking(rng: &mut StdRng) -> Request {
     post_with(&headers, content_type, body.as_bytes())
 }
 
-/// A body that its content type does not deserve.
+/// A body that does not fit its content type, or is odd.
 fn odd_body(rng: &mut StdRng) -> Request {
-    let number = match rng.random_bool(0.7) {
-        true => (*pick(rng, NUMBERS)).to_owned(),
-        false => {
-            (0..rng.random_range(1..40)).map(|_| *pick(rng, &['0', '1', '9', '.', 'e', '-', '+', '_', 'x'])).collect()
-        }
+    let number = if rng.random_bool(0.7) {
+        (*pick(rng, NUMBERS)).to_owned()
+    } else {
+        (0..rng.random_range(1..40)).map(|_| *pick(rng, &['0', '1', '9', '.', 'e', '-', '+', '_', 'x'])).collect()
     };
     let deep = rng.random_range(1..5_000);
     let body = match rng.random_range(0..13) {
@@ -197,7 +191,7 @@ fn odd_body(rng: &mut StdRng) -> Request {
     post(rng, content_type, &body)
 }
 
-/// A path, a query or a method that does not exist, and some that do.
+/// Paths, queries and methods, existing and not.
 fn odd_target(rng: &mut StdRng) -> Request {
     let method =
         *pick(rng, &["GET", "GET", "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "get", "X-Y!"]);
@@ -235,16 +229,16 @@ fn odd_target(rng: &mut StdRng) -> Request {
         ),
         _ => format!("?{}", pick(rng, &["", "&&&", "=", "after", "after=%00", "a[]=1", "?", "limit=3&%zz"])),
     };
-    // Asking for the totals counts all rides, and so is rare.
+    // A request for the totals counts all rides, so it is rare.
     let path = if rng.random_bool(0.01) { "/totals" } else { path };
     let path = if path == long { format!("/{long}") } else { path.to_owned() };
-    // The whole server has no query.
+    // The target `*` has no query.
     let query = if path == "*" { String::new() } else { query };
     let head = format!("{method} {path}{query} HTTP/1.1\r\nhost: x\r\n{}\r\n", odd_header(rng));
-    Request { bytes: head.into_bytes(), expected: Expected::Answer, is_head: method == "HEAD", is_last: false }
+    Request { bytes: head.into_bytes(), expected: Expected::Response, is_head: method == "HEAD", is_last: false }
 }
 
-/// Bodies in chunks, bodies where none is read, HTTP/1.0, a client that waits to be told to continue.
+/// Chunked bodies, bodies of requests that take none, HTTP/1.0, and clients that expect 100 Continue.
 fn odd_framing(rng: &mut StdRng) -> Request {
     let (body, last) = (format!("distance={}", pick(rng, NUMBERS)), rng.random_bool(0.5));
     let chunks = format!("{:x};ext=\"1\"\r\n{body}\r\n0\r\nx-trailer: 1\r\n\r\n", body.len());
@@ -261,7 +255,7 @@ fn odd_framing(rng: &mut StdRng) -> Request {
         _ => format!("PUT /x HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: {len}\r\n\r\n{body}"),
     };
     let is_last = last || !text.starts_with("POST /rides HTTP/1.1");
-    Request { bytes: text.into_bytes(), expected: Expected::Answer, is_head: false, is_last }
+    Request { bytes: text.into_bytes(), expected: Expected::Response, is_head: false, is_last }
 }
 
 pub fn post(rng: &mut StdRng, content_type: &str, body: &[u8]) -> Request {
@@ -275,10 +269,10 @@ fn post_with(headers: &str, content_type: &str, body: &[u8]) -> Request {
     };
     let len = body.len();
     let head = format!("POST /rides HTTP/1.1\r\nhost: x\r\n{content_type}{headers}content-length: {len}\r\n\r\n");
-    // Bytes and not UTF-8, which values of headers need not be.
+    // Each character becomes one byte: values of headers need not be UTF-8.
     let mut bytes: Vec<u8> = head.chars().map(|c| c as u8).collect();
     bytes.extend(body);
-    Request { bytes, expected: Expected::Answer, is_head: false, is_last: body.len() > 16 * 1024 }
+    Request { bytes, expected: Expected::Response, is_head: false, is_last: body.len() > 16 * 1024 }
 }
 
 fn odd_header(rng: &mut StdRng) -> String {

@@ -1,4 +1,4 @@
-//! Every process is killed, and stopped, in the middle of its work (I7).
+//! Every process is killed and stopped in the middle of its work (I7).
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
@@ -24,7 +24,7 @@ async fn a_streamer_killed_again_and_again_publishes_everything_once() {
     }
     Process::start(&world, "streamer", &["--drain"]).succeed().await;
     let progress = world.drain_consumer(&mut world.consumer("consumer0")).await;
-    assert_eq!((progress.applied_count, progress.healed_count), (8_400, 0), "the stream has all of it");
+    assert_eq!((progress.applied_count, progress.healed_count), (8_400, 0), "the stream has every record");
     world.assert_converged(&["consumer0"]).await;
 }
 
@@ -37,7 +37,7 @@ async fn a_consumer_killed_again_and_again_counts_everything_once() {
         let mut consumer = Process::start(&world, "consumer", &["consumer0", "--fault-rate", "0.3"]);
         consumer.wait_for("consumer started").await;
         let before = world.number("SELECT COALESCE(max(last_offset), 0) FROM checkpoints").await;
-        wait_until("it has committed something, or is done", async || {
+        wait_until("the consumer has committed a batch, or is at the head", async || {
             let now = world.number("SELECT COALESCE(max(last_offset), 0) FROM checkpoints").await;
             now > before || now == 20_000
         })
@@ -48,7 +48,7 @@ async fn a_consumer_killed_again_and_again_counts_everything_once() {
     world.assert_converged(&["consumer0"]).await;
 }
 
-/// A consumer's COMMIT does not wait for the disk. Here nobody else brings it there either, and Postgres is killed.
+/// A consumer's COMMIT does not wait for the disk. Here no other process writes it to the disk either, and Postgres is killed.
 #[tokio::test]
 async fn what_postgres_forgets_of_a_consumer_is_state_and_checkpoint_together() {
     let mut postgres = PrivatePostgres::start_with(&["autovacuum=off", "bgwriter_lru_maxpages=0"]).await;
@@ -61,25 +61,29 @@ async fn what_postgres_forgets_of_a_consumer_is_state_and_checkpoint_together() 
     let wal_writer = world.number("SELECT pid::bigint FROM pg_stat_activity WHERE backend_type = 'walwriter'").await;
     let wal_writer = Pid::from_raw(wal_writer as i32);
     kill(wal_writer, Signal::SIGSTOP).unwrap();
-    // A commit that waits for the disk takes along what was committed before it.
+    // A commit that waits for the disk also writes all earlier commits.
     world.write_rides(1).await;
     let progress = world.drain_consumer(&mut consumer).await;
     assert_eq!(progress.applied_count, 1500);
-    assert_eq!(world.committed("consumer0").await.0, 2500, "everybody sees what is not on the disk yet");
+    assert_eq!(world.committed("consumer0").await.0, 2500, "a commit is visible before it is on the disk");
     postgres.kill().await;
     postgres.start_again().await;
     let world = world.reconnected().await;
     let (last_offset, fold) = world.committed("consumer0").await;
-    assert_eq!((last_offset, fold.ride_count), (1000, 1000), "what was not on the disk is gone, all of it");
+    assert_eq!(
+        (last_offset, fold.ride_count),
+        (1000, 1000),
+        "state and checkpoint are back at the last commit on the disk"
+    );
     world.drain_streamer(&mut world.streamer()).await;
-    // The process that had folded the records does not know yet; it goes on, and so does a new one.
+    // The old process does not know about the loss yet. It goes on, and so does a new process.
     consumer.run_once(Fault::None, None).await.unwrap_err();
     assert_eq!(world.drain_consumer(&mut consumer).await.applied_count, 1501);
     world.drain_consumer(&mut world.consumer("consumer1")).await;
     world.assert_converged(&["consumer0", "consumer1"]).await;
 }
 
-/// In production these moments are microseconds long. Here the process kills itself in each of them.
+/// In production these moments last microseconds. Here the process kills itself in each of them.
 #[tokio::test]
 async fn a_process_killed_at_any_named_point_goes_on_where_it_was() {
     let world = World::new().await;
@@ -96,11 +100,11 @@ async fn a_process_killed_at_any_named_point_goes_on_where_it_was() {
     }
     for (fault, last_offset) in [("die-before-commit", 2000), ("die-at-commit", 2000), ("die-after-commit", 3000)] {
         let name = fault;
-        // At the third: for those before, statements are still being prepared.
+        // In the third batch, because the first batches prepare their statements.
         let killed = Process::start(&world, "consumer", &[name, "--inject", &format!("{fault}:3")]).ended().await;
         assert_eq!(killed.signal(), Some(9), "{fault}");
         let checkpoint = world.number(&format!("SELECT last_offset FROM checkpoints WHERE name = '{name}'")).await;
-        // A commit on its way arrives or does not.
+        // A commit that was sent may arrive or not.
         assert!(checkpoint == last_offset || fault == "die-at-commit" && checkpoint == 3000, "{fault}: {checkpoint}");
         Process::start(&world, "consumer", &[name, "--drain"]).succeed().await;
     }
@@ -121,7 +125,7 @@ async fn two_streamers_that_both_believe_they_lead_harm_nothing() {
         world.committed("consumer0").await.0 == 2000
     })
     .await;
-    assert!(streamers.iter_mut().all(Process::is_running), "neither gave up");
+    assert!(streamers.iter_mut().all(Process::is_running), "both streamers still run");
     world.assert_converged(&["consumer0"]).await;
 }
 
@@ -143,12 +147,12 @@ async fn an_api_killed_under_load_keeps_every_ride_it_confirmed() {
             confirmed_count += client.await.unwrap();
         }
     }
-    // In one statement: the last transaction of a killed api may commit between two.
+    // One statement counts both, because the last transaction of a killed api may commit between two statements.
     let counts = "SELECT (SELECT count(*) FROM rides), (SELECT count(*) FROM staged_log_records)";
     let row = world.client().query_one(counts, &[]).await.unwrap();
     let (ride_count, record_count): (i64, i64) = (row.get(0), row.get(1));
     assert!(ride_count >= confirmed_count, "{confirmed_count} rides were confirmed, and only {ride_count} are there");
-    assert_eq!(record_count, ride_count, "a ride and its record, or neither");
+    assert_eq!(record_count, ride_count, "each ride has its record");
     let theirs =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'api'";
     wait_until("the last transaction of the api has ended", async || world.number(theirs).await == 0).await;
@@ -157,7 +161,7 @@ async fn an_api_killed_under_load_keeps_every_ride_it_confirmed() {
     world.assert_converged(&["consumer0"]).await;
 }
 
-/// Returns how many rides were confirmed before the api was gone.
+/// Posts rides until the api is gone. Returns the number of confirmed rides.
 async fn post_until_refused(url: String) -> i64 {
     let client = reqwest::Client::new();
     let mut confirmed_count = 0;
@@ -199,7 +203,8 @@ async fn every_process_stops_on_either_signal_with_status_0() {
     world.assert_converged(&["consumer0"]).await;
 }
 
-/// Whoever read its log, a launcher say, was killed. To write to nobody is an error, and must not be the end of anything.
+/// The reader of the log, for example the launcher, was killed. Writing to the closed pipe fails, which must not end the
+/// process.
 #[tokio::test]
 async fn a_process_whose_log_nobody_reads_works_on_and_stops_when_it_is_told() {
     let world = World::new().await;
@@ -232,7 +237,7 @@ async fn a_postgres_killed_under_load_is_waited_for_and_nothing_is_lost() {
             for _ in 0..30 {
                 write_rides(&client, 10).await;
             }
-            // Until the server dies.
+            // This statement runs until the server dies.
             client.batch_execute("SELECT pg_sleep(60)").await.unwrap_err();
         });
         wait_until("rides were written", async || {
@@ -240,7 +245,7 @@ async fn a_postgres_killed_under_load_is_waited_for_and_nothing_is_lost() {
         })
         .await;
         postgres.kill().await;
-        // Whether it had written all of its rides or not: those that it was told of are there.
+        // The writer may have been interrupted. Every ride that Postgres confirmed must be there.
         let _ = writer.await;
         postgres.start_again().await;
     }
@@ -248,5 +253,5 @@ async fn a_postgres_killed_under_load_is_waited_for_and_nothing_is_lost() {
     let lowest = "SELECT COALESCE(min(last_offset), 0) - (SELECT count(*) FROM rides) FROM checkpoints";
     wait_until("both consumers have everything", async || world.number(lowest).await == 0).await;
     world.assert_converged(&["c0", "c1"]).await;
-    assert!(streamer.is_running() && consumers.iter_mut().all(Process::is_running), "none gave up");
+    assert!(streamer.is_running() && consumers.iter_mut().all(Process::is_running), "every process still runs");
 }

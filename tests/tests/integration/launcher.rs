@@ -1,4 +1,4 @@
-//! `bin/up` on private servers: from nothing to convergence, and back after everything was killed.
+//! `bin/up` on private servers: from an empty folder to convergence, and again after everything was killed.
 
 use std::path::PathBuf;
 
@@ -7,23 +7,23 @@ use nix::unistd::Pid;
 use tests::{Process, binary, is_alive, scratch_folder, wait_until};
 use tokio::process::Command;
 
-/// A folder for a launcher, with a Procfile of a few processes.
-pub struct Place {
-    folder: PathBuf,
+/// A folder for a launcher, with a Procfile that lists six processes.
+pub struct UpFolder {
+    path: PathBuf,
     port: u16,
 }
 
-impl Place {
+impl UpFolder {
     async fn new() -> Self {
         Self::with_rate(50).await
     }
 
-    /// One with so many rides a second.
+    /// A folder whose simulator sends `rate` rides per second.
     pub async fn with_rate(rate: u32) -> Self {
         let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-        // A folder as people have them.
-        let place = Self { folder: scratch_folder().join("my rides, 100%"), port };
-        std::fs::create_dir(&place.folder).unwrap();
+        // The name has characters that need quoting.
+        let folder = Self { path: scratch_folder().join("my rides, 100%"), port };
+        std::fs::create_dir(&folder.path).unwrap();
         let bin = |name| binary(name).display().to_string();
         let faults = "--fault-rate 0.2";
         let procfile = format!(
@@ -36,8 +36,8 @@ impl Place {
             bin("reaper"),
             bin("simulator"),
         );
-        std::fs::write(place.folder.join("Procfile"), procfile).unwrap();
-        place
+        std::fs::write(folder.path.join("Procfile"), procfile).unwrap();
+        folder
     }
 
     fn up(&self, environment: &[(&str, &str)]) -> Process {
@@ -48,9 +48,9 @@ impl Place {
         let mut command = Command::new(binary("launcher"));
         command
             .args(["up", "--summary-every", "1", "--procfile"])
-            .arg(self.folder.join("Procfile"))
+            .arg(self.path.join("Procfile"))
             .arg("--data")
-            .arg(self.folder.join("data"))
+            .arg(self.path.join("data"))
             .env_remove("DATABASE_URL")
             .env_remove("REDIS_URL")
             .env("API_PORT", self.port.to_string())
@@ -67,85 +67,85 @@ impl Place {
         self.totals().await.and_then(|totals| totals["sql"]["ride_count"].as_i64()).unwrap_or(0)
     }
 
-    /// The processes that the launcher has registered.
+    /// The process ids that the launcher has registered.
     fn pids(&self) -> Vec<Pid> {
-        let text = std::fs::read_to_string(self.folder.join("data/processes")).unwrap_or_default();
+        let text = std::fs::read_to_string(self.path.join("data/processes")).unwrap_or_default();
         text.lines().map(|line| Pid::from_raw(line.split(' ').next().unwrap().parse().unwrap())).collect()
     }
 }
 
-impl Drop for Place {
+impl Drop for UpFolder {
     fn drop(&mut self) {
-        // A test that failed may have left something running.
+        // A failed test may have left processes running.
         for pid in self.pids() {
             let _ = kill(pid, Signal::SIGKILL);
         }
-        let _ = std::fs::remove_dir_all(self.folder.parent().unwrap());
+        let _ = std::fs::remove_dir_all(self.path.parent().unwrap());
     }
 }
 
 #[tokio::test]
 async fn up_runs_everything_shows_convergence_and_stops_cleanly() {
-    let place = Place::new().await;
-    let mut up = place.up(&[]);
+    let folder = UpFolder::new().await;
+    let mut up = folder.up(&[]);
     up.wait_for("curl -d distance=123.0").await;
     up.wait_for("CONVERGED").await;
-    assert_eq!(place.pids().len(), 8, "two servers and six processes");
+    assert_eq!(folder.pids().len(), 8, "two servers and six processes");
 
-    let second = place.up(&[("API_PORT", "0")]).fail(1).await;
+    let second = folder.up(&[("API_PORT", "0")]).fail(1).await;
     assert!(second.contains("another bin/up is running"), "{second}");
 
-    // A process that dies is started again.
-    let victim = *place.pids().last().unwrap();
+    // The launcher restarts a process that dies.
+    let victim = *folder.pids().last().unwrap();
     kill(victim, Signal::SIGKILL).unwrap();
     up.wait_for("starting it again").await;
-    let replaced = || place.pids().len() == 8 && !place.pids().contains(&victim);
+    let replaced = || folder.pids().len() == 8 && !folder.pids().contains(&victim);
     wait_until("the new process is registered instead", async || replaced()).await;
 
-    let pids = place.pids();
+    let pids = folder.pids();
     up.signal(Signal::SIGINT);
     assert!(up.ended().await.success(), "{}", up.output());
     assert!(up.output().contains("everything has stopped"));
-    assert!(pids.into_iter().all(|pid| !is_alive(pid)), "something still runs");
+    assert!(pids.into_iter().all(|pid| !is_alive(pid)), "a process still runs");
 }
 
 #[tokio::test]
 async fn up_recovers_after_everything_was_killed() {
-    let place = Place::new().await;
-    let mut up = place.up(&[]);
+    let folder = UpFolder::new().await;
+    let mut up = folder.up(&[]);
     up.wait_for("CONVERGED").await;
-    wait_until("rides were taken", async || place.ride_count().await > 30).await;
+    wait_until("rides were taken", async || folder.ride_count().await > 30).await;
     up.kill().await;
-    let ride_count = place.ride_count().await;
-    for pid in place.pids() {
+    let ride_count = folder.ride_count().await;
+    for pid in folder.pids() {
         let _ = kill(pid, Signal::SIGKILL);
     }
-    let mut up = place.up(&[]);
+    let mut up = folder.up(&[]);
     up.wait_for("CONVERGED").await;
-    assert!(place.ride_count().await >= ride_count, "rides were lost");
+    assert!(folder.ride_count().await >= ride_count, "rides were lost");
 
-    // And after the launcher alone was killed: the next one stops what was left behind.
+    // When only the launcher was killed, the next launcher stops the processes of the old one.
     up.kill().await;
-    let orphans = place.pids();
+    let orphans = folder.pids();
     assert!(orphans.iter().any(|pid| is_alive(*pid)));
-    let mut up = place.up(&[]);
+    let mut up = folder.up(&[]);
     up.wait_for("left behind by an earlier run").await;
     up.wait_for("CONVERGED").await;
-    assert!(orphans.into_iter().all(|pid| !is_alive(pid)), "something is left of the run before");
+    assert!(orphans.into_iter().all(|pid| !is_alive(pid)), "a process of the earlier run still runs");
     up.signal(Signal::SIGTERM);
     assert!(up.ended().await.success(), "{}", up.output());
 }
 
 #[tokio::test]
 async fn a_command_runs_beside_servers_of_its_own_which_are_gone_after_it() {
-    let place = Place::new().await;
+    let folder = UpFolder::new().await;
     let with_servers = |script: &str| {
         let mut command = Command::new(binary("launcher"));
-        command.args(["with-servers", "--data"]).arg(place.folder.join("test")).args(["--", "sh", "-c", script]);
+        command.args(["with-servers", "--data"]).arg(folder.path.join("test")).args(["--", "sh", "-c", script]);
         Process::spawn("launcher", command)
     };
-    // Its words are not its command's: those go to a file.
-    let started = place.folder.join("started");
+    // The command writes to a file, because the launcher's own output is collected here.
+    let started = folder.path.join("started");
     let mut first = with_servers(&format!("echo $DATABASE_URL $REDIS_URL > '{}'; exec sleep 600", started.display()));
     let urls = || std::fs::read_to_string(&started).unwrap_or_default();
     wait_until("the command runs", async || urls().contains("postgres://") && urls().contains("redis+unix://")).await;
@@ -154,20 +154,23 @@ async fn a_command_runs_beside_servers_of_its_own_which_are_gone_after_it() {
     first.signal(Signal::SIGTERM);
     assert!(!first.ended().await.success());
     with_servers("exit 7").fail(7).await;
-    assert!(!place.folder.join("test").exists());
+    assert!(!folder.path.join("test").exists());
 }
 
 #[tokio::test]
 async fn up_says_what_is_wrong_before_it_starts_anything() {
-    let place = Place::new().await;
-    let taken = tokio::net::TcpListener::bind(("127.0.0.1", place.port)).await.unwrap();
-    let output = place.up(&[]).fail(1).await;
-    assert!(output.contains(&format!("port {} cannot be used", place.port)) && output.contains("API_PORT"), "{output}");
+    let folder = UpFolder::new().await;
+    let taken = tokio::net::TcpListener::bind(("127.0.0.1", folder.port)).await.unwrap();
+    let output = folder.up(&[]).fail(1).await;
+    assert!(
+        output.contains(&format!("port {} cannot be used", folder.port)) && output.contains("API_PORT"),
+        "{output}"
+    );
     drop(taken);
-    let output = place.up(&[("PG_BIN", "/nowhere")]).fail(1).await;
+    let output = folder.up(&[("PG_BIN", "/nowhere")]).fail(1).await;
     assert!(output.contains("PostgreSQL 14 or newer is needed"), "{output}");
-    let output = place.up(&[("REDIS_BIN", "/nowhere")]).fail(1).await;
+    let output = folder.up(&[("REDIS_BIN", "/nowhere")]).fail(1).await;
     assert!(output.contains("Redis 7.0 or newer"), "{output}");
-    let output = place.up(&[("DATABASE_URL", "nonsense")]).fail(1).await;
+    let output = folder.up(&[("DATABASE_URL", "nonsense")]).fail(1).await;
     assert!(output.contains("bad DATABASE_URL"), "{output}");
 }

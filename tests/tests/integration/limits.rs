@@ -1,4 +1,4 @@
-//! Clients that are slow, large or many: they get their share, and nobody else notices.
+//! Slow, large and many clients: each gets its share, and no client disturbs another.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn connect(api: &Api) -> TcpStream {
     TcpStream::connect(("127.0.0.1", api.port())).await.unwrap()
 }
 
-/// Reads what is there now, and no more than `len` bytes.
+/// Reads the bytes that are there, at most `len`.
 async fn read_some(socket: &mut TcpStream, len: usize) -> String {
     let mut bytes = vec![0; len];
     let len = timeout(tests::PATIENCE, socket.read(&mut bytes)).await.expect("an answer").unwrap();
@@ -35,21 +35,21 @@ async fn read_some(socket: &mut TcpStream, len: usize) -> String {
 /// Reads until the server closes the connection.
 async fn read_all(socket: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
-    // It may be closed with bytes of ours unread, which is an error here.
+    // The server may close the connection before it has read all our bytes, which is an error on this side.
     let _ = timeout(tests::PATIENCE, socket.read_to_end(&mut bytes)).await.expect("the connection is closed");
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Sends `start`, then a byte now and then, until the server closes the connection. Returns its answer.
+/// Sends `start`, then one byte at a time, until the server closes the connection. Returns the response.
 async fn dribble(mut socket: TcpStream, start: &'static str) -> String {
     socket.write_all(start.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     loop {
         let mut bytes = [0; 1000];
-        // The pace of the client is all that this time-out is for.
+        // This time-out only sets the pace of the client.
         match timeout(Duration::from_millis(100), socket.read(&mut bytes)).await {
             Err(_) => {
-                // The server may have closed it in this moment; the next read tells.
+                // The server may have closed the connection meanwhile; the next read returns that.
                 let _ = socket.write_all(b"a").await;
             }
             Ok(Ok(len @ 1..)) => answer.extend_from_slice(&bytes[..len]),
@@ -91,7 +91,7 @@ async fn slow_clients_are_left_and_the_others_are_served_meanwhile() {
     };
     tokio::select! {
         () = others => {}
-        closed = timeout(tests::PATIENCE, slow) => closed.expect("the slow ones are closed"),
+        closed = timeout(tests::PATIENCE, slow) => closed.expect("the slow connections are closed"),
     }
     assert!(ride_count > 0, "no ride was taken meanwhile");
 }
@@ -101,7 +101,7 @@ async fn an_idle_connection_may_rest_longer_than_a_header_may_take() {
     let world = World::new().await;
     let (header_wait, idle_wait) = (Duration::from_millis(500), Duration::from_secs(2));
     let api = start(&world, Limits { header_wait, idle_wait, ..Limits::default() }).await;
-    // Never a word: as slow as a header can be.
+    // A client that sends nothing: its header is as slow as a header can be.
     assert_eq!(read_all(&mut connect(&api).await).await, "");
     let mut socket = connect(&api).await;
     socket.write_all(RIDE).await.unwrap();
@@ -109,7 +109,7 @@ async fn an_idle_connection_may_rest_longer_than_a_header_may_take() {
     let answered_at = Instant::now();
     assert_eq!(read_all(&mut socket).await, "");
     assert!(answered_at.elapsed() > 3 * header_wait, "closed after {:?}", answered_at.elapsed());
-    // Once the next header has begun, it is held to its own bound.
+    // Once the next header has begun, `header_wait` limits it.
     let mut socket = connect(&api).await;
     socket.write_all(RIDE).await.unwrap();
     assert!(read_some(&mut socket, 1000).await.starts_with("HTTP/1.1 201 "));
@@ -136,7 +136,7 @@ async fn an_oversized_header_is_refused_and_one_below_the_bound_is_not() {
         let mut socket = connect(&api).await;
         let (mut reader, mut writer) = socket.split();
         let mut answer = Vec::new();
-        // The server hangs up before it has read all of the largest.
+        // The server closes the connection before it has read all of the largest request.
         let _ = tokio::join!(writer.write_all(request.as_bytes()), reader.read_to_end(&mut answer));
         let answer = String::from_utf8_lossy(&answer);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer} to {} bytes", request.len());
@@ -154,9 +154,9 @@ async fn who_finds_all_connections_taken_is_served_when_one_is_free() {
     }
     let mut third = connect(&api).await;
     third.write_all(RIDE).await.unwrap();
-    // Not a proof that it waits, for it might only be slow: the count of rides below is.
+    // A slow response would look the same. The number of rides below proves that the third request waits.
     let waited = timeout(Duration::from_millis(300), third.readable()).await;
-    assert!(waited.is_err(), "the third was served beside two others");
+    assert!(waited.is_err(), "the third client was served beside the two before it");
     assert_eq!(world.sql_totals().await.0, 2);
     drop(first);
     assert!(read_some(&mut third, 1000).await.starts_with("HTTP/1.1 201 "));
@@ -169,10 +169,10 @@ async fn a_client_that_does_not_read_its_answers_is_left() {
     let limits = Limits { connection_count_max: 1, response_wait: Duration::from_secs(1), ..Limits::default() };
     let api = start(&world, limits).await;
     let mut socket = connect(&api).await;
-    // More than all buffers on the way take, some 80 KB for each.
+    // Each response has some 80 KB: together they exceed all buffers between server and client.
     let requests = "GET /rides?limit=1000 HTTP/1.1\r\nhost: x\r\n\r\n".repeat(300);
     socket.write_all(requests.as_bytes()).await.unwrap();
-    // There is one connection: the next client is served when this one has lost it.
+    // The api takes one connection: the next client is served when this client has lost it.
     assert_eq!(api.post_form("distance=5").await.0, 201);
     let answers = read_all(&mut socket).await;
     let answer_count = answers.matches("HTTP/1.1 200 ").count();
@@ -190,7 +190,7 @@ async fn a_request_that_takes_too_long_is_answered_with_503() {
     socket.write_all(RIDE).await.unwrap();
     let answer = read_some(&mut socket, 1000).await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1\r\n"), "{answer}");
-    // This one waits behind the first, and is not written when nobody waits for it any more.
+    // This request waits behind the first. It is not written once its client has its response.
     assert_eq!(api.post_form("distance=7").await.1["code"], json!("unavailable"));
     lock.commit().await.unwrap();
     wait_until("rides are taken again", async || api.post_form("distance=9").await.0 == 201).await;

@@ -1,7 +1,7 @@
-//! The client against a Stripe server that nobody here wrote: localstripe.
+//! The client of Stripe against an independent server: localstripe.
 //!
-//! It shows that requests and answers are of the shape that others take for Stripe's. It says nothing about idempotency
-//! keys: localstripe 1.15 does not look at them.
+//! These tests show that requests and responses have the shape that an independent implementation of Stripe expects. They prove
+//! nothing about idempotency keys, which localstripe 1.15 ignores.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::api::Api;
 /// How long Python may take to start on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A card that is good, and one that a customer can have and that is declined when it is charged.
+/// A good card, and a card that a customer can add and that is declined when it is charged.
 const GOOD_CARD: &str = "4242424242424242";
 const BAD_CARD: &str = "4000000000000341";
 
@@ -30,7 +30,7 @@ struct LocalStripe {
 impl LocalStripe {
     async fn start() -> Self {
         let program = python_program("localstripe");
-        // It cannot take a free port by itself.
+        // localstripe cannot choose a free port.
         let port = std::net::TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port();
         let mut command = Command::new(&program);
         command.args(["--from-scratch", "--port", &port.to_string()]).kill_on_drop(true);
@@ -56,7 +56,7 @@ impl LocalStripe {
         request.header("authorization", "Bearer sk_test_any").send().await.unwrap().json().await.unwrap()
     }
 
-    /// A token of a card. It has none of its own, as Stripe has `tok_visa`.
+    /// The token of a card. localstripe has no ready tokens like Stripe's `tok_visa`.
     async fn token(&self, card: &str) -> String {
         let form = format!("card[number]={card}&card[exp_month]=12&card[exp_year]=2099&card[cvc]=123");
         let request = self.client.post(format!("{}/v1/tokens", self.base)).body(form);

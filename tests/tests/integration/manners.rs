@@ -1,4 +1,4 @@
-//! What every answer of the api has beside what it says: a request's name, what browsers ask for, compression.
+//! The headers of every response of the api: the request id, the headers that browsers need, and compression.
 
 use std::io::Read;
 
@@ -10,7 +10,7 @@ use tests::{Process, World};
 const FORM: &str = "application/x-www-form-urlencoded";
 const RIDE: &str = "distance=5";
 
-/// An api of a test's own, as a process, and where it is.
+/// Starts an api as a process. Returns the process and the base of its URLs.
 pub async fn start_api(world: &World, flags: &[&str]) -> (Process, String) {
     let mut process = Process::start(world, "api", &[&["--api-port", "0"], flags].concat());
     process.wait_for("api started").await;

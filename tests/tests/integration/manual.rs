@@ -1,4 +1,4 @@
-//! Man pages and completions: of every binary, and such that man and bash take them.
+//! Man pages and completions: every binary has them, and man and bash accept them.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tests::{binary, scratch_folder, workspace_binaries};
 
-/// What the program `manual` writes, for as long as a test runs.
+/// The output folder of the program `manual`, removed at the end of the test.
 struct Share(PathBuf);
 
 impl Share {
@@ -44,7 +44,7 @@ fn every_binary_has_a_man_page_and_completions() {
     assert_eq!(share.files("fish/vendor_completions.d"), of(|name| format!("{name}.fish")));
     let pages = share.files("man/man1");
     assert!(pages.is_superset(&of(|name| format!("{name}.1"))), "{pages:?}");
-    // The others are of subcommands.
+    // The remaining pages belong to subcommands.
     for page in &pages {
         let name = page.strip_suffix(".1").unwrap();
         let is_part = names.iter().any(|binary| name.starts_with(&format!("{binary}-")));
@@ -74,11 +74,11 @@ fn man_pages_are_sound_and_tell_of_settings() {
     for words in ["consumer", "--copy-from", "DATABASE_URL", "STREAM_NAME", "rocket-rides-log", "v0.2.0"] {
         assert!(text.contains(words), "consumer(1) does not tell of {words}:\n{text}");
     }
-    // Flags for chaos and tests are nobody's business.
+    // The man page hides the flags for chaos and tests.
     assert!(!text.contains("--inject"), "{text}");
 }
 
-/// What bash offers after these words, the last of which is begun.
+/// The completions of bash for these words, of which the last is incomplete.
 fn completed(share: &Share, words: &[&str]) -> String {
     let script = "set -u
         file=$1; shift

@@ -1,15 +1,15 @@
-//! Memory stays flat while Redis is away and rides go on: nothing is kept for later in any process.
+//! Memory stays flat while Redis is away and rides go on: no process queues records in memory.
 
 use tests::{PrivateRedis, Process, World, wait_long_until};
 
-/// Memory that a process has, in KiB.
+/// The resident memory of a process, in KiB.
 fn resident_kib(process: &Process) -> i64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// Writes rides until consumers and log have `head` of them, and waits for that.
+/// Writes rides until there are `head` of them, and waits until every consumer has folded them.
 async fn grow_to(world: &World, head: i64) {
     while world.number("SELECT count(*) FROM rides").await < head {
         world.write_rides(5_000).await;
@@ -40,5 +40,5 @@ async fn memory_stays_flat_while_redis_is_away_for_long() {
     }
     redis.start_again().await;
     world.assert_converged(&["c0", "c1"]).await;
-    assert!(processes.iter_mut().all(Process::is_running), "none gave up");
+    assert!(processes.iter_mut().all(Process::is_running), "every process still runs");
 }

@@ -1,4 +1,5 @@
-//! More clients than can be served at once: what is accepted is kept, the others are told so, and everybody gets a turn.
+//! More clients than the api can serve at once: accepted rides are kept, further requests are refused, and every client gets its
+//! turn.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -42,14 +43,18 @@ async fn what_is_accepted_under_overload_is_there_and_the_others_are_told_when_t
         });
     }
     wait_until("the writer waits", async || world.number(WAITING_FOR_A_LOCK).await == 1).await;
-    // One group is in hand and the queue is full: nobody else is made to wait.
-    wait_until("the others are refused", async || refused_count.load(Ordering::SeqCst) >= 200 - 30).await;
+    // One group is being written and the queue is full: every further request is refused at once.
+    wait_until("further requests are refused", async || refused_count.load(Ordering::SeqCst) >= 200 - 30).await;
     lock.commit().await.unwrap();
     let mut accepted: Vec<(i64, i64)> = clients.join_all().await.into_iter().flatten().collect();
     assert!((20..=30).contains(&accepted.len()), "{accepted:?}");
     let rows = world.client().query("SELECT id, distance_mm FROM rides ORDER BY id", &[]).await.unwrap();
     accepted.sort_unstable();
-    assert_eq!(accepted, rows.iter().map(|row| (row.get(0), row.get(1))).collect::<Vec<_>>(), "each its own, no other");
+    assert_eq!(
+        accepted,
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect::<Vec<_>>(),
+        "each client got its own ride"
+    );
     assert_eq!(world.number("SELECT count(*) FROM staged_log_records").await, accepted.len() as i64);
 }
 
@@ -69,10 +74,10 @@ async fn every_client_gets_its_turn_when_not_all_fit_into_a_group() {
             ride_count
         });
     }
-    // Meanwhile readers are served, too.
+    // Readers are served at the same time.
     assert_eq!(api.get("/rides?limit=1").await.0, 200);
     let ride_counts: Vec<usize> = clients.join_all().await;
-    assert!(ride_counts.iter().all(|count| *count >= 10), "20 each, were all equal: {ride_counts:?}");
+    assert!(ride_counts.iter().all(|count| *count >= 10), "20 each would be equal shares: {ride_counts:?}");
     let longest = "SELECT max(count) FROM (SELECT count(*) FROM staged_log_records GROUP BY transaction_id) AS groups";
     assert!(world.number(longest).await <= 5);
 }

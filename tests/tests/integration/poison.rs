@@ -1,9 +1,9 @@
-//! Poison in the stream: entries that somebody else put there. None of them stops a consumer, none changes a total.
+//! Foreign entries in the stream: they neither stop a consumer nor change a total.
 
 use redis::aio::MultiplexedConnection;
 use tests::{Process, World, wait_until};
 
-/// Appends any fields under any id. Redis may refuse the id; then there is nothing to be afraid of.
+/// Appends an entry with these fields and this id. Redis may refuse the id, which does no harm.
 async fn poison(world: &World, id: &str, fields: &[&str]) {
     let mut redis: MultiplexedConnection = world.redis().await;
     let _: Result<String, _> =
@@ -21,7 +21,7 @@ async fn entries_under_the_next_offset_are_not_believed_whatever_they_say() {
         let world = World::new().await;
         let (mut streamer, mut consumer) = (world.streamer(), world.consumer("consumer0"));
         world.carry_rides(3, &mut streamer, &mut consumer).await;
-        // Whoever writes 4-0 now makes Redis refuse the true record 4.
+        // An entry 4-0 makes Redis refuse the true record 4.
         poison(&world, "4-0", fields).await;
         let progress = world.drain_consumer(&mut consumer).await;
         assert_eq!((progress.applied_count, progress.rejected_count), (0, 1), "{fields:?}");
@@ -57,7 +57,7 @@ async fn entries_far_ahead_are_set_aside_and_the_stream_is_built_anew() {
         world.number("SELECT COALESCE(min(last_offset), 0) FROM checkpoints").await == 5
     })
     .await;
-    // What everybody does who does not know the protocol: an id made from the clock.
+    // A client that does not know the protocol lets Redis make an id from the clock.
     for _ in 0..3 {
         poison(&world, "*", &WELL_FORMED).await;
     }
@@ -73,9 +73,9 @@ async fn entries_far_ahead_are_set_aside_and_the_stream_is_built_anew() {
     let mut redis = world.redis().await;
     let kept: i64 =
         redis::cmd("XLEN").arg(format!("{}:set-aside", world.stream_name())).query_async(&mut redis).await.unwrap();
-    assert!(kept >= 1, "the strange entries are kept for whoever wants to look");
-    assert!(consumers.iter_mut().all(Process::is_running) && streamer.is_running(), "none was stopped");
-    // The stream works again as before: new entries arrive through it.
+    assert!(kept >= 1, "the foreign entries are kept under another key");
+    assert!(consumers.iter_mut().all(Process::is_running) && streamer.is_running(), "every process still runs");
+    // The stream works again: new entries arrive through it.
     wait_until("the stream ends at the head", async || {
         let entries: Vec<(String, Vec<String>)> = redis::cmd("XREVRANGE")
             .arg(world.stream_name())

@@ -1,4 +1,4 @@
-//! The examples in Python, which use nothing of the project but its tables and its stream.
+//! The examples in Python, which use only the tables and the stream of the project.
 
 use std::path::Path;
 
@@ -24,7 +24,7 @@ async fn python_stages_rides_and_folds_them_whatever_the_stream_does() {
     let mut streamer = world.streamer();
     while matches!(streamer.run_once(Fault::SendTwice).await.unwrap(), Step::Published(_)) {}
 
-    // Some entries are lost, and one was never ours.
+    // Some entries are lost, and a foreign entry is added.
     let mut redis = world.redis().await;
     for id in ["2-0", "2-1", "700-0", "700-1", "2003-0", "2003-1"] {
         let deleted_count: i64 =
@@ -49,7 +49,7 @@ async fn python_stages_rides_and_folds_them_whatever_the_stream_does() {
     let checkpoint = "SELECT last_offset FROM checkpoints WHERE name = 'python0'";
     assert_eq!(world.number(checkpoint).await, 2003);
 
-    // It goes on where it was, and needs no Redis for it.
+    // The fold goes on from its offset, without the stream.
     world.write_rides(10).await;
     world.drain_streamer(&mut streamer).await;
     redis::cmd("DEL").arg(world.stream_name()).exec_async(&mut redis).await.unwrap();
@@ -57,7 +57,7 @@ async fn python_stages_rides_and_folds_them_whatever_the_stream_does() {
     assert_eq!(python(&world, "fold.py", &["python0", "--drain"]).await.trim(), expected);
 }
 
-/// What is read in plain SQL is what the stream has, record for record, also of transactions that overlap.
+/// Plain SQL returns the same records at the same offsets as the reader, also when transactions overlap.
 #[tokio::test]
 async fn the_log_in_plain_sql_is_the_log() {
     let world = World::new().await;

@@ -1,4 +1,4 @@
-//! The reaper removes what everybody has passed, and nothing else (I8).
+//! The reaper removes records that every consumer has passed, and nothing else (I8).
 
 use std::time::Duration;
 
@@ -26,11 +26,15 @@ async fn no_record_goes_before_every_registered_consumer_has_passed_it() {
         world.write_rides(10).await;
         world.drain_streamer(&mut streamer).await;
     }
-    assert_eq!(reap(&world, &["--keep", "0s"]).await.record_count, 0, "with nobody registered, nothing goes");
+    assert_eq!(
+        reap(&world, &["--keep", "0s"]).await.record_count,
+        0,
+        "without a registered consumer, nothing is removed"
+    );
     slow.run_once(consumer::Fault::None, None).await.unwrap();
     world.client().execute("UPDATE checkpoints SET last_offset = 15 WHERE name = 'slow'", &[]).await.unwrap();
     world.drain_consumer(&mut fast).await;
-    // One whole batch has been passed by both, and a half.
+    // Both consumers have passed one batch and a half.
     let cleaned = reap(&world, &["--keep", "0s"]).await;
     assert_eq!((cleaned.batch_count, cleaned.record_count), (1, 10));
     assert_eq!(staged_count(&world).await, 20);
@@ -38,7 +42,11 @@ async fn no_record_goes_before_every_registered_consumer_has_passed_it() {
     let cleaned = reap(&world, &["--keep", "0s"]).await;
     assert_eq!((cleaned.batch_count, cleaned.record_count), (2, 20));
     assert_eq!(reap(&world, &["--keep", "0s"]).await, Cleaned::default());
-    assert_eq!(world.number("SELECT count(*) FROM log_batches").await, 1, "the last one is where the next begins");
+    assert_eq!(
+        world.number("SELECT count(*) FROM log_batches").await,
+        1,
+        "the last batch stays, because the next batch begins at its end"
+    );
 }
 
 #[tokio::test]
@@ -52,7 +60,7 @@ async fn what_comes_after_the_reaped_is_still_exact() {
         world.carry_rides(50, &mut streamer, &mut consumer).await;
         reap(&world, &["--keep", "0s"]).await;
     }
-    assert_eq!(staged_count(&world).await, 0, "all that can be seen is passed, and gone");
+    assert_eq!(staged_count(&world).await, 0, "all visible records are passed and removed");
     late.commit().await.unwrap();
     world.drain_streamer(&mut streamer).await;
     world.drain_consumer(&mut consumer).await;
@@ -66,7 +74,7 @@ async fn reaping_a_batch_reads_no_records_of_those_after() {
     assert_eq!(reap(&world, &["--keep", "0s"]).await.record_count, 1);
     let mut client = world.connect().await;
     pglog::prepare_session(&client).await.unwrap();
-    // Statements are planned now, while there is nothing, and the plans are kept.
+    // The statements are planned now, while the tables are empty, and the plans are kept.
     assert_eq!(pglog::reap(&mut client, 0, Duration::ZERO).await.unwrap(), pglog::ReapedCounts::default());
     world.write_rides(10).await;
     pglog::assign(&client, 0, 1).await.unwrap().unwrap();
@@ -78,7 +86,7 @@ async fn reaping_a_batch_reads_no_records_of_those_after() {
     assert!(read_count < 100, "{read_count} rows were read for ten");
 }
 
-/// How many staged rows have been read, by this session and by those that have told of it.
+/// The number of staged rows that have been read, by this session and by all ended sessions.
 async fn rows_read(client: &ClientWrapper) -> i64 {
     client.execute("SELECT pg_stat_force_next_flush()", &[]).await.unwrap();
     let read = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'staged_log_records'";
@@ -89,7 +97,7 @@ async fn rows_read(client: &ClientWrapper) -> i64 {
 async fn young_batches_are_kept_and_the_stream_with_them() {
     let world = World::new().await;
     world.carry_rides(1_000, &mut world.streamer(), &mut world.consumer("consumer0")).await;
-    assert_eq!(reap(&world, &[]).await, Cleaned::default(), "an hour is kept unless told otherwise");
+    assert_eq!(reap(&world, &[]).await, Cleaned::default(), "the default keeps an hour");
     world.client().execute("UPDATE log_batches SET created_at = now() - interval '61 minutes'", &[]).await.unwrap();
     let cleaned = reap(&world, &[]).await;
     assert_eq!(cleaned.record_count, 1_000);
@@ -114,7 +122,7 @@ async fn the_stream_is_cut_to_its_cap_and_who_falls_behind_reads_from_postgres()
 async fn a_reaper_killed_between_marking_and_deleting_is_finished_by_the_next() {
     let world = World::new().await;
     world.carry_rides(100, &mut world.streamer(), &mut world.consumer("consumer0")).await;
-    // The first transaction was committed, and nothing after it.
+    // The reaper committed its first transaction only.
     world.client().execute("UPDATE log_batches SET reaped_at = now()", &[]).await.unwrap();
     let cleaned = reap(&world, &["--keep", "0s"]).await;
     assert_eq!((cleaned.batch_count, cleaned.record_count), (0, 100));
@@ -137,7 +145,8 @@ async fn a_dead_consumer_that_holds_everything_back_is_named_loudly() {
     assert!(laggards.is_empty(), "{laggards:?}");
 }
 
-/// Found by chaos: a process that slept while another of its name went on asks for records that are reaped by now.
+/// A process slept while another process of the same name went on. It asks for records that are now reaped. Chaos found this
+/// case.
 #[tokio::test]
 async fn a_process_that_was_overtaken_and_whose_records_are_reaped_goes_on() {
     let world = World::new().await;
@@ -156,7 +165,7 @@ async fn a_process_that_was_overtaken_and_whose_records_are_reaped_goes_on() {
     world.assert_converged(&["c"]).await;
 }
 
-/// Redis removes ten thousand entries a call at most.
+/// Redis removes at most ten thousand entries per call.
 #[tokio::test]
 async fn a_long_stream_is_cut_to_its_cap_at_once() {
     let world = World::new().await;
@@ -164,6 +173,6 @@ async fn a_long_stream_is_cut_to_its_cap_at_once() {
     world.drain_streamer(&mut world.streamer()).await;
     let args = ["--once", "--keep", "1h", "--stream-len-max", "1000"];
     Process::start(&world, "reaper", &args).succeed().await;
-    // The cut is approximate: whole nodes of a hundred entries.
+    // XTRIM is approximate: it removes whole nodes of a hundred entries.
     assert!((1000..1200).contains(&world.stream_len().await), "{}", world.stream_len().await);
 }

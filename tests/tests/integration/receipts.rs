@@ -1,11 +1,11 @@
-//! Receipts by mail, and who has them in hand.
+//! Receipts by mail, and receipts that another process is delivering.
 
 use std::path::Path;
 
 use tests::{Process, World, free_port, python_program, scratch_folder, wait_until};
 use tokio::process::Command;
 
-/// Notes a receipt for each of these rides, of the user 1.
+/// Notes a receipt for the user 1 for each of these rides.
 async fn note(world: &World, ride_ids: &[i64]) {
     let note = "INSERT INTO receipts (ride_id, record_offset, data)
         SELECT ride_id, ride_id, format('{\"ride_id\":%s,\"user_id\":1,\"amount\":2000,\"currency\":\"usd\"}', ride_id)::json
@@ -13,13 +13,13 @@ async fn note(world: &World, ride_ids: &[i64]) {
     world.client().execute(note, &[&ride_ids]).await.unwrap();
 }
 
-/// The mails that have come, whole.
+/// The mails in the mailbox.
 fn mails(mailbox: &Path) -> Vec<String> {
     let Ok(files) = std::fs::read_dir(mailbox.join("new")) else { return Vec::new() };
     files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect()
 }
 
-/// The mail server is one that nobody here wrote: aiosmtpd.
+/// The mail server is an independent program: aiosmtpd.
 #[tokio::test]
 async fn receipts_are_mailed_once_and_wait_for_a_mail_server_that_is_away() {
     let (world, folder, port) = (World::new().await, scratch_folder(), free_port());
@@ -35,7 +35,7 @@ async fn receipts_are_mailed_once_and_wait_for_a_mail_server_that_is_away() {
     wait_until("the mail server listens", async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok())
         .await;
     assert_eq!(world.number("SELECT count(*) FROM receipts WHERE delivered_at IS NOT NULL").await, 0);
-    // A minute is soon over.
+    // The next attempt is due in a minute; the test moves it to now.
     world.client().execute("UPDATE receipts SET next_attempt_at = now()", &[]).await.unwrap();
     let undelivered = "SELECT count(*) FROM receipts WHERE delivered_at IS NULL";
     wait_until("the receipts are delivered", async || world.number(undelivered).await == 0).await;
@@ -62,7 +62,7 @@ async fn receipts_are_mailed_once_and_wait_for_a_mail_server_that_is_away() {
 async fn what_another_process_has_in_hand_is_waited_for() {
     let (world, folder) = (World::new().await, scratch_folder());
     note(&world, &[1, 2]).await;
-    // It was killed in the middle of it.
+    // Another process was killed while it delivered the first receipt.
     let take = "UPDATE receipts SET next_attempt_at = now() + INTERVAL '3 seconds' WHERE ride_id = 1";
     world.client().execute(take, &[]).await.unwrap();
     let flags = ["receipts", "--drain", "--folder", folder.to_str().unwrap()];

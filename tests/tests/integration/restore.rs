@@ -1,15 +1,15 @@
-//! A database that was restored: nothing is lost, nothing comes twice, and nobody works on it before it can be right.
+//! A restored database: no record is lost or folded twice, and no process works on the log before it is adopted.
 
 use crate::api::Api;
 use nix::sys::signal::Signal;
 use tests::{PrivatePostgres, PrivateRedis, Process, World, wait_until, write_rides};
 
-/// The number of rides that both consumers have folded, the slower one's.
+/// The number of records that every consumer has folded.
 async fn folded_count(world: &World) -> i64 {
     world.number("SELECT COALESCE(min(last_offset), 0) FROM checkpoints").await
 }
 
-/// Uses up transaction ids: each subtransaction that writes takes one.
+/// Uses up transaction ids: each subtransaction that writes takes one id.
 async fn burn_transactions(cluster: &PrivatePostgres, count: i32) {
     let client = connect::postgres::connect(&cluster.url().parse().unwrap(), "test", || {}).await.unwrap();
     let burn = format!(
@@ -21,8 +21,8 @@ async fn burn_transactions(cluster: &PrivatePostgres, count: i32) {
     client.batch_execute(&burn).await.unwrap();
 }
 
-/// Puts Postgres back to an older state while the stream is not. Rides that are written before any streamer looks take
-/// the head `grown_count` further.
+/// Puts Postgres back to an older state and keeps the stream. Then `grown_count` further rides are written before a streamer
+/// looks at the stream.
 async fn postgres_is_put_back(grown_count: i64, found: &str) {
     let mut postgres = PrivatePostgres::start().await;
     let redis = PrivateRedis::start(&[]).await;
@@ -30,7 +30,7 @@ async fn postgres_is_put_back(grown_count: i64, found: &str) {
     world.forget_database();
     let fault = ["--fault-rate", "0.1"];
     let mut streamer = Process::start(&world, "streamer", &fault);
-    // They run through all of it.
+    // The consumers run during the whole test.
     let mut consumers = ["c0", "c1"].map(|name| Process::start(&world, "consumer", &[&[name][..], &fault].concat()));
     let write = async |world: &World, ride_count: i64| {
         for _ in 0..ride_count / 10 {
@@ -65,8 +65,8 @@ async fn postgres_is_put_back(grown_count: i64, found: &str) {
     wait_until("all is folded", async || folded_count(&world).await == all).await;
     world.drain_consumer(&mut world.consumer("new")).await;
     world.assert_converged(&["c0", "c1", "new"]).await;
-    assert!(streamer.is_running() && consumers.iter_mut().all(Process::is_running), "none gave up");
-    // The stream is of this log again, and whole.
+    assert!(streamer.is_running() && consumers.iter_mut().all(Process::is_running), "every process still runs");
+    // The stream holds this log again, up to the head.
     let mut redis = world.redis().await;
     wait_until("the stream ends at the head", async || {
         let last: Vec<(String, Vec<String>)> = redis::cmd("XREVRANGE")
@@ -98,7 +98,7 @@ async fn a_postgres_put_back_that_grew_past_the_streams_end_is_noticed() {
     postgres_is_put_back(400, "does not carry the token").await;
 }
 
-/// Dumps a log under traffic and restores it into a new cluster that has given away `burnt_count` transaction ids.
+/// Dumps a log under traffic and restores it into a new cluster that has used `burnt_count` transaction ids.
 async fn a_dump_goes_on_in_another_cluster(burnt_count: i32) {
     let (old_cluster, new_cluster) = (PrivatePostgres::start().await, PrivatePostgres::start().await);
     burn_transactions(&new_cluster, burnt_count).await;
@@ -126,7 +126,7 @@ async fn a_dump_goes_on_in_another_cluster(burnt_count: i32) {
     for writer in writers {
         writer.await.unwrap();
     }
-    // The old system runs on for a while. Its stream is ahead of the dump when the new one begins.
+    // The old system runs on, so its stream is ahead of the dump when the new system starts.
     wait_until("all is folded", async || folded_count(&world).await == 2400).await;
     streamer.stop().await;
     for consumer in consumers {

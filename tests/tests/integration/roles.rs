@@ -1,5 +1,5 @@
-//! What each role must not do. What it must be able to do is shown by all other tests: there each process connects under
-//! its own role.
+//! The statements that each role must not execute. All other tests prove the rights that a role needs, because each process
+//! connects under its own role.
 
 use clap::Parser;
 use common::shutdown::CancellationToken;
@@ -7,9 +7,7 @@ use consumer::{Consumer, DistanceFold};
 use tests::{PrivatePostgres, World};
 use tokio_postgres::error::SqlState;
 
-const EVERYBODY: [&str; 7] = ["api", "completer", "streamer", "consumer", "receipts", "reaper", "operator"];
-
-/// Refused to every role.
+/// Statements that are refused to every role.
 const NOBODY_MAY: &[&str] = &[
     "CREATE TABLE mine (id INT)",
     "CREATE FUNCTION mine() RETURNS INT LANGUAGE sql AS 'SELECT 1'",
@@ -32,7 +30,7 @@ const NOBODY_MAY: &[&str] = &[
     "DELETE FROM rides",
     "INSERT INTO rides (id, distance_mm) VALUES (1, 1)",
     "DELETE FROM consumer_states",
-    // The batch a record falls into is decided by its true transaction.
+    // The transaction id decides the batch of a record, so it must be the true one.
     "INSERT INTO staged_log_records (transaction_id, object, action, data) VALUES ('1', 'ride', 'create', '{}')",
 ];
 
@@ -43,7 +41,7 @@ const CUT: &str = "INSERT INTO log_batches (partition, first_offset, record_coun
 const BURY: &str = "INSERT INTO dead_letters (name, partition, record_offset, object, action, data, reason)
                     VALUES ('consumer0', 0, 1, 'ride', 'create', '{}', 'bad')";
 
-/// Asserts that the role may do none of this.
+/// Asserts that the role may not execute any of these statements.
 async fn assert_refused(world: &World, role: &str, statements: &[&str]) {
     let client = world.connect_as(role).await;
     for statement in statements {
@@ -55,7 +53,7 @@ async fn assert_refused(world: &World, role: &str, statements: &[&str]) {
 #[tokio::test]
 async fn nobody_may_change_the_schema_or_what_was_written() {
     let world = World::new().await;
-    for role in EVERYBODY {
+    for role in tests::roles() {
         assert_refused(&world, role, NOBODY_MAY).await;
     }
 }
@@ -216,7 +214,7 @@ async fn an_operator_reads_everything_and_settles_what_consumers_left() {
     }
 }
 
-/// The reaper is to keep a state of its own before it deletes.
+/// The reaper keeps a state of its own, so it must be able to fold.
 #[tokio::test]
 async fn the_reaper_may_fold_as_a_consumer_does() {
     let world = World::new().await;
@@ -245,7 +243,7 @@ async fn a_grant_that_is_not_in_the_file_is_taken_away() {
     assert_refused(&world, "consumer", &["SELECT * FROM rides"]).await;
 }
 
-/// Roles belong to the cluster, locks to a database.
+/// Roles belong to the cluster, but the lock in roles.sql belongs to a database.
 #[tokio::test]
 async fn two_databases_of_one_cluster_can_get_their_roles_at_once() {
     let postgres = PrivatePostgres::start_with(&["fsync=off"]).await;
@@ -265,7 +263,7 @@ async fn two_databases_of_one_cluster_can_get_their_roles_at_once() {
         for name in &names {
             owner.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
         }
-        for role in EVERYBODY {
+        for role in tests::roles() {
             owner.batch_execute(&format!("DROP ROLE rocket_{role}")).await.unwrap();
         }
     }

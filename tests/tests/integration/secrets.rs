@@ -1,4 +1,4 @@
-//! No password is ever printed, at any level, whatever goes wrong.
+//! No process prints a password, at any level of logging, whatever fails.
 
 use tests::{Process, TlsServers, World, binary};
 use tokio::process::Command;
@@ -6,7 +6,7 @@ use tokio::process::Command;
 const WRONG_POSTGRES_PASSWORD: &str = "weasel93";
 const WRONG_REDIS_PASSWORD: &str = "stoat84";
 
-/// Runs a process at the most talkative level until it complains of `trouble`; returns all it said.
+/// Runs a process with RUST_LOG=trace until it logs `trouble`. Returns its output.
 async fn complaint(world: &World, name: &str, urls: (&str, &str), ca_file: &str, trouble: &str) -> String {
     let args = match name {
         "api" => &["--api-port", "0"][..],

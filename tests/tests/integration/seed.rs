@@ -58,7 +58,7 @@ async fn rl_t05_a_new_record_is_folded_onto_an_existing_checkpoint() {
     world.drain_consumer(&mut world.consumer("consumer0")).await;
     world.stage(124, 3_000).await;
     world.drain_streamer(&mut streamer).await;
-    // A new process under the same name: all it knows is what was committed.
+    // A new process with the same name has only the committed state.
     let progress = world.consumer("consumer0").run_once(ConsumerFault::None, None).await.unwrap();
     assert_eq!(progress.applied_count, 1);
     let (last_offset, state) = world.committed("consumer0").await;
@@ -93,7 +93,7 @@ async fn rl_t08_a_simulated_crash_rolls_back_state_and_checkpoint() {
     assert!(matches!(error.downcast_ref(), Some(Interruption::Crash)), "{error:#}");
     let (last_offset, state) = world.committed("consumer0").await;
     assert_eq!((last_offset, state.total_distance_mm, state.ride_count), (0, 0, 0));
-    // The original stopped here. The record is not lost, and not counted twice.
+    // The original's test stops here. Afterwards the record must be folded, and only once.
     world.drain_consumer(&mut consumer).await;
     let (last_offset, state) = world.committed("consumer0").await;
     assert_eq!((last_offset, state.total_distance_mm, state.ride_count), (1, 2_000, 1));
@@ -142,7 +142,7 @@ async fn rl_t12_the_simulator_posts_a_ride() {
     let (status, _) = simulator::run_once(&client, &api.url("/rides"), 512.3456).await.unwrap();
     assert_eq!(status, 201);
     assert_eq!(world.sql_totals().await, (1, 512_346));
-    // And all of it: wait for the api, post what was asked for, sum up.
+    // The whole simulator: it waits for the api, posts the rides and sums up.
     let config =
         clap::Parser::parse_from(["simulator", "--api-port", &api.port().to_string(), "--rate", "max", "--count", "7"]);
     let summary = simulator::run(config, CancellationToken::new()).await.unwrap();

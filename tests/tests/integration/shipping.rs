@@ -1,4 +1,4 @@
-//! What is shipped: binaries that stand alone, and a compose file that speaks of what is there.
+//! The shipped files: binaries without foreign libraries, and a compose file that fits the binaries.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -36,7 +36,7 @@ fn every_binary_needs_no_library_but_those_of_c() {
     }
 }
 
-/// The services of compose.yaml that are processes of ours.
+/// All services of compose.yaml, and those that run our own binaries.
 fn compose() -> (Map<String, Value>, Vec<(String, Value)>) {
     let to_json = "import json, sys, yaml; print(json.dumps(yaml.safe_load(sys.stdin)))";
     let file = std::fs::File::open(root().join("ops/compose.yaml")).unwrap();
@@ -101,7 +101,7 @@ fn compose_runs_every_process_of_the_procfile_and_waits_for_whom_it_needs() {
     }
 }
 
-/// What compose's job does once, done here by the same files.
+/// Runs the job of compose.yaml with the same files.
 #[tokio::test]
 async fn the_job_of_compose_makes_tables_and_roles_with_passwords() {
     let postgres = PrivatePostgres::start().await;
@@ -113,7 +113,7 @@ async fn the_job_of_compose_makes_tables_and_roles_with_passwords() {
         let mut command = tokio::process::Command::new(&psql);
         command.env("ROLE_PASSWORD", "it's 1 secret");
         command.arg(&url).args(&words(&job["entrypoint"])[1..]);
-        // As its volumes have it: `./schema.sql:/sql/schema.sql:ro`.
+        // The volumes map each path: `./schema.sql:/sql/schema.sql:ro`.
         let mounted = words(&job["volumes"]);
         for word in words(&job["command"]) {
             let source = mounted.iter().find_map(|volume| volume.split_once(&format!(":{word}:")));
@@ -124,10 +124,8 @@ async fn the_job_of_compose_makes_tables_and_roles_with_passwords() {
     let client = postgres.connect("postgres").await;
     let without = "SELECT count(*) FROM pg_authid WHERE rolname LIKE 'rocket\\_%' AND rolpassword IS NULL";
     let roles = "SELECT count(*) FROM pg_authid WHERE rolname LIKE 'rocket\\_%'";
-    let text = std::fs::read_to_string(root().join("ops/roles.sql")).unwrap();
-    let listed = text.split("ARRAY['").nth(1).unwrap().split(']').next().unwrap();
-    let role_count = listed.matches("rocket_").count() as i64;
-    assert!(role_count > 7, "{listed}");
+    let role_count = tests::roles().len() as i64;
+    assert!(role_count > 7, "{role_count}");
     for (query, count) in [(without, 0_i64), (roles, role_count), ("SELECT count(*) FROM rides", 0)] {
         assert_eq!(client.query_one(query, &[]).await.unwrap().get::<_, i64>(0), count, "{query}");
     }

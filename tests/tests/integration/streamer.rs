@@ -1,4 +1,4 @@
-//! The streamer: leadership, double-sends, errors of Redis.
+//! The streamer: leadership, double sends, errors of Redis.
 
 use pglog::Record;
 use stream::codec::{EntryId, EntryWriter, Fields};
@@ -39,7 +39,7 @@ async fn one_streamer_leads_and_another_takes_over_when_it_dies() {
     standby.stop().await;
 }
 
-/// Its connection stays open: as if its machine had lost power, or a firewall had forgotten it.
+/// The leader is silent and its connection stays open, as if its machine had lost power or a firewall dropped its packets.
 #[tokio::test]
 async fn a_leader_that_says_nothing_any_more_loses_the_lock() {
     let world = World::new().await;
@@ -78,7 +78,7 @@ async fn a_leader_that_slept_while_another_published_adds_nothing_twice() {
     let mut asleep = world.streamer();
     world.write_rides(3).await;
     assert!(matches!(asleep.run_once(Fault::None).await.unwrap(), Step::Published(_)));
-    // It believes that the stream ends at 3. Meanwhile somebody else publishes 4 to 6 under its nose.
+    // The sleeping streamer believes that the stream ends at 3. Meanwhile the test publishes 4 to 6.
     world.write_rides(3).await;
     let client = world.connect().await;
     let batch = pglog::assign(&client, 0, 42).await.unwrap().unwrap();
@@ -94,7 +94,11 @@ async fn a_leader_that_slept_while_another_published_adds_nothing_twice() {
     assert!(Elements::of(&replies).all(|reply| matches!(reply, Element::Bulk(_))), "all are added");
     world.write_rides(1).await;
     let (added_count, refused_count) = world.drain_streamer(&mut asleep).await;
-    assert_eq!((added_count, refused_count), (1, 3), "what the other sent is refused, what is new is added");
+    assert_eq!(
+        (added_count, refused_count),
+        (1, 3),
+        "entries of the other streamer are refused, and the new entry is added"
+    );
     world.drain_consumer(&mut world.consumer("consumer0")).await;
     world.assert_converged(&["consumer0"]).await;
 }
@@ -143,7 +147,7 @@ async fn drain_publishes_everything_and_exits() {
     assert!(output.contains("batch published"), "{output}");
     let length = world.stream_len().await;
     assert_eq!(length, 2_345);
-    // Beside a leader too: it waits until the leader has published.
+    // Beside a leader, `--drain` waits until the leader has published everything.
     let mut leader = Process::start(&world, "streamer", &[]);
     leader.wait_for("leading").await;
     world.write_rides(10).await;

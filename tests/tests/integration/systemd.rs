@@ -1,4 +1,4 @@
-//! The units for systemd: sound, narrow, and kept in step with the processes, which say when they are ready.
+//! The units for systemd: valid, with few rights, and in step with the processes, which notify systemd when they are ready.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -7,13 +7,13 @@ use tests::{Help, Payments, Process, World, binary, root, scratch_folder, worksp
 use tokio::net::UnixDatagram;
 use tokio::process::Command;
 
-/// Where the units say that binaries are.
+/// The folder of the binaries in the units.
 const BINARIES: &str = "/usr/lib/rocket-rides-log";
 
-/// The last level that systemd-analyze calls OK is 49, and 0 would be a unit that can do nothing.
+/// The highest exposure that a unit may have. systemd-analyze calls up to 49 OK; a unit with 0 could do nothing.
 const EXPOSURE_MAX: &str = "--threshold=15";
 
-/// Processes of the Procfile that are for development.
+/// Processes of the Procfile that are for development and need no unit.
 const FOR_DEVELOPMENT: [&str; 2] = ["payments", "simulator"];
 
 /// A unit's file name, and the words of its `ExecStart`.
@@ -69,7 +69,7 @@ async fn systemd_finds_the_units_sound_and_narrow() {
     let mut verify = Command::new("systemd-analyze");
     verify.args(["verify", "--man=no"]).args(&paths);
     let output = Process::spawn("systemd-analyze", verify).succeed().await;
-    // Back-off in steps is newer than some systemd that is still in use; that one leaves it out, and says so.
+    // Older versions of systemd do not know these settings, ignore them, and complain.
     let is_too_new = |line: &str| ["'RestartSteps'", "'RestartMaxDelaySec'"].iter().any(|key| line.contains(key));
     let complaints: Vec<&str> = output.lines().filter(|line| !is_too_new(line)).collect();
     assert!(complaints.is_empty(), "{complaints:#?}");
@@ -82,7 +82,7 @@ async fn systemd_finds_the_units_sound_and_narrow() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
-/// The units are of `Type=notify`: without these words systemd would call the start a failure.
+/// The units have `Type=notify`: without these messages systemd would consider the start failed.
 #[tokio::test]
 async fn every_process_tells_systemd_when_it_is_ready_and_when_it_stops() {
     let (world, payments, folder) = (World::new().await, Payments::start().await, scratch_folder());
@@ -92,7 +92,7 @@ async fn every_process_tells_systemd_when_it_is_ready_and_when_it_stops() {
         let path = folder.join(format!("{name}.socket"));
         let socket = UnixDatagram::bind(&path).unwrap();
         let mut command = Command::new(binary(name));
-        // As the unit has it, for an instance called i.
+        // The arguments of the unit, for an instance with the name i.
         command.args(words[1..].iter().map(|word| word.replace("%i", "i")));
         command
             .env("NOTIFY_SOCKET", &path)

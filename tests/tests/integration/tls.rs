@@ -1,11 +1,11 @@
-//! TLS to both servers: whoever asks for it gets it, and the server must prove who it is.
+//! TLS to both servers: a process that asks for it gets it, and the server must prove its identity.
 
 use std::path::Path;
 
 use tests::{Process, TlsServers, World, binary, wait_until};
 use tokio::process::Command;
 
-/// Starts a process at these addresses, with nothing of the environment that could help it.
+/// Starts a process with these URLs and an otherwise empty environment.
 fn start(world: &World, name: &str, args: &[&str], urls: (&str, &str), ca_file: Option<&Path>) -> Process {
     let mut command = Command::new(binary(name));
     command.args(args).env_clear().env("STREAM_NAME", world.stream_name());
@@ -40,7 +40,7 @@ async fn the_whole_pipeline_converges_over_tls_with_passwords() {
         let redis_url = servers.redis_url(name, TlsServers::REDIS_PASSWORD);
         start(&world, name, args, (&servers.database_url_of(&world, name), &redis_url), Some(servers.ca_file()))
     };
-    // A stranger's entry, so that the streamer must set the stream aside: it needs the right to that, too.
+    // A foreign entry makes the streamer set the stream aside, for which it needs rights, too.
     let mut redis = world.redis().await;
     let () =
         redis::cmd("XADD").arg(world.stream_name()).arg(&["999-0", "a", "b"]).query_async(&mut redis).await.unwrap();
@@ -54,7 +54,8 @@ async fn the_whole_pipeline_converges_over_tls_with_passwords() {
         world.number("SELECT count(*) FROM checkpoints WHERE last_offset = 20").await == 2
     })
     .await;
-    assert_eq!(world.stream_len().await, 20);
+    // Consumers may have read from Postgres, ahead of the stream.
+    wait_until("all rides are in the stream", async || world.stream_len().await == 20).await;
 
     let roles = |ssl: &str| {
         format!(
@@ -102,7 +103,7 @@ async fn a_server_of_an_unknown_authority_is_refused_with_what_to_do() {
     assert_eq!(world.number(connected).await, 0);
 }
 
-/// The redis crate knows a way to switch the check off in a URL.
+/// The redis crate accepts `#insecure` in a URL, which would switch verification off.
 #[tokio::test]
 async fn verification_cannot_be_switched_off_in_a_url() {
     let servers = TlsServers::start().await;

@@ -1,4 +1,4 @@
-//! A trace that comes with a request goes with its record through the log, and consumers link to it.
+//! The trace of a request travels with its record through the log, and consumers link to it.
 
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 
 use crate::api::Api;
-use crate::collector::{Collector, Place};
+use crate::collector::{Collector, SpanContext};
 
 const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CLIENTS_SPAN_ID: &str = "00f067aa0ba902b7";
@@ -19,18 +19,18 @@ fn traceparent(flags: &str) -> String {
     format!("00-{TRACE_ID}-{CLIENTS_SPAN_ID}-{flags}")
 }
 
-fn place_of(traceparent: &str) -> Place {
+fn context_of(traceparent: &str) -> SpanContext {
     let parts: Vec<&str> = traceparent.split('-').collect();
     (parts[1].to_owned(), parts[2].to_owned())
 }
 
-/// The address of an api that has started.
+/// Waits until the api has started. Returns its address.
 async fn address_of(api: &mut Process) -> String {
     api.wait_for("api started").await;
     api.output().split("address=").nth(1).unwrap().split_whitespace().next().unwrap().to_owned()
 }
 
-/// Takes a ride. The header is sent as often as it is given.
+/// Posts a ride, with one header `traceparent` per given value.
 async fn ride(address: &str, metres: u32, traceparents: &[&str]) {
     let mut request = reqwest::Client::new().post(format!("http://{address}/rides"));
     for traceparent in traceparents {
@@ -41,13 +41,13 @@ async fn ride(address: &str, metres: u32, traceparents: &[&str]) {
     assert_eq!(response.status(), 201);
 }
 
-/// Whose traces the records are of, in the order in which they were staged.
+/// The traceparents of the records, in the order in which they were staged.
 async fn staged(world: &World) -> Vec<Option<String>> {
     let query = "SELECT traceparent FROM staged_log_records ORDER BY id";
     world.client().query(query, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-/// The stream's entries as Redis has them: names and values.
+/// The entries of the stream: ids, and names and values of their fields.
 async fn entries(world: &World) -> Vec<(String, Vec<String>)> {
     let mut redis = world.redis().await;
     redis::cmd("XRANGE").arg(world.stream_name()).arg("-").arg("+").query_async(&mut redis).await.unwrap()
@@ -66,8 +66,8 @@ async fn a_trace_goes_with_the_ride_through_the_log_and_consumers_link_to_it() {
     let staged = staged(&world).await;
     let first = staged[0].clone().unwrap();
     assert!(first.starts_with(&format!("00-{TRACE_ID}-")) && first.ends_with("-01"), "{first}");
-    assert_ne!(place_of(&first).1, CLIENTS_SPAN_ID, "it is a part of what the api did");
-    // Malformed, twice, and a trace that nobody records.
+    assert_ne!(context_of(&first).1, CLIENTS_SPAN_ID, "the record names the span of the api");
+    // No header, a malformed header, two headers, and a trace that is not sampled.
     assert_eq!(staged[1..], [None, None, None, Some(traceparent("00"))]);
 
     let streamer = Process::start(&world, "streamer", &collector.flags());
@@ -75,24 +75,24 @@ async fn a_trace_goes_with_the_ride_through_the_log_and_consumers_link_to_it() {
     wait_until("all is folded", async || consumer.output().contains("last_offset=5")).await;
     let entries = entries(&world).await;
     assert_eq!(entries[0].1[4..], ["traceparent".to_owned(), first.clone()]);
-    assert_eq!(entries[1].1.len(), 4, "an entry without a trace is as it ever was");
+    assert_eq!(entries[1].1.len(), 4, "an entry without a trace has no further field");
     assert_eq!(entries[1].1[2..], ["data".to_owned(), "{\"id\":2,\"distance_mm\":2000}".to_owned()]);
 
-    // Whoever ends sends its last spans.
+    // A process sends its last spans before it ends.
     assert!(consumer.is_running());
     for process in [api, streamer, consumer] {
         process.stop().await;
     }
     let [of_api] = &collector.spans("POST /rides")[..] else { panic!("of one request") };
-    assert_eq!((of_api.service.as_str(), &of_api.place), ("api", &place_of(&first)));
+    assert_eq!((of_api.service.as_str(), &of_api.context), ("api", &context_of(&first)));
     assert_eq!(of_api.parent, CLIENTS_SPAN_ID);
     assert_eq!(of_api.number("http.response.status_code"), Some(201));
     for (service, name) in [("streamer", format!("publish {}", world.stream_name())), ("consumer", "process c0".into())]
     {
         let [of_batch] = &collector.spans(&name)[..] else { panic!("of one batch: {name}") };
-        assert_eq!((of_batch.service.as_str(), &of_batch.links), (service, &vec![place_of(&first)]));
+        assert_eq!((of_batch.service.as_str(), &of_batch.links), (service, &vec![context_of(&first)]));
         assert_eq!(of_batch.number("rocket_rides.first_offset"), Some(1));
-        assert!(of_batch.parent.is_empty() && of_batch.place.0 != TRACE_ID, "{of_batch:?}");
+        assert!(of_batch.parent.is_empty() && of_batch.context.0 != TRACE_ID, "{of_batch:?}");
     }
     assert_eq!(collector.span_count(), 3);
     world.assert_converged(&["c0"]).await;
@@ -107,7 +107,7 @@ async fn records_that_are_healed_from_postgres_are_linked_too() {
         pglog::stage(world.client(), record).await.unwrap();
     }
     world.drain_streamer(&mut world.streamer()).await;
-    // Redis loses what was published.
+    // Redis loses the published entries.
     let _: () = redis::cmd("DEL").arg(world.stream_name()).query_async(&mut world.redis().await).await.unwrap();
     let args = [&["c0", "--drain", "--rust-log", "info,consumer=debug"], &collector.flags()[..]].concat();
     let output = Process::start(&world, "consumer", &args).succeed().await;
@@ -121,7 +121,7 @@ async fn records_that_are_healed_from_postgres_are_linked_too() {
     }
     let [span] = &collector.spans("process c0")[..] else { panic!("of one batch") };
     let recorded = (TRACE_ID.to_owned(), CLIENTS_SPAN_ID.to_owned());
-    assert_eq!(span.links, [recorded.clone(), recorded], "not the one that nobody records");
+    assert_eq!(span.links, [recorded.clone(), recorded], "the trace that is not sampled has no link");
     assert_eq!(span.number("messaging.batch.message_count"), Some(3));
 }
 
@@ -146,7 +146,7 @@ async fn a_batch_of_many_traces_has_a_bounded_number_of_links() {
     assert_eq!(entry.id, EntryId { offset: 500, copy: 0 });
     let wanted = format!("00-{:0>32}-{:0>16}-01", 500, 500);
     assert_eq!(entry.fields.as_ref().unwrap().traceparent, Some(wanted.as_str()));
-    // What the stream says is what Postgres says.
+    // Stream and Postgres hold the same traceparents.
     world.drain_consumer(&mut world.consumer("c0")).await;
     Process::start(&world, "audit", &[]).succeed().await;
 }
@@ -160,7 +160,7 @@ async fn in_a_group_every_ride_keeps_its_own_trace() {
     lock.batch_execute("LOCK TABLE rides IN ACCESS EXCLUSIVE MODE").await.unwrap();
     let address = format!("127.0.0.1:{}", api.port());
     let of = |n: u32| (!n.is_multiple_of(3)).then(|| format!("00-{n:032x}-{n:016x}-01"));
-    // The first waits for the lock; the others wait for the first, and are written together.
+    // The first request waits for the lock. All later requests wait behind it, and are written in groups.
     let rides = (1..=100).map(|n| {
         let (address, traceparent) = (&address, of(n));
         async move { ride(address, n, traceparent.as_deref().as_slice()).await }
@@ -180,10 +180,10 @@ async fn in_a_group_every_ride_keeps_its_own_trace() {
         let n = data["distance_mm"].as_u64().unwrap() / 1000;
         assert_eq!(row.get::<_, Option<String>>(1), of(n as u32), "of the ride of {n} m");
         let ride = format!("SELECT distance_mm FROM rides WHERE id = {}", data["id"]);
-        assert_eq!(world.number(&ride).await, n as i64 * 1000, "a record tells of its own ride");
+        assert_eq!(world.number(&ride).await, n as i64 * 1000, "a record names its own ride");
     }
     let transaction_count = world.number("SELECT count(DISTINCT transaction_id) FROM staged_log_records").await;
-    assert!(transaction_count < 50, "they are written together: {transaction_count} transactions");
+    assert!(transaction_count < 50, "rides are written in groups: {transaction_count} transactions");
 }
 
 #[tokio::test]
@@ -201,7 +201,7 @@ async fn all_records_of_a_booked_ride_are_part_of_its_trace() {
     assert_eq!(staged(&world).await, vec![Some(traceparent("01")); 3]);
 }
 
-/// One answers nobody, the other is not there.
+/// One collector accepts connections and never responds, and one does not listen.
 #[tokio::test]
 async fn a_collector_that_is_silent_or_away_stops_nobody() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -214,7 +214,7 @@ async fn a_collector_that_is_silent_or_away_stops_nobody() {
             let mut command = Command::new(binary(name));
             command.args(args).env("DATABASE_URL", world.database_url_of(name)).env("REDIS_URL", world.redis_url());
             command.env("STREAM_NAME", world.stream_name()).env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint);
-            // Far less room than there are spans.
+            // The queue is far shorter than the number of spans.
             command.env("OTEL_BSP_MAX_QUEUE_SIZE", "10").env("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1");
             Process::spawn(name, command)
         };

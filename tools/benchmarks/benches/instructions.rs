@@ -1,5 +1,5 @@
-//! The instructions that codec and fold take for a thousand records: the same on a busy machine as on an idle one.
-//! `bin/bench instructions` runs it, under valgrind.
+//! The instructions of codec and fold for a thousand records, which do not depend on the load of the machine.
+//! `bin/bench instructions` runs it under valgrind.
 #![allow(missing_docs)]
 
 mod samples;
@@ -11,7 +11,7 @@ use gungraun::{library_benchmark, library_benchmark_group, main};
 use pglog::Record;
 use stream::codec::decode_xread;
 
-/// Kept until the process ends, so that records can point into them.
+/// The records point into payloads that are kept until the process ends.
 fn records() -> Vec<Record<'static>> {
     samples::records(Box::leak(Box::new(samples::payloads())))
 }

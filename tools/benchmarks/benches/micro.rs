@@ -1,4 +1,4 @@
-//! The time that small parts take: the entry's codec, the fold, the distance. `bin/bench micro` runs it.
+//! The time of small parts: the codec of entries, the fold, the distance. `bin/bench micro` runs it.
 #![allow(missing_docs)]
 
 mod samples;

@@ -1,4 +1,4 @@
-//! The private servers of a run, and how they are made fresh between two measurements.
+//! The private servers of a run. They are emptied between two measurements.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -20,19 +20,19 @@ use crate::progress::Progress;
 /// The database of the run.
 const DATABASE: &str = "bench";
 
-/// The key under which the binaries keep the stream when nobody names another.
+/// The default key of the stream.
 pub(crate) const STREAM: &str = "rocket-rides-log";
 
 /// How long Redis may take to forget ten million entries.
 const REDIS_WAIT: Duration = Duration::from_secs(120);
 
-/// Everything a case works with.
+/// The servers and settings of all cases.
 pub(crate) struct Bench {
-    /// What was asked for.
+    /// The settings of the run.
     pub config: Config,
-    /// Where logs and scripts are; absolute.
+    /// The folder of logs and scripts, as an absolute path.
     pub folder: PathBuf,
-    /// Where it is.
+    /// The progress of the run.
     pub progress: Progress,
     /// The installation that is measured.
     pub binaries: PostgresBinaries,
@@ -43,7 +43,7 @@ pub(crate) struct Bench {
     register: Register,
     _lock: Flock<File>,
     database_url: String,
-    /// A connection without any limit of ours.
+    /// A connection without time limits.
     pub client: Client,
 }
 
@@ -53,7 +53,7 @@ impl Bench {
         raise_open_files();
         let parent = config.data.parent().context("the data folder needs a parent")?;
         std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
-        // Two runs at once would take each other's servers away, and measure each other.
+        // Two runs at once would stop each other's servers and disturb each other's figures.
         let lock = launcher::lock(&config.data.with_extension("lock"))?
             .with_context(|| format!("another run uses {}: wait for it, or give --data", config.data.display()))?;
         let mut register = Register::open(config.data.with_extension("processes")).await?;
@@ -62,7 +62,7 @@ impl Bench {
         let folder = config.data.canonicalize().context("finding the data folder")?;
         let binaries = launcher::find_postgres().map_err(anyhow::Error::msg)?;
         let redis_binary = launcher::find_redis().map_err(anyhow::Error::msg)?;
-        // As installed: no setting of ours.
+        // Default settings.
         let postgres = PostgresServer::start(&binaries, &folder.join("pg"), &[]).await?;
         register.add(postgres.pid(), Signal::SIGINT)?;
         let redis = RedisServer::start(&redis_binary, &folder.join("redis"), &[]).await?;
@@ -88,7 +88,7 @@ impl Bench {
         })
     }
 
-    /// Stops both servers, and removes the data if there is nothing left to look at.
+    /// Stops both servers, and removes the data if `remove_data` is set.
     pub async fn stop(mut self, remove_data: bool) -> Result<()> {
         self.progress.end();
         drop(self.client);
@@ -102,43 +102,43 @@ impl Bench {
         Ok(())
     }
 
-    /// One more connection without limits, closed when it is dropped.
+    /// Opens another connection without time limits, which closes when it is dropped.
     pub async fn connect(&self) -> Result<Client> {
         connect(&self.database_url).await
     }
 
-    /// A connection to Redis that is patient.
+    /// A connection to Redis with a long time limit.
     pub async fn connect_redis(&self) -> Result<MultiplexedConnection> {
         let client = stream::redis::client(&self.redis.url()).context("reading the URL of Redis")?;
         stream::redis::connect_patiently(&client, REDIS_WAIT).await
     }
 
-    /// `DATABASE_URL`, `REDIS_URL` and how much is logged.
+    /// `DATABASE_URL`, `REDIS_URL` and `RUST_LOG` for the processes.
     pub fn environment(&self) -> [(&'static str, String); 3] {
         [("DATABASE_URL", self.database_url.clone()), ("REDIS_URL", self.redis.url()), ("RUST_LOG", "warn".to_owned())]
     }
 
-    /// Where Postgres listens, who asks and for which database, as libpq's programs want to know it.
+    /// Host, user and database for programs that use libpq.
     pub fn libpq_environment(&self) -> Result<[(&'static str, String); 3]> {
         let config: tokio_postgres::Config = self.database_url.parse().context("parsing the server's URL")?;
         let [tokio_postgres::config::Host::Unix(folder)] = config.get_hosts() else {
             anyhow::bail!("the private server has no socket");
         };
-        let user = config.get_user().context("the server's URL names nobody")?;
+        let user = config.get_user().context("the server's URL names no user")?;
         Ok([("PGHOST", folder.display().to_string()), ("PGUSER", user.to_owned()), ("PGDATABASE", DATABASE.to_owned())])
     }
 
-    /// Where Redis listens.
+    /// The socket of Redis.
     pub fn redis_socket(&self) -> &Path {
         self.redis.socket()
     }
 
-    /// The processes of the servers: Postgres, Redis.
+    /// The process ids of Postgres and Redis.
     pub fn server_pids(&self) -> Result<(u32, u32)> {
         Ok((self.postgres.pid().context("postgres has ended")?, self.redis.pid().context("redis has ended")?))
     }
 
-    /// Empty tables, and what was written before is on disk.
+    /// Empties the tables, and writes everything to disk.
     pub async fn fresh_tables(&self) -> Result<()> {
         self.client
             .batch_execute(
@@ -151,7 +151,7 @@ impl Bench {
         self.checkpoint().await
     }
 
-    /// The log has no order yet, and nobody has read it: the staged rows can be published again.
+    /// Removes all batches and checkpoints, so that the staged rows can be published again.
     pub async fn forget_batches(&self) -> Result<()> {
         self.client
             .batch_execute("TRUNCATE log_batches, checkpoints, consumer_states, dead_letters")
@@ -160,16 +160,16 @@ impl Bench {
         self.checkpoint().await
     }
 
-    /// What was written before is not written to disk while something else is measured.
+    /// Writes everything to disk, so that Postgres does not do it during a measurement.
     pub async fn checkpoint(&self) -> Result<()> {
         self.client.batch_execute("CHECKPOINT").await.context("writing everything to disk")
     }
 
-    /// An empty Redis with an empty append-only file, so that every measurement meets the same rewrites of it.
+    /// Empties Redis and its append-only file, so that every measurement has the same number of rewrites.
     pub async fn fresh_redis(&self) -> Result<()> {
         let mut redis = self.connect_redis().await?;
         redis::cmd("FLUSHALL").exec_async(&mut redis).await.context("emptying Redis")?;
-        // Refused while one is under way; that one may have begun before.
+        // Redis refuses it during another rewrite, which may have begun before FLUSHALL.
         while redis::cmd("BGREWRITEAOF").exec_async(&mut redis).await.is_err() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -182,7 +182,7 @@ impl Bench {
         }
     }
 
-    /// Whether Redis rewrites its append-only file when it has doubled, which is its default.
+    /// Sets whether Redis rewrites its append-only file when the file has doubled, which is the default.
     pub async fn rewrite_aof(&self, rewrites: bool) -> Result<()> {
         let mut redis = self.connect_redis().await?;
         let percentage = if rewrites { 100 } else { 0 };
@@ -190,13 +190,13 @@ impl Bench {
         redis::cmd("CONFIG").arg(setting).exec_async(&mut redis).await.context("setting when Redis rewrites its file")
     }
 
-    /// How many entries the stream has.
+    /// The number of entries in the stream.
     pub async fn stream_len(&self) -> Result<i64> {
         let mut redis = self.connect_redis().await?;
         redis::cmd("XLEN").arg(STREAM).query_async(&mut redis).await.context("measuring the stream")
     }
 
-    /// One number out of Postgres.
+    /// The result of a query that returns one number.
     pub async fn number(&self, query: &str) -> Result<i64> {
         let row = self.client.query_one(query, &[]).await.with_context(|| format!("asking {query}"))?;
         Ok(row.get(0))
@@ -207,14 +207,14 @@ impl Bench {
         Running::start(&Spec::of_workspace(program, args), &self.environment(), &self.folder)
     }
 
-    /// Starts a consumer, with a log of its own.
+    /// Starts a consumer with its own log file.
     pub fn start_consumer(&self, name: &str, args: &[&str]) -> Result<Running> {
         let args = [&[name], args].concat();
         let spec = Spec { name: name.to_owned(), ..Spec::of_workspace("consumer", &args) };
         Running::start(&spec, &self.environment(), &self.folder)
     }
 
-    /// Starts this program itself with arguments.
+    /// Starts this program again with other arguments.
     pub fn start_myself(&self, name: &str, args: &[&str]) -> Result<Running> {
         let spec = Spec { name: name.to_owned(), ..Spec::of_workspace("benchmarks", args) };
         Running::start(&spec, &self.environment(), &self.folder)
@@ -223,15 +223,15 @@ impl Bench {
 
 async fn connect(url: &str) -> Result<Client> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.context("connecting to Postgres")?;
-    // The next query reports the end of the connection.
+    // If the connection ends, the next query fails.
     tokio::spawn(connection);
     Ok(client)
 }
 
-/// Thousands of connections come from one process.
+/// Raises the limit of open files, because one process opens thousands of connections.
 fn raise_open_files() {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        // Where it may not be raised, fewer connections come about, and the case that wants them says so.
+        // If the limit cannot be raised, a case with too few connections fails with a message.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(65_536), hard);
     }
 }

@@ -1,4 +1,4 @@
-//! The cases, one a file: each measures limit and subject in turns and returns its rows.
+//! The cases, one per file. Each measures limit and subject in turns and returns its rows.
 
 pub(crate) mod api;
 pub(crate) mod booked;

@@ -1,4 +1,4 @@
-//! The whole system at work: api, streamer, three consumers, and the reaper where it is wanted.
+//! The whole system: api, streamer, three consumers, and the reaper if a case needs it.
 
 use std::time::{Duration, Instant};
 
@@ -12,24 +12,24 @@ use crate::process::Running;
 /// The consumers.
 pub(crate) const CONSUMERS: [&str; 3] = ["consumer0", "consumer1", "consumer2"];
 
-/// How long consumers may take to catch up once nothing is posted any more.
+/// How long consumers may take to catch up after the last ride.
 const CATCH_UP_WAIT: Duration = Duration::from_secs(60);
 
 /// The running system.
 pub(crate) struct Fleet {
     processes: Vec<Running>,
-    /// Where the api listens.
+    /// The port of the api.
     pub port: u16,
 }
 
-/// CPU time used so far, a process a pair.
+/// The CPU time so far, one pair per process.
 pub(crate) type CpuTimes = Vec<(String, f64)>;
 
 impl Fleet {
-    /// Starts everything on empty servers. `reaper` are its arguments, if it is to run.
+    /// Starts everything on empty servers. `reaper` has the reaper's arguments, if it runs.
     ///
     /// # Errors
-    /// Something does not start.
+    /// A process does not start.
     pub async fn start(bench: &Bench, reaper: Option<&[&str]>) -> Result<Self> {
         let mut fleet = Self::start_without_consumers(bench).await?;
         for name in CONSUMERS {
@@ -45,7 +45,7 @@ impl Fleet {
     /// Starts api and streamer on empty servers.
     ///
     /// # Errors
-    /// Something does not start.
+    /// A process does not start.
     pub async fn start_without_consumers(bench: &Bench) -> Result<Self> {
         bench.fresh_tables().await?;
         bench.fresh_redis().await?;
@@ -53,7 +53,7 @@ impl Fleet {
         Ok(Self { processes: vec![api.process, bench.start_process("streamer", &[])?], port: api.port })
     }
 
-    /// One more process.
+    /// Adds a process.
     pub fn add(&mut self, process: Running) {
         self.processes.push(process);
     }
@@ -61,7 +61,7 @@ impl Fleet {
     /// Waits until all consumers are registered.
     ///
     /// # Errors
-    /// One of them is not in time.
+    /// A consumer does not register in time.
     pub async fn wait_for_consumers(&mut self, bench: &Bench) -> Result<()> {
         let deadline = Instant::now() + CATCH_UP_WAIT;
         let count = "SELECT count(*) FROM checkpoints WHERE NOT is_baseline";
@@ -76,7 +76,7 @@ impl Fleet {
     /// Waits until every consumer has folded every ride, and checks the sums.
     ///
     /// # Errors
-    /// They do not get there, or somewhere else.
+    /// A consumer does not reach SQL's sum in time.
     pub async fn wait_until_caught_up(&mut self, bench: &Bench) -> Result<()> {
         let deadline = Instant::now() + CATCH_UP_WAIT;
         let behind = "-- benchmarks::wait_until_caught_up
@@ -92,10 +92,10 @@ impl Fleet {
         Ok(())
     }
 
-    /// Fails if a process has ended.
+    /// Checks that every process runs.
     ///
     /// # Errors
-    /// Its last words.
+    /// A process has ended. The error has its last lines of log.
     pub fn check(&mut self) -> Result<()> {
         self.processes.iter_mut().try_for_each(Running::check)
     }
@@ -135,10 +135,10 @@ impl Fleet {
     }
 }
 
-/// What each process has used of one core between two looks, in percent.
+/// The CPU time of each process between two looks, in percent of a core.
 ///
 /// # Errors
-/// The looks are not at the same processes.
+/// A process of the first look is missing in the second.
 pub(crate) fn cpu_percent(before: &CpuTimes, after: &CpuTimes, elapsed: Duration) -> Result<Vec<(String, f64)>> {
     let mut percents = Vec::new();
     for (name, then) in before {

@@ -1,4 +1,4 @@
-//! Measures the pipeline beside the limits of what it is built on, in one sitting and on the same private servers:
+//! Measures the pipeline beside the limits of Postgres, Redis and HTTP, in one sitting and on the same private servers:
 //! round 1 limit and subject, round 2 limit and subject, …
 //!
 //! ```text
@@ -8,9 +8,9 @@
 //! XRANGE by a bare C client               ◀──▶  consumer --drain
 //! ```
 //!
-//! The servers are as they are installed: every commit is on disk before it is answered. The subjects are the real
-//! binaries, timed from start to exit, and after each run it is checked that they did all of their work. Figures compare
-//! within one sitting only; the ratios travel further.
+//! The servers have their default settings: every commit is on disk before it is confirmed. The subjects are the real
+//! binaries, timed from start to exit. After each run the program checks that they did all of their work. Figures can be compared
+//! within one sitting only, ratios also between sittings.
 
 mod bench;
 mod cases;
@@ -40,20 +40,20 @@ use bench::Bench;
 use report::{Figures, Report, Row};
 pub use timed::{TimedConfig, timed_consumer};
 
-/// What the program is started with.
+/// The command line of the program.
 #[derive(Debug, Parser)]
 #[command(name = "benchmarks", version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
-    /// What else it can be: a part of a case.
+    /// A part of a case that runs in a process of its own.
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// What is measured.
+    /// The settings of a measurement.
     #[command(flatten)]
     pub config: Config,
 }
 
-/// What this program is when it is started by itself.
+/// The parts of cases for which the program starts itself.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// The consumer, with a clock that is read after every commit.
@@ -68,7 +68,7 @@ pub struct Config {
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<Case>,
 
-    /// Rounds, of which the median is told.
+    /// Rounds. The report has their median.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub runs: u32,
 
@@ -92,37 +92,37 @@ pub struct Config {
     #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
     pub hour_duration: Duration,
 
-    /// Where servers and logs are while it runs; emptied before, and after unless a case failed.
+    /// The folder of servers and logs. It is emptied before the run, and after it unless a case failed.
     #[arg(long, default_value = ".data/bench")]
     pub data: PathBuf,
 
-    /// Where the results are written.
+    /// The folder for the results.
     #[arg(long, default_value = "tools/benchmarks/results")]
     pub results: PathBuf,
 
-    /// One short round of everything, to see that it works. The figures mean nothing.
+    /// One short round of everything, to test the program. The figures mean nothing.
     #[arg(long)]
     pub quick: bool,
 }
 
-/// What can be measured.
+/// A case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Case {
-    /// Rides a second over HTTP, beside pgbench and nginx.
+    /// Rides per second over HTTP, beside pgbench and nginx.
     Api,
-    /// The api, offered far more than it takes.
+    /// The api under far more requests than it can serve.
     Overload,
-    /// Booked rides a second, charged, beside guests' rides; and answers given again.
+    /// Booked rides per second, charged, beside guests' rides; and replayed responses.
     Booked,
-    /// Records a second from Postgres to the stream, beside redis-benchmark.
+    /// Records per second from Postgres to the stream, beside redis-benchmark.
     Streamer,
-    /// Records a second from the stream to a state, beside a bare reader.
+    /// Records per second from the stream to a state, beside a bare reader.
     Consumer,
     /// From staging in the api to the commit of all three consumers.
     Latency,
-    /// What the processes cost while nothing happens.
+    /// CPU and memory of the processes while nothing happens.
     Idle,
-    /// Draining while others hold transactions open.
+    /// Draining while other connections hold transactions open.
     Held,
     /// The highest rate at which everything keeps up.
     Pipeline,
@@ -159,10 +159,10 @@ impl Config {
     }
 }
 
-/// Runs the cases, prints the table and writes the results. `false`: a case failed; its row says why.
+/// Runs the cases, prints the table and writes the results. Returns `false` if a case failed; its row has the reason.
 ///
 /// # Errors
-/// The servers do not start, it was interrupted, or the results cannot be written.
+/// The servers do not start, the run was interrupted, or the results cannot be written.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<bool> {
     let config = config.shortened();
     let cases = config.cases();
@@ -207,7 +207,7 @@ async fn measure_all(bench: &Bench, cases: &[Case], report: &mut Report) -> Resu
                 report.add(&case.name(), Figures::of(vec![row]));
             }
         }
-        // What is measured is not lost when a later case is interrupted.
+        // The figures so far must not be lost when a later case is interrupted.
         report.write(&bench.config.results).context("writing the results so far")?;
     }
     bench.progress.end();

@@ -1,4 +1,4 @@
-//! The work that is drained: records staged as the api stages them, published by the streamer, folded by consumers.
+//! The load of the drains: records are staged as the api stages them, published by the streamer, and folded by consumers.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -8,21 +8,21 @@ use anyhow::{Context, Result, ensure};
 use crate::bench::Bench;
 use crate::process::{Ended, Running};
 
-/// Rows a transaction.
+/// Rows per transaction.
 const CHUNK_LEN: i64 = 10_000;
 
 /// Connections that stage at once.
 const STAGING_CONNECTIONS: usize = 2;
 
-/// How long a process may take until it answers.
+/// How long a process may take until it responds.
 const READY_WAIT: Duration = Duration::from_secs(20);
 
-/// What was staged.
+/// The staged records.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Staged {
-    /// How many records.
+    /// The number of records.
     pub count: i64,
-    /// The sum that every consumer must come to.
+    /// The sum that every consumer must reach.
     pub distance_mm: i64,
 }
 
@@ -43,7 +43,7 @@ pub(crate) async fn stage(bench: &Bench, count: i64) -> Result<Staged> {
         )
         .await
         .context("adding up what was staged")?;
-    // Only now: whoever reads a row first writes to its page that it is committed.
+    // Not before this query: the first read of a row marks it as committed, which writes to its page.
     bench.checkpoint().await?;
     let staged = Staged { count: row.get(0), distance_mm: row.get(1) };
     ensure!(staged.count == count, "{} records are staged, and {count} were meant to be", staged.count);
@@ -67,8 +67,7 @@ async fn stage_chunks(bench: &Bench, next: &Cell<i64>, count: i64) -> Result<()>
     }
 }
 
-/// Runs `streamer --drain` and checks that the stream has what was staged: exactly, or at least that when it was told to
-/// send twice.
+/// Runs `streamer --drain` and checks that the stream has every staged record. With faults, it may have more entries.
 ///
 /// # Errors
 /// It failed, or entries are missing.
@@ -112,7 +111,7 @@ pub(crate) async fn check_consumer(bench: &Bench, name: &str, staged: Staged) ->
     Ok(())
 }
 
-/// The api on a port of its own.
+/// A running api.
 pub(crate) struct Api {
     /// Its process.
     pub process: Running,
@@ -120,10 +119,10 @@ pub(crate) struct Api {
     pub port: u16,
 }
 
-/// Starts the api and waits until it takes rides.
+/// Starts the api and waits until it is ready.
 ///
 /// # Errors
-/// It does not come about.
+/// The api does not become ready.
 pub(crate) async fn start_api(bench: &Bench, args: &[&str]) -> Result<Api> {
     let port = free_port()?;
     let mut process = bench.start_process("api", &[&["--api-port", &port.to_string()], args].concat())?;
@@ -139,7 +138,7 @@ pub(crate) async fn start_api(bench: &Bench, args: &[&str]) -> Result<Api> {
     }
 }
 
-/// A port that nobody listens on at the moment.
+/// A port that is free at the moment.
 ///
 /// # Errors
 /// There is none.

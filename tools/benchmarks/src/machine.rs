@@ -1,4 +1,4 @@
-//! Where it was measured: without that a figure means nothing.
+//! The machine, the versions and the settings of a measurement, without which a figure means nothing.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use tokio::process::Command;
 use crate::bench::Bench;
 use crate::tools;
 
-/// Settings of Postgres that decide what a commit costs and what memory there is.
+/// Settings of Postgres that decide the cost of a commit and the available memory.
 const POSTGRES_SETTINGS: [&str; 9] = [
     "fsync",
     "synchronous_commit",
@@ -28,7 +28,7 @@ const POSTGRES_SETTINGS: [&str; 9] = [
 pub(crate) struct Surroundings(Vec<(&'static str, String)>);
 
 impl Surroundings {
-    /// Looks around.
+    /// Reads everything.
     pub async fn look(bench: &Bench) -> Result<Self> {
         let config = &bench.config;
         let postgres = bench.binaries.folder.join("postgres");
@@ -65,13 +65,13 @@ impl Surroundings {
     }
 }
 
-/// The short commit, with `+changes` if the files are not as it has them.
+/// The short commit, with `+changes` if files differ from it.
 pub(crate) async fn commit() -> String {
     let commit = output("git", &["rev-parse", "--short", "HEAD"]).await;
     if commit.is_empty() {
         return "unknown".to_owned();
     }
-    // Results of earlier runs change nothing that is measured.
+    // Results of earlier runs do not count as changes.
     let changes = output("git", &["status", "--porcelain", "--", ":/", ":(top,exclude)tools/benchmarks/results"]).await;
     if changes.is_empty() { commit } else { format!("{commit}+changes") }
 }
@@ -110,7 +110,7 @@ async fn version_of(program: Result<std::path::PathBuf, tools::Missing>, flag: &
     }
 }
 
-/// Programs disagree on where their version goes, and whether telling it is a success.
+/// The first line that a program prints, to either output and with any exit status.
 async fn first_line(program: &Path, flag: &str) -> String {
     let Ok(output) = Command::new(program).arg(flag).output().await else { return "unknown".to_owned() };
     let text = [output.stdout, output.stderr].concat();

@@ -1,4 +1,4 @@
-//! nginx, which answers 201 and does nothing else: the most that HTTP gives on this machine.
+//! nginx responds with 201 and does nothing else: the limit of HTTP on this machine.
 
 use anyhow::{Context, Result};
 
@@ -6,7 +6,7 @@ use crate::bench::Bench;
 use crate::process::{Running, Spec};
 use crate::tools;
 
-/// An answer of the api, byte for byte as long.
+/// A response of the same length as the api's.
 const BODY: &str = r#"{"message":"Payment accepted. Your pilot is on their way! distance=512.3m","ride":{"id":123456,"distance_mm":512345,"created_at":"2026-01-01T12:00:00.123456Z"}}"#;
 
 /// Starts nginx with one worker on `port`.
@@ -19,7 +19,7 @@ pub(crate) fn start(bench: &Bench, port: u16) -> Result<Running> {
     std::fs::create_dir_all(&folder).context("creating nginx's folder")?;
     let temporary: String =
         ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|what| format!("{what}_temp_path {what};\n")).concat();
-    // One process that is both master and the one worker, so that its end is the end of all.
+    // One process is both master and worker, so that nothing is left when it ends.
     let config = format!(
         "daemon off; master_process off; worker_processes 1; pid nginx.pid; error_log stderr crit;
          events {{ worker_connections 1024; }}

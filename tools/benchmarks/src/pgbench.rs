@@ -1,4 +1,4 @@
-//! pgbench: what Postgres gives when every ride is a transaction of its own, into the same tables.
+//! pgbench: the limit of Postgres when every ride is its own transaction, into the same tables.
 
 use std::process::Stdio;
 
@@ -16,15 +16,15 @@ INSERT INTO staged_log_records (object, action, data) VALUES ('ride', 'create', 
 COMMIT;
 "#;
 
-/// The quickest way: one statement that writes both.
+/// The fastest way: one statement that writes both.
 pub(crate) const ONE_STATEMENT: &str = r#"\set distance_mm random(5000, 999999)
 WITH written AS (INSERT INTO rides (distance_mm) VALUES (:distance_mm) RETURNING id, distance_mm) INSERT INTO staged_log_records (object, action, data) SELECT 'ride', 'create', format('{"id":%s,"distance_mm":%s}', id, distance_mm)::json FROM written;
 "#;
 
-/// What pgbench found.
+/// The figures of pgbench.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Outcome {
-    /// Transactions a second.
+    /// Transactions per second.
     pub rate: f64,
     /// Their mean latency, in ms.
     pub latency_ms: f64,

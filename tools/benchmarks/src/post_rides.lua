@@ -1,9 +1,9 @@
--- The HTTP load: wrk posts rides of many distances. After `--` it takes, all of them optional:
---   count      counts 201, 503 with Retry-After, and the rest; reading every answer's header costs wrk time of its own
---   rate N     posts N rides a second, each connection waiting for the next free place in a timetable
---   book           books rides, each with a key of its own
---   replay         books one ride, again and again with the same key
--- In the end it prints one line:
+-- The HTTP load: wrk posts rides of many distances. After `--` it takes these optional arguments:
+--   count      counts 201, 503 with Retry-After, and all other responses; reading every response's header costs wrk time
+--   rate N     posts N rides per second; each connection waits for its next place in a timetable
+--   book       books rides, each with its own key
+--   replay     books one ride again and again with the same key
+-- At the end it prints one line:
 --   RESULT requests errors socket_errors microseconds p50 p99 mean status_201 status_503_retry other   (times in us)
 
 wrk.method = "POST"
@@ -36,7 +36,7 @@ local function timetable(rate)
         local now_ms = tonumber(at[0].s) * 1000 + tonumber(at[0].ns) / 1e6
         start = start or now_ms
         place = place + 1
-        -- Times are absolute: what a slow answer delays is made up for, as far as there are connections.
+        -- Times are absolute: the connections catch up after a slow response.
         return math.max(0, math.floor(start + place * 1000 / rate - now_ms))
     end
 end
@@ -49,7 +49,7 @@ local function book(key)
 end
 
 local function book_each()
-    -- Not the seed of the distances: no key may have been used before.
+    -- The prefix is new in each run, because no key may have been used before.
     local prefix, number = string.format("%d-%s", os.time(), tostring({})), 0
     return function()
         number = number + 1

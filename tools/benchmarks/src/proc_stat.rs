@@ -1,16 +1,16 @@
-//! What Linux tells of processes under /proc: time used, memory.
+//! CPU time and memory of processes, from /proc.
 
 use anyhow::{Context, Result};
 
-/// Ticks a second, in which /proc counts time; 100 on every Linux that programs get to see.
+/// The ticks per second in which /proc counts time: 100 on every Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// The time a process has used, in user and kernel together.
+/// The CPU time of a process, in user and kernel together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Times {
     parent: u32,
     own_ticks: u64,
-    /// Of children that have ended and were waited for.
+    /// The CPU time of children that have ended and were waited for.
     ended_children_ticks: u64,
 }
 
@@ -22,7 +22,7 @@ pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
     Ok(times(pid)?.own_ticks as f64 / TICKS_PER_SECOND)
 }
 
-/// Seconds of CPU that a process, its children and what children it had have used: Postgres has one process a session.
+/// Seconds of CPU that a process and all its children have used: Postgres has one process per session.
 ///
 /// # Errors
 /// It has ended.
@@ -31,7 +31,7 @@ pub(crate) fn cpu_seconds_with_children(pid: u32) -> Result<f64> {
     let mut ticks = own.own_ticks + own.ended_children_ticks;
     for entry in std::fs::read_dir("/proc").context("listing processes")?.flatten() {
         let Some(child) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // It may have ended in the meantime.
+        // The child may have ended meanwhile.
         if let Ok(times) = times(child)
             && times.parent == pid
         {
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn this_process_can_be_read() {
         let own = std::process::id();
-        // Asked first: it goes on growing.
+        // The own time is read first, because it grows.
         let own_s = cpu_seconds(own).unwrap();
         assert!(own_s >= 0.0 && cpu_seconds_with_children(own).unwrap() >= own_s);
         assert!(memory_mb(own).unwrap() > 0.0);

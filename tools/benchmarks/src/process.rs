@@ -17,7 +17,7 @@ const STOP_WAIT: Duration = Duration::from_secs(20);
 /// How often memory is looked at while a process runs.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The settings that a process would take from our environment. It is to have none but those it is given.
+/// The settings that a process would inherit from the environment. They are removed.
 const SETTINGS: [&str; 11] = [
     "API_BIND",
     "API_PORT",
@@ -32,9 +32,9 @@ const SETTINGS: [&str; 11] = [
     "TLS_CA_FILE",
 ];
 
-/// What to start.
+/// The command of a process.
 pub(crate) struct Spec {
-    /// What it is called in logs.
+    /// The name in logs.
     pub name: String,
     /// The binary.
     pub program: PathBuf,
@@ -43,7 +43,7 @@ pub(crate) struct Spec {
 }
 
 impl Spec {
-    /// A binary of this workspace, beside this one.
+    /// A binary of this workspace, in the same folder as this program.
     pub fn of_workspace(program: &str, args: &[&str]) -> Self {
         let own = std::env::current_exe().unwrap_or_default();
         Self::of_program(program, own.with_file_name(program), args)
@@ -55,7 +55,7 @@ impl Spec {
     }
 }
 
-/// A process that runs, and is killed if it is forgotten.
+/// A running process, which is killed when this is dropped.
 pub(crate) struct Running {
     name: String,
     child: Child,
@@ -63,20 +63,20 @@ pub(crate) struct Running {
     started_at: Instant,
 }
 
-/// How a process that has ended did.
+/// The figures of a process that has ended.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ended {
-    /// From before it was started until its end was noticed.
+    /// The time from its start until its end was noticed.
     pub elapsed: Duration,
-    /// The most memory it was seen to have used.
+    /// The peak of its memory.
     pub memory_peak_mb: f64,
 }
 
 impl Running {
-    /// Starts it.
+    /// Starts the process.
     ///
     /// # Errors
-    /// The binary is not there.
+    /// The binary is not built.
     pub fn start(spec: &Spec, environment: &[(&'static str, String)], folder: &Path) -> Result<Self> {
         ensure!(
             spec.program.is_file(),
@@ -96,25 +96,25 @@ impl Running {
         Ok(Self { name: spec.name.clone(), child, log, started_at })
     }
 
-    /// What it is called.
+    /// The name of the process.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Seconds of CPU it has used.
+    /// The CPU time of the process, in seconds.
     pub fn cpu_seconds(&self) -> Result<f64> {
         cpu_seconds(self.pid()?).with_context(|| self.last_words())
     }
 
-    /// Its memory.
+    /// The resident memory of the process.
     pub fn memory_mb(&self) -> Result<f64> {
         memory_mb(self.pid()?).with_context(|| self.last_words())
     }
 
-    /// Waits for its end, which must be a success.
+    /// Waits until the process ends with success.
     ///
     /// # Errors
-    /// It failed; its last words are in the error.
+    /// The process failed. The error has its last lines of log.
     pub async fn succeed(mut self) -> Result<Ended> {
         let pid = self.pid()?;
         let mut looks = tokio::time::interval(LOOK_INTERVAL);
@@ -130,7 +130,7 @@ impl Running {
         Ok(Ended { elapsed, memory_peak_mb: peak })
     }
 
-    /// Fails if it has ended by itself.
+    /// Fails if the process has ended.
     pub fn check(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait().context("watching a process")? {
             bail!("{} ended with {status}: {}", self.name, self.last_words());
@@ -138,10 +138,10 @@ impl Running {
         Ok(())
     }
 
-    /// SIGTERM, and waits.
+    /// Sends SIGTERM, and waits until the process ends.
     ///
     /// # Errors
-    /// It had ended before, or with an error, or not in time.
+    /// The process had ended before, failed, or did not end in time.
     pub async fn stop(mut self) -> Result<()> {
         self.check()?;
         kill(Pid::from_raw(self.pid()? as i32), Signal::SIGTERM).context("stopping a process")?;

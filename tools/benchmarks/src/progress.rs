@@ -1,18 +1,18 @@
-//! Shows where it is: a bar on a terminal, a plain line a step elsewhere.
+//! The progress of a run: a bar on a terminal, otherwise one line per step.
 
 use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// How far it is.
+/// The progress of a run.
 pub(crate) struct Progress {
     bar: ProgressBar,
     is_terminal: bool,
 }
 
 impl Progress {
-    /// Nothing has begun.
+    /// A bar without a case.
     pub fn new() -> Self {
         let is_terminal = std::io::stderr().is_terminal();
         let bar = if is_terminal { ProgressBar::new(0) } else { ProgressBar::hidden() };
@@ -31,7 +31,7 @@ impl Progress {
         self.bar.set_position(0);
     }
 
-    /// So many steps it will have.
+    /// Sets the number of steps of the case.
     pub fn expect(&self, steps: u32) {
         self.bar.set_length(u64::from(steps));
     }
@@ -45,7 +45,7 @@ impl Progress {
         }
     }
 
-    /// All is done.
+    /// Removes the bar.
     pub fn end(&self) {
         self.bar.finish_and_clear();
     }

@@ -1,4 +1,4 @@
-//! What Redis gives: appending by redis-benchmark, reading by a client that looks at nothing.
+//! The limits of Redis: appending by redis-benchmark, and reading by a client that ignores the entries.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -9,13 +9,13 @@ use tokio::process::Command;
 use crate::bench::{Bench, STREAM};
 use crate::tools;
 
-/// The name under which the first limit appears.
+/// The name of the first limit in the report.
 pub(crate) const XADD: &str = "redis-benchmark XADD -P 1000";
 
-/// The name under which the second one does.
+/// The name of the second limit in the report.
 pub(crate) const XRANGE: &str = "bare XRANGE COUNT 1000";
 
-/// Appends `count` entries like ours in pipelines of 1000 over one connection. Returns entries a second.
+/// Appends `count` entries like the streamer's in pipelines of 1000 over one connection. Returns entries per second.
 ///
 /// # Errors
 /// redis-benchmark is not here, or fails.
@@ -35,10 +35,10 @@ pub(crate) async fn xadd(bench: &Bench, count: i64) -> Result<f64> {
     Ok(rate)
 }
 
-/// Reads the stream once. Returns entries a second.
+/// Reads the stream once. Returns entries per second.
 ///
 /// # Errors
-/// It does not read `count` entries.
+/// The stream does not have `count` entries.
 pub(crate) async fn xrange(bench: &Bench, reader: &Path, count: i64) -> Result<f64> {
     let mut command = Command::new(reader);
     command.arg(bench.redis_socket()).arg(STREAM).stdin(Stdio::null()).kill_on_drop(true);
@@ -51,7 +51,8 @@ pub(crate) async fn xrange(bench: &Bench, reader: &Path, count: i64) -> Result<f
     Ok(entries as f64 / seconds)
 }
 
-/// The second column of the second line. The first column is the command, with quotes of its own in it; so from the right.
+/// The second column of the second line. Columns are counted from the right, because the first column is the command, which
+/// contains quotes.
 fn parse_csv(output: &str) -> Option<f64> {
     let mut lines = output.lines().filter(|line| line.starts_with('"'));
     let columns = lines.next()?.split("\",\"").count();

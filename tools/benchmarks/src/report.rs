@@ -1,4 +1,4 @@
-//! The table: every figure beside its limit, on the screen, as Markdown and as JSON.
+//! The report: every figure beside its limit, on the screen, as Markdown and as JSON.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::bench::Bench;
 use crate::machine::{Surroundings, commit};
 use crate::sample::{Samples, number};
 
-/// What is wanted of a figure.
+/// The target of a figure.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Wanted {
@@ -53,13 +53,13 @@ impl Row {
         Self { figure: why.to_owned(), left_out: Some(why.to_owned()), ..Self::default() }
     }
 
-    /// What it is compared with, measured in the same rounds.
+    /// Adds the limit, which was measured in the same rounds.
     pub fn beside(mut self, limit: &str, samples: &Samples) -> Self {
         self.limit = Some((limit.to_owned(), samples.clone()));
         self
     }
 
-    /// What is wanted.
+    /// Adds the target.
     pub fn wanted(mut self, wanted: Wanted) -> Self {
         self.wanted = Some(wanted);
         self
@@ -107,17 +107,17 @@ impl Row {
     }
 }
 
-/// The figures of a case, and what is to be said of them.
+/// The figures of a case, with remarks.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Figures {
     rows: Vec<Row>,
     remarks: Vec<String>,
-    /// Text that is shown as it is: a histogram.
+    /// Preformatted text, for example a histogram.
     drawings: Vec<String>,
 }
 
 impl Figures {
-    /// No more than rows.
+    /// Figures without remarks.
     pub fn of(rows: Vec<Row>) -> Self {
         Self { rows, ..Self::default() }
     }
@@ -135,7 +135,7 @@ impl Figures {
     }
 }
 
-/// All that a run found out.
+/// The results of a run.
 #[derive(Serialize)]
 pub(crate) struct Report {
     commit: String,
@@ -145,7 +145,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Looks where it is; nothing is measured yet.
+    /// A report without figures, with the machine and the versions.
     pub async fn new(bench: &Bench) -> Result<Self> {
         let surroundings = Surroundings::look(bench).await?;
         Ok(Self { commit: commit().await, date: Zoned::now(), surroundings, cases: Vec::new() })

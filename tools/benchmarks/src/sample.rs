@@ -1,11 +1,11 @@
 //! Medians and how numbers are written.
 
-/// The values of one figure, a value a round.
+/// The values of one figure, one per round.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
 pub(crate) struct Samples(pub Vec<f64>);
 
 impl Samples {
-    /// The middle one; of an even number, the mean of the middle two. 0 if there is none.
+    /// The median: for an even count, the mean of the middle two values. 0 if there is no value.
     pub fn median(&self) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -17,7 +17,7 @@ impl Samples {
         }
     }
 
-    /// The least and the greatest, as text.
+    /// The least and the greatest value, as text.
     pub fn range(&self) -> String {
         match self.0.len() {
             0 => "–".to_owned(),
@@ -41,7 +41,7 @@ impl<const LEN: usize> From<[f64; LEN]> for Samples {
     }
 }
 
-/// With thousands apart; whole from 100 on, below that three digits.
+/// A number with commas between thousands. From 100 on it has no decimals, below that three digits.
 pub(crate) fn number(value: f64) -> String {
     let magnitude = value.abs();
     if magnitude < 100.0 && value.fract() != 0.0 {

@@ -1,5 +1,5 @@
-//! A consumer with a clock: the real one, driven step by step, and after every commit it is noted when which record was
-//! committed. The case latency starts three of them.
+//! A consumer with a clock: the real consumer, driven step by step, which writes down the time of each record's commit. The case
+//! latency starts three of them.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -13,25 +13,26 @@ use consumer::{Consumer, DistanceFold, Fault, Fold, Rejection, Update};
 use deadpool_postgres::Transaction;
 use pglog::Record;
 
-/// As the consumer's own: how long a read waits for the next entry.
+/// How long a read waits for the next entry, as in the consumer.
 const BLOCK: Duration = Duration::from_secs(1);
 
-/// Which consumer, and where its times go.
+/// The consumer, and the file for its times.
 #[derive(Debug, Clone, Args)]
 pub struct TimedConfig {
     /// The consumer.
     #[command(flatten)]
     pub consumer: consumer::Config,
 
-    /// Where the times are written at the end: a line a record, `<offset> <staged at> <committed at>`, in µs since 1970.
+    /// The file to which the times are written at the end, one line per record: `<offset> <staged at> <committed at>`, in µs
+    /// since 1970.
     #[arg(long)]
     pub times: PathBuf,
 }
 
-/// A record that was folded: its offset, and when it was staged.
+/// A folded record: its offset, and when it was staged.
 type Note = (i64, i64);
 
-/// The fold of the distance, which also notes what it is given.
+/// The distance fold, which also writes down each record.
 struct NotingFold {
     fold: DistanceFold,
     notes: Arc<Mutex<Vec<Note>>>,
@@ -63,14 +64,14 @@ impl Fold for NotingFold {
 /// Folds until `shutdown`, then writes the times.
 ///
 /// # Errors
-/// A step fails: nothing is to fail here, and a figure with a failure in it would say nothing.
+/// A step failed. A figure that includes a failure would mean nothing.
 pub async fn timed_consumer(config: TimedConfig, shutdown: CancellationToken) -> Result<()> {
     let notes: Arc<Mutex<Vec<Note>>> = Arc::default();
     let fold = NotingFold { fold: DistanceFold::default(), notes: Arc::clone(&notes) };
     let mut consumer = Consumer::new(&config.consumer, fold, shutdown.clone());
     let mut times = String::new();
     while !shutdown.is_cancelled() {
-        // It returns when the commit was answered.
+        // It returns after the response to the commit.
         let progress = consumer.run_once(Fault::None, Some(BLOCK)).await?;
         let committed_at_us = now_us()?;
         let notes = std::mem::take(&mut *notes.lock().unwrap_or_else(PoisonError::into_inner));

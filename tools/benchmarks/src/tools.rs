@@ -1,4 +1,4 @@
-//! Programs that are no part of this project: where they are, and what is left out without them.
+//! Programs of other projects, without which a case is left out.
 
 use std::path::{Path, PathBuf};
 
@@ -41,7 +41,7 @@ pub(crate) fn pgbench(postgres: &Path) -> Result<PathBuf, Missing> {
     if beside.is_file() { Ok(beside) } else { on_path("pgbench", "postgresql-contrib") }
 }
 
-/// Debian keeps servers where ordinary users do not look.
+/// Finds a program on the PATH, and in the folders where Debian keeps servers.
 fn on_path(program: &'static str, package: &'static str) -> Result<PathBuf, Missing> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -51,10 +51,10 @@ fn on_path(program: &'static str, package: &'static str) -> Result<PathBuf, Miss
         .ok_or(Missing { program, package })
 }
 
-/// The bare reader of a stream, compiled here: Debian has no such program.
+/// Compiles the bare reader of a stream, for which Debian has no program.
 ///
 /// # Errors
-/// [`Missing`] without the library; the compiler's words if it refuses.
+/// [`Missing`] without the library; the output of the compiler if it fails.
 pub(crate) async fn xrange_drain(folder: &Path) -> Result<PathBuf> {
     const SOURCE: &str = include_str!("xrange_drain.c");
     if !["/usr/include", "/usr/local/include"].iter().any(|base| Path::new(base).join("hiredis/hiredis.h").is_file()) {

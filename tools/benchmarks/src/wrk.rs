@@ -1,4 +1,4 @@
-//! wrk: the HTTP load of both sides, api and nginx.
+//! wrk: the HTTP load for api and nginx.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -9,37 +9,37 @@ use tokio::process::Command;
 use crate::bench::Bench;
 use crate::tools;
 
-/// What wrk runs for every request.
+/// The script that wrk runs for every request.
 const SCRIPT: &str = include_str!("post_rides.lua");
 
-/// How long one answer may take before wrk counts it as an error.
+/// How long a response may take before wrk counts an error.
 const ANSWER_WAIT: &str = "10s";
 
 /// The load.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Pace {
-    /// The next request as soon as one is answered.
+    /// Each connection sends the next request as soon as it has its response.
     Max,
-    /// As [`Pace::Max`], and every answer's status is counted.
+    /// Like [`Pace::Max`], with a count of the statuses.
     MaxCounted,
-    /// So many rides a second.
+    /// This number of rides per second.
     PerSecond(u32),
-    /// As [`Pace::Max`], and the rides are booked.
+    /// Like [`Pace::Max`], with booked rides.
     Booked,
-    /// As [`Pace::Booked`], always the same one.
+    /// Like [`Pace::Booked`], with the same request every time.
     Replayed,
 }
 
-/// How it was answered.
+/// The responses to a load.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Answers {
-    /// Answers that came.
+    /// All responses.
     pub request_count: u64,
-    /// Those with a status above 399.
+    /// Responses with a status above 399.
     pub error_count: u64,
-    /// Connections that failed, and answers that did not come in time.
+    /// Failed connections, and responses that did not come in time.
     pub socket_error_count: u64,
-    /// How long it took.
+    /// The duration of the load.
     pub seconds: f64,
     /// Latency, in ms.
     pub p50_ms: f64,
@@ -47,21 +47,21 @@ pub(crate) struct Answers {
     pub p99_ms: f64,
     /// Latency, in ms.
     pub mean_ms: f64,
-    /// With [`Pace::MaxCounted`]: how many were 201.
+    /// With [`Pace::MaxCounted`]: responses with 201.
     pub created_count: u64,
-    /// With [`Pace::MaxCounted`]: how many were 503 with `Retry-After`.
+    /// With [`Pace::MaxCounted`]: responses with 503 and `Retry-After`.
     pub refused_count: u64,
-    /// With [`Pace::MaxCounted`]: how many were anything else.
+    /// With [`Pace::MaxCounted`]: all further responses.
     pub other_count: u64,
 }
 
 impl Answers {
-    /// How many were accepted. Neither the api nor nginx answers with anything between 202 and 399.
+    /// The number of accepted requests. Neither the api nor nginx responds with a status between 202 and 399.
     pub fn accepted_count(&self) -> u64 {
         self.request_count - self.error_count
     }
 
-    /// Accepted a second.
+    /// Accepted requests per second.
     pub fn rate(&self) -> f64 {
         self.accepted_count() as f64 / self.seconds
     }
@@ -92,10 +92,10 @@ pub(crate) struct Wrk {
 }
 
 impl Wrk {
-    /// Puts the script in place.
+    /// Writes the script.
     ///
     /// # Errors
-    /// wrk is not here.
+    /// wrk is not installed.
     pub fn new(bench: &Bench) -> Result<Self> {
         let (program, script) = (tools::wrk()?, bench.folder.join("post_rides.lua"));
         std::fs::write(&script, SCRIPT).context("writing wrk's script")?;
@@ -105,7 +105,7 @@ impl Wrk {
     /// Posts rides to `port` over `connections` connections from one thread.
     ///
     /// # Errors
-    /// wrk fails, or not one request was answered.
+    /// wrk fails, or there was no response.
     pub async fn post(&self, port: u16, connections: u32, seconds: u64, pace: Pace) -> Result<Answers> {
         let mut command = Command::new(&self.program);
         command.arg("-t1").arg(format!("-c{connections}")).arg(format!("-d{seconds}s"));

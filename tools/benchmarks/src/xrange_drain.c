@@ -1,5 +1,5 @@
-/* The limit of reading a stream: XRANGE COUNT 1000 until nothing comes, by a client that looks at nothing but the last
- * id. Prints how many entries there were and how many seconds it took. */
+/* The limit of reading a stream: XRANGE COUNT 1000 until the reply is empty, by a client that uses only the last id.
+ * Prints the number of entries and of seconds. */
 #include <hiredis/hiredis.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,7 +27,7 @@ int main(int argc, char **argv) {
     for (;;) {
         redisReply *reply = redisCommand(redis, "XRANGE %s %s + COUNT 1000", argv[2], from);
         if (reply == NULL || reply->type != REDIS_REPLY_ARRAY) {
-            fprintf(stderr, "no list of entries came\n");
+            fprintf(stderr, "the reply is no list of entries\n");
             return 1;
         }
         if (reply->elements == 0) {

@@ -1,4 +1,4 @@
-//! Booked rides, while everything breaks: clients that insist, and what must be true of rides, charges and receipts.
+//! Booked rides during the faults: clients that retry, and the checks of rides, charges and receipts.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
@@ -17,13 +17,13 @@ use simulator::Booking;
 use crate::history::History;
 use crate::world::World;
 
-/// How long a client waits for an answer.
+/// How long a client waits for a response.
 const ANSWER_WAIT: Duration = Duration::from_secs(15);
 
 /// The longest pause between two tries of one request; the mean is half of it.
 const RETRY_PAUSE_MAX: f64 = 1.0;
 
-/// What the log says of charges and receipts.
+/// The charges and receipts in the log.
 #[derive(Default)]
 pub(crate) struct BookingRecords {
     charged: HashSet<i64>,
@@ -31,7 +31,7 @@ pub(crate) struct BookingRecords {
 }
 
 impl BookingRecords {
-    /// A ride is charged once, and has one receipt, after the charge.
+    /// Takes a record of the log. A ride must have one charge, and one receipt after the charge.
     pub fn take(&mut self, record: &Record<'_>, history: &History) {
         let data: Value = serde_json::from_str(record.data).unwrap_or_default();
         let Some(ride_id) = data["ride_id"].as_i64() else {
@@ -50,14 +50,14 @@ impl BookingRecords {
     }
 }
 
-/// Books rides until `stop`, each with a key of its own that is sent again until there is a final answer.
+/// Books rides until `stop`, each with its own key. A request is repeated until its response is final.
 pub(crate) async fn book_rides(world: Arc<World>, pause: Duration, seed: u64, stop: CancellationToken) {
     let mut rng = StdRng::seed_from_u64(seed);
     let client = reqwest::Client::builder().timeout(ANSWER_WAIT).build().unwrap_or_default();
     while sleep_or_stop(pause.mul_f64(rng.random_range(0.0..2.0)), &stop).await {
         let booking = Booking::random(&mut rng);
         if rng.random_bool(0.2) {
-            // At once, and nobody waits for these: what counts is that they change nothing.
+            // A burst of the same request, whose responses are ignored. It must not change the result.
             let burst = (0..4).map(|_| booking.send(&client, &world.rides_url, false));
             futures_util::future::join_all(burst).await;
         }
@@ -67,7 +67,7 @@ pub(crate) async fn book_rides(world: Arc<World>, pause: Duration, seed: u64, st
             Some(ride_id) => world.promises.booked(ride_id),
             None => world.history.violation(&format!("a booking was answered with {body}")),
         }
-        // Whoever asks again is told the same.
+        // A retry must receive the same response.
         if rng.random_bool(0.3)
             && let Some(again) = insist(&world, &client, &booking, &mut rng, &stop).await
             && again != body
@@ -77,7 +77,8 @@ pub(crate) async fn book_rides(world: Arc<World>, pause: Duration, seed: u64, st
     }
 }
 
-/// The body of the final answer; `None` if there was none before `stop`: the completer sees to the request.
+/// Sends a booking until its response is final. Returns the body; `None` if `stop` came first: then the completer finishes the
+/// request.
 async fn insist(
     world: &World,
     client: &reqwest::Client,
@@ -100,7 +101,7 @@ async fn insist(
     }
 }
 
-/// What is still to be done; empty when every request has its answer and every receipt is delivered.
+/// A text about unfinished requests and undelivered receipts; empty if there are none.
 pub(crate) async fn unfinished(client: &Client) -> Result<String> {
     let row = client
         .query_one(
@@ -120,7 +121,7 @@ pub(crate) async fn unfinished(client: &Client) -> Result<String> {
     })
 }
 
-/// Compares, when nothing moves any more, what the processor has charged with what is booked and what was delivered.
+/// Compares charges, bookings and delivered receipts, when nothing changes any more.
 pub(crate) async fn check(world: &World, client: &Client) -> Result<()> {
     let history = &world.history;
     let rows = client
@@ -134,7 +135,7 @@ pub(crate) async fn check(world: &World, client: &Client) -> Result<()> {
         let ride_id = charge.description.as_deref().and_then(|text| text.strip_prefix("Charge for ride "));
         let ride_id = ride_id.and_then(|text| text.parse::<i64>().ok()).context("a charge is of no ride")?;
         if let Some(twice) = charged.insert(ride_id, Some(charge.id)) {
-            history.violation(&format!("ride {ride_id} was charged twice, one of them is {twice:?}"));
+            history.violation(&format!("ride {ride_id} was charged twice, one charge is {twice:?}"));
         }
     }
     if booked != charged {
@@ -161,5 +162,5 @@ pub(crate) async fn check(world: &World, client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// The key by which everybody charges here.
+/// The processor's key of all processes.
 pub(crate) const PAYMENTS_KEY: &str = "sk_test_chaos";

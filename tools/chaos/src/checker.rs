@@ -1,5 +1,5 @@
-//! Watches Postgres all the time, past every proxy, and folds the log by itself. Whatever is not as it must be is a
-//! violation, at once and not only at the end.
+//! Reads Postgres all the time, without a proxy, and folds the log by itself. A broken invariant is reported as a violation at
+//! once, and not only at the end.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -17,16 +17,16 @@ use crate::bookings::{self, BookingRecords};
 use crate::history::History;
 use crate::world::World;
 
-/// Between two looks.
+/// The pause between two looks.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Looks between two counts of all rides, which cost more the more there are.
+/// Looks between two counts of all rides. A count takes longer the more rides there are.
 const LOOKS_A_COUNT: u64 = 20;
 
-/// Its name among the consumers: nothing is reaped before it was seen.
+/// The checker's name as a consumer: the reaper keeps every record until the checker has read it.
 const NAME: &str = "checker";
 
-/// What the log amounts to, up to an offset.
+/// Count and sum of the rides in the log up to an offset.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Sum {
     pub ride_count: i64,
@@ -42,7 +42,7 @@ struct Ride {
 pub(crate) struct Checker {
     world: Arc<World>,
     history: Arc<History>,
-    /// `sums[o]`: what the records 1 … o amount to.
+    /// `sums[o]`: the sum of the records 1 … o.
     sums: Vec<Sum>,
     /// `contents[o - 1]`: a hash of the record at offset o. It never changes (I2).
     contents: Vec<u64>,
@@ -50,9 +50,9 @@ pub(crate) struct Checker {
     rides: HashSet<i64>,
     /// The highest checkpoint seen of each consumer, since Postgres was started last.
     checkpoints: HashMap<String, i64>,
-    /// When that was.
+    /// When Postgres was started last.
     postgres_started_at: String,
-    /// The digest at an offset, and who had it first.
+    /// The digest at an offset, and the first consumer that had it.
     digests: BTreeMap<i64, (i64, String)>,
     bookings: BookingRecords,
     look_count: u64,
@@ -78,11 +78,11 @@ impl Checker {
         })
     }
 
-    /// Looks until `stop`. Returns itself, with all it has learned.
+    /// Looks until `stop`. Returns the checker, with everything that it has read.
     pub async fn watch(mut self, stop: CancellationToken) -> Self {
         let mut client = None;
         while sleep_or_stop(INTERVAL, &stop).await {
-            // Postgres may be killed under it. What it read is right, or it is not read.
+            // Postgres may be killed during a look. Then the look fails, and the next look starts at the same offset.
             if self.look_with(&mut client).await.is_err() {
                 client = None;
             }
@@ -100,9 +100,9 @@ impl Checker {
         Ok(())
     }
 
-    /// One look. Returns the consumers' rows.
+    /// Looks once. Returns the consumers' rows.
     async fn look(&mut self, client: &Client) -> Result<Vec<Row>> {
-        // Consumers first: what they have folded was committed before, so the log has it.
+        // Consumers are read first: the records that they have folded are then in the log.
         let consumers = client
             .query(
                 "-- chaos::checker::look
@@ -115,7 +115,7 @@ impl Checker {
             .context("reading the consumers")?;
         self.read_log(client).await?;
         for row in &consumers {
-            // A consumer's COMMIT does not wait for the disk: what a crash takes away is folded again.
+            // A consumer's COMMIT does not wait for the disk. After a crash of Postgres, a checkpoint may be lower.
             let postgres_started_at: &str = row.get(6);
             if self.postgres_started_at != postgres_started_at {
                 self.postgres_started_at = postgres_started_at.to_owned();
@@ -131,7 +131,7 @@ impl Checker {
         Ok(consumers)
     }
 
-    /// Reads what was assigned since. Offsets are contiguous, and no ride has two (I2).
+    /// Reads the records that were assigned since the last look. Offsets are contiguous, and each ride has one offset (I2).
     async fn read_log(&mut self, client: &Client) -> Result<()> {
         let first_offset = self.sums.len() as i64;
         let mut reader = match Reader::at(client, 0, first_offset).await {
@@ -156,7 +156,7 @@ impl Checker {
         Ok(())
     }
 
-    /// An error that is not Postgres being away says that the log is damaged.
+    /// Reports an error of the log as a violation, unless Postgres is away.
     fn complain(&self, error: pglog::Error) -> Result<()> {
         if !matches!(error, pglog::Error::Postgres(_)) {
             self.history.violation(&format!("I2: the log cannot be read: {error}"));
@@ -184,8 +184,8 @@ impl Checker {
         self.contents.push(content(record));
     }
 
-    /// A consumer has exactly what the log amounts to at its checkpoint (I4), which never goes back (I5), and the digest
-    /// that everybody has there (I9).
+    /// A consumer must have the log's sum at its checkpoint (I4), its checkpoint must never go back (I5), and all consumers must
+    /// have the same digest at an offset (I9).
     fn check_consumer(&mut self, row: &Row) {
         let (name, last_offset): (String, i64) = (row.get(0), row.get(1));
         let state = Sum { ride_count: row.get(2), total_distance_mm: row.get(3) };
@@ -210,7 +210,7 @@ impl Checker {
         }
     }
 
-    /// Each batch begins where the last one ended (I2).
+    /// Each batch must begin at the end of the batch before it (I2).
     async fn check_batches(&self, client: &Client) -> Result<()> {
         let row = client
             .query_opt(
@@ -230,7 +230,7 @@ impl Checker {
         Ok(())
     }
 
-    /// The log never amounts to more than SQL has.
+    /// The log's sum must never exceed SQL's.
     async fn check_rides(&self, client: &Client) -> Result<()> {
         let logged = self.sums.last().copied().unwrap_or_default();
         let sql = sql_sum(client).await?;
@@ -240,8 +240,8 @@ impl Checker {
         Ok(())
     }
 
-    /// After the faults: waits until every consumer has all that SQL has, at most `patience`. Then everything is compared
-    /// once more, from the beginning. Returns what all agree on.
+    /// Waits after the last fault until every consumer has SQL's sum, at most `patience`. Then it compares everything again,
+    /// from the first record. Returns the common sum.
     pub async fn settle(&mut self, patience: Duration) -> Result<Sum> {
         let deadline = tokio::time::Instant::now() + patience;
         let client = self.world.connect().await?;
@@ -249,7 +249,7 @@ impl Checker {
         loop {
             let sql = sql_sum(&client).await?;
             let mut consumers = self.look(&client).await?;
-            // It is behind by design, and right where it is.
+            // The baseline is behind by design.
             consumers.retain(|row| !row.get::<_, bool>(5));
             let logged = self.sums.last().copied().unwrap_or_default();
             let head = self.sums.len() as i64 - 1;
@@ -279,7 +279,7 @@ impl Checker {
         sql_sum(&client).await
     }
 
-    /// Every ride that somebody was told of is there, and every ride that is there has its record (I1).
+    /// Every confirmed ride must be in the table, and every ride in the table must have its record (I1).
     async fn check_promises(&self, client: &Client) -> Result<()> {
         let mut promised = self.world.promises.confirmed.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut last_id = i64::MIN;
@@ -312,11 +312,11 @@ impl Checker {
         Ok(())
     }
 
-    /// Whatever is still in the log is what it was when it was first read (I2).
+    /// Every record that is still in the log must be unchanged since its first read (I2).
     async fn read_again(&self, client: &Client) -> Result<()> {
         loop {
             match self.compare(client).await {
-                // The reaper goes on meanwhile: what is left is compared again.
+                // The reaper still runs. The comparison starts again with the remaining records.
                 Err(pglog::Error::Reaped { .. }) => {}
                 Err(pglog::Error::Unassigned { .. }) | Ok(()) => return Ok(()),
                 Err(error) => return self.complain(error),
@@ -339,7 +339,7 @@ impl Checker {
         }
     }
 
-    /// How many records the log has.
+    /// The head of the log.
     pub fn head(&self) -> i64 {
         self.sums.len() as i64 - 1
     }

@@ -1,4 +1,4 @@
-//! Every fault there is, by name, and who strikes it.
+//! All faults by name, and the functions that strike.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use crate::world::World;
 use crate::{strike_network, strike_postgres, strike_process, strike_redis};
 
-/// What can go wrong. The names are those of the flags and of the summary.
+/// A fault. Flags and summary use these names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Fault {
     /// SIGKILL of the api.
@@ -28,7 +28,7 @@ pub enum Fault {
     KillReceipts,
     /// SIGKILL of the payment processor.
     KillPayments,
-    /// The payment processor dies when it has charged, before it answers.
+    /// The payment processor dies after it has charged and before it responds.
     DieCharging,
     /// The api dies at some point of a booking.
     DieBooking,
@@ -42,31 +42,31 @@ pub enum Fault {
     StopStandby,
     /// SIGSTOP of a consumer, and SIGCONT.
     StopConsumer,
-    /// The leader dies after it cut a batch, before anything of it is published.
+    /// The leader dies after it has cut a batch and before it publishes a record of it.
     DieAfterAssign,
-    /// The leader dies when half of a pipeline is in the stream.
+    /// The leader dies after it has published half of a pipeline.
     DieMidPipeline,
-    /// The leader dies when a pipeline is in the stream, before anything else.
+    /// The leader dies directly after it has published a pipeline.
     DieAfterPublish,
     /// A consumer dies after folding, before it commits.
     DieBeforeCommit,
-    /// A consumer dies when its commit is sent and not answered.
+    /// A consumer dies after it has sent its commit and before the response.
     DieAtCommit,
-    /// A consumer dies when its commit was answered.
+    /// A consumer dies directly after the response to its commit.
     DieAfterCommit,
     /// A second process under a consumer's name.
     TwinConsumer,
-    /// A streamer that leads without the lock, beside the one that has it.
+    /// A streamer leads without the lock, beside the streamer that holds it.
     TwinLeader,
     /// FLUSHALL.
     Flushall,
     /// DEL of the stream.
     DelStream,
-    /// XTRIM of the stream to nothing.
+    /// XTRIM of the stream to length 0.
     TrimStream,
     /// Redis is killed, and the last second of its append-only file is gone.
     RedisLosesASecond,
-    /// Redis is killed, and comes back with data of some time ago.
+    /// Redis is killed, and comes back with older data.
     RedisPutBack,
     /// Redis is killed and away for a while.
     RedisAway,
@@ -78,7 +78,7 @@ pub enum Fault {
     RedisReadonly,
     /// Redis cannot save and refuses to write.
     RedisMisconf,
-    /// The clock of Redis jumps, by an hour forth or back.
+    /// The clock of Redis jumps forward or back by an hour.
     RedisClock,
     /// Postgres is killed and started again at once.
     KillPostgres,
@@ -92,27 +92,27 @@ pub enum Fault {
     NetCut,
     /// A process cannot reach a server.
     NetAway,
-    /// What a process sends and receives is late.
+    /// Everything that a process sends and receives is delayed.
     NetSlow,
-    /// Nothing arrives for a while, and nobody is told.
+    /// No byte arrives for a while, and the connections stay open.
     NetSilent,
-    /// A server sees a process's connections closed, and the process does not.
+    /// A process's connections close on the server's side only.
     NetHalfOpen,
-    /// Connections break after a number of bytes, in the middle of something.
+    /// Connections break after a number of bytes, in the middle of a message.
     NetCutAfterBytes,
     /// The connection breaks when a commit is about to be sent.
     NetCutBeforeCommit,
-    /// The connection breaks when a commit was sent, before the answer.
+    /// The connection breaks after a commit was sent and before the response.
     NetCutAfterCommit,
 }
 
 impl Fault {
-    /// Its name as a flag.
+    /// The name of the fault in flags.
     pub fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    /// Every fault that this machine can strike, and those it cannot, with the reason.
+    /// The faults that this machine can strike with, and a message about those that it cannot.
     pub fn available() -> (Vec<Self>, Option<&'static str>) {
         let all = Self::value_variants().iter().copied();
         if launcher::find_clock_library().is_some() {
@@ -122,10 +122,10 @@ impl Fault {
         (without, Some("redis-clock is left out: it needs libfaketime (apt-get install libfaketime)"))
     }
 
-    /// Strikes, and mends what does not mend by itself. Returns what was hit.
+    /// Strikes, and repairs everything that does not recover by itself. Returns the details for the history.
     ///
     /// # Errors
-    /// It could not be struck at the moment, because of another fault.
+    /// The fault is impossible at the moment, because of another fault.
     pub(crate) async fn strike(self, world: &Arc<World>, rng: &mut StdRng) -> Result<String> {
         use Fault as F;
         match self {

@@ -1,4 +1,4 @@
-//! The processes under test: started, started again when they die, and never expected to end by themselves.
+//! The processes under test. They are restarted when they die, and must never end by themselves.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -17,21 +17,21 @@ use crate::proxy::Proxy;
 /// The pause before a process that died is started again.
 const RESTART_WAIT: Duration = Duration::from_millis(200);
 
-/// How to start a process.
+/// The command of a process.
 #[derive(Clone)]
 pub(crate) struct Spec {
-    /// Its name in the history; also the name of its Postgres role, by which its connections are found.
+    /// The name in the history, and of the Postgres role by which its connections are found.
     pub name: String,
-    /// The binary, beside this one.
+    /// The binary, in the same folder as chaos.
     pub program: &'static str,
     /// Its arguments.
     pub args: Vec<String>,
 }
 
-/// A place that always has a process, but for a moment after a death.
+/// A place for one process, which is restarted after each death.
 pub(crate) struct Slot {
     pub spec: Spec,
-    /// Its network.
+    /// The proxies between the process and the servers.
     pub to_postgres: Proxy,
     pub to_redis: Proxy,
     environment: Vec<(&'static str, String)>,
@@ -45,7 +45,7 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// A slot whose process reaches both servers through proxies of its own.
+    /// Makes a slot whose process reaches both servers through its own proxies.
     pub async fn new(
         spec: Spec,
         (postgres_socket, redis_socket): (&Path, &Path),
@@ -83,13 +83,13 @@ impl Slot {
             let ended = child.wait().await;
             self.pid.send_replace(None);
             self.history.note(&format!("{} ended: {ended:?}", self.spec.name));
-            // Killed is what they are here for; but none may give up.
+            // A process may be killed, but it must not exit by itself.
             if let Some(code) = ended.ok().and_then(|status| status.code())
                 && !*self.stopping.borrow()
             {
                 let log = self.folder.join(format!("{}.log", self.spec.name));
                 self.history.violation(&format!(
-                    "{} gave up with status {code}; its last words are in {}",
+                    "{} exited with status {code}; see the end of {}",
                     self.spec.name,
                     log.display()
                 ));
@@ -98,7 +98,7 @@ impl Slot {
         }
     }
 
-    /// One more process like this one, with further arguments, beside it.
+    /// Starts another process with the same arguments and `extra`.
     pub fn spawn(&self, extra: &[String]) -> Result<Child> {
         let path = self.folder.join(format!("{}.log", self.spec.name));
         let log = std::fs::File::options().create(true).append(true).open(&path);
@@ -117,12 +117,12 @@ impl Slot {
     /// Sends a signal to the process, if there is one at the moment.
     pub fn signal(&self, signal: Signal) {
         if let Some(pid) = *self.pid.borrow() {
-            // An error means that it has just ended.
+            // An error means that the process has just ended.
             let _ = kill(pid, signal);
         }
     }
 
-    /// SIGKILL; the next process gets these arguments besides. Returns when the new one was started.
+    /// Sends SIGKILL. The next process also gets the arguments `extra`. Returns when it has started.
     pub async fn restart_with(&self, extra: Vec<String>) {
         *self.next_args.lock().unwrap_or_else(PoisonError::into_inner) = extra;
         let mut pid = self.pid.subscribe();
@@ -131,14 +131,14 @@ impl Slot {
         let _ = pid.wait_for(|new| new.is_some() && *new != old).await;
     }
 
-    /// Waits until the process that runs now has died; `false` if it lives on.
+    /// Waits until the current process has died; `false` if it still lives after `wait`.
     pub async fn dies_within(&self, wait: Duration) -> bool {
         let mut pid = self.pid.subscribe();
         let old = *pid.borrow_and_update();
         tokio::time::timeout(wait, pid.wait_for(|new| *new != old)).await.is_ok()
     }
 
-    /// SIGTERM, and SIGKILL after `wait`. Returns whether the first sufficed.
+    /// Sends SIGTERM, and SIGKILL after `wait`. Returns whether SIGTERM sufficed.
     pub async fn stop(&self, wait: Duration) -> bool {
         self.stopping.send_replace(true);
         self.signal(Signal::SIGCONT);
@@ -150,13 +150,13 @@ impl Slot {
     }
 }
 
-/// A binary of this workspace, with no setting of ours in its environment.
+/// The command of a binary of this workspace, without settings for faults in its environment.
 pub(crate) fn command(name: &str) -> Result<Command> {
     let own = std::env::current_exe().context("finding this program")?;
     let path = own.with_file_name(name);
     anyhow::ensure!(
         path.is_file(),
-        "{} is not built: run `cargo build --release --workspace --bins` first",
+        "{} is not built: run `cargo build --workspace --bins` first, with the same profile as for chaos",
         path.display()
     );
     let mut command = Command::new(path);

@@ -1,5 +1,5 @@
-//! Tries to break the pipeline. The real binaries run on private servers, under load; faults strike from a seed, several at
-//! once; a checker reads along all the time and knows at each offset what everybody must have.
+//! Tries to break the pipeline. The real binaries run on private servers, under load. Faults strike from a seed, several at
+//! once. A checker reads the log all the time and compares each consumer with it at every offset.
 //!
 //! ```text
 //! clients ──▶ api ─┐                                         ┌─ checker: folds the log by itself,
@@ -8,8 +8,8 @@
 //! consumers × 3, reaper
 //! ```
 //!
-//! The seed decides which faults strike whom, in which order and for how long. What the processes do meanwhile is up to
-//! the machine: the same seed is the same plan, not the same run.
+//! The seed decides which faults strike which process, in which order and for how long. The scheduling of the processes is
+//! not fixed: the same seed gives the same plan, not the same run.
 
 mod bookings;
 mod checker;
@@ -45,13 +45,13 @@ pub use fault::Fault;
 use history::History;
 use world::World;
 
-/// Faults at once. More, and nothing runs any more that could be broken.
+/// Faults at once. With more of them, too few processes run that could break.
 const FAULTS_AT_ONCE: usize = 3;
 
 /// Clients of the api.
 const CLIENTS: u32 = 8;
 
-/// Clients that book, and the pause between two bookings of one.
+/// Clients that book rides, and the pause between two bookings of a client.
 const BOOKING_CLIENTS: u64 = 4;
 const BOOKING_PAUSE: Duration = Duration::from_millis(200);
 
@@ -91,27 +91,23 @@ pub struct Config {
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
     pub settle: Duration,
 
-    /// Where servers and logs are; removed at the end unless an invariant was violated.
+    /// The folder of the servers and logs. It is removed at the end unless an invariant was violated.
     #[arg(long, default_value = ".data/chaos")]
     pub data: PathBuf,
 
-    /// Keep the data in any case.
+    /// Keep the data even if no invariant was violated.
     #[arg(long)]
     pub keep: bool,
 }
 
-/// Runs it. `false`: an invariant was violated, and everything that is known of it was printed.
+/// Runs the whole plan. Returns `false` if an invariant was violated; the violation and the history are printed.
 ///
 /// # Errors
-/// Something is missing: a server, a binary; or the plan is empty.
+/// A server or a binary is missing, or the plan is empty.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<bool> {
     let seed = config.seed.unwrap_or_else(|| rand::random_range(0..1_000_000));
     let plan = plan(&config, seed)?;
-    let folder = config.data.join(seed.to_string());
-    if folder.exists() {
-        std::fs::remove_dir_all(&folder).with_context(|| format!("emptying {}", folder.display()))?;
-    }
-    std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    let folder = empty_folder(&config.data, seed)?;
     let style = ProgressStyle::with_template("{elapsed} {wide_bar} {pos}/{len} faults {msg}").context("the bar")?;
     let bar = ProgressBar::new(plan.len() as u64).with_style(style);
     let history = Arc::new(History::create(&folder.join("history.log"), bar.clone())?);
@@ -120,18 +116,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<bool> {
         history.tell(left_out);
     }
     let world = World::start(&folder, config.consumers.into(), plan.contains(&Fault::RedisClock), &history).await?;
-    history.tell(&format!("to look on: psql '{}'", world.postgres_url));
+    history.tell(&format!("to watch: psql '{}'", world.postgres_url));
     let started_at = Instant::now();
     let stop = CancellationToken::new();
-    let mut clients = JoinSet::new();
-    let pause = Duration::from_secs(1) * CLIENTS / config.rate.max(1);
-    for client in 0..CLIENTS {
-        clients.spawn(traffic::post_rides(Arc::clone(&world), pause, seed + u64::from(client), stop.clone()));
-    }
-    for client in 0..BOOKING_CLIENTS {
-        let seed = seed + 1000 + client;
-        clients.spawn(bookings::book_rides(Arc::clone(&world), BOOKING_PAUSE, seed, stop.clone()));
-    }
+    let mut clients = start_clients(&world, &config, seed, &stop);
     let stop_checking = CancellationToken::new();
     let checker = tokio::spawn(Checker::start(&world).await?.watch(stop_checking.clone()));
     let counts = tokio::select! {
@@ -141,7 +129,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<bool> {
     };
     stop.cancel();
     while clients.join_next().await.is_some() {}
-    // What is compared must stand still: from here on nobody writes a ride.
+    // Nothing may change while consumers and SQL are compared: from here on no client writes a ride.
     world.late_ones_end().await;
     stop_checking.cancel();
     let mut checker = checker.await.context("the checker died")?;
@@ -153,11 +141,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<bool> {
     }
     world.stop().await?;
     bar.finish_and_clear();
-    let (violations, tail) = history.verdict();
-    if !violations.is_empty() {
-        tail.iter().for_each(|line| println!("{line}"));
-        violations.iter().for_each(|violation| println!("VIOLATION {violation}"));
-        println!("seed {seed}; servers' data and logs of all processes are kept in {}", folder.display());
+    if print_violations(&history, seed, &folder) {
         return Ok(false);
     }
     print_summary(&world, &counts);
@@ -176,12 +160,48 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<bool> {
     Ok(true)
 }
 
-/// Every fault equally often, in an order of the seed's own.
+/// The folder of this seed, without the data of an earlier run.
+fn empty_folder(data: &Path, seed: u64) -> Result<PathBuf> {
+    let folder = data.join(seed.to_string());
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).with_context(|| format!("emptying {}", folder.display()))?;
+    }
+    std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// Starts the clients that post and book rides until `stop`.
+fn start_clients(world: &Arc<World>, config: &Config, seed: u64, stop: &CancellationToken) -> JoinSet<()> {
+    let mut clients = JoinSet::new();
+    let pause = Duration::from_secs(1) * CLIENTS / config.rate.max(1);
+    for client in 0..CLIENTS {
+        clients.spawn(traffic::post_rides(Arc::clone(world), pause, seed + u64::from(client), stop.clone()));
+    }
+    for client in 0..BOOKING_CLIENTS {
+        let seed = seed + 1000 + client;
+        clients.spawn(bookings::book_rides(Arc::clone(world), BOOKING_PAUSE, seed, stop.clone()));
+    }
+    clients
+}
+
+/// Prints all violations and the end of the history. Returns whether there are any.
+fn print_violations(history: &History, seed: u64, folder: &Path) -> bool {
+    let (violations, tail) = history.verdict();
+    if violations.is_empty() {
+        return false;
+    }
+    tail.iter().for_each(|line| println!("{line}"));
+    violations.iter().for_each(|violation| println!("VIOLATION {violation}"));
+    println!("seed {seed}; servers' data and logs of all processes are kept in {}", folder.display());
+    true
+}
+
+/// A plan with every fault equally often, in an order that the seed decides.
 fn plan(config: &Config, seed: u64) -> Result<Vec<Fault>> {
     let (mut kinds, _) = Fault::available();
     kinds.retain(|fault| !config.without.contains(fault) && (config.only.is_empty() || config.only.contains(fault)));
     if kinds.is_empty() {
-        bail!("no fault is left to strike: look at --only and --without");
+        bail!("no fault is left: change --only or --without");
     }
     let mut rng = StdRng::seed_from_u64(seed);
     let mut plan = Vec::with_capacity(config.faults + kinds.len());
@@ -193,7 +213,7 @@ fn plan(config: &Config, seed: u64) -> Result<Vec<Fault>> {
     Ok(plan)
 }
 
-/// Strikes the whole plan. Returns how often each fault struck.
+/// Strikes with every fault of the plan. Returns how often each fault struck.
 async fn strike_all(
     world: &Arc<World>,
     config: &Config,
@@ -212,7 +232,7 @@ async fn strike_all(
         let (world, mut rng) = (Arc::clone(world), StdRng::seed_from_u64(rng.random()));
         striking.spawn(async move {
             world.history.note(&format!("#{} {} begins", number + 1, fault.name()));
-            // Another fault may be in the way, a moment later it is not.
+            // Another fault may prevent this one for a moment.
             for _ in 0..50 {
                 match fault.strike(&world, &mut rng).await {
                     Ok(detail) => {

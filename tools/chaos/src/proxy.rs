@@ -1,6 +1,6 @@
-//! A bad network: a TCP port of this machine in front of a server's unix socket, one for each process and server.
+//! A bad network: a TCP port of this machine in front of a server's unix socket, one proxy per process and server.
 //!
-//! What is wrong with it can be changed while connections are open. The bytes that do arrive are the right ones.
+//! The trouble can be changed while connections are open. The proxy may delay and drop bytes, and never changes them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,26 +12,26 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
 
-/// What is wrong with the network.
+/// The trouble of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// Nothing.
+    /// No trouble.
     None,
-    /// Connections are closed; new ones are let through.
+    /// Open connections are closed, and new connections work.
     Cut,
-    /// Connections are refused, and those that are open are closed.
+    /// Open connections are closed, and new connections are refused.
     Away,
-    /// Every piece arrives this much later.
+    /// Every piece of data arrives this much later.
     Slow(Duration),
-    /// Nothing arrives, in neither direction, and nobody is told.
+    /// No byte arrives in either direction, and connections stay open.
     Silent,
-    /// The server sees its connections closed, and the process does not: it waits for answers.
+    /// Connections close on the server's side only. The process waits for responses.
     HalfOpen,
-    /// After this many more bytes in either direction, in all, connections are closed in the middle of whatever it is.
+    /// Connections are closed after this many further bytes, both directions together, even in the middle of a message.
     CutAfter(u64),
     /// The next commit of a consumer or the reaper does not arrive.
     CutBeforeCommit,
-    /// The next commit of a consumer or the reaper arrives, and its answer does not.
+    /// The next commit of a consumer or the reaper arrives, and its response does not.
     CutAfterCommit,
 }
 
@@ -54,7 +54,7 @@ impl Proxy {
         Ok(Self { port, trouble, bytes_left })
     }
 
-    /// From now on, this is wrong.
+    /// Sets the trouble.
     pub fn set(&self, trouble: Trouble) {
         if let Trouble::CutAfter(byte_count) = trouble {
             self.bytes_left.store(byte_count, Ordering::SeqCst);
@@ -90,7 +90,7 @@ async fn carry(client: TcpStream, server: UnixStream, trouble: watch::Receiver<T
     };
     if end == End::HalfOpen {
         drop((from_server, to_server));
-        // The process keeps its side until the network is sound again, and then learns of it.
+        // The process keeps its side open until the trouble ends. Then the proxy closes it.
         let mut trouble = trouble;
         let _ = trouble.wait_for(|trouble| *trouble != Trouble::HalfOpen).await;
     }
@@ -111,7 +111,7 @@ async fn pump(
 ) -> End {
     let mut buffer = vec![0; 16 * 1024];
     let mut commits = Commits::default();
-    // A connection that was made while connections are being cut is let through.
+    // A connection that is newer than `Cut` works.
     let mut changed = false;
     loop {
         let now = *trouble.borrow_and_update();
@@ -139,7 +139,7 @@ async fn pump(
         let Ok(len @ 1..) = read else { return End::Closed };
         let bytes = &buffer[..len];
         let has_commit = from_client && commits.are_in(bytes);
-        // What was read meets the trouble of this moment.
+        // The trouble may have changed during the read.
         let now = *trouble.borrow();
         let len = match now {
             Trouble::Slow(delay) => {
@@ -164,17 +164,17 @@ async fn pump(
     }
 }
 
-/// Finds what commits in what a client says to Postgres: COMMIT itself, and the statements by which a consumer commits a page.
+/// Finds commits in the bytes that a client sends to Postgres: COMMIT itself, and the statements by which a consumer commits a
+/// page.
 #[derive(Default)]
 struct Commits {
-    /// The names under which those were prepared on this connection, between two NULs, as the message that runs them has
-    /// them.
+    /// The names of these prepared statements on this connection, between two NULs, as they appear in the message that runs them.
     prepared: Vec<Vec<u8>>,
 }
 
 impl Commits {
     fn are_in(&mut self, bytes: &[u8]) -> bool {
-        // Preparing is: P, a length, the name, NUL, the text. Names are made by tokio-postgres: s and a number.
+        // The message that prepares has P, a length, the name, NUL and the text. tokio-postgres makes the names: s and a number.
         if let Some(at) = find(bytes, b"\0-- consumer::checkpoint::advance_and_save") {
             let digit_count = bytes[..at].iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
             let name = &bytes[at.saturating_sub(digit_count + 1)..at];
@@ -204,6 +204,6 @@ mod tests {
         assert!(commits.are_in(b"B\0\0\0\x0c\0s7\0\0\0"));
         assert!(!commits.are_in(b"P\0\0\x05\x39s9\0-- consumer::checkpoint::advance_and_save\nWITH other\0\0\0"));
         assert!(commits.are_in(b"B\0\0\0\x0c\0s9\0\0\0"));
-        assert!(commits.are_in(b"B\0\0\0\x0c\0s7\0\0\0"), "there are several of them");
+        assert!(commits.are_in(b"B\0\0\0\x0c\0s7\0\0\0"), "an older statement is still known");
     }
 }

@@ -1,4 +1,4 @@
-//! The two private servers, and what can be done to them. They are started again at once, on the same sockets.
+//! The two private servers, and the faults of a server. A killed server is restarted on the same socket.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 /// The database of the run.
 const DATABASE: &str = "chaos";
 
-/// PostgreSQL, on a folder of its own.
+/// A private PostgreSQL.
 pub(crate) struct Postgres {
     folder: PathBuf,
     binaries: PostgresBinaries,
@@ -31,7 +31,7 @@ impl Postgres {
     }
 
     async fn start_server(&mut self) -> Result<()> {
-        // Processes die here, not machines: what was committed survives that without fsync.
+        // Chaos kills processes, not machines: committed data survives that without fsync.
         let settings = ["fsync=off", "max_connections=200"];
         self.server = Some(PostgresServer::start(&self.binaries, &self.folder, &settings).await?);
         Ok(())
@@ -67,7 +67,7 @@ impl Postgres {
     }
 }
 
-/// Redis, on a folder of its own.
+/// A private Redis.
 pub(crate) struct Redis {
     folder: PathBuf,
     binary: PathBuf,
@@ -78,7 +78,7 @@ pub(crate) struct Redis {
 }
 
 impl Redis {
-    /// Starts it; under a clock that can be stepped, if there is a library that fakes one.
+    /// Starts the server. With `clock_library`, its clock can be stepped.
     pub async fn start(folder: PathBuf, clock_library: Option<PathBuf>) -> Result<Self> {
         std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         let folder = folder.canonicalize().context("finding the folder of Redis")?;
@@ -113,20 +113,20 @@ impl Redis {
         Ok(Pid::from_raw(pid as i32))
     }
 
-    /// SIGKILL; started again after `pause`.
+    /// Sends SIGKILL, and restarts the server after `pause`.
     pub async fn kill_and_restart(&mut self, pause: Duration) -> Result<()> {
         self.kill()?;
         tokio::time::sleep(pause).await;
         self.start_server().await
     }
 
-    /// SIGKILL, and what was written within the last second is gone from the append-only file.
+    /// Sends SIGKILL, and removes the writes of the last second from the append-only file. Returns the number of lost bytes.
     pub async fn kill_losing_a_second(&mut self) -> Result<u64> {
         let before = newest_part(&self.log_folder())?;
         tokio::time::sleep(Duration::from_secs(1)).await;
         self.kill()?;
         let (path, len) = newest_part(&self.log_folder())?;
-        // A file that was begun within the second starts empty.
+        // A file that was created within this second becomes empty.
         let kept_len = if before.0 == path { before.1 } else { 0 };
         let file = std::fs::File::options().write(true).open(&path).context("opening the append-only file")?;
         file.set_len(kept_len).context("cutting the append-only file")?;
@@ -134,14 +134,14 @@ impl Redis {
         Ok(len - kept_len)
     }
 
-    /// Keeps a copy of the data as it is now.
+    /// Copies the current data.
     pub fn photograph(&self) -> Result<()> {
         let album = self.folder.join("album");
         remove_folder(&album)?;
         copy_folder(&self.log_folder(), &album)
     }
 
-    /// SIGKILL, and started again on the data of the last photograph.
+    /// Sends SIGKILL, and restarts the server on the last copy of its data.
     pub async fn put_back(&mut self) -> Result<()> {
         self.kill()?;
         remove_folder(&self.log_folder())?;
@@ -149,14 +149,14 @@ impl Redis {
         self.start_server().await
     }
 
-    /// Steps the server's clock to `offset_s` seconds from the true one. `false`: this machine has no libfaketime.
+    /// Sets the server's clock to `offset_s` seconds from the true time. Returns `false` if this machine has no libfaketime.
     pub fn step_clock(&self, offset_s: i64) -> Result<bool> {
         let Some(clock) = &self.clock else { return Ok(false) };
         std::fs::write(clock, format!("{offset_s:+}")).context("stepping the clock")?;
         Ok(true)
     }
 
-    /// Makes background saves fail (a folder is in the way of the file), or work again.
+    /// Makes background saves fail, by a folder in the place of the file, or work again.
     pub fn obstruct_saves(&self, obstruct: bool) -> Result<()> {
         let dump = self.folder.join("dump.rdb");
         if obstruct {
@@ -186,12 +186,12 @@ impl Redis {
 
 const WRAPPER: &str = "redis-with-clock";
 
-/// Writes a script that runs Redis under libfaketime. Returns the file that says what time it is.
+/// Writes a script that runs Redis under libfaketime. Returns the file that sets the time.
 fn with_clock(folder: &Path, library: &Path, binary: &Path) -> Result<PathBuf> {
     let (wrapper, clock) = (folder.join(WRAPPER), folder.join("clock"));
     std::fs::write(&clock, "+0").context("setting the clock")?;
-    // Only the wall clock: timers of the event loop use the other one. With libc before jemalloc, because jemalloc asks
-    // for the time while libfaketime still looks for the true clock, and both wait for each other.
+    // libfaketime changes the wall clock only, because timers of the event loop use the monotonic clock. libc comes before
+    // jemalloc: jemalloc asks for the time while libfaketime still looks for the true clock, and both would wait for each other.
     let libc = library.parent().and_then(Path::parent).unwrap_or(Path::new("/")).join("libc.so.6");
     let script = format!(
         "#!/bin/sh\nexport LD_PRELOAD='{}:{}' FAKETIME_TIMESTAMP_FILE='{}' FAKETIME_CACHE_DURATION=1 \
@@ -230,7 +230,7 @@ fn send(pid: Option<u32>, signal: Signal) -> Result<()> {
     kill(Pid::from_raw(pid as i32), signal).with_context(|| format!("sending {signal} to process {pid}"))
 }
 
-/// The part of the append-only file that is being written, and its length.
+/// The newest part of the append-only file, and its length.
 fn newest_part(folder: &Path) -> Result<(PathBuf, u64)> {
     let mut parts = Vec::new();
     for entry in std::fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
@@ -241,7 +241,7 @@ fn newest_part(folder: &Path) -> Result<(PathBuf, u64)> {
         }
     }
     ensure!(!parts.is_empty(), "redis writes no append-only file in {}", folder.display());
-    // Names carry a growing number.
+    // Each name contains a growing number.
     parts.sort_by_key(|(path, _)| (path.as_os_str().len(), path.clone()));
     parts.pop().context("no part")
 }

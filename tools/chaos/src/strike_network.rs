@@ -1,4 +1,4 @@
-//! Faults of the network between one process and one server.
+//! Faults of the network between a process and a server.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const VERY_LONG: Duration = Duration::from_secs(55);
 pub(crate) async fn strike(world: &World, fault: Fault, rng: &mut StdRng) -> Result<String> {
     use Fault as F;
     let at_commit = matches!(fault, F::NetCutBeforeCommit | F::NetCutAfterCommit);
-    // The commits that the proxy knows are those of consumers and reaper.
+    // The proxy recognizes commits of consumers and the reaper.
     let victims: Vec<_> = world.slots().filter(|slot| !at_commit || slot.spec.program == "consumer").collect();
     let slot = victims[rng.random_range(0..victims.len())];
     let to_postgres = at_commit || slot.spec.program == "api" || rng.random_bool(0.5);

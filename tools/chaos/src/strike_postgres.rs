@@ -1,4 +1,4 @@
-//! Faults of Postgres, and of those who use it: killed, disconnecting, and transactions that take their time.
+//! Faults of Postgres and its clients: SIGKILL, cut connections, and slow transactions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub(crate) async fn kill(world: &World) -> Result<String> {
     Ok(String::new())
 }
 
-/// Each connection of a process is terminated with a probability of one half.
+/// Terminates each connection of a process with a probability of one half.
 pub(crate) async fn terminate(world: &World, rng: &mut StdRng) -> Result<String> {
     let client = world.connect().await?;
     let rows = client
@@ -45,7 +45,7 @@ pub(crate) async fn terminate(world: &World, rng: &mut StdRng) -> Result<String>
 
 pub(crate) async fn long_transaction(world: &Arc<World>, rng: &mut StdRng) -> Result<String> {
     let open = Duration::from_millis(rng.random_range(5_000..20_000));
-    // It goes on while other faults strike.
+    // The transaction stays open while other faults strike.
     let (late, rng) = (Arc::clone(world), StdRng::seed_from_u64(rng.random()));
     world.background(async move { commit_late(&late, 2, open, rng).await });
     Ok(format!("{} ms", open.as_millis()))

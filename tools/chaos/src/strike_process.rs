@@ -1,4 +1,4 @@
-//! Faults of processes: killed, stopped, dying at a named point, and running twice.
+//! Faults of processes: SIGKILL, SIGSTOP, death at a named point, and a second process with the same name.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::bookings::PAYMENTS_KEY;
 use crate::fleet::Slot;
 use crate::world::World;
 
-/// How long a process may take to come by the point at which it is to die. Not long: traffic never ends.
+/// How long a process may take to reach the point at which it dies. Traffic never ends, so it is short.
 const DEATH_WAIT: Duration = Duration::from_secs(15);
 
 async fn victim(world: &World, fault: Fault, rng: &mut StdRng) -> Result<Arc<Slot>> {
@@ -52,11 +52,11 @@ pub(crate) async fn stop(world: &World, fault: Fault, rng: &mut StdRng) -> Resul
 pub(crate) async fn die_at(world: &World, fault: Fault, rng: &mut StdRng) -> Result<String> {
     let slot = victim(world, fault, rng).await?;
     let _turn = slot.turn.lock().await;
-    // Before the third, statements are still being prepared, and no commit is on its way when it should be.
+    // Not before the third batch: the first batches prepare their statements, so a commit would not yet be on its way.
     let batch = rng.random_range(3..=7);
     slot.restart_with(vec!["--inject".to_owned(), format!("{}:{batch}", fault.name())]).await;
     if slot.spec.program == "streamer" {
-        // The other one has taken over by now, and would lead for ever.
+        // The second streamer has taken over by now, and would lead forever.
         world.streamers.iter().filter(|other| other.spec.name != slot.spec.name).for_each(|other| {
             other.signal(Signal::SIGKILL);
         });
@@ -65,7 +65,7 @@ pub(crate) async fn die_at(world: &World, fault: Fault, rng: &mut StdRng) -> Res
     if !died {
         slot.signal(Signal::SIGKILL);
     }
-    ensure!(died, "{} did not come by {} within {DEATH_WAIT:?}", slot.spec.name, fault.name());
+    ensure!(died, "{} did not reach {} within {DEATH_WAIT:?}", slot.spec.name, fault.name());
     Ok(format!("{} in batch {batch}", slot.spec.name))
 }
 
@@ -80,7 +80,7 @@ pub(crate) async fn die_booking(world: &World, rng: &mut StdRng) -> Result<Strin
     if !died {
         world.api.signal(Signal::SIGKILL);
     }
-    ensure!(died, "no booking came by {point} within {DEATH_WAIT:?}");
+    ensure!(died, "no booking reached {point} within {DEATH_WAIT:?}");
     Ok(point.to_owned())
 }
 
@@ -91,7 +91,7 @@ pub(crate) async fn die_charging(world: &World) -> Result<String> {
     let body = r#"{"kind":"die-after-charge","count":1}"#;
     let request = request.header("content-type", "application/json").body(body).timeout(DEATH_WAIT);
     request.send().await.context("planning a death")?.error_for_status().context("planning a death")?;
-    ensure!(slot.dies_within(DEATH_WAIT).await, "nobody was charged within {DEATH_WAIT:?}");
+    ensure!(slot.dies_within(DEATH_WAIT).await, "no ride was charged within {DEATH_WAIT:?}");
     Ok(slot.spec.name.clone())
 }
 
@@ -102,7 +102,7 @@ pub(crate) async fn twin(world: &World, fault: Fault, rng: &mut StdRng) -> Resul
     let life = Duration::from_millis(rng.random_range(1000..5000));
     tokio::time::sleep(life).await;
     if let Some(status) = twin.try_wait().context("watching the twin")? {
-        world.history.violation(&format!("the twin of {} gave up with {status}", slot.spec.name));
+        world.history.violation(&format!("the twin of {} exited with {status}", slot.spec.name));
     }
     twin.kill().await.context("ending the twin")?;
     Ok(format!("{} for {} ms", slot.spec.name, life.as_millis()))

@@ -1,4 +1,4 @@
-//! Faults of Redis: it loses, goes back, goes away, refuses to write, and does not know the time.
+//! Faults of Redis: it loses entries, returns to an older state, goes away, refuses to write, or has a wrong clock.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::world::World;
 /// The stream's key.
 const STREAM: &str = "rocket-rides-log";
 
-/// How far the clock is stepped, either way.
+/// The step of the clock, forward or back.
 const CLOCK_STEP_S: i64 = 3600;
 
 async fn connect(redis: &Redis) -> Result<MultiplexedConnection> {
@@ -65,13 +65,13 @@ pub(crate) async fn restart(world: &World, fault: Fault, rng: &mut StdRng) -> Re
     Ok(format!("{} ms", pause.as_millis()))
 }
 
-/// Writes are refused for a while. Whatever happens in between, they are allowed again.
+/// Makes Redis refuse writes for a while, and then allows them again in any case.
 pub(crate) async fn refuse(world: &World, fault: Fault, rng: &mut StdRng) -> Result<String> {
     let redis = world.redis.lock().await;
     let mut connection = connect(&redis).await?;
     let (refuse, allow): (&[&[&str]], &[&str]) = match fault {
         Fault::RedisOom => (&[&["CONFIG", "SET", "maxmemory", "1"]], &["CONFIG", "SET", "maxmemory", "0"]),
-        // Nobody answers at this port; the replica keeps its data, and serves what it has.
+        // No server listens at this port. The replica keeps and serves its data.
         Fault::RedisReadonly => (&[&["REPLICAOF", "127.0.0.1", "1"]], &["REPLICAOF", "NO", "ONE"]),
         _ => {
             redis.obstruct_saves(true)?;
@@ -87,7 +87,7 @@ pub(crate) async fn refuse(world: &World, fault: Fault, rng: &mut StdRng) -> Res
         Ok(refusal)
     };
     let outcome: Result<String> = outcome.await;
-    // It may be loading after a restart: it comes back allowing, but for what is said again until it is heard.
+    // Redis may still load its data after a restart. The command is repeated until Redis accepts it.
     while let Err(error) = command(&mut connection, allow).await {
         world.history.note(&format!("{error:#}"));
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -99,7 +99,7 @@ pub(crate) async fn refuse(world: &World, fault: Fault, rng: &mut StdRng) -> Res
     outcome
 }
 
-/// Asks for a harmless write until Redis refuses it. Returns the refusal's code.
+/// Tries a harmless write until Redis refuses it. Returns the code of the error.
 async fn wait_for_refusal(connection: &mut MultiplexedConnection) -> Result<String> {
     for _ in 0..200 {
         if let Err(error) = redis::cmd("SET").arg("chaos").arg(1).exec_async(connection).await {
@@ -110,12 +110,12 @@ async fn wait_for_refusal(connection: &mut MultiplexedConnection) -> Result<Stri
     bail!("redis refuses nothing")
 }
 
-/// The clock jumps, stays wrong for a while, and jumps back.
+/// Steps the clock, and sets it back after a while.
 pub(crate) async fn step_clock(world: &World, rng: &mut StdRng) -> Result<String> {
     let redis = world.redis.lock().await;
     let step_s = if rng.random_bool(0.5) { CLOCK_STEP_S } else { -CLOCK_STEP_S };
     ensure!(redis.step_clock(step_s)?, "there is no libfaketime");
-    // The library looks once a second.
+    // The library reads its file once per second.
     tokio::time::sleep(Duration::from_millis(rng.random_range(2000..4000))).await;
     redis.step_clock(0)?;
     Ok(format!("by {step_s} s"))

@@ -1,5 +1,5 @@
-//! Rides, while everything breaks: clients of the api that remember what they were promised, and transactions that stage
-//! records by SQL and commit late.
+//! Rides during the faults: clients of the api that keep every confirmation, and transactions that stage records by SQL and
+//! commit late.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,19 +15,19 @@ use serde::Deserialize;
 use crate::history::History;
 use crate::world::World;
 
-/// How long a client waits for an answer.
+/// How long a client waits for a response.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
-/// What was asked for and promised.
+/// The confirmations of the api and of late transactions.
 #[derive(Default)]
 pub(crate) struct Promises {
-    /// Rides that somebody was told are written: id and distance in mm.
+    /// Confirmed rides: id and distance in mm.
     pub confirmed: Mutex<HashMap<i64, i64>>,
-    /// Rides that somebody was told are booked.
+    /// The ids of confirmed bookings.
     pub booked: Mutex<HashSet<i64>>,
-    /// Requests whose fate nobody was told: no answer, or one that leaves it open.
+    /// Requests of unknown outcome: without a response, or with a response that leaves it open.
     pub unknown_count: AtomicU64,
-    /// Requests that were refused for sure.
+    /// Requests that were certainly refused.
     pub refused_count: AtomicU64,
 }
 
@@ -64,7 +64,7 @@ struct Complaint {
     code: String,
 }
 
-/// Posts rides, `pause` apart on average, until `stop`.
+/// Posts rides until `stop`, with a mean pause of `pause`.
 pub(crate) async fn post_rides(world: Arc<World>, pause: Duration, seed: u64, stop: CancellationToken) {
     let (promises, history, url) = (&world.promises, &world.history, world.rides_url.clone());
     let mut rng = StdRng::seed_from_u64(seed);
@@ -99,7 +99,7 @@ pub(crate) async fn post_rides(world: Arc<World>, pause: Duration, seed: u64, st
 /// Writes `ride_count` rides and their records in a transaction that stays open for `open`.
 ///
 /// # Errors
-/// The server went away; the rides are there or not.
+/// The server went away. The rides may be written or not.
 pub(crate) async fn commit_late(world: &World, ride_count: u32, open: Duration, mut rng: StdRng) -> Result<()> {
     let (promises, mut client) = (&world.promises, world.connect().await?);
     let tx = client.transaction().await.context("beginning late")?;

@@ -1,4 +1,4 @@
-//! What faults strike at: servers, processes and traffic.
+//! The targets of the faults: servers, processes and traffic.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
@@ -19,7 +19,7 @@ pub(crate) struct World {
     pub promises: Arc<Promises>,
     pub postgres: Mutex<Postgres>,
     pub redis: Mutex<Redis>,
-    /// Straight to the server, by no proxy.
+    /// The URL of the server itself, without a proxy.
     pub postgres_url: String,
     pub rides_url: String,
     pub payments_url: String,
@@ -54,7 +54,7 @@ impl World {
             let spec = Spec { name: name.to_owned(), program, args };
             Slot::new(spec, (&sockets.0, &sockets.1), &logs, history).await
         };
-        // Claims that hold longer than most charges take, and shorter than the longest pause of a stopped process.
+        // Claims last longer than most charges, and shorter than the longest pause of a stopped process.
         let booking = format!("--stripe-api-base {payments_url} --stripe-api-key {PAYMENTS_KEY} --claim-wait 4s");
         let completing = format!("{booking} --age-min 3s --idle-min 1s --retry-wait 500ms --interval 1s");
         let mut charging = words(&format!("--payments-port {payments_port} --faults --fault-rate 0.05 --data"));
@@ -89,7 +89,7 @@ impl World {
         launcher::apply_roles(&client).await.context("applying the roles")?;
         client.batch_execute(launcher::SEED).await.context("applying the seed")?;
         for slot in world.slots() {
-            // Each has a role of its own, by which its connections are found, and may do what roles.sql allows.
+            // Each process has its own role, by which its connections are found. The role has the rights that roles.sql grants.
             let (name, program) = (&slot.spec.name, slot.spec.program);
             if program != "payments" {
                 let create = format!("CREATE ROLE {name} LOGIN IN ROLE rocket_{program}");
@@ -106,13 +106,13 @@ impl World {
         [&self.api].into_iter().chain(&self.streamers).chain(&self.consumers).chain(others)
     }
 
-    /// A connection straight to Postgres.
+    /// Connects to Postgres without a proxy.
     pub async fn connect(&self) -> Result<deadpool_postgres::ClientWrapper> {
         let config: tokio_postgres::Config = self.postgres_url.parse().context("parsing the server's URL")?;
         connect::postgres::connect(&config, "chaos", || {}).await
     }
 
-    /// Which of the two streamers leads.
+    /// The index of the streamer that leads.
     pub async fn leader(&self) -> Result<usize> {
         let row = self
             .connect()
@@ -125,11 +125,14 @@ impl World {
             )
             .await
             .context("asking who leads")?;
-        let name: String = row.context("nobody leads at the moment")?.get(0);
-        self.streamers.iter().position(|slot| slot.spec.name == name).context("somebody else leads")
+        let name: String = row.context("no streamer leads at the moment")?.get(0);
+        self.streamers
+            .iter()
+            .position(|slot| slot.spec.name == name)
+            .context("a process that is no streamer of this run leads")
     }
 
-    /// Lets `work` go on beside everything else. Its failures are what chaos is about.
+    /// Runs `work` in the background. It may fail, because of the faults.
     pub fn background(self: &Arc<Self>, work: impl Future<Output = Result<()>> + Send + 'static) {
         let history = Arc::clone(&self.history);
         let late = tokio::spawn(async move {
@@ -140,16 +143,16 @@ impl World {
         self.late.lock().unwrap_or_else(PoisonError::into_inner).push(late);
     }
 
-    /// Waits until nobody writes any more who was let go on in the background.
+    /// Waits until all work in the background has ended.
     pub async fn late_ones_end(&self) {
         let late = std::mem::take(&mut *self.late.lock().unwrap_or_else(PoisonError::into_inner));
         for late in late {
-            // An error is a panic, which has been printed.
+            // An error means a panic, which is already printed.
             let _ = late.await;
         }
     }
 
-    /// Runs audit, the tool for operators, which compares what everybody has with the log once more.
+    /// Runs `audit`, the operators' tool, which compares all tables and the stream with the log.
     pub async fn audit(&self) -> Result<()> {
         let environment =
             [("DATABASE_URL", self.postgres_url.clone()), ("REDIS_URL", self.redis.lock().await.url().to_owned())];
@@ -177,7 +180,7 @@ fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
-/// A port that nobody listens on, and that no outgoing connection takes while the api is down.
+/// A free port, outside of the range from which outgoing connections take theirs while the api is down.
 fn free_port() -> Result<u16> {
     let first: u16 = rand::random_range(20_000..31_000);
     (first..first + 1000)

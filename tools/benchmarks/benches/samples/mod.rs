@@ -1,10 +1,10 @@
-//! What both benchmarks of small parts work on: a thousand records, and the same as Redis answers them.
+//! The input of both benchmarks of small parts: a thousand records, and the reply of Redis with the same records.
 
 use pglog::Record;
 use stream::codec::{EntryId, EntryWriter, Fields};
 use stream::resp::Commands;
 
-/// Records a batch.
+/// Records per batch.
 pub const LEN: i64 = 1000;
 
 /// The payloads of a batch.
@@ -38,7 +38,7 @@ pub fn encode(records: &[Record<'_>]) -> Commands {
     commands
 }
 
-/// The reply of XREAD with a batch in it.
+/// The reply of XREAD with a batch.
 pub fn reply(records: &[Record<'_>]) -> Vec<u8> {
     let mut reply = format!("*1\r\n*2\r\n$16\r\nrocket-rides-log\r\n*{}\r\n", records.len());
     for record in records {

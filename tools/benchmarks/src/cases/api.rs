@@ -1,4 +1,4 @@
-//! `api`: rides a second beside what Postgres gives without group commit, and what HTTP gives without Postgres.
+//! `api`: rides per second, beside Postgres without group commit and HTTP without Postgres.
 
 use anyhow::{Result, ensure};
 
@@ -66,18 +66,18 @@ pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
     ]))
 }
 
-/// Posts rides to a fresh api on fresh tables, and checks that what was confirmed is there, each with its record (I1).
+/// Posts rides to a fresh api on fresh tables, and checks that every confirmed ride is there with its record (I1).
 async fn load(bench: &Bench, wrk: &Wrk, connections: u32) -> Result<Answers> {
     bench.fresh_tables().await?;
     let api = start_api(bench, &[]).await?;
     let answers = wrk.post(api.port, connections, bench.config.seconds, Pace::Max).await?;
-    // It finishes what it has in hand.
+    // The api finishes its work in hand.
     api.process.stop().await?;
     check_rides(bench, answers.accepted_count(), connections).await?;
     Ok(answers)
 }
 
-/// Checks tables against answers. wrk leaves in the middle of its last requests: these are written and not counted.
+/// Compares the tables with the responses. wrk leaves during its last requests, which the api writes and wrk does not count.
 pub(crate) async fn check_rides(bench: &Bench, accepted_count: u64, connections: u32) -> Result<()> {
     let ride_count = bench.number("SELECT count(*) FROM rides").await?;
     let staged_count = bench.number("SELECT count(*) FROM staged_log_records").await?;

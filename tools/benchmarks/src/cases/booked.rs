@@ -1,5 +1,5 @@
-//! `booked`: booked rides a second, each charged by the process payments, beside guests' rides of the same api; and how fast
-//! answers are given again.
+//! `booked`: booked rides per second, each charged by the process payments, beside guests' rides of the same api; and replayed
+//! responses per second.
 
 use anyhow::{Context, Result, ensure};
 
@@ -43,7 +43,7 @@ pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
     ))
 }
 
-/// Posts to a fresh api on fresh tables, with a fresh payment processor, and counts what came of it.
+/// Posts to a fresh api on fresh tables, with a fresh payment processor, and checks the tables.
 async fn load(bench: &Bench, wrk: &Wrk, pace: Pace) -> Result<Answers> {
     bench.fresh_tables().await?;
     let journal = bench.folder.join("payments");

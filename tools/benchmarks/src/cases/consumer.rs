@@ -1,4 +1,4 @@
-//! `consumer`: records a second from the stream to a committed state, beside a reader that does nothing with them.
+//! `consumer`: records per second from the stream to a committed state, beside a reader that ignores the entries.
 
 use anyhow::Result;
 

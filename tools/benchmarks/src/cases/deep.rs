@@ -1,4 +1,4 @@
-//! `deep`: a backlog of millions is drained as quickly as a small one, and in no more memory.
+//! `deep`: a backlog of millions is drained as fast as a small backlog, and with no more memory.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ use crate::tools;
 /// The small backlog.
 const SMALL: i64 = 100_000;
 
-/// Small backlogs a round, and drains by a consumer of whatever is published. A small one takes a tenth of a second, in which
-/// chance is large.
+/// Small backlogs per round, and drains per backlog by a consumer. A small drain takes a tenth of a second, so its figure varies
+/// much.
 const REPETITIONS: u32 = 3;
 
-/// What the figures of a deep backlog are compared with.
+/// The name of the small backlog in the report.
 const SMALL_NAME: &str = "100,000 records";
 
-/// What is drained, by whom.
+/// The figures of a process's drains.
 #[derive(Default)]
 struct Drains {
     empty_s: Samples,
@@ -32,8 +32,8 @@ struct Drains {
 }
 
 impl Drains {
-    /// In a small drain the start of the process is a good part of the time, and in a deep one it is nothing: it is taken
-    /// off from the small one, which makes that one look better, not the deep one.
+    /// Adds a small drain without the start of the process, which takes a good part of a small drain and almost nothing of a deep
+    /// drain. This favours the small backlog in the comparison.
     fn add_small(&mut self, empty: Ended, small: Ended, count: i64) {
         let drained = small.elapsed.saturating_sub(empty.elapsed).max(Duration::from_micros(1));
         self.empty_s.push(empty.elapsed.as_secs_f64());
@@ -59,7 +59,7 @@ impl Drains {
     }
 }
 
-/// How flat Redis is by itself.
+/// The figures of Redis alone.
 #[derive(Default)]
 struct Limit {
     small_rate: Samples,
@@ -118,7 +118,7 @@ pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
     xrange.deep_rate.push(redis_load::xrange(bench, &reader, deep_count).await?);
     fresh(bench).await?;
     xadd.deep_rate.push(redis_load::xadd(bench, deep_count).await?);
-    // Room for the cases that follow.
+    // Frees memory and disk for the next cases.
     fresh(bench).await?;
     let deep = format!("{} records", crate::sample::number(deep_count as f64));
     let mut rate = Samples::default();

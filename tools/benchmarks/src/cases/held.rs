@@ -1,5 +1,5 @@
-//! `held`: draining while other connections hold transactions open that began before the records were written. What an
-//! old snapshot keeps alive, and what is not known to be committed, must not make the log slower.
+//! `held`: draining while other connections hold transactions open that began before the records were written. Old row versions
+//! and transactions in flight must not slow the log down.
 
 use anyhow::{Context, Result};
 use tokio_postgres::Client;
@@ -9,7 +9,7 @@ use crate::load::{drain_consumer, drain_streamer, stage};
 use crate::report::{Figures, Row, Wanted};
 use crate::sample::Samples;
 
-/// How often what the streamer has published is folded: a drain takes a second, and one second may be unlike the next.
+/// Drains by a consumer per round. A drain takes only a second, so its figure varies.
 const FOLD_COUNT: usize = 3;
 
 /// Runs the case.
@@ -19,7 +19,7 @@ pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
     bench.progress.expect(runs * 2);
     let [mut streamer, mut streamer_held, mut consumer, mut consumer_held] = [const { Samples(Vec::new()) }; 4];
     for round in 1..=runs {
-        // Each is first as often as the other: servers do not rest at once from what came before.
+        // The order alternates, because the servers still work on the load of the drain before.
         let turns = match round % 2 {
             0 => [Held::Nothing, Held::Transactions],
             _ => [Held::Transactions, Held::Nothing],
@@ -77,7 +77,7 @@ async fn drain(bench: &Bench, count: i64, held: Held) -> Result<(f64, [f64; FOLD
         *rate = count as f64 / drain_consumer(bench, staged).await?.elapsed.as_secs_f64();
     }
     if let Some((writer, reader)) = holders {
-        // They were open to the end; a server that had ended them would say so now.
+        // Both transactions are still open. If the server had ended them, these statements would fail.
         writer.batch_execute("ROLLBACK").await.context("ending the held write")?;
         reader.batch_execute("SELECT count(*) FROM log_batches; ROLLBACK").await.context("ending the held snapshot")?;
     }

@@ -1,4 +1,4 @@
-//! `hour`: tables and indexes after a long time of steady traffic. What is updated and deleted all the time must not grow.
+//! `hour`: tables and indexes after a long time of steady traffic. Tables with updates and deletes must not grow.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -10,12 +10,12 @@ use crate::fleet::Fleet;
 use crate::report::{Figures, Row};
 use crate::sample::Samples;
 
-/// The tables that traffic goes through.
+/// The tables of the traffic.
 const TABLES: [&str; 6] =
     ["rides", "staged_log_records", "log_batches", "checkpoints", "consumer_states", "dead_letters"];
 
-/// The names and sizes of a table and its indexes, in bytes. An index is known by its columns, so that a copy's can be
-/// compared with it.
+/// The names and sizes of a table and its indexes, in bytes. An index is named after its columns, so that it can be compared
+/// with the index of a copy.
 const SIZES: &str = "-- benchmarks::hour::sizes
     SELECT 'table', pg_relation_size($1::text::regclass)
     UNION ALL
@@ -54,7 +54,7 @@ pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
     fleet.wait_until_caught_up(bench).await?;
     growth.look(bench, &fleet).await?;
     fleet.stop().await?;
-    // Sessions tell what they have changed when they end, or a second later.
+    // Sessions report their changes when they end, or a second later.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let mut rows = Vec::new();
     for table in TABLES {
@@ -100,7 +100,7 @@ async fn sizes(bench: &Bench, table: &str) -> Result<Vec<(String, i64)>> {
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// A file with a line a look and a table: seconds, table, live rows, dead rows, sizes; and one of memory a process.
+/// A file with one line per look and table (seconds, table, live rows, dead rows, sizes), and one per look and process (memory).
 struct Growth {
     path: PathBuf,
     text: String,

@@ -1,4 +1,4 @@
-//! `idle`: what the processes cost while nothing happens.
+//! `idle`: CPU and memory of the processes while nothing happens.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use crate::bench::Bench;
 use crate::fleet::{Fleet, cpu_percent};
 use crate::report::{Figures, Row, Wanted};
 
-/// Before it is measured: everybody has connected, and what was begun is done.
+/// The time before the measurement, in which the processes connect and finish their first work.
 const SETTLE: Duration = Duration::from_secs(3);
 
 /// Runs the case.

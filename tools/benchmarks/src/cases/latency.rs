@@ -1,4 +1,4 @@
-//! `latency`: from staging in the api to the commit of all three consumers, while everything runs.
+//! `latency`: the time from staging in the api to the commit of all three consumers, while everything runs.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,19 +13,19 @@ use crate::report::{Figures, Row, Wanted};
 use crate::sample::{Samples, number};
 use crate::tools;
 
-/// Rides a second.
+/// Rides per second.
 const RATE: u32 = 1000;
 
-/// Rides a second so few that each finds everything at rest: what the way itself takes.
+/// So few rides per second that each meets an idle pipeline.
 const CALM_RATE: u32 = 20;
 
-/// What is staged in the first seconds does not count.
+/// Records of the first seconds are not counted.
 const WARM_UP_S: u64 = 3;
 
-/// Width of the longest bar of the drawing.
+/// The width of the longest bar of the drawing.
 const BAR_LEN: f64 = 50.0;
 
-/// A record that a consumer has committed: when it was staged, and when that commit was answered; in µs.
+/// By offset of a committed record: when it was staged, and when the response to the commit came; in µs.
 type Times = HashMap<i64, (i64, i64)>;
 
 /// Runs the case.
@@ -74,7 +74,7 @@ pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
         .drawing(drawing(&of_all)))
 }
 
-/// One run. Returns the latencies in µs, and the rate of what was counted.
+/// One run. Returns the latencies in µs, and the rate of the counted records.
 async fn measure(bench: &Bench, rate: u32, seconds: u64) -> Result<(Histogram<u64>, f64)> {
     let mut fleet = Fleet::start_without_consumers(bench).await?;
     let paths: Vec<PathBuf> = CONSUMERS.iter().map(|name| bench.folder.join(format!("{name}.times"))).collect();
@@ -121,12 +121,12 @@ fn parse_line(line: &str) -> Option<(i64, (i64, i64))> {
     Some((next()?, (next()?, next()?)))
 }
 
-/// From 1 µs to a minute, to three digits.
+/// A histogram from 1 µs to a minute, with three digits.
 fn histogram() -> Result<Histogram<u64>> {
     Histogram::new_with_bounds(1, 60_000_000, 3).context("setting up a histogram")
 }
 
-/// Bars of how many records took how long; each row's bound is some 1.4 times the one before.
+/// A bar chart of the latencies. The bound of each row is about 1.4 times the bound of the row before.
 fn drawing(latencies: &Histogram<u64>) -> String {
     let mut bounds_us: Vec<u64> = vec![0];
     while bounds_us.last().is_some_and(|last| *last < latencies.max()) {

@@ -1,7 +1,8 @@
-//! `overload`: far more is offered than the api lets wait. It must go on serving what it can, and refuse the rest with 503.
+//! `overload`: clients send far more requests than the api lets wait. It must serve as many as it can, and refuse the rest with
+//! 503.
 //!
-//! Connections alone hardly do it: the api reads requests no faster than it writes rides. So in a second load Postgres
-//! stands still for a moment every second, and whoever arrives then piles up.
+//! Many connections alone hardly overload the api, because it reads requests no faster than it writes rides. So in a second load
+//! Postgres stalls for a moment every second, and requests pile up.
 
 use std::time::Duration;
 
@@ -15,17 +16,17 @@ use crate::report::{Figures, Row, Wanted};
 use crate::sample::Samples;
 use crate::wrk::{Answers, Pace, Wrk};
 
-/// Connections that the api serves with ease.
+/// Connections that the api serves easily.
 const FEW: u32 = 64;
 
-/// More than may wait (2000 in the queue and 1000 in hand), and still fewer than the api takes.
+/// More connections than requests may wait (2000 in the queue and 1000 in hand), and fewer than the api accepts.
 const MANY: u32 = 4000;
 
-/// How long Postgres stands still, and how long it works in between.
+/// How long Postgres stalls, and how long it works between two stalls.
 const STALL: Duration = Duration::from_millis(250);
 const WORK: Duration = Duration::from_millis(750);
 
-/// What Postgres does meanwhile.
+/// The state of Postgres during a load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Postgres {
     Works,
@@ -90,7 +91,7 @@ async fn post(bench: &Bench, wrk: &Wrk, connections: u32, postgres: Postgres) ->
         answers = posting => answers?,
         error = stall_again_and_again(&mut locker), if postgres == Postgres::Stalls => return Err(error),
     };
-    // Ends the session, and the lock with it.
+    // This ends the session, which releases the lock.
     drop(locker);
     api.process.stop().await?;
     check_rides(bench, answers.created_count, connections).await?;
@@ -98,7 +99,7 @@ async fn post(bench: &Bench, wrk: &Wrk, connections: u32, postgres: Postgres) ->
     Ok(answers)
 }
 
-/// Ends only with an error.
+/// Stalls Postgres again and again. Returns only after an error.
 async fn stall_again_and_again(client: &mut Client) -> anyhow::Error {
     loop {
         tokio::time::sleep(WORK).await;

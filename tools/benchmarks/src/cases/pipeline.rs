@@ -1,9 +1,8 @@
 //! `pipeline`: the highest rate at which api, streamer and three consumers keep up with each other on this machine.
 //!
-//! The lag of a moment is the age of the oldest ride that is committed and not yet in the state of all three consumers:
-//! of the record after the lowest checkpoint, whether it has an offset by then or not. Its row is found by its id, which
-//! equals its offset here: one api writes, one transaction after another, and none fails. That this held is checked in
-//! the end of each step.
+//! The lag is the age of the oldest committed ride that is not yet in the state of all three consumers. This is the record after
+//! the lowest checkpoint, even if it has no offset yet. Its row is found by its id, which equals its offset here, because one api
+//! writes one transaction after another and none fails. Each step checks this at its end.
 
 use std::time::{Duration, Instant};
 
@@ -15,24 +14,24 @@ use crate::report::{Figures, Row};
 use crate::sample::{Samples, number};
 use crate::wrk::{Pace, Wrk};
 
-/// More than a second behind is not keeping up.
+/// With a longer lag, the pipeline does not keep up.
 const LAG_MAX_MS: i64 = 1000;
 
-/// When less than this part of what is offered is accepted, offering more is of no use.
+/// With a smaller accepted part of the offered rate, a higher rate makes no sense.
 const REACHED_MIN: f64 = 0.95;
 
-/// Connections of the load, each waiting for its next place in the timetable.
+/// Connections of the load. Each waits for its next place in the timetable.
 const CONNECTIONS: u32 = 256;
 
-/// Rides a second: how the rate rises, where it stops, and how exactly its limit is looked for.
+/// Rides per second: the step of the rising rate, its end, and the precision of the search.
 const RISE: u32 = 5_000;
 const RATE_MAX: u32 = 100_000;
 const EXACT_TO: u32 = 1_000;
 
-/// How often the lag is looked at.
+/// The pause between two looks at the lag.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What came of a rate.
+/// The figures of one rate.
 struct Step {
     offered: u32,
     reached: f64,
@@ -56,7 +55,7 @@ pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
     let mut steps: Vec<Step> = Vec::new();
     let (mut good, mut bad) = (0, RATE_MAX);
     while bad - good > EXACT_TO {
-        // Up by equal steps to the first rate that is too high, then by halves.
+        // The rate rises by equal steps until it is too high. Then the search halves the interval.
         let rate = if bad == RATE_MAX { good + RISE } else { u32::midpoint(good, bad) };
         bench.progress.step(&format!("{rate} rides/s"));
         let step = measure(bench, &wrk, rate).await?;
@@ -68,7 +67,7 @@ pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
         steps.push(step);
     }
     let drawing = drawing(&steps);
-    // What was accepted counts, not what was offered.
+    // The accepted rate counts, not the offered rate.
     let best = steps.into_iter().filter(Step::keeps_up).max_by(|a, b| a.reached.total_cmp(&b.reached));
     let best = best.with_context(|| format!("no rate is kept up with:\n{drawing}"))?;
     let one = |value: f64| Samples::from([value]);
@@ -101,7 +100,7 @@ async fn measure(bench: &Bench, wrk: &Wrk, rate: u32) -> Result<Step> {
             }
         }
     };
-    // What lags in the end counts too.
+    // The lag at the end counts, too.
     lag_max_ms = lag_ms(bench).await?.max(lag_max_ms);
     let percents = cpu_percent(&before, &fleet.cpu_times(bench)?, started_at.elapsed())?;
     ensure!(answers.error_count == 0, "{} rides were refused", answers.error_count);

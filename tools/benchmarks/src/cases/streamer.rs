@@ -1,4 +1,4 @@
-//! `streamer`: records a second from Postgres to the stream, beside redis-benchmark appending entries of the same shape.
+//! `streamer`: records per second from Postgres to the stream, beside redis-benchmark with entries of the same shape.
 
 use anyhow::Result;
 
