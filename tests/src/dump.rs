@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use launcher::find_postgres;
 use tokio::process::Command;
 
+use crate::connection::connect;
 use crate::template::with_database;
-use crate::world::connect;
 use crate::{PrivatePostgres, Process, World};
 
 /// The output of `pg_dump`. The file is removed when this is dropped.

@@ -3,6 +3,7 @@
 //!
 //! A test that finds no server fails and names the command that starts one. It is never skipped.
 
+mod connection;
 mod dump;
 mod payments;
 mod process;

@@ -2,7 +2,7 @@
 
 use deadpool_postgres::ClientWrapper as Client;
 
-use crate::world::connect;
+use crate::connection::connect;
 
 /// The name of the template.
 pub(crate) const TEMPLATE: &str = "rocket_rides_template";

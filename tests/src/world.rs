@@ -12,6 +12,7 @@ use stream::wire::Wire;
 use streamer::{Fault, Step, Streamer};
 use tokio_postgres::Config;
 
+use crate::connection::connect;
 use crate::template::{TEMPLATE, create_template, with_database};
 
 /// The names of the processes that have a role of their own, as `ops/roles.sql` lists them: `rocket_api` is the role of the
@@ -309,10 +310,6 @@ pub async fn write_rides(client: &impl Session, count: i64) {
         )
         .await
         .unwrap();
-}
-
-pub(crate) async fn connect(config: &Config) -> Client {
-    connect::postgres::connect(config, "test", || {}).await.expect("the servers of bin/test answer")
 }
 
 fn from_environment(name: &str) -> String {

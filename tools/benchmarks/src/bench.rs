@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use redis::aio::MultiplexedConnection;
 use tokio_postgres::{Client, NoTls};
 
-use crate::Config;
+use crate::config::Config;
 use crate::process::{Running, Spec};
 use crate::progress::Progress;
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 use simulator::Booking;
 
 use crate::history::History;
-use crate::world::World;
+use crate::world::{PAYMENTS_KEY, World};
 
 /// How long a client waits for a response.
 const ANSWER_WAIT: Duration = Duration::from_secs(15);
@@ -161,6 +161,3 @@ pub(crate) async fn check(world: &World, client: &Client) -> Result<()> {
     }
     Ok(())
 }
-
-/// The processor's key of all processes.
-pub(crate) const PAYMENTS_KEY: &str = "sk_test_chaos";

@@ -16,6 +16,7 @@ mod checker;
 mod fault;
 mod fleet;
 mod history;
+mod promises;
 mod proxy;
 mod servers;
 mod strike_network;

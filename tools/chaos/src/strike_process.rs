@@ -9,9 +9,8 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 
 use crate::Fault;
-use crate::bookings::PAYMENTS_KEY;
 use crate::fleet::Slot;
-use crate::world::World;
+use crate::world::{PAYMENTS_KEY, World};
 
 /// How long a process may take to reach the point at which it dies. Traffic never ends, so it is short.
 const DEATH_WAIT: Duration = Duration::from_secs(15);

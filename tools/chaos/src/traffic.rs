@@ -1,9 +1,8 @@
 //! Rides during the faults: clients of the api that keep every confirmation, and transactions that stage records by SQL and
 //! commit late.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -12,41 +11,10 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::Deserialize;
 
-use crate::history::History;
 use crate::world::World;
 
 /// How long a client waits for a response.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
-
-/// The confirmations of the api and of late transactions.
-#[derive(Default)]
-pub(crate) struct Promises {
-    /// Confirmed rides: id and distance in mm.
-    pub confirmed: Mutex<HashMap<i64, i64>>,
-    /// The ids of confirmed bookings.
-    pub booked: Mutex<HashSet<i64>>,
-    /// Requests of unknown outcome: without a response, or with a response that leaves it open.
-    pub unknown_count: AtomicU64,
-    /// Requests that were certainly refused.
-    pub refused_count: AtomicU64,
-}
-
-impl Promises {
-    fn confirm(&self, id: i64, distance_mm: i64, history: &History) {
-        let twice = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner).insert(id, distance_mm);
-        if twice.is_some() {
-            history.violation(&format!("ride {id} was confirmed twice"));
-        }
-    }
-
-    pub fn booked(&self, id: i64) {
-        self.booked.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
-    }
-
-    fn unknown(&self) {
-        self.unknown_count.fetch_add(1, Ordering::Relaxed);
-    }
-}
 
 #[derive(Deserialize)]
 struct Answer {

@@ -8,11 +8,13 @@ use anyhow::{Context, Result};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::bookings::PAYMENTS_KEY;
 use crate::fleet::{self, Slot, Spec};
 use crate::history::History;
+use crate::promises::Promises;
 use crate::servers::{Postgres, Redis};
-use crate::traffic::Promises;
+
+/// The processor's key of all processes.
+pub(crate) const PAYMENTS_KEY: &str = "sk_test_chaos";
 
 pub(crate) struct World {
     pub history: Arc<History>,
