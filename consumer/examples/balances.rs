@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use consumer::{Fold, Rejection};
 use deadpool_postgres::Transaction;
-use pglog::{Record, Session};
+use pglog::{Partition, Record, Session};
 use serde::Deserialize;
 
 fn main() -> ExitCode {
@@ -41,7 +41,7 @@ impl Fold for Balances {
     }
 
     /// The loop calls this at the start, and again after a failed transaction. The records of that transaction are folded again.
-    async fn load(&mut self, _: &Transaction<'_>, _: &str, _: i32) -> Result<()> {
+    async fn load(&mut self, _: &Transaction<'_>, _: &str, _: Partition) -> Result<()> {
         self.credits.clear();
         Ok(())
     }
@@ -57,7 +57,7 @@ impl Fold for Balances {
     }
 
     /// The loop commits this together with the checkpoint, so a credit is added once, however often its record arrives.
-    async fn save(&mut self, tx: &impl Session, consumer: &str, _: i32) -> Result<()> {
+    async fn save(&mut self, tx: &impl Session, consumer: &str, _: Partition) -> Result<()> {
         let (wallet_ids, amounts): (Vec<i64>, Vec<i64>) = std::mem::take(&mut self.credits).into_iter().unzip();
         tx.execute(
             "-- balances::save

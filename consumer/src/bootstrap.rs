@@ -4,6 +4,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use deadpool_postgres::{ClientWrapper as Client, Transaction};
+use pglog::Partition;
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::dead_letter;
@@ -22,7 +23,7 @@ pub(crate) async fn register<F: Fold>(
     tx: &Transaction<'_>,
     fold: &F,
     name: &str,
-    partition: i32,
+    partition: Partition,
 ) -> Result<Checkpoint> {
     pglog::hold_reaping(tx).await.context("registering")?;
     // The reaper relies on the registration, so it must survive a crash.
@@ -43,7 +44,13 @@ pub(crate) async fn register<F: Fold>(
 ///
 /// # Errors
 /// No consumer `source` has a state of this fold, or `name` is registered already, or Postgres is away.
-pub async fn copy<F: Fold>(client: &mut Client, fold: &F, source: &str, name: &str, partition: i32) -> Result<i64> {
+pub async fn copy<F: Fold>(
+    client: &mut Client,
+    fold: &F,
+    source: &str,
+    name: &str,
+    partition: Partition,
+) -> Result<i64> {
     let tx = client.transaction().await.context("beginning")?;
     pglog::hold_reaping(&tx).await.context("registering")?;
     if !insert(&tx, name, partition).await? {
@@ -58,7 +65,7 @@ pub async fn copy<F: Fold>(client: &mut Client, fold: &F, source: &str, name: &s
 
 /// Gives the new baseline its state. If the first records of the log are gone, they were reaped by a version that kept no
 /// baseline. The slowest consumer that has a state of this fold then becomes the baseline.
-async fn begin_baseline<F: Fold>(tx: &Transaction<'_>, fold: &F, partition: i32) -> Result<()> {
+async fn begin_baseline<F: Fold>(tx: &Transaction<'_>, fold: &F, partition: Partition) -> Result<()> {
     if pglog::first_retained(tx, partition).await.context("asking what is retained")? == 1 {
         return Ok(());
     }
@@ -79,7 +86,7 @@ async fn begin_baseline<F: Fold>(tx: &Transaction<'_>, fold: &F, partition: i32)
 }
 
 /// Inserts the consumer's row. Returns whether it was not there before.
-async fn insert(tx: &Transaction<'_>, name: &str, partition: i32) -> Result<bool> {
+async fn insert(tx: &Transaction<'_>, name: &str, partition: Partition) -> Result<bool> {
     let inserted_count = tx
         .execute(
             "-- consumer::bootstrap::insert
@@ -98,7 +105,7 @@ async fn inherit<F: Fold>(
     fold: &F,
     source: &str,
     name: &str,
-    partition: i32,
+    partition: Partition,
 ) -> Result<Option<i64>> {
     // Each of the statements that follow has a snapshot of its own. The lock keeps the source from committing in between,
     // so that checkpoint, state and dead letters are of one offset.

@@ -5,7 +5,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use deadpool_postgres::ClientWrapper as Client;
-use pglog::Session;
+use pglog::{Partition, Session};
 use tokio_postgres::Statement;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
@@ -40,7 +40,7 @@ pub(crate) struct Checkpoint {
 ///
 /// # Errors
 /// Postgres is away.
-pub(crate) async fn find(session: &impl Session, name: &str, partition: i32) -> Result<Option<Checkpoint>> {
+pub(crate) async fn find(session: &impl Session, name: &str, partition: Partition) -> Result<Option<Checkpoint>> {
     let row = session
         .query_opt(
             "-- consumer::checkpoint::find
@@ -113,7 +113,7 @@ impl Advance {
 ///
 /// # Errors
 /// Postgres is away.
-pub(crate) async fn advance(tx: &impl Session, name: &str, partition: i32, advance: &Advance) -> Result<bool> {
+pub(crate) async fn advance(tx: &impl Session, name: &str, partition: Partition, advance: &Advance) -> Result<bool> {
     let key: [&(dyn ToSql + Sync); 2] = [&name, &partition];
     let statement = format!("-- consumer::checkpoint::advance\n{}", Advance::sql(3));
     let moved_count =
@@ -168,7 +168,7 @@ impl Saver {
         &mut self,
         client: &Client,
         name: &str,
-        partition: i32,
+        partition: Partition,
         advance: &Advance,
         update: Option<&Update<'_>>,
     ) -> Result<bool> {
@@ -193,7 +193,7 @@ impl Saver {
         &mut self,
         client: &Client,
         name: &str,
-        partition: i32,
+        partition: Partition,
         advance: &Advance,
         update: Option<&Update<'_>>,
     ) -> Result<bool, tokio_postgres::Error> {
@@ -266,7 +266,7 @@ fn is_state_gone(error: &tokio_postgres::Error) -> bool {
 ///
 /// # Errors
 /// There is no such consumer, or Postgres is away.
-pub async fn unregister(client: &Client, name: &str, partition: i32) -> Result<()> {
+pub async fn unregister(client: &Client, name: &str, partition: Partition) -> Result<()> {
     let removed_count = client
         .execute(
             "-- consumer::checkpoint::unregister

@@ -10,6 +10,7 @@ mod loaded;
 mod read;
 mod session;
 
+use pglog::Partition;
 use std::time::Duration;
 
 use anyhow::{Error, Result, anyhow};
@@ -39,7 +40,7 @@ const STEP_WAIT: Duration = Duration::from_secs(45);
 /// Folds the log into a state, one bounded step at a time.
 pub struct Consumer<F> {
     name: String,
-    partition: i32,
+    partition: Partition,
     postgres: tokio_postgres::Config,
     guard: Guard,
     shutdown: CancellationToken,

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use deadpool_postgres::{ClientWrapper as Client, Transaction};
-use pglog::{Record, Session};
+use pglog::{Partition, Record, Session};
 use tokio_postgres::Row;
 use tracing::warn;
 
@@ -27,7 +27,7 @@ pub enum Replay {
 pub(crate) async fn bury(
     tx: &impl Session,
     name: &str,
-    partition: i32,
+    partition: Partition,
     record: &Record<'_>,
     rejection: &Rejection,
 ) -> Result<()> {
@@ -47,7 +47,7 @@ pub(crate) async fn bury(
 ///
 /// # Errors
 /// Postgres is away.
-pub(crate) async fn copy(tx: &Transaction<'_>, source: &str, name: &str, partition: i32) -> Result<()> {
+pub(crate) async fn copy(tx: &Transaction<'_>, source: &str, name: &str, partition: Partition) -> Result<()> {
     tx.execute(
         "-- consumer::dead_letter::copy
          INSERT INTO dead_letters (name, partition, record_offset, object, action, data, reason, created_at, dropped_at)
@@ -76,7 +76,7 @@ pub async fn replay<F: Fold>(
     client: &mut Client,
     fold: &mut F,
     name: &str,
-    partition: i32,
+    partition: Partition,
     offset: i64,
 ) -> Result<Replay> {
     let tx = client.transaction().await.context("beginning")?;
@@ -124,7 +124,7 @@ pub async fn replay<F: Fold>(
     Ok(applied.map_or_else(Replay::Rejected, |()| Replay::Applied))
 }
 
-async fn find(tx: &Transaction<'_>, name: &str, partition: i32, offset: i64) -> Result<Option<Row>> {
+async fn find(tx: &Transaction<'_>, name: &str, partition: Partition, offset: i64) -> Result<Option<Row>> {
     tx.query_opt(
         "-- consumer::dead_letter::find
          SELECT object, action, data FROM dead_letters
@@ -136,7 +136,7 @@ async fn find(tx: &Transaction<'_>, name: &str, partition: i32, offset: i64) -> 
 }
 
 /// Makes a running consumer load its state again: the state that it holds is not the committed one any more.
-async fn raise_generation(tx: &Transaction<'_>, name: &str, partition: i32) -> Result<()> {
+async fn raise_generation(tx: &Transaction<'_>, name: &str, partition: Partition) -> Result<()> {
     let raised_count = tx
         .execute(
             "-- consumer::dead_letter::raise_generation

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result};
 use deadpool_postgres::Transaction;
-use pglog::Record;
+use pglog::{Partition, Record};
 use serde::Deserialize;
 
 use crate::fold::{Fold, Rejection, Update};
@@ -36,7 +36,7 @@ impl Fold for DistanceFold {
         object == "ride" && action == "create"
     }
 
-    async fn load(&mut self, tx: &Transaction<'_>, consumer: &str, partition: i32) -> Result<()> {
+    async fn load(&mut self, tx: &Transaction<'_>, consumer: &str, partition: Partition) -> Result<()> {
         tx.execute(
             "-- consumer::distance::load
              INSERT INTO consumer_states (name, partition)
@@ -89,7 +89,7 @@ impl Fold for DistanceFold {
         })
     }
 
-    async fn copy(&self, tx: &Transaction<'_>, source: &str, consumer: &str, partition: i32) -> Result<bool> {
+    async fn copy(&self, tx: &Transaction<'_>, source: &str, consumer: &str, partition: Partition) -> Result<bool> {
         let copied_count = tx
             .execute(
                 "-- consumer::distance::copy

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use deadpool_postgres::Transaction;
-use pglog::{Record, Session};
+use pglog::{Partition, Record, Session};
 use tokio_postgres::types::ToSql;
 
 /// Something derived from the log, one record after another.
@@ -21,8 +21,12 @@ pub trait Fold: Send + Sync {
     ///
     /// # Errors
     /// Postgres is away. The loop tries again.
-    fn load(&mut self, tx: &Transaction<'_>, consumer: &str, partition: i32)
-    -> impl Future<Output = Result<()>> + Send;
+    fn load(
+        &mut self,
+        tx: &Transaction<'_>,
+        consumer: &str,
+        partition: Partition,
+    ) -> impl Future<Output = Result<()>> + Send;
 
     /// Folds one record into the state in memory.
     ///
@@ -43,7 +47,12 @@ pub trait Fold: Send + Sync {
     ///
     /// # Errors
     /// Postgres is away. The loop loads the last committed state and tries again.
-    fn save(&mut self, tx: &impl Session, consumer: &str, partition: i32) -> impl Future<Output = Result<()>> + Send {
+    fn save(
+        &mut self,
+        tx: &impl Session,
+        consumer: &str,
+        partition: Partition,
+    ) -> impl Future<Output = Result<()>> + Send {
         async move {
             let Update { sql, params } =
                 self.update().context("the fold says neither how to update nor how to save")?;
@@ -65,7 +74,7 @@ pub trait Fold: Send + Sync {
         _tx: &Transaction<'_>,
         _source: &str,
         _consumer: &str,
-        _partition: i32,
+        _partition: Partition,
     ) -> impl Future<Output = Result<bool>> + Send {
         async { Ok(false) }
     }

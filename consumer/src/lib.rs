@@ -83,7 +83,7 @@ pub async fn run_watched<F: Fold>(config: Config, fold: F, health: &Health, shut
     info!(
         consumer = config.name,
         stream = ?config.stream,
-        partition = config.stream.partition,
+        partition = config.stream.partition.number(),
         fault_rate = config.fault.fault_rate,
         fault_seed = faults.seed(),
         "consumer started"

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
-use pglog::{BatchRange, Record};
+use pglog::{BatchRange, Partition, Record};
 
 /// Batches per look-up.
 const RANGES_LEN_MAX: i64 = 1000;
@@ -35,7 +35,13 @@ impl Vouchers {
     ///
     /// # Errors
     /// Postgres is away.
-    pub async fn look_up(&mut self, client: &Client, partition: i32, next_offset: i64, last_offset: i64) -> Result<()> {
+    pub async fn look_up(
+        &mut self,
+        client: &Client,
+        partition: Partition,
+        next_offset: i64,
+        last_offset: i64,
+    ) -> Result<()> {
         while self.ranges.front().is_some_and(|range| range.last_offset < next_offset) {
             self.ranges.pop_front();
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use common::fault::die;
 use deadpool_postgres::ClientWrapper as Client;
-use pglog::Reader;
+use pglog::{Partition, Reader};
 use stream::StreamArgs;
 use stream::end::StreamEnd;
 use stream::wire::Wire;
@@ -28,7 +28,7 @@ pub(crate) struct StreamAddress {
     redis: redis::Client,
     key: String,
     /// The partition of the log that the stream is a copy of.
-    pub partition: i32,
+    pub partition: Partition,
 }
 
 impl StreamAddress {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
-use pglog::{Batch, Page, Reader};
+use pglog::{Batch, Page, Partition, Reader};
 
 /// Records per pipeline. Enough to make round trips cheap, and a few hundred kilobytes at most.
 const PAGE_LEN_MAX: i64 = 1000;
@@ -82,7 +82,7 @@ impl Cursor {
     pub async fn next_page(
         &mut self,
         client: &Client,
-        partition: i32,
+        partition: Partition,
         nearby: &mut Option<Reader>,
     ) -> Result<Option<ReadyPage>> {
         if let Some(ready) = self.ready.take() {
@@ -118,7 +118,7 @@ impl Cursor {
 /// A reader at `offset`; `None` if no record has this offset yet.
 async fn open_reader(
     client: &Client,
-    partition: i32,
+    partition: Partition,
     offset: i64,
     nearby: Option<Reader>,
 ) -> Result<Option<Reader>, pglog::Error> {

@@ -5,6 +5,7 @@
 
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
+use pglog::Partition;
 use stream::codec::DecodeError;
 use stream::end::StreamEnd;
 use stream::resp::{Commands, Element, Elements};
@@ -40,7 +41,7 @@ pub(crate) async fn read_end(wire: &mut Wire, key: &str) -> Result<StreamEnd> {
 ///
 /// # Errors
 /// Postgres is away.
-pub(crate) async fn has_foreign_entry(end: &StreamEnd, client: &Client, partition: i32) -> Result<bool> {
+pub(crate) async fn has_foreign_entry(end: &StreamEnd, client: &Client, partition: Partition) -> Result<bool> {
     let Some(offset) = end.entry_offset() else { return Ok(false) };
     let token =
         pglog::token_at(client, partition, offset).await.context("looking up the token of the stream's last entry")?;

@@ -50,6 +50,7 @@
 //! | Postgres fails over or becomes read-only | the leader connects anew, and all streamers ask the new primary for the lock |
 //! | Redis is away | the leader keeps the lock, cuts batches and tries again; consumers read from Postgres |
 
+use pglog::Partition;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -95,7 +96,7 @@ impl LeaderSession {
     ///
     /// # Errors
     /// Postgres is away.
-    pub async fn leads(&mut self, partition: i32) -> Result<bool> {
+    pub async fn leads(&mut self, partition: Partition) -> Result<bool> {
         if !self.leads {
             let row = self
                 .client
@@ -108,7 +109,7 @@ impl LeaderSession {
                 .context("asking for the leadership")?;
             self.leads = row.get(0);
             if self.leads {
-                tracing::info!(partition, "leading");
+                tracing::info!(partition = partition.number(), "leading");
             }
         }
         Ok(self.leads)

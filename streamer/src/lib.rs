@@ -53,7 +53,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let faults = FaultSource::new(&config.fault, config.inject);
     info!(
         stream = ?config.stream,
-        partition = config.stream.partition,
+        partition = config.stream.partition.number(),
         fault_rate = config.fault.fault_rate,
         fault_seed = faults.seed(),
         "streamer started"

@@ -1,5 +1,6 @@
 //! The streamer's metrics: its counters, and how far the stream is behind the log.
 
+use pglog::Partition;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ pub(crate) type LastPublished = Arc<Mutex<Option<(i64, Instant)>>>;
 const MEASURED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Describes the metrics, and begins to measure how far the stream is behind. `pulse` beats while Postgres answers.
-pub(crate) fn start(health: &Health, postgres: &PostgresArgs, pulse: Pulse, partition: i32) -> LastPublished {
+pub(crate) fn start(health: &Health, postgres: &PostgresArgs, pulse: Pulse, partition: Partition) -> LastPublished {
     declare_counter("rocket_rides_batches_published_total", "Batches appended to the stream", &[]);
     declare_counter("rocket_rides_records_published_total", "Records appended to the stream, each once", &[]);
     declare_counter("rocket_rides_entries_added_total", "Entries added to the stream, double-sends included", &[]);

@@ -1,5 +1,6 @@
 //! The streamer as the skeleton of processes repeats it: when to pause, what to log, and which errors are final.
 
+use pglog::Partition;
 use std::time::Duration;
 
 use anyhow::{Error, Result};
@@ -25,7 +26,7 @@ const STANDBY_WAIT: Duration = Duration::from_millis(500);
 pub(crate) struct Publishing {
     streamer: Streamer,
     last: LastPublished,
-    partition: i32,
+    partition: Partition,
     is_draining: bool,
     stands_by: bool,
 }
@@ -63,7 +64,7 @@ impl Work for Publishing {
             }
             Step::StandingBy => {
                 if !self.stands_by {
-                    info!(partition = self.partition, "standing by: another streamer leads");
+                    info!(partition = self.partition.number(), "standing by: another streamer leads");
                 }
                 self.stands_by = true;
                 let is_finished = self.is_draining && self.streamer.is_nothing_left().await;

@@ -28,7 +28,7 @@ impl From<Record<'_>> for ReadRecord {
 impl World {
     /// All records from `offset` on, read in pages of at most `page_len`.
     pub async fn read_from(&self, offset: i64, page_len: i64) -> Vec<ReadRecord> {
-        let mut reader = Reader::at(self.client(), 0, offset).await.unwrap();
+        let mut reader = Reader::at(self.client(), pglog::Partition::FIRST, offset).await.unwrap();
         let mut records = Vec::new();
         loop {
             let page = reader.next_page(self.client(), page_len).await.unwrap();

@@ -256,9 +256,12 @@ impl World {
     /// # Panics
     /// A record was lost, folded twice, or folded at another offset.
     pub async fn assert_converged(&self, names: &[&str]) {
-        let head = pglog::head(&self.client, 0).await.unwrap();
+        let head = pglog::head(&self.client, pglog::Partition::FIRST).await.unwrap();
         let (ride_count, total_distance_mm) = self.sql_totals().await;
-        assert!(!pglog::is_anything_staged(&self.client, 0).await.unwrap(), "records are staged that have no offset");
+        assert!(
+            !pglog::is_anything_staged(&self.client, pglog::Partition::FIRST).await.unwrap(),
+            "records are staged that have no offset"
+        );
         let (_, first) = self.committed(names[0]).await;
         for name in names {
             let (last_offset, state) = self.committed(name).await;

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use common::fault::die;
-use pglog::Record;
+use pglog::{Partition, Record};
 use tracing::debug;
 
 use super::guard::Guard;
@@ -33,7 +33,7 @@ pub(super) enum Source {
 /// The half of a step that works on Postgres: it folds and commits records that follow the checkpoint.
 pub(super) struct Committer<'a, F> {
     pub name: &'a str,
-    pub partition: i32,
+    pub partition: Partition,
     pub guard: Guard,
     pub fold: &'a mut F,
     pub session: &'a mut ConsumerSession,

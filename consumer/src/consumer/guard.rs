@@ -1,7 +1,7 @@
 //! A condition that must hold before a checkpoint moves.
 
 use anyhow::Result;
-use pglog::Session;
+use pglog::{Partition, Session};
 
 /// The condition for a checkpoint to move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +18,7 @@ impl Guard {
     ///
     /// # Errors
     /// Postgres is away.
-    pub async fn permits(self, tx: &impl Session, partition: i32, new_offset: i64) -> Result<bool> {
+    pub async fn permits(self, tx: &impl Session, partition: Partition, new_offset: i64) -> Result<bool> {
         match self {
             Self::None => Ok(true),
             Self::BehindConsumers => {

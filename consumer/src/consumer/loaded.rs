@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
-use pglog::{Page, Reader};
+use pglog::{Page, Partition, Reader};
 use stream::codec::EntryId;
 
 use crate::bootstrap;
@@ -33,7 +33,7 @@ impl Loaded {
         client: &mut Client,
         fold: &mut F,
         name: &str,
-        partition: i32,
+        partition: Partition,
         may_register: bool,
     ) -> Result<Self> {
         let tx = client.transaction().await.context("beginning to load")?;
@@ -57,7 +57,12 @@ impl Loaded {
     ///
     /// # Errors
     /// As [`Reader::at`] and [`Reader::next_page`].
-    pub async fn read_missing(&mut self, client: &Client, partition: i32, len_max: i64) -> Result<Page, pglog::Error> {
+    pub async fn read_missing(
+        &mut self,
+        client: &Client,
+        partition: Partition,
+        len_max: i64,
+    ) -> Result<Page, pglog::Error> {
         let next_offset = self.last_offset() + 1;
         let mut reader = match self.healer.take() {
             Some(reader) if reader.next_offset() == next_offset => reader,

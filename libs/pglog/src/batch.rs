@@ -3,6 +3,7 @@
 use tokio_postgres::Row;
 
 use crate::Error;
+use crate::partition::Partition;
 use crate::record::Page;
 use crate::session::Session;
 
@@ -14,7 +15,7 @@ pub const LEADER_LOCK: i32 = 0x524f_434b;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     /// The partition it belongs to.
-    pub partition: i32,
+    pub partition: Partition,
     /// Offset of its first record.
     pub first_offset: i64,
     /// How many records it has, at least 1.
@@ -42,7 +43,7 @@ impl Batch {
     }
 
     /// Reads the columns `first_offset, record_count, token, snapshot, previous_snapshot, fresh_first_id, fresh_last_id`.
-    pub(crate) fn from_row(partition: i32, row: &Row) -> Self {
+    pub(crate) fn from_row(partition: Partition, row: &Row) -> Self {
         let fresh: (Option<i64>, Option<i64>) = (row.get("fresh_first_id"), row.get("fresh_last_id"));
         Self {
             partition,
@@ -67,7 +68,7 @@ impl Batch {
 ///
 /// # Errors
 /// [`Error::TransactionsStartedOver`] if the tables come from another cluster; otherwise Postgres is away.
-pub async fn assign(client: &impl Session, partition: i32, token: i64) -> Result<Option<Batch>, Error> {
+pub async fn assign(client: &impl Session, partition: Partition, token: i64) -> Result<Option<Batch>, Error> {
     Ok(assign_and_read(client, partition, token, 0).await?.map(|(batch, _)| batch))
 }
 
@@ -78,7 +79,7 @@ pub async fn assign(client: &impl Session, partition: i32, token: i64) -> Result
 /// As [`assign`].
 pub async fn assign_and_read(
     client: &impl Session,
-    partition: i32,
+    partition: Partition,
     token: i64,
     len_max: i64,
 ) -> Result<Option<(Batch, Option<Page>)>, Error> {
@@ -147,7 +148,7 @@ pub async fn assign_and_read(
 ///
 /// # Errors
 /// Postgres is away.
-pub async fn is_anything_staged(client: &impl Session, partition: i32) -> Result<bool, Error> {
+pub async fn is_anything_staged(client: &impl Session, partition: Partition) -> Result<bool, Error> {
     let edge = edge(client, partition).await?;
     let row = client
         .query_one(
@@ -171,7 +172,7 @@ struct Edge {
     snapshot: String,
 }
 
-async fn edge(client: &impl Session, partition: i32) -> Result<Edge, Error> {
+async fn edge(client: &impl Session, partition: Partition) -> Result<Edge, Error> {
     let row = client
         .query_opt(
             "-- pglog::edge
@@ -191,7 +192,7 @@ async fn edge(client: &impl Session, partition: i32) -> Result<Edge, Error> {
 ///
 /// # Errors
 /// Postgres is away.
-pub async fn head(client: &impl Session, partition: i32) -> Result<i64, Error> {
+pub async fn head(client: &impl Session, partition: Partition) -> Result<i64, Error> {
     Ok(edge(client, partition).await?.next_offset - 1)
 }
 
@@ -199,7 +200,7 @@ pub async fn head(client: &impl Session, partition: i32) -> Result<i64, Error> {
 ///
 /// # Errors
 /// Postgres is away.
-pub async fn first_retained(client: &impl Session, partition: i32) -> Result<i64, Error> {
+pub async fn first_retained(client: &impl Session, partition: Partition) -> Result<i64, Error> {
     // One statement. Between two statements a batch might be cut, and the offset after the head would be far too high.
     let row = client
         .query_one(
@@ -233,7 +234,7 @@ pub struct BatchRange {
 /// Postgres is away.
 pub async fn batch_ranges(
     client: &impl Session,
-    partition: i32,
+    partition: Partition,
     from_offset: i64,
     count_max: i64,
 ) -> Result<Vec<BatchRange>, Error> {
@@ -261,7 +262,7 @@ pub async fn batch_ranges(
 ///
 /// # Errors
 /// Postgres is away.
-pub async fn token_at(client: &impl Session, partition: i32, offset: i64) -> Result<Option<i64>, Error> {
+pub async fn token_at(client: &impl Session, partition: Partition, offset: i64) -> Result<Option<i64>, Error> {
     let ranges = batch_ranges(client, partition, offset, 1).await?;
     // If the batch of this offset was deleted, the first range is that of a later batch.
     Ok(ranges.first().filter(|range| range.first_offset <= offset).map(|range| range.token))

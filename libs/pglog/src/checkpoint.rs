@@ -3,6 +3,7 @@
 use deadpool_postgres::Transaction;
 
 use crate::Error;
+use crate::partition::Partition;
 use crate::session::Session;
 
 /// A consumer that registers holds this lock shared, and the reaper holds it exclusively. Otherwise the reaper could give
@@ -14,7 +15,7 @@ const REGISTRATION_LOCK: i64 = 7_306_930_022;
 ///
 /// # Errors
 /// Postgres is away.
-pub async fn lowest_checkpoint(client: &impl Session, partition: i32) -> Result<Option<i64>, Error> {
+pub async fn lowest_checkpoint(client: &impl Session, partition: Partition) -> Result<Option<i64>, Error> {
     let row = client
         .query_one(
             "-- pglog::lowest_checkpoint

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::Error;
+use crate::partition::Partition;
 use crate::session::Session;
 
 /// How far a reader at an offset is behind the log.
@@ -21,7 +22,7 @@ pub struct Lag {
 ///
 /// # Errors
 /// Postgres is away.
-pub async fn lag(client: &impl Session, partition: i32, offset: i64, since: Duration) -> Result<Lag, Error> {
+pub async fn lag(client: &impl Session, partition: Partition, offset: i64, since: Duration) -> Result<Lag, Error> {
     let row = client
         .query_one(
             "-- pglog::lag

@@ -21,6 +21,7 @@
 mod batch;
 mod checkpoint;
 mod lag;
+mod partition;
 mod reader;
 mod reap;
 mod record;
@@ -34,12 +35,13 @@ pub use batch::{
 };
 pub use checkpoint::{hold_reaping, hold_registration, lowest_checkpoint};
 pub use lag::{Lag, lag};
+pub use partition::{NoPartition, Partition};
 pub use reader::Reader;
 pub use reap::{ReapedCounts, reap, reapable};
 pub use record::{Page, Record};
 pub use schema::{Identity, LOG_SCHEMA, SCHEMA_VERSION, apply_log_schema, identity, prepare_session};
 pub use session::{Params, Session};
-pub use stage::{DEFAULT_PARTITION, HINT_CHANNEL, NewRecord, hint, stage};
+pub use stage::{HINT_CHANNEL, NewRecord, hint, stage};
 
 /// Why the log cannot be read or extended.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +50,7 @@ pub enum Error {
     #[error("records before offset {first_retained} of partition {partition} are reaped, and {offset} was asked for")]
     Reaped {
         /// The partition that was read.
-        partition: i32,
+        partition: Partition,
         /// The offset that was asked for.
         offset: i64,
         /// The lowest offset that can still be read.
@@ -58,7 +60,7 @@ pub enum Error {
     #[error("offset {offset} of partition {partition} is not assigned: the head is {head}")]
     Unassigned {
         /// The partition that was read.
-        partition: i32,
+        partition: Partition,
         /// The offset that was asked for.
         offset: i64,
         /// The highest assigned offset, 0 if there is none.
@@ -70,7 +72,7 @@ pub enum Error {
     )]
     RowsMissing {
         /// The partition that was read.
-        partition: i32,
+        partition: Partition,
         /// The batch's first offset.
         first_offset: i64,
         /// How many records the batch was written with.
@@ -96,7 +98,7 @@ pub enum Error {
     )]
     TransactionsStartedOver {
         /// The partition.
-        partition: i32,
+        partition: Partition,
         /// `pg_snapshot_xmax` of the newest batch.
         batch_xmax: String,
         /// `pg_snapshot_xmax` of the current snapshot.

@@ -5,6 +5,7 @@ use tokio_postgres::Row;
 
 use crate::Error;
 use crate::batch::{Batch, first_retained};
+use crate::partition::Partition;
 use crate::record::Page;
 use crate::session::Session;
 
@@ -22,7 +23,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`Error::Unassigned`] beyond the head, [`Error::Reaped`] if the record was deleted; otherwise Postgres is away.
-    pub async fn at(client: &impl Session, partition: i32, offset: i64) -> Result<Self, Error> {
+    pub async fn at(client: &impl Session, partition: Partition, offset: i64) -> Result<Self, Error> {
         let batch = find_batch(client, partition, offset).await?;
         let mut reader = Self::at_start_of(batch);
         let skip_count = offset - reader.batch.first_offset;
@@ -205,7 +206,7 @@ const IDS: &str = page_statement!("id");
 const IDS_WITH_LATE: &str = page_statement!("id", with_late);
 
 /// The batch that contains `offset`, with the snapshot of the batch before it.
-async fn find_batch(client: &impl Session, partition: i32, offset: i64) -> Result<Batch, Error> {
+async fn find_batch(client: &impl Session, partition: Partition, offset: i64) -> Result<Batch, Error> {
     let Some(row) = client
         .query_opt(
             "-- pglog::find_batch

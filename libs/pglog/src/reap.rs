@@ -15,6 +15,7 @@ use tokio_postgres::IsolationLevel;
 
 use crate::Error;
 use crate::checkpoint::{hold_registration, lowest_checkpoint};
+use crate::partition::Partition;
 use crate::session::Session;
 
 /// Batches that one transaction gives up.
@@ -40,7 +41,7 @@ pub struct ReapedCounts {
 ///
 /// # Errors
 /// Postgres is away.
-pub async fn reapable(client: &impl Session, partition: i32, keep: Duration) -> Result<Option<i64>, Error> {
+pub async fn reapable(client: &impl Session, partition: Partition, keep: Duration) -> Result<Option<i64>, Error> {
     let passed = lowest_checkpoint(client, partition).await?.unwrap_or(0);
     let row = client
         .query_one(
@@ -68,7 +69,7 @@ pub async fn reapable(client: &impl Session, partition: i32, keep: Duration) -> 
 ///
 /// # Errors
 /// Postgres is away; call again.
-pub async fn reap(client: &mut Client, partition: i32, keep: Duration) -> Result<ReapedCounts, Error> {
+pub async fn reap(client: &mut Client, partition: Partition, keep: Duration) -> Result<ReapedCounts, Error> {
     // The session's default may be another level. Under REPEATABLE READ the snapshot would be older than the lock, and this
     // transaction would not see a consumer that registered while it waited for the lock.
     let tx = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?;
@@ -94,7 +95,7 @@ pub async fn reap(client: &mut Client, partition: i32, keep: Duration) -> Result
 }
 
 /// The lowest of the consumers' checkpoints and the baseline; 0 if there is no consumer or no baseline.
-async fn passed_by_all(tx: &Transaction<'_>, partition: i32) -> Result<i64, Error> {
+async fn passed_by_all(tx: &Transaction<'_>, partition: Partition) -> Result<i64, Error> {
     // Two minima and not one: without a baseline nothing may be deleted, and neither without a consumer.
     let row = tx
         .query_one(
@@ -109,7 +110,7 @@ async fn passed_by_all(tx: &Transaction<'_>, partition: i32) -> Result<i64, Erro
 }
 
 /// Deletes the rows of marked batches. When no row is left, it deletes the batches too.
-async fn delete_marked(client: &Client, partition: i32) -> Result<u64, Error> {
+async fn delete_marked(client: &Client, partition: Partition) -> Result<u64, Error> {
     let mut record_count = 0;
     for _ in 0..CHUNKS_LEN_MAX {
         // The rows are found by their visibility in the snapshot, never by a range of ids (I3). They are deleted by ctid,
@@ -140,7 +141,7 @@ async fn delete_marked(client: &Client, partition: i32) -> Result<u64, Error> {
 }
 
 /// Deletes all marked batches except the newest: the oldest readable batch begins at its snapshot.
-async fn delete_batches(client: &Client, partition: i32) -> Result<(), Error> {
+async fn delete_batches(client: &Client, partition: Partition) -> Result<(), Error> {
     client
         .execute(
             "-- pglog::delete_batches

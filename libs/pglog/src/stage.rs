@@ -4,9 +4,6 @@ use tokio_postgres::Client;
 
 use crate::session::Session;
 
-/// The partition of a record that names no other.
-pub const DEFAULT_PARTITION: i32 = 0;
-
 /// The channel of the wake-up hint. A listener must not rely on it: a hint is lost silently if its connection breaks.
 pub const HINT_CHANNEL: &str = "rocket_rides_log";
 

@@ -1,6 +1,7 @@
 //! The arguments of every process that uses the stream: where Redis is, and which stream.
 
 use clap::Args;
+use pglog::Partition;
 
 use crate::codec::stream_key;
 
@@ -16,8 +17,8 @@ pub struct StreamArgs {
     pub stream_name: String,
 
     /// The partition of the log to work on.
-    #[arg(long, env = "PARTITION", default_value_t = 0, value_parser = clap::value_parser!(i32).range(0..))]
-    pub partition: i32,
+    #[arg(long, env = "PARTITION", default_value_t = Partition::FIRST)]
+    pub partition: Partition,
 }
 
 impl StreamArgs {

@@ -21,6 +21,7 @@
 //!
 //! `traceparent` is for people. Nothing is decided by it, so readers of earlier versions, which ignore it, stay correct.
 
+use pglog::Partition;
 use std::fmt::Write;
 
 use crate::resp::{Commands, Element, Elements, parse_digits, parse_number};
@@ -29,11 +30,12 @@ use crate::resp::{Commands, Element, Elements, parse_digits, parse_number};
 /// one node of a Redis Cluster.
 ///
 /// ```
-/// assert_eq!(stream::codec::stream_key("rocket-rides-log", 0), "rocket-rides-log");
-/// assert_eq!(stream::codec::stream_key("rocket-rides-log", 3), "rocket-rides-log:{3}");
+/// use pglog::Partition;
+/// assert_eq!(stream::codec::stream_key("rocket-rides-log", Partition::FIRST), "rocket-rides-log");
+/// assert_eq!(stream::codec::stream_key("rocket-rides-log", Partition::new(3).unwrap()), "rocket-rides-log:{3}");
 /// ```
-pub fn stream_key(stream_name: &str, partition: i32) -> String {
-    if partition == 0 { stream_name.to_owned() } else { format!("{stream_name}:{{{partition}}}") }
+pub fn stream_key(stream_name: &str, partition: Partition) -> String {
+    if partition == Partition::FIRST { stream_name.to_owned() } else { format!("{stream_name}:{{{partition}}}") }
 }
 
 /// The id of a stream entry: the record's offset, and the number of the copy (0 unless the record was sent twice).

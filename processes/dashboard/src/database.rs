@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use deadpool_postgres::{ClientWrapper as Client, Transaction};
-use pglog::Session;
+use pglog::{Partition, Session};
 use tokio_postgres::IsolationLevel;
 
 use crate::sample::{Consumer, LogState, Server, Total};
@@ -15,13 +15,13 @@ const CONSUMER_COUNT_MAX: usize = 50;
 /// Postgres, asked for every sample on a connection of its own.
 pub(crate) struct Database {
     config: tokio_postgres::Config,
-    partition: i32,
+    partition: Partition,
     client: Option<Client>,
 }
 
 impl Database {
     /// Connects with the first reading.
-    pub fn new(config: &tokio_postgres::Config, partition: i32) -> Self {
+    pub fn new(config: &tokio_postgres::Config, partition: Partition) -> Self {
         Self { config: config.clone(), partition, client: None }
     }
 
@@ -58,7 +58,7 @@ pub(crate) async fn snapshot(client: &mut Client) -> Result<Transaction<'_>> {
     tx.start().await.context("beginning a transaction")
 }
 
-async fn read_log(tx: &Transaction<'_>, partition: i32) -> Result<LogState> {
+async fn read_log(tx: &Transaction<'_>, partition: Partition) -> Result<LogState> {
     let head = pglog::head(tx, partition).await.context("reading the head")?;
     let is_anything_staged = pglog::is_anything_staged(tx, partition).await.context("looking for staged records")?;
     let is_led = is_led(tx, partition).await.context("looking for a leader")?;
@@ -72,7 +72,11 @@ async fn read_log(tx: &Transaction<'_>, partition: i32) -> Result<LogState> {
     Ok(LogState { head, is_anything_staged, is_led, is_cut_off, consumers })
 }
 
-async fn consumers(tx: &Transaction<'_>, partition: i32, head: i64) -> Result<Vec<Consumer>, tokio_postgres::Error> {
+async fn consumers(
+    tx: &Transaction<'_>,
+    partition: Partition,
+    head: i64,
+) -> Result<Vec<Consumer>, tokio_postgres::Error> {
     let rows = tx
         .query(
             "-- dashboard::consumers
@@ -112,14 +116,14 @@ async fn consumers(tx: &Transaction<'_>, partition: i32, head: i64) -> Result<Ve
 }
 
 /// Whether a streamer holds the leader's lock.
-async fn is_led(tx: &Transaction<'_>, partition: i32) -> Result<bool, tokio_postgres::Error> {
+async fn is_led(tx: &Transaction<'_>, partition: Partition) -> Result<bool, tokio_postgres::Error> {
     let row = Session::query_one(
         tx,
         "-- dashboard::is_led
          SELECT EXISTS (SELECT FROM pg_locks JOIN pg_database ON pg_database.oid = database
                         WHERE datname = current_database() AND locktype = 'advisory' AND granted
                           AND classid = $1::bigint::oid AND objid = $2::bigint::oid AND objsubid = 2)",
-        &[&i64::from(pglog::LEADER_LOCK), &i64::from(partition)],
+        &[&i64::from(pglog::LEADER_LOCK), &i64::from(partition.number())],
     )
     .await?;
     Ok(row.get(0))

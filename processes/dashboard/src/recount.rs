@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
-use pglog::Session;
+use pglog::{Partition, Session};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tracing::debug;
@@ -36,7 +36,7 @@ pub(crate) struct Recounts {
 
 impl Recounts {
     /// Starts counting, on a connection of its own.
-    pub fn start(config: &tokio_postgres::Config, partition: i32) -> Self {
+    pub fn start(config: &tokio_postgres::Config, partition: Partition) -> Self {
         let (sender, last) = watch::channel(None);
         let wanted = Arc::new(Notify::new());
         tokio::spawn(keep_counting(config.clone(), partition, sender, Arc::clone(&wanted)));
@@ -55,7 +55,7 @@ impl Recounts {
 
 async fn keep_counting(
     config: tokio_postgres::Config,
-    partition: i32,
+    partition: Partition,
     recounts: watch::Sender<Option<Recount>>,
     wanted: Arc<Notify>,
 ) {
@@ -91,7 +91,7 @@ async fn keep_counting(
     }
 }
 
-async fn count(client: &mut Client, partition: i32) -> Result<Recount> {
+async fn count(client: &mut Client, partition: Partition) -> Result<Recount> {
     let tx = database::snapshot(client).await?;
     let began_at = Instant::now();
     // In the same snapshot: the record of each counted ride is at or before this head, or it is staged.

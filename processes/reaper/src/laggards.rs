@@ -1,5 +1,6 @@
 //! Consumers that do not move, because they are dead or forgotten, and so keep records from being deleted.
 
+use pglog::Partition;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -20,7 +21,7 @@ pub struct Laggard {
 ///
 /// # Errors
 /// Postgres is away.
-pub async fn laggards(client: &Client, partition: i32, dead_after: Duration) -> Result<Vec<Laggard>> {
+pub async fn laggards(client: &Client, partition: Partition, dead_after: Duration) -> Result<Vec<Laggard>> {
     let head = pglog::head(client, partition).await?;
     let rows = client
         .query(

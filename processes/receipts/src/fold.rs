@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use consumer::{Fold, Rejection};
 use deadpool_postgres::Transaction;
-use pglog::{Record, Session};
+use pglog::{Partition, Record, Session};
 use serde::Deserialize;
 
 /// Collects receipts; the state is table `receipts`.
@@ -29,7 +29,7 @@ impl Fold for ReceiptsFold {
         object == "receipt" && action == "create"
     }
 
-    async fn load(&mut self, _: &Transaction<'_>, _: &str, _: i32) -> Result<()> {
+    async fn load(&mut self, _: &Transaction<'_>, _: &str, _: Partition) -> Result<()> {
         *self = Self::default();
         Ok(())
     }
@@ -43,7 +43,7 @@ impl Fold for ReceiptsFold {
         Ok(())
     }
 
-    async fn save(&mut self, tx: &impl Session, _: &str, _: i32) -> Result<()> {
+    async fn save(&mut self, tx: &impl Session, _: &str, _: Partition) -> Result<()> {
         let noted = std::mem::take(self);
         tx.execute(
             "-- receipts::save
@@ -59,7 +59,7 @@ impl Fold for ReceiptsFold {
     }
 
     /// All consumers share one table, so there is nothing to copy. A new consumer goes on from the checkpoint of the first.
-    async fn copy(&self, _: &Transaction<'_>, _: &str, _: &str, _: i32) -> Result<bool> {
+    async fn copy(&self, _: &Transaction<'_>, _: &str, _: &str, _: Partition) -> Result<bool> {
         Ok(true)
     }
 

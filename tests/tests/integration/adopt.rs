@@ -28,10 +28,10 @@ async fn write_with_stragglers(world: &World) {
         write_rides(&late, 2).await;
         world.write_rides(3).await;
         write_rides(&later, 1).await;
-        pglog::assign(world.client(), 0, 1).await.unwrap();
+        pglog::assign(world.client(), pglog::Partition::FIRST, 1).await.unwrap();
         world.write_rides(1).await;
         late.commit().await.unwrap();
-        pglog::assign(world.client(), 0, 2).await.unwrap();
+        pglog::assign(world.client(), pglog::Partition::FIRST, 2).await.unwrap();
         later.commit().await.unwrap();
     }
     // JSON that must stay as it is, byte for byte, and a partition that no streamer has read.
@@ -89,7 +89,7 @@ async fn an_adopted_log_has_every_record_at_its_offset() {
     // The adopted log now works like any other log.
     pglog::prepare_session(restored.client()).await.unwrap();
     restored.write_rides(3).await;
-    pglog::assign(restored.client(), 0, 3).await.unwrap().unwrap();
+    pglog::assign(restored.client(), pglog::Partition::FIRST, 3).await.unwrap().unwrap();
     let after = read_from(&restored, 1).await;
     assert_eq!(after[..before.len()], before);
     assert_eq!(after.len() as i64, staged_count + 3);
@@ -106,7 +106,7 @@ async fn a_reaped_log_is_adopted_with_what_is_left_and_goes_on_being_reaped() {
     let world = World::new().await;
     write_with_stragglers(&world).await;
     let mut consumer = world.consumer("c0");
-    pglog::assign(world.client(), 0, 3).await.unwrap();
+    pglog::assign(world.client(), pglog::Partition::FIRST, 3).await.unwrap();
     world.drain_consumer(&mut consumer).await;
     // The state after a reaper marked all batches but the last two, and was killed before it had deleted all rows.
     let mark = "UPDATE log_batches SET reaped_at = now()
@@ -114,7 +114,7 @@ async fn a_reaped_log_is_adopted_with_what_is_left_and_goes_on_being_reaped() {
     world.client().execute(mark, &[]).await.unwrap();
     world.client().execute("DELETE FROM staged_log_records WHERE partition = 0 AND id IN (1, 4)", &[]).await.unwrap();
     world.write_rides(4).await;
-    let first_retained = pglog::first_retained(world.client(), 0).await.unwrap();
+    let first_retained = pglog::first_retained(world.client(), pglog::Partition::FIRST).await.unwrap();
     let before = read_from(&world, first_retained).await;
     assert!(first_retained > 1 && !before.is_empty());
     let cluster = PrivatePostgres::start().await;
@@ -123,15 +123,15 @@ async fn a_reaped_log_is_adopted_with_what_is_left_and_goes_on_being_reaped() {
     let output = Process::start(&restored, "adopt", &[]).succeed().await;
     let leftover = format!("{} remains of reaped records were removed", first_retained - 3);
     assert!(output.contains(&leftover) && output.contains("; 6 staged records wait"), "{output}");
-    assert_eq!(pglog::first_retained(restored.client(), 0).await.unwrap(), first_retained);
+    assert_eq!(pglog::first_retained(restored.client(), pglog::Partition::FIRST).await.unwrap(), first_retained);
     assert_eq!(read_from(&restored, first_retained).await, before);
-    let error = Reader::at(restored.client(), 0, first_retained - 1).await.unwrap_err();
+    let error = Reader::at(restored.client(), pglog::Partition::FIRST, first_retained - 1).await.unwrap_err();
     assert!(matches!(error, pglog::Error::Reaped { .. }), "{error}");
     // The reaper removes the passed records. It keeps waiting records and the next batch.
     for expected_count in [before.len() as u64, 6] {
         let output = Process::start(&restored, "reaper", &["--once", "--keep", "0s"]).succeed().await;
         assert!(output.contains(&format!("record_count={expected_count}")), "{output}");
-        pglog::assign(restored.client(), 0, 4).await.unwrap();
+        pglog::assign(restored.client(), pglog::Partition::FIRST, 4).await.unwrap();
         restored.drain_consumer(&mut restored.consumer("c0")).await;
     }
     restored.assert_converged(&["c0"]).await;
@@ -139,7 +139,7 @@ async fn a_reaped_log_is_adopted_with_what_is_left_and_goes_on_being_reaped() {
     // A log without records, which keeps only the offset at which it goes on.
     Process::start(&restored, "adopt", &["--force"]).succeed().await;
     restored.write_rides(5).await;
-    pglog::assign(restored.client(), 0, 5).await.unwrap();
+    pglog::assign(restored.client(), pglog::Partition::FIRST, 5).await.unwrap();
     restored.drain_consumer(&mut restored.consumer("c0")).await;
     restored.assert_converged(&["c0"]).await;
 }

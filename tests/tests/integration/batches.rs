@@ -105,13 +105,15 @@ async fn next_or_cut(
 
 async fn cut_and_read(world: &World, seen: &mut Vec<ReadRecord>) {
     // The statement that cuts a batch also reads it if it is small, and most of these batches are.
-    if let Some((batch, page)) = pglog::assign_and_read(world.client(), 0, rand::random(), 10).await.unwrap() {
+    if let Some((batch, page)) =
+        pglog::assign_and_read(world.client(), pglog::Partition::FIRST, rand::random(), 10).await.unwrap()
+    {
         assert_eq!(batch.first_offset, seen.len() as i64 + 1);
         if let Some(page) = page {
             let at_once: Vec<ReadRecord> = page.records().map(ReadRecord::from).collect();
             assert_eq!(at_once, world.read_from(batch.first_offset, 1000).await, "both reads return the same records");
         }
-        let mut reader = Reader::at(world.client(), 0, batch.first_offset).await.unwrap();
+        let mut reader = Reader::at(world.client(), pglog::Partition::FIRST, batch.first_offset).await.unwrap();
         let mut batch_len = 0;
         loop {
             let page = reader.next_page(world.client(), 3).await.unwrap();
@@ -179,7 +181,7 @@ async fn a_record_staged_after_another_was_committed_comes_after_it() {
     stage(world.client(), "cause").await;
     stage(&late, "effect").await;
     late.commit().await.unwrap();
-    pglog::assign(world.client(), 0, 1).await.unwrap();
+    pglog::assign(world.client(), pglog::Partition::FIRST, 1).await.unwrap();
     let order: Vec<String> = world.read_from(1, 10).await.into_iter().map(|record| record.data).collect();
     assert_eq!(order, ["\"cause\"", "\"effect\""]);
 }
@@ -190,14 +192,14 @@ async fn two_leaders_cut_each_batch_once() {
     let others: Vec<Client> = [world.connect().await, world.connect().await, world.connect().await].into();
     for _ in 0..30 {
         world.write_rides(1).await;
-        let cuts = others.iter().map(|client| pglog::assign(client, 0, 1));
+        let cuts = others.iter().map(|client| pglog::assign(client, pglog::Partition::FIRST, 1));
         let mut cut_count = 0;
         for batch in join_all(cuts).await {
             cut_count += usize::from(batch.unwrap().is_some());
         }
         assert_eq!(cut_count, 1, "exactly one client cut the batch");
     }
-    assert_eq!(pglog::head(world.client(), 0).await.unwrap(), 30);
+    assert_eq!(pglog::head(world.client(), pglog::Partition::FIRST).await.unwrap(), 30);
 }
 
 #[tokio::test]
@@ -212,9 +214,9 @@ async fn staged_records_cannot_be_changed() {
 async fn rows_deleted_by_hand_are_an_error_and_never_a_shifted_offset() {
     let world = World::new().await;
     world.write_rides(10).await;
-    pglog::assign(world.client(), 0, 1).await.unwrap();
+    pglog::assign(world.client(), pglog::Partition::FIRST, 1).await.unwrap();
     world.client().execute("DELETE FROM staged_log_records WHERE id = 4", &[]).await.unwrap();
-    let mut reader = Reader::at(world.client(), 0, 1).await.unwrap();
+    let mut reader = Reader::at(world.client(), pglog::Partition::FIRST, 1).await.unwrap();
     let error = reader.next_page(world.client(), 100).await.unwrap_err();
     assert!(matches!(error, pglog::Error::RowsMissing { record_count: 10, found_count: 9, .. }), "{error}");
 }
@@ -223,12 +225,12 @@ async fn rows_deleted_by_hand_are_an_error_and_never_a_shifted_offset() {
 async fn tables_copied_from_a_younger_cluster_are_refused() {
     let world = World::new().await;
     world.write_rides(1).await;
-    pglog::assign(world.client(), 0, 1).await.unwrap();
+    pglog::assign(world.client(), pglog::Partition::FIRST, 1).await.unwrap();
     // The state of a dump that was restored into an older physical copy of its own cluster: the identity is right, but the
     // snapshots name transaction ids that this copy has not reached.
     world.client().execute("UPDATE log_batches SET snapshot = '9000000000:9000000000:'", &[]).await.unwrap();
     world.write_rides(1).await;
-    let error = pglog::assign(world.client(), 0, 1).await.unwrap_err();
+    let error = pglog::assign(world.client(), pglog::Partition::FIRST, 1).await.unwrap_err();
     assert!(matches!(error, pglog::Error::TransactionsStartedOver { .. }), "{error}");
 }
 
@@ -238,18 +240,18 @@ async fn cutting_a_batch_reads_no_records_of_those_before() {
     let (mut cutter, mut held) = (world.connect().await, world.connect().await);
     pglog::prepare_session(&cutter).await.unwrap();
     // The statements are planned now, while the tables are empty, and the plans are kept.
-    assert!(pglog::assign(&cutter, 0, 1).await.unwrap().is_none());
-    assert!(!pglog::is_anything_staged(&cutter, 0).await.unwrap());
+    assert!(pglog::assign(&cutter, pglog::Partition::FIRST, 1).await.unwrap().is_none());
+    assert!(!pglog::is_anything_staged(&cutter, pglog::Partition::FIRST).await.unwrap());
     let in_flight = held.transaction().await.unwrap();
     write_rides(&in_flight, 1).await;
     world.write_rides(5000).await;
-    pglog::assign(&cutter, 0, 2).await.unwrap().unwrap();
+    pglog::assign(&cutter, pglog::Partition::FIRST, 2).await.unwrap().unwrap();
     world.write_rides(1).await;
     let tx = cutter.transaction().await.unwrap();
     let read_before = rows_read(&tx).await;
-    assert!(pglog::is_anything_staged(&tx, 0).await.unwrap());
-    pglog::assign(&tx, 0, 3).await.unwrap().unwrap();
-    assert!(!pglog::is_anything_staged(&tx, 0).await.unwrap());
+    assert!(pglog::is_anything_staged(&tx, pglog::Partition::FIRST).await.unwrap());
+    pglog::assign(&tx, pglog::Partition::FIRST, 3).await.unwrap().unwrap();
+    assert!(!pglog::is_anything_staged(&tx, pglog::Partition::FIRST).await.unwrap());
     let read_count = rows_read(&tx).await - read_before;
     assert!(read_count < 10, "{read_count} rows were read for one");
 }

@@ -55,10 +55,10 @@ pub async fn more_rides(world: &World, count: i64) {
 pub async fn converge(world: &World, names: &[&str]) {
     wait_until("all is folded", async || {
         // The order matters: once nothing is staged, the head does not move.
-        if pglog::is_anything_staged(world.client(), 0).await.unwrap() {
+        if pglog::is_anything_staged(world.client(), pglog::Partition::FIRST).await.unwrap() {
             return false;
         }
-        let head = pglog::head(world.client(), 0).await.unwrap();
+        let head = pglog::head(world.client(), pglog::Partition::FIRST).await.unwrap();
         let behind = format!("SELECT count(*) FROM checkpoints WHERE NOT is_baseline AND last_offset < {head}");
         world.number(&behind).await == 0
     })
@@ -67,8 +67,11 @@ pub async fn converge(world: &World, names: &[&str]) {
 }
 
 async fn wait_for_reaping(world: &World) {
-    let before = pglog::first_retained(world.client(), 0).await.unwrap();
-    wait_until("records are gone", async || pglog::first_retained(world.client(), 0).await.unwrap() > before).await;
+    let before = pglog::first_retained(world.client(), pglog::Partition::FIRST).await.unwrap();
+    wait_until("records are gone", async || {
+        pglog::first_retained(world.client(), pglog::Partition::FIRST).await.unwrap() > before
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,12 +138,12 @@ async fn nothing_is_reaped_that_is_not_in_the_baseline() {
     let mut client = world.connect().await;
     let now = Duration::ZERO;
     // The reaper is killed before it has moved the baseline, and then while it moves it.
-    assert_eq!(pglog::reapable(&client, 0, now).await.unwrap(), Some(30));
-    assert_eq!(pglog::reap(&mut client, 0, now).await.unwrap().batch_count, 0);
+    assert_eq!(pglog::reapable(&client, pglog::Partition::FIRST, now).await.unwrap(), Some(30));
+    assert_eq!(pglog::reap(&mut client, pglog::Partition::FIRST, now).await.unwrap().batch_count, 0);
     let mut baseline = baseline(&world);
     assert!(baseline.fold_up_to(15).await.unwrap());
     assert_eq!(
-        pglog::reap(&mut client, 0, now).await.unwrap().record_count,
+        pglog::reap(&mut client, pglog::Partition::FIRST, now).await.unwrap().record_count,
         10,
         "the reaper removes whole batches only"
     );
@@ -172,7 +175,11 @@ async fn the_baseline_passes_no_consumer_and_holds_none_back() {
     assert!(matches!(error.downcast_ref(), Some(Interruption::HeldBack)), "{error:#}");
     assert_eq!(world.committed("baseline").await.0, 10);
     world.drain_consumer(&mut slow).await;
-    assert_eq!(pglog::lowest_checkpoint(world.client(), 0).await.unwrap(), Some(30), "the baseline is not a consumer");
+    assert_eq!(
+        pglog::lowest_checkpoint(world.client(), pglog::Partition::FIRST).await.unwrap(),
+        Some(30),
+        "the baseline is not a consumer"
+    );
     assert!(baseline.fold_up_to(30).await.unwrap());
     world.assert_converged(&["fast", "slow", "baseline"]).await;
     let api = Api::start(&world).await;

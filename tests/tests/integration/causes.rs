@@ -61,7 +61,7 @@ async fn cause_3_rows_committed_while_a_batch_is_cut_are_in_exactly_one_batch() 
     stop.cancel();
     writers.join_all().await;
     world.drain_streamer(&mut streamer).await;
-    assert_eq!(pglog::head(world.client(), 0).await.unwrap(), world.sql_totals().await.0);
+    assert_eq!(pglog::head(world.client(), pglog::Partition::FIRST).await.unwrap(), world.sql_totals().await.0);
     world.drain_consumer(&mut world.consumer("consumer0")).await;
     world.assert_converged(&["consumer0"]).await;
 }

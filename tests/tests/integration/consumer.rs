@@ -4,7 +4,7 @@ use anyhow::Result;
 use common::shutdown::CancellationToken;
 use consumer::{Consumer, DistanceFold, Fault, Fold, Progress, Rejection};
 use deadpool_postgres::Transaction;
-use pglog::{Record, Session};
+use pglog::{Partition, Record, Session};
 use tests::{PrivatePostgres, PrivateRedis, Process, World, wait_until};
 
 /// A fold of another application: it counts the records of each object.
@@ -18,7 +18,7 @@ impl Fold for ObjectCounts {
         object != "secret"
     }
 
-    async fn load(&mut self, _tx: &Transaction<'_>, _consumer: &str, _partition: i32) -> Result<()> {
+    async fn load(&mut self, _tx: &Transaction<'_>, _consumer: &str, _partition: Partition) -> Result<()> {
         self.since_load.clear();
         Ok(())
     }
@@ -28,7 +28,7 @@ impl Fold for ObjectCounts {
         Ok(())
     }
 
-    async fn save(&mut self, tx: &impl Session, _consumer: &str, _partition: i32) -> Result<()> {
+    async fn save(&mut self, tx: &impl Session, _consumer: &str, _partition: Partition) -> Result<()> {
         let upsert = "INSERT INTO object_counts SELECT object, count(*) FROM unnest($1::text[]) object GROUP BY object
                       ON CONFLICT (object) DO UPDATE SET count = object_counts.count + excluded.count";
         tx.execute(upsert, &[&self.since_load]).await?;

@@ -4,7 +4,7 @@ use anyhow::Result;
 use common::shutdown::CancellationToken;
 use consumer::{Consumer, DistanceFold, Fault, Fold, Interruption, Rejection, Replay};
 use deadpool_postgres::Transaction;
-use pglog::{Record, Session};
+use pglog::{Partition, Record, Session};
 use tests::{Process, World};
 
 use crate::bootstrap::{Traffic, converge, more_rides};
@@ -18,7 +18,7 @@ impl Fold for Yesterday {
         self.0.takes(object, action)
     }
 
-    async fn load(&mut self, tx: &Transaction<'_>, consumer: &str, partition: i32) -> Result<()> {
+    async fn load(&mut self, tx: &Transaction<'_>, consumer: &str, partition: Partition) -> Result<()> {
         self.0.load(tx, consumer, partition).await
     }
 
@@ -26,7 +26,7 @@ impl Fold for Yesterday {
         if record.offset % 5 == 0 { Err(Rejection("not yet".to_owned())) } else { self.0.apply(record) }
     }
 
-    async fn save(&mut self, tx: &impl Session, consumer: &str, partition: i32) -> Result<()> {
+    async fn save(&mut self, tx: &impl Session, consumer: &str, partition: Partition) -> Result<()> {
         self.0.save(tx, consumer, partition).await
     }
 
@@ -87,7 +87,7 @@ async fn a_consumer_that_runs_does_not_save_over_a_replay() {
     world.drain_consumer(&mut consumer).await;
     let replay = async |offset| {
         let (mut client, mut fold) = (world.connect().await, DistanceFold::default());
-        consumer::replay(&mut client, &mut fold, "consumer0", 0, offset).await.unwrap()
+        consumer::replay(&mut client, &mut fold, "consumer0", pglog::Partition::FIRST, offset).await.unwrap()
     };
     assert_eq!(replay(5).await, Replay::Applied);
     assert_eq!(replay(5).await, Replay::NotThere, "the record is folded once");

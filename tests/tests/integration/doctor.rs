@@ -184,13 +184,13 @@ async fn consumers_that_are_missing_or_stand_still_and_dead_letters_are_seen() {
     let world = World::new().await;
     findings(&world, &[]).await.assert("log.consumers", "warn", "no consumer is registered", "consumer0");
     world.stage(1, -5).await;
-    pglog::assign(world.client(), 0, 1).await.unwrap();
+    pglog::assign(world.client(), pglog::Partition::FIRST, 1).await.unwrap();
     world.drain_consumer(&mut world.consumer("c0")).await;
     let all = findings(&world, &["--patience", "0s"]).await;
     all.assert_ok("log.consumers");
     all.assert("log.dead_letters", "warn", "1 of c0", "dead_letters");
     world.stage(2, 5).await;
-    pglog::assign(world.client(), 0, 2).await.unwrap();
+    pglog::assign(world.client(), pglog::Partition::FIRST, 2).await.unwrap();
     let all = findings(&world, &["--patience", "0s"]).await;
     all.assert("log.consumers", "warn", "c0 (1 records behind", "consumer c0 --unregister");
     findings(&world, &[]).await.assert_ok("log.consumers");

@@ -51,7 +51,7 @@ async fn the_log_alone_takes_a_record_and_returns_it() {
     let traceparent = Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
     let record = NewRecord { object: "wallet", action: "credit", data: r#"{"id":7, "amount":5}"#, traceparent };
     pglog::stage(&client, record).await.unwrap();
-    let batch = pglog::assign(&client, 0, 1).await.unwrap().expect("a record is staged");
+    let batch = pglog::assign(&client, pglog::Partition::FIRST, 1).await.unwrap().expect("a record is staged");
     let page = Reader::at_start_of(batch).next_page(&client, 10).await.unwrap();
     let read: Vec<_> = page.records().map(|r| (r.offset, r.object, r.action, r.data, r.traceparent)).collect();
     assert_eq!(read, [(1, record.object, record.action, record.data, traceparent)]);

@@ -97,7 +97,7 @@ async fn a_key_of_another_type_does_not_stop_consumers() {
     let mut redis = world.redis().await;
     let _: () = redis::cmd("SET").arg(world.stream_name()).arg("x").query_async(&mut redis).await.unwrap();
     world.write_rides(3).await;
-    pglog::assign(world.client(), 0, 1).await.unwrap();
+    pglog::assign(world.client(), pglog::Partition::FIRST, 1).await.unwrap();
     let progress = world.consumer("consumer0").run_once(consumer::Fault::None, None).await.unwrap();
     assert_eq!(progress.healed_count, 3, "read from Postgres");
     world.assert_converged(&["consumer0"]).await;

@@ -74,7 +74,7 @@ async fn the_log_in_plain_sql_is_the_log() {
         world.write_rides(3).await;
         world.drain_streamer(&mut streamer).await;
     }
-    let mut reader = pglog::Reader::at(world.client(), 0, 1).await.unwrap();
+    let mut reader = pglog::Reader::at(world.client(), pglog::Partition::FIRST, 1).await.unwrap();
     let mut expected = Vec::new();
     loop {
         let page = reader.next_page(world.client(), 1000).await.unwrap();

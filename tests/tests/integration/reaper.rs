@@ -75,13 +75,16 @@ async fn reaping_a_batch_reads_no_records_of_those_after() {
     let mut client = world.connect().await;
     pglog::prepare_session(&client).await.unwrap();
     // The statements are planned now, while the tables are empty, and the plans are kept.
-    assert_eq!(pglog::reap(&mut client, 0, Duration::ZERO).await.unwrap(), pglog::ReapedCounts::default());
+    assert_eq!(
+        pglog::reap(&mut client, pglog::Partition::FIRST, Duration::ZERO).await.unwrap(),
+        pglog::ReapedCounts::default()
+    );
     world.write_rides(10).await;
-    pglog::assign(&client, 0, 1).await.unwrap().unwrap();
+    pglog::assign(&client, pglog::Partition::FIRST, 1).await.unwrap().unwrap();
     client.execute("UPDATE checkpoints SET last_offset = last_offset + 10", &[]).await.unwrap();
     world.write_rides(5000).await;
     let read_before = rows_read(&client).await;
-    assert_eq!(pglog::reap(&mut client, 0, Duration::ZERO).await.unwrap().record_count, 10);
+    assert_eq!(pglog::reap(&mut client, pglog::Partition::FIRST, Duration::ZERO).await.unwrap().record_count, 10);
     let read_count = rows_read(&client).await - read_before;
     assert!(read_count < 100, "{read_count} rows were read for ten");
 }

@@ -106,7 +106,7 @@ async fn rl_t09_a_staged_record_reaches_the_stream_as_it_was_staged() {
     world.stage_data(r#"{"distance_mm":  2000, "id":123}"#).await;
     let (added_count, _) = world.drain_streamer(&mut world.streamer()).await;
     assert_eq!(added_count, 1);
-    assert!(!pglog::is_anything_staged(world.client(), 0).await.unwrap());
+    assert!(!pglog::is_anything_staged(world.client(), pglog::Partition::FIRST).await.unwrap());
     let (mut wire, mut read) = (world.wire().await, Commands::default());
     wire.send(read.add(&["XREAD", "STREAMS", world.stream_name(), "0"])).await.unwrap();
     let reply = wire.read(1).await.unwrap();

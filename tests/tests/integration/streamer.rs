@@ -81,7 +81,7 @@ async fn a_leader_that_slept_while_another_published_adds_nothing_twice() {
     // The sleeping streamer believes that the stream ends at 3. Meanwhile the test publishes 4 to 6.
     world.write_rides(3).await;
     let client = world.connect().await;
-    let batch = pglog::assign(&client, 0, 42).await.unwrap().unwrap();
+    let batch = pglog::assign(&client, pglog::Partition::FIRST, 42).await.unwrap().unwrap();
     let page = pglog::Reader::at_start_of(batch).next_page(&client, 10).await.unwrap();
     let (mut commands, mut writer) = (Commands::default(), EntryWriter::new(world.stream_name()));
     for Record { offset, token, object, action, data, staged_at_us, traceparent } in page.records() {

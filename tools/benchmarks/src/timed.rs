@@ -11,7 +11,7 @@ use clap::Args;
 use common::shutdown::CancellationToken;
 use consumer::{Consumer, DistanceFold, Fault, Fold, Rejection, Update};
 use deadpool_postgres::Transaction;
-use pglog::Record;
+use pglog::{Partition, Record};
 
 /// How long a read waits for the next entry, as in the consumer.
 const BLOCK: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ impl Fold for NotingFold {
         self.fold.takes(object, action)
     }
 
-    async fn load(&mut self, tx: &Transaction<'_>, consumer: &str, partition: i32) -> Result<()> {
+    async fn load(&mut self, tx: &Transaction<'_>, consumer: &str, partition: Partition) -> Result<()> {
         self.fold.load(tx, consumer, partition).await
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use common::shutdown::{CancellationToken, sleep_or_stop};
 use deadpool_postgres::ClientWrapper as Client;
-use pglog::{Reader, Record};
+use pglog::{Partition, Reader, Record};
 use serde::Deserialize;
 use tokio_postgres::Row;
 
@@ -134,7 +134,7 @@ impl Checker {
     /// Reads the records that were assigned since the last look. Offsets are contiguous, and each ride has one offset (I2).
     async fn read_log(&mut self, client: &Client) -> Result<()> {
         let first_offset = self.sums.len() as i64;
-        let mut reader = match Reader::at(client, 0, first_offset).await {
+        let mut reader = match Reader::at(client, Partition::FIRST, first_offset).await {
             Ok(reader) => reader,
             Err(pglog::Error::Unassigned { .. }) => return Ok(()),
             Err(error) => return self.complain(error),
@@ -325,7 +325,8 @@ impl Checker {
     }
 
     async fn compare(&self, client: &Client) -> Result<(), pglog::Error> {
-        let mut reader = Reader::at(client, 0, pglog::first_retained(client, 0).await?).await?;
+        let mut reader =
+            Reader::at(client, Partition::FIRST, pglog::first_retained(client, Partition::FIRST).await?).await?;
         loop {
             let page = reader.next_page(client, 1000).await?;
             if page.is_empty() {

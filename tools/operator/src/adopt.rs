@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use connect::PostgresArgs;
 use deadpool_postgres::Transaction;
+use pglog::Partition;
 use process::LogArgs;
 use tokio_postgres::error::SqlState;
 
@@ -116,7 +117,7 @@ async fn lock(tx: &Transaction<'_>) -> Result<()> {
 
 /// Takes the leadership of a partition until the transaction ends. Otherwise a leading streamer might hold a snapshot of the
 /// old order, and cut the next batch with it.
-async fn hold_leadership(tx: &Transaction<'_>, partition: i32) -> Result<()> {
+async fn hold_leadership(tx: &Transaction<'_>, partition: Partition) -> Result<()> {
     let row = tx
         .query_one(
             "-- operator::adopt::hold_leadership

@@ -22,6 +22,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use connect::PostgresArgs;
 use deadpool_postgres::Transaction;
+use pglog::Partition;
 use process::LogArgs;
 use stream::StreamArgs;
 use tokio_postgres::IsolationLevel;
@@ -101,7 +102,7 @@ pub async fn run(config: &Config) -> Result<Report> {
 }
 
 /// All partitions, in order.
-async fn partitions(tx: &Transaction<'_>) -> Result<Vec<i32>> {
+async fn partitions(tx: &Transaction<'_>) -> Result<Vec<Partition>> {
     // There are many staged rows, so the query jumps from one partition to the next along the primary key.
     let rows = tx
         .query(

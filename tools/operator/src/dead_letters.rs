@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use connect::PostgresArgs;
 use consumer::{DistanceFold, Replay};
 use deadpool_postgres::ClientWrapper as Client;
+use pglog::Partition;
 use process::LogArgs;
 
 /// Dead letters per query. Each may have 64 KiB.
@@ -25,8 +26,8 @@ pub struct Config {
     pub postgres: PostgresArgs,
 
     /// The partition of the log to work on.
-    #[arg(long, env = "PARTITION", default_value_t = 0, value_parser = clap::value_parser!(i32).range(0..), global = true)]
-    pub partition: i32,
+    #[arg(long, env = "PARTITION", default_value_t = Partition::FIRST, global = true)]
+    pub partition: Partition,
 
     /// The log output.
     #[command(flatten)]
@@ -85,7 +86,7 @@ pub async fn run(config: &Config) -> Result<bool> {
     }
 }
 
-async fn list(client: &Client, name: Option<&str>, partition: i32) -> Result<bool> {
+async fn list(client: &Client, name: Option<&str>, partition: Partition) -> Result<bool> {
     let (mut after_name, mut after_offset) = (String::new(), 0_i64);
     loop {
         let rows = client
@@ -112,7 +113,7 @@ async fn list(client: &Client, name: Option<&str>, partition: i32) -> Result<boo
     }
 }
 
-async fn show(client: &Client, name: &str, partition: i32, offset: i64) -> Result<bool> {
+async fn show(client: &Client, name: &str, partition: Partition, offset: i64) -> Result<bool> {
     let row = client
         .query_opt(
             "-- operator::dead_letters::show
@@ -134,7 +135,7 @@ async fn show(client: &Client, name: &str, partition: i32, offset: i64) -> Resul
     Ok(true)
 }
 
-async fn replay(client: &mut Client, name: &str, partition: i32, offset: i64) -> Result<bool> {
+async fn replay(client: &mut Client, name: &str, partition: Partition, offset: i64) -> Result<bool> {
     match fold(client, name, partition, offset).await? {
         Some(is_folded) => Ok(is_folded),
         None => not_there(name, offset),
@@ -142,7 +143,7 @@ async fn replay(client: &mut Client, name: &str, partition: i32, offset: i64) ->
 }
 
 /// Whether the record was folded; `None` if the dead letter does not exist.
-async fn fold(client: &mut Client, name: &str, partition: i32, offset: i64) -> Result<Option<bool>> {
+async fn fold(client: &mut Client, name: &str, partition: Partition, offset: i64) -> Result<Option<bool>> {
     match consumer::replay(client, &mut DistanceFold::default(), name, partition, offset).await? {
         Replay::Applied => {
             println!("{name} {offset}: folded");
@@ -156,7 +157,7 @@ async fn fold(client: &mut Client, name: &str, partition: i32, offset: i64) -> R
     }
 }
 
-async fn replay_all(client: &mut Client, name: &str, partition: i32) -> Result<bool> {
+async fn replay_all(client: &mut Client, name: &str, partition: Partition) -> Result<bool> {
     let (mut after_offset, mut all_folded) = (0_i64, true);
     loop {
         let rows = client
@@ -180,7 +181,7 @@ async fn replay_all(client: &mut Client, name: &str, partition: i32) -> Result<b
     }
 }
 
-async fn drop_one(client: &Client, name: &str, partition: i32, offset: i64) -> Result<bool> {
+async fn drop_one(client: &Client, name: &str, partition: Partition, offset: i64) -> Result<bool> {
     // The row stays, because an audit must know which records the consumer's state lacks on purpose.
     let dropped_count = client
         .execute(

@@ -7,10 +7,11 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use deadpool_postgres::Transaction;
+use pglog::Partition;
 
 /// Checks that the batches follow each other without a gap: reaped batches first, and at least one of them before the first
 /// readable batch, unless that begins at offset 1.
-pub(super) async fn check_chain(tx: &Transaction<'_>, partition: i32) -> Result<()> {
+pub(super) async fn check_chain(tx: &Transaction<'_>, partition: Partition) -> Result<()> {
     let broken = tx
         .query_opt(
             "-- operator::adopt::check_chain
@@ -37,7 +38,7 @@ pub(super) async fn check_chain(tx: &Transaction<'_>, partition: i32) -> Result<
 }
 
 /// Fills `adopted_records` with the row of each offset, as `pglog::Reader` would find it in the old cluster.
-pub(super) async fn derive(tx: &Transaction<'_>, partition: i32) -> Result<()> {
+pub(super) async fn derive(tx: &Transaction<'_>, partition: Partition) -> Result<()> {
     // A restored table has no statistics yet. Every statement here is meant to use indexes.
     tx.batch_execute(
         "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_hashjoin = off;
@@ -84,7 +85,7 @@ pub(super) async fn derive(tx: &Transaction<'_>, partition: i32) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn check_batches(tx: &Transaction<'_>, partition: i32) -> Result<()> {
+pub(super) async fn check_batches(tx: &Transaction<'_>, partition: Partition) -> Result<()> {
     let short = tx
         .query_opt(
             "-- operator::adopt::check_batches
@@ -114,7 +115,7 @@ pub(super) async fn check_batches(tx: &Transaction<'_>, partition: i32) -> Resul
 /// Checks that no row is of unknown origin: it looks reaped, and its id is higher than all ids known to be restored. Such a
 /// row was either staged after the restore, and must be kept, or it belongs to a reaped batch whose rows were only partly
 /// deleted when the dump was made, and must go.
-pub(super) async fn check_doubtful(tx: &Transaction<'_>, partition: i32) -> Result<()> {
+pub(super) async fn check_doubtful(tx: &Transaction<'_>, partition: Partition) -> Result<()> {
     let row = tx
         .query_one(
             &format!(
@@ -142,7 +143,7 @@ pub(super) async fn check_doubtful(tx: &Transaction<'_>, partition: i32) -> Resu
 }
 
 /// Adds the rows that are in no batch to `adopted_records`, without an offset. Returns their number.
-pub(super) async fn add_waiting(tx: &Transaction<'_>, partition: i32) -> Result<i64> {
+pub(super) async fn add_waiting(tx: &Transaction<'_>, partition: Partition) -> Result<i64> {
     let waiting_count = tx
         .execute(
             &format!(

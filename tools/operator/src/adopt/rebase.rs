@@ -12,6 +12,7 @@
 
 use anyhow::{Context, Result, ensure};
 use deadpool_postgres::Transaction;
+use pglog::Partition;
 
 use super::order::{add_waiting, check_batches, check_chain, check_doubtful, derive};
 
@@ -19,7 +20,7 @@ use super::order::{add_waiting, check_batches, check_chain, check_doubtful, deri
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rebased {
     /// The partition.
-    pub partition: i32,
+    pub partition: Partition,
     /// The lowest offset that can be read.
     pub first_retained: i64,
     /// The number of records that have an offset and can be read. They are one batch now.
@@ -53,7 +54,7 @@ impl std::fmt::Display for Rebased {
 }
 
 /// The partitions that have batches or staged records.
-pub(super) async fn partitions(tx: &Transaction<'_>) -> Result<Vec<i32>> {
+pub(super) async fn partitions(tx: &Transaction<'_>) -> Result<Vec<Partition>> {
     let rows = tx
         .query(
             "-- operator::adopt::partitions
@@ -97,7 +98,7 @@ pub(super) async fn set_last_id(tx: &Transaction<'_>, last_id: i64) -> Result<()
 ///
 /// # Errors
 /// [`pglog::Error::RowsMissing`] and other damage: the caller must roll back.
-pub(super) async fn rebase(tx: &Transaction<'_>, partition: i32, last_id: i64) -> Result<Rebased> {
+pub(super) async fn rebase(tx: &Transaction<'_>, partition: Partition, last_id: i64) -> Result<Rebased> {
     check_chain(tx, partition).await?;
     let first_retained = pglog::first_retained(tx, partition).await?;
     let head = pglog::head(tx, partition).await?;
@@ -113,7 +114,7 @@ pub(super) async fn rebase(tx: &Transaction<'_>, partition: i32, last_id: i64) -
 }
 
 /// Writes the rows again, in order, and deletes the old ones. Returns the number of old rows that were not written again.
-async fn rewrite_rows(tx: &Transaction<'_>, partition: i32, last_id: i64, kept_count: i64) -> Result<i64> {
+async fn rewrite_rows(tx: &Transaction<'_>, partition: Partition, last_id: i64, kept_count: i64) -> Result<i64> {
     let written_count = tx
         .execute(
             "-- operator::adopt::rewrite_rows
@@ -144,7 +145,7 @@ async fn rewrite_rows(tx: &Transaction<'_>, partition: i32, last_id: i64, kept_c
 /// the entries that the old cluster's streamer has published. Returns the number of readable batches before.
 async fn rewrite_batches(
     tx: &Transaction<'_>,
-    partition: i32,
+    partition: Partition,
     first_retained: i64,
     record_count: i64,
     last_id: i64,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
-use pglog::Record;
+use pglog::{Partition, Record};
 use stream::codec::{Entry, EntryId, Fields, decode_xrange, stream_key};
 use stream::resp::Commands;
 use stream::wire::Wire;
@@ -25,7 +25,7 @@ pub(super) struct Comparison {
 
 impl Comparison {
     /// Connects to Redis. `None` if Redis is away; that is reported as a difference.
-    pub async fn open(config: &Config, partition: i32, report: &mut Report) -> Option<Self> {
+    pub async fn open(config: &Config, partition: Partition, report: &mut Report) -> Option<Self> {
         match Wire::connect(&config.stream.redis_url, Duration::ZERO).await {
             Ok(wire) => {
                 let key = stream_key(&config.stream.stream_name, partition);

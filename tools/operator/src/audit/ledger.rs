@@ -5,7 +5,7 @@
 //! the fold accepts today. A consumer's state should be this sum minus the sum of its dead letters.
 
 use consumer::{DistanceFold, Fold};
-use pglog::Record;
+use pglog::{Partition, Record};
 
 use super::letters::Letter;
 use super::report::{ConsumerLine, Report};
@@ -178,7 +178,7 @@ impl Ledger {
     }
 
     /// Compares every consumer with the log's sum at its checkpoint.
-    pub fn compare(self, partition: i32, report: &mut Report) {
+    pub fn compare(self, partition: Partition, report: &mut Report) {
         for consumer in self.consumers {
             let is_equal = consumer.state.zip(consumer.expected).map(|(state, log)| {
                 let expected = minus(log, consumer.lacks);
@@ -200,7 +200,7 @@ impl Ledger {
             let state = consumer.state.unwrap_or_default();
             report.consumers.push(ConsumerLine {
                 name: consumer.name,
-                partition,
+                partition: partition.number(),
                 last_offset: consumer.last_offset,
                 ride_count: state.ride_count,
                 total_distance_mm: state.total_distance_mm,

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use anyhow::{Context, Result};
 use deadpool_postgres::Transaction;
-use pglog::Record;
+use pglog::{Partition, Record};
 use tokio_postgres::{Portal, Row};
 
 /// Dead letters per fetch. Each may have 64 KiB.
@@ -41,7 +41,7 @@ pub(super) struct Letters {
 }
 
 impl Letters {
-    pub async fn open(tx: &Transaction<'_>, partition: i32) -> Result<Self> {
+    pub async fn open(tx: &Transaction<'_>, partition: Partition) -> Result<Self> {
         let portal = tx
             .bind(
                 "-- operator::audit::letters

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 use consumer::{BASELINE, DistanceFold, Fold};
 use deadpool_postgres::Transaction;
-use pglog::{Page, Reader, Record};
+use pglog::{Page, Partition, Reader, Record};
 
 use super::entries::Comparison;
 use super::ledger::{Audited, Ledger};
@@ -18,7 +18,7 @@ const PAGE_LEN_MAX: i64 = 1000;
 /// Audits one partition. Returns the rides of all its records, staged records included; `None` if they are not known.
 pub(super) async fn audit(
     tx: &Transaction<'_>,
-    partition: i32,
+    partition: Partition,
     mut stream: Option<&mut Comparison>,
     report: &mut Report,
 ) -> Result<Option<Logged>> {
@@ -65,7 +65,7 @@ pub(super) async fn audit(
     }
     let staged = staged(tx, partition).await?;
     report.partitions.push(PartitionLine {
-        partition,
+        partition: partition.number(),
         first_retained,
         head,
         record_count,
@@ -79,7 +79,7 @@ pub(super) async fn audit(
 }
 
 /// All consumers of the partition, the baseline among them, in the order of their checkpoints.
-async fn consumers(tx: &Transaction<'_>, partition: i32) -> Result<Vec<Audited>> {
+async fn consumers(tx: &Transaction<'_>, partition: Partition) -> Result<Vec<Audited>> {
     let rows = tx
         .query(
             "-- operator::audit::consumers
@@ -107,7 +107,7 @@ async fn consumers(tx: &Transaction<'_>, partition: i32) -> Result<Vec<Audited>>
 /// wrong: that is reported.
 fn base(
     consumers: &[Audited],
-    partition: i32,
+    partition: Partition,
     first_retained: i64,
     head: i64,
     report: &mut Report,
@@ -147,7 +147,7 @@ fn check_places(consumers: &[Audited], base_offset: i64, first_retained: i64, he
 /// Reports gaps between batches, and a number of rows that is not the sum of the batches' record counts.
 async fn check_batches(
     tx: &Transaction<'_>,
-    partition: i32,
+    partition: Partition,
     first_retained: i64,
     head: i64,
     report: &mut Report,
@@ -202,7 +202,7 @@ async fn check_batches(
 /// Pages of retained records. If the log cannot be read, that is reported as a difference, and the pages end.
 struct Pages<'a, 't> {
     tx: &'a Transaction<'t>,
-    partition: i32,
+    partition: Partition,
     reader: Option<Reader>,
     next_offset: i64,
 }
@@ -240,7 +240,7 @@ struct Staged {
     fold: DistanceFold,
 }
 
-async fn staged(tx: &Transaction<'_>, partition: i32) -> Result<Staged> {
+async fn staged(tx: &Transaction<'_>, partition: Partition) -> Result<Staged> {
     let (mut staged, mut after_id) = (Staged { record_count: 0, fold: DistanceFold::default() }, i64::MIN);
     loop {
         let rows = tx
