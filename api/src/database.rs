@@ -26,7 +26,7 @@ const CLIENT_WAIT: Duration = Duration::from_secs(3);
 
 /// Why Postgres returned no result.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub(crate) enum QueryFailure {
     /// Postgres refused, or the connection broke.
     Postgres(tokio_postgres::Error),
     /// Postgres did not respond in time. Whether it ran the statement is unknown. Call [`Database::discard`].
@@ -36,12 +36,12 @@ pub(crate) enum Failure {
 /// Waits for Postgres until `deadline`.
 ///
 /// # Errors
-/// See [`Failure`].
+/// See [`QueryFailure`].
 pub(crate) async fn until<T>(
     deadline: Instant,
     result: impl Future<Output = Result<T, tokio_postgres::Error>>,
-) -> Result<T, Failure> {
-    timeout_at(deadline, result).await.map_err(|_| Failure::Late)?.map_err(Failure::Postgres)
+) -> Result<T, QueryFailure> {
+    timeout_at(deadline, result).await.map_err(|_| QueryFailure::Late)?.map_err(QueryFailure::Postgres)
 }
 
 /// The connections of this process.
@@ -99,7 +99,7 @@ impl Database {
             let rows = until(deadline, client.query(statement, &parameters)).await;
             rows.map_err(|failure| {
                 let error = to_client_error(&failure);
-                if matches!(failure, Failure::Late) {
+                if matches!(failure, QueryFailure::Late) {
                     database.discard(client);
                 }
                 error
@@ -120,10 +120,10 @@ impl Database {
 }
 
 /// Logs a failure, and returns the error that the client receives.
-pub(crate) fn to_client_error(failure: &Failure) -> Error {
+pub(crate) fn to_client_error(failure: &QueryFailure) -> Error {
     match failure {
-        Failure::Postgres(error) => postgres_to_client_error(error),
-        Failure::Late => {
+        QueryFailure::Postgres(error) => postgres_to_client_error(error),
+        QueryFailure::Late => {
             warn!("postgres does not answer");
             Error::Unavailable
         }

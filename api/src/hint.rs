@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::database::{Database, Failure, until};
+use crate::database::{Database, QueryFailure, until};
 
 /// The shortest time between two of these hints.
 const HINT_INTERVAL: Duration = Duration::from_millis(1);
@@ -29,7 +29,7 @@ pub(crate) async fn send_hints(database: Database, staged: Weak<Notify>) {
         }
         if let Ok(client) = database.client().await {
             let hinted = until(Instant::now() + HINT_WAIT, pglog::hint(&client)).await;
-            if let Err(Failure::Late) = hinted {
+            if let Err(QueryFailure::Late) = hinted {
                 database.discard(client);
             }
         }

@@ -14,7 +14,7 @@ use tokio_postgres::types::ToSql;
 use traces::TraceParent;
 use tracing::warn;
 
-use crate::database::{Database, Failure, postgres_to_client_error, to_client_error};
+use crate::database::{Database, QueryFailure, postgres_to_client_error, to_client_error};
 use crate::error::Error;
 use crate::hint;
 use crate::limits::Limits;
@@ -106,7 +106,7 @@ impl Destination for Rides {
 
     fn abandon(&self, client: Client) -> Error {
         self.database.discard(client);
-        to_client_error(&Failure::Late)
+        to_client_error(&QueryFailure::Late)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The phases of a booking, each by the recovery point at which it begins.
 
 use deadpool_postgres::Transaction;
-use idempotency::{Claim, Phase, Phases, Progress};
+use idempotency::{Claim, Phase, PhaseEnd, Phases};
 use payments::{Charge, ChargeError};
 use pglog::{NewRecord, Session};
 use serde_json::{Value, json};
@@ -40,7 +40,7 @@ struct Declined(String);
 impl Phases for Trip<'_> {
     type Error = Error;
 
-    async fn next_phase(&self, claim: &mut Claim) -> Result<Progress, Error> {
+    async fn next_phase(&self, claim: &mut Claim) -> Result<PhaseEnd, Error> {
         match claim.recovery_point.as_str() {
             idempotency::STARTED => {
                 self.desk.pass(DiePoint::Started);
@@ -60,7 +60,7 @@ impl Phases for Trip<'_> {
 }
 
 impl Trip<'_> {
-    async fn create_ride(&self, claim: &mut Claim) -> Result<Progress, Error> {
+    async fn create_ride(&self, claim: &mut Claim) -> Result<PhaseEnd, Error> {
         let (operation_id, journey, distance_mm) = (claim.id, &self.order.journey, self.order.journey.distance_mm());
         let mut client = self.desk.client().await?;
         let phase = claim.begin(&mut client).await?;
@@ -102,7 +102,7 @@ impl Trip<'_> {
     }
 
     /// The only phase that calls another server. Meanwhile no transaction is open, and no connection is held.
-    async fn create_charge(&self, claim: &mut Claim) -> Result<Progress, Error> {
+    async fn create_charge(&self, claim: &mut Claim) -> Result<PhaseEnd, Error> {
         let operation_id = claim.id;
         let booked = find(&*self.desk.client().await?, claim, RIDE_CREATED).await?;
         if self.order.raise_error {
@@ -137,7 +137,7 @@ impl Trip<'_> {
         }
     }
 
-    async fn note_charge(&self, phase: Phase<'_>, booked: &Booked, charge_id: &str) -> Result<Progress, Error> {
+    async fn note_charge(&self, phase: Phase<'_>, booked: &Booked, charge_id: &str) -> Result<PhaseEnd, Error> {
         let ride_id = booked.ride_id;
         let charge = json!({
             "id": charge_id, "ride_id": ride_id, "user_id": self.user.id,
@@ -161,7 +161,7 @@ impl Trip<'_> {
         Ok(phase.advance(CHARGE_CREATED).await?)
     }
 
-    async fn note_decline(&self, phase: Phase<'_>, booked: &Booked, declined: &Declined) -> Result<Progress, Error> {
+    async fn note_decline(&self, phase: Phase<'_>, booked: &Booked, declined: &Declined) -> Result<PhaseEnd, Error> {
         let (ride_id, Declined(message)) = (booked.ride_id, declined);
         let decline = json!({ "ride_id": ride_id, "user_id": self.user.id, "message": message });
         let text = decline.to_string();
@@ -175,7 +175,7 @@ impl Trip<'_> {
         finish(phase, Reply { status: 402, body, is_replayed: false }).await
     }
 
-    async fn stage_receipt(&self, claim: &mut Claim) -> Result<Progress, Error> {
+    async fn stage_receipt(&self, claim: &mut Claim) -> Result<PhaseEnd, Error> {
         let mut client = self.desk.client().await?;
         let booked = find(&*client, claim, CHARGE_CREATED).await?;
         let phase = claim.begin(&mut client).await?;
@@ -227,7 +227,7 @@ fn all_of<const N: usize>(results: [Result<(), Error>; N]) -> Result<(), Error> 
     errors.into_iter().next().map_or(Ok(()), Err)
 }
 
-async fn finish(phase: Phase<'_>, reply: Reply) -> Result<Progress, Error> {
+async fn finish(phase: Phase<'_>, reply: Reply) -> Result<PhaseEnd, Error> {
     let result = serde_json::to_vec(&reply).map_err(|error| Error::Bug(error.to_string()))?;
     Ok(phase.finish(result).await?)
 }

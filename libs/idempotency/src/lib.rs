@@ -83,7 +83,7 @@ pub use codec::{decode, encode};
 pub use error::Error;
 pub use key::unquoted;
 pub use operation::{FINISHED, Operation, STARTED};
-pub use phase::{Phase, Phases, Progress};
+pub use phase::{Phase, PhaseEnd, Phases};
 pub use postgres_store::PostgresStore;
 pub use runner::{Outcome, Runner};
 pub use store::Store;

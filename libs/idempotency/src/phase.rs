@@ -19,12 +19,12 @@ pub trait Phases: Sync {
     ///
     /// # Errors
     /// The operation stops here, and the next call begins with this phase again.
-    fn next_phase(&self, claim: &mut Claim) -> impl Future<Output = Result<Progress, Self::Error>> + Send;
+    fn next_phase(&self, claim: &mut Claim) -> impl Future<Output = Result<PhaseEnd, Self::Error>> + Send;
 }
 
 /// The result of a phase.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Progress {
+pub enum PhaseEnd {
     /// The recovery point has moved: there is another phase.
     Advanced,
     /// That was the last phase. This is the result of the operation.
@@ -80,7 +80,7 @@ impl<'a> Phase<'a> {
     ///
     /// # Errors
     /// Postgres is away or refuses; nothing was stored. If the connection broke, that is unknown.
-    pub async fn advance(self, recovery_point: &str) -> Result<Progress, Error> {
+    pub async fn advance(self, recovery_point: &str) -> Result<PhaseEnd, Error> {
         let statement = self
             .tx
             .prepare_cached("-- idempotency::advance\nUPDATE tracked_operations SET recovery_point = $2 WHERE id = $1")
@@ -89,7 +89,7 @@ impl<'a> Phase<'a> {
         self.tx.execute(&statement, &[&self.claim.id, &recovery_point]).await?;
         self.tx.commit().await?;
         self.claim.recovery_point = recovery_point.to_owned();
-        Ok(Progress::Advanced)
+        Ok(PhaseEnd::Advanced)
     }
 
     /// Ends the phase and the operation. Every retry receives `result`.
@@ -97,7 +97,7 @@ impl<'a> Phase<'a> {
     /// # Errors
     /// [`Error::Expired`] if it took too long: nothing of the phase was stored, and the operation has failed. Otherwise as
     /// [`advance`](Self::advance).
-    pub async fn finish(self, result: Vec<u8>) -> Result<Progress, Error> {
+    pub async fn finish(self, result: Vec<u8>) -> Result<PhaseEnd, Error> {
         let statement = self
             .tx
             .prepare_cached(
@@ -111,7 +111,7 @@ impl<'a> Phase<'a> {
         if self.tx.execute(&statement, &[&self.claim.id, &result]).await? == 1 {
             self.tx.commit().await?;
             self.claim.recovery_point = FINISHED.to_owned();
-            return Ok(Progress::Finished(result));
+            return Ok(PhaseEnd::Finished(result));
         }
         Err(self.expire().await?)
     }

@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 use crate::claim::{Claim, Claimed};
 use crate::error::{Error, is_conflict};
 use crate::operation::Operation;
-use crate::phase::{Phase, Phases, Progress};
+use crate::phase::{Phase, PhaseEnd, Phases};
 use crate::postgres_store::PostgresStore;
 use crate::store::Store;
 
@@ -151,8 +151,8 @@ impl Runner<PostgresStore> {
             phase.finish(result).await
         });
         let done = done.await.map(|progress| match progress {
-            Progress::Finished(result) => result,
-            Progress::Advanced => unreachable!("the phase was the last"),
+            PhaseEnd::Finished(result) => result,
+            PhaseEnd::Advanced => unreachable!("the phase was the last"),
         });
         let result = self.or_give_back(&claim, done).await?;
         Ok(Outcome { result, is_replayed: false })
@@ -164,8 +164,8 @@ async fn drive<P: Phases>(work: &P, claim: &mut Claim) -> Result<Vec<u8>, P::Err
     let mut conflict_count = 0;
     loop {
         match work.next_phase(claim).await {
-            Ok(Progress::Advanced) => {}
-            Ok(Progress::Finished(result)) => return Ok(result),
+            Ok(PhaseEnd::Advanced) => {}
+            Ok(PhaseEnd::Finished(result)) => return Ok(result),
             Err(error) if is_conflict(&error) && conflict_count + 1 < CONFLICT_COUNT_MAX => {
                 conflict_count += 1;
                 debug!(operation = claim.id, "a phase is tried again after a conflict");

@@ -39,7 +39,7 @@
 //! ```
 //!
 //! [`main`] parses the arguments, starts logs and spans, catches SIGINT and SIGTERM, and turns the result into an exit status.
-//! [`repeat`] runs the unit again and again. It beats the pulse after each success, backs off with jitter after each error,
+//! [`repeat()`] runs the unit again and again. It beats the pulse after each success, backs off with jitter after each error,
 //! and stops between two units. [`repeat_with_faults`] also chooses the fault that is injected into each unit.
 
 mod arguments;

@@ -44,7 +44,7 @@ pub async fn connect(client: &Client) -> Result<MultiplexedConnection> {
 /// A connection for commands that may take up to `reply_wait`.
 ///
 /// # Errors
-/// As [`connect`].
+/// As [`connect()`].
 pub async fn connect_patiently(client: &Client, reply_wait: Duration) -> Result<MultiplexedConnection> {
     let config =
         AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_WAIT)).set_response_timeout(Some(reply_wait));

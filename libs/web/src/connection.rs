@@ -17,13 +17,13 @@ use crate::limits::Limits;
 /// Counts the beginnings and ends of requests. The number is even while the next request is awaited, and odd while a request
 /// is being handled.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Turns(Arc<AtomicU32>);
+pub(crate) struct Exchanges(Arc<AtomicU32>);
 
-impl Turns {
+impl Exchanges {
     /// A request begins; it ends when the guard is dropped.
     pub fn begin(&self) -> impl Drop + use<> {
         self.0.fetch_add(1, Ordering::AcqRel);
-        Turn(self.clone())
+        Exchange(self.clone())
     }
 
     fn now(&self) -> u32 {
@@ -31,9 +31,9 @@ impl Turns {
     }
 }
 
-struct Turn(Turns);
+struct Exchange(Exchanges);
 
-impl Drop for Turn {
+impl Drop for Exchange {
     fn drop(&mut self) {
         self.0.0.fetch_add(1, Ordering::AcqRel);
     }
@@ -43,42 +43,42 @@ impl Drop for Turn {
 #[derive(Debug)]
 pub(crate) struct Watched {
     stream: TcpStream,
-    turns: Turns,
+    exchanges: Exchanges,
     header: Stopwatch,
     response: Stopwatch,
 }
 
 impl Watched {
-    /// Watches `stream`. The server marks the begin and the end of each request in `turns`.
-    pub fn new(stream: TcpStream, turns: Turns, limits: &Limits) -> Self {
+    /// Watches `stream`. The server marks the begin and the end of each request in `exchanges`.
+    pub fn new(stream: TcpStream, exchanges: Exchanges, limits: &Limits) -> Self {
         let mut header = Stopwatch::new(limits.header_wait);
         // On a new connection, the time for the header runs from the start: a client that connects has a request to send.
-        header.start(turns.now());
-        Self { stream, turns, header, response: Stopwatch::new(limits.response_wait) }
+        header.start(exchanges.now());
+        Self { stream, exchanges, header, response: Stopwatch::new(limits.response_wait) }
     }
 
     fn watch_write(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if written.is_ready() {
             return written;
         }
-        let turn = self.turns.now();
-        self.response.start(turn);
-        self.response.check(turn, cx).map(Err)
+        let exchange = self.exchanges.now();
+        self.response.start(exchange);
+        self.response.check(exchange, cx).map(Err)
     }
 }
 
 impl AsyncRead for Watched {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let turn = this.turns.now();
+        let exchange = this.exchanges.now();
         let filled_before = buf.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, buf);
         if read.is_pending() {
-            return this.header.check(turn, cx).map(Err);
+            return this.header.check(exchange, cx).map(Err);
         }
         // These bytes belong to a header, unless a request is being handled: its body has a time-out of its own.
-        if turn.is_multiple_of(2) && buf.filled().len() > filled_before {
-            this.header.start(turn);
+        if exchange.is_multiple_of(2) && buf.filled().len() > filled_before {
+            this.header.start(exchange);
         }
         read
     }
@@ -118,7 +118,7 @@ impl AsyncWrite for Watched {
     }
 }
 
-/// Times one wait per turn, from its first start. Further starts in the same turn do not prolong the wait: an attacker could
+/// Times one wait per exchange, from its first start. Further starts in the same exchange do not prolong the wait: an attacker could
 /// send a single byte now and then.
 #[derive(Debug)]
 struct Stopwatch {
@@ -134,9 +134,9 @@ impl Stopwatch {
         Self { wait, started_in: None, until, sleep: Box::pin(tokio::time::sleep_until(until)) }
     }
 
-    fn start(&mut self, turn: u32) {
-        if self.started_in != Some(turn) {
-            self.started_in = Some(turn);
+    fn start(&mut self, exchange: u32) {
+        if self.started_in != Some(exchange) {
+            self.started_in = Some(exchange);
             self.until = Instant::now() + self.wait;
         }
     }
@@ -146,9 +146,9 @@ impl Stopwatch {
         self.started_in = None;
     }
 
-    /// Ready with an error when the wait that was started in this turn is too long. Otherwise the task is woken at that time.
-    fn check(&mut self, turn: u32, cx: &mut Context<'_>) -> Poll<io::Error> {
-        if self.started_in != Some(turn) {
+    /// Ready with an error when the wait that was started in this exchange is too long. Otherwise the task is woken at that time.
+    fn check(&mut self, exchange: u32, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if self.started_in != Some(exchange) {
             return Poll::Pending;
         }
         // The timer is set only here, because most headers arrive in one piece and need no timer.

@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
-use crate::connection::{Turns, Watched};
+use crate::connection::{Exchanges, Watched};
 use crate::cors::{Cors, Visit};
 use crate::handler::{Handler, RequestInfo};
 use crate::limits::Limits;
@@ -128,13 +128,13 @@ impl Server {
         // Responses are small and complete, so waiting for more bytes would only delay them. An error means that the
         // client has left, which the next read finds too.
         let _ = stream.set_nodelay(true);
-        let turns = Turns::default();
-        let socket = TokioIo::new(Watched::new(stream, turns.clone(), &self.limits));
+        let exchanges = Exchanges::default();
+        let socket = TokioIo::new(Watched::new(stream, exchanges.clone(), &self.limits));
         let service = service_fn(|request| {
-            let (turn, response) = (turns.begin(), self.respond(handler, peer, request));
+            let (exchange, response) = (exchanges.begin(), self.respond(handler, peer, request));
             async move {
                 let response = response.await;
-                drop(turn);
+                drop(exchange);
                 Ok::<_, Infallible>(response)
             }
         });

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::{PostgresWorld, World, expiring, operation, wait_until};
 use idempotency::{
-    Claim, Claimed, Error, Operation, Outcome, Phase, Phases, PostgresStore, Progress, Runner, STARTED, Status, claim,
+    Claim, Claimed, Error, Operation, Outcome, Phase, PhaseEnd, Phases, PostgresStore, Runner, STARTED, Status, claim,
 };
 use tokio_postgres::error::SqlState;
 
@@ -225,7 +225,7 @@ struct TwoPhases {
 impl Phases for TwoPhases {
     type Error = Error;
 
-    async fn next_phase(&self, claim: &mut Claim) -> Result<Progress, Error> {
+    async fn next_phase(&self, claim: &mut Claim) -> Result<PhaseEnd, Error> {
         let mut client = self.pool.get().await?;
         let is_first = claim.recovery_point == STARTED;
         let phase = claim.begin(&mut client).await?;
