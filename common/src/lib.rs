@@ -6,3 +6,4 @@
 pub mod backoff;
 pub mod fault;
 pub mod shutdown;
+pub mod tasks;

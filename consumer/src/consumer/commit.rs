@@ -4,6 +4,7 @@
 //! statement and nothing else is to be written. Otherwise a transaction of several statements does it. Both ways pass the
 //! same two points at which a fault can be injected: before the commit, and at the commit.
 
+use common::tasks::after_all_other_tasks;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -203,7 +204,7 @@ async fn commit_or_die<T>(fault: Fault, committing: impl Future<Output = T>) -> 
             biased;
             _ = committing => {}
             // Time enough for the task that owns the socket to send it.
-            () = tokio::task::yield_now() => {}
+            () = after_all_other_tasks() => {}
         }
         die();
     }

@@ -3,6 +3,7 @@
 //! A page is mostly just the next records; it is committed as a whole. Otherwise each entry is looked at: it may be a
 //! duplicate, not of this log, or lie behind a gap.
 
+use common::tasks::after_all_other_tasks;
 use std::time::Duration;
 
 use anyhow::{Error, Result};
@@ -91,7 +92,7 @@ impl<F: Fold> Reading<'_, F> {
             // Redis gathers the next page while a full one is folded. A small page is folded at once: with this yield the
             // connection's task sends its commit first. A client waits for that commit, and none for the next page.
             if len < PAGE_LEN_MAX {
-                tokio::task::yield_now().await;
+                after_all_other_tasks().await;
             }
             stream.read_ahead(last_id, len, block).await;
         };

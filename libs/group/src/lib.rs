@@ -20,7 +20,6 @@
 mod destination;
 mod halves;
 mod queue;
-mod turn;
 
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use crate::destination::Destination;
 use crate::halves::{Group, Outcomes, Responder};
-use crate::turn::after_all_other_tasks;
+use common::tasks::after_all_other_tasks;
 
 /// The bounds of a queue.
 #[derive(Debug, Clone, Copy)]

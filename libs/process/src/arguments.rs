@@ -45,6 +45,12 @@ fn complaint(error: &clap::Error) -> Option<String> {
     match (error.kind(), error.get(ContextKind::InvalidArg)) {
         (ErrorKind::MissingRequiredArgument, Some(ContextValue::Strings(args))) => {
             let arg = args.first()?;
+            // A group of which one argument is required: `<--folder <FOLDER>|--smtp-url <SMTP_URL>>`.
+            if let Some(group) = arg.strip_prefix("<--") {
+                let flags = group.split("|--").map(|flag| flag.split(' ').next().unwrap_or(flag));
+                let flags: Vec<String> = flags.map(|flag| format!("--{flag}")).collect();
+                return Some(format!("need one of {}: pass it (--help names its variable)", flags.join(", ")));
+            }
             let fix = if arg.starts_with("--") {
                 format!("set it in the environment or pass {arg}")
             } else {
@@ -101,6 +107,23 @@ mod tests {
             complaint_about(&["consumer", "--home-url", "x", "--database-url", "postgres://localhost/x"]),
             "need NAME: pass it as the first argument (--help tells more)"
         );
+    }
+
+    #[derive(Debug, Parser)]
+    #[command(group(clap::ArgGroup::new("sink").required(true)))]
+    struct Sink {
+        /// A folder.
+        #[arg(long, group = "sink")]
+        folder: Option<String>,
+        /// A mail server.
+        #[arg(long, group = "sink")]
+        smtp_url: Option<String>,
+    }
+
+    #[test]
+    fn of_a_group_each_value_is_named() {
+        let error = Sink::try_parse_from(["receipts"]).unwrap_err();
+        assert_eq!(complaint(&error).unwrap(), "need one of --folder, --smtp-url: pass it (--help names its variable)");
     }
 
     #[test]

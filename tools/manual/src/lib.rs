@@ -92,6 +92,9 @@
 //! | [`connect`](../connect/index.html) | connections to Postgres, and TLS |
 //! | [`traces`](../traces/index.html) | W3C trace context, and spans |
 //! | [`common`](../common/index.html) | back-off, injected faults, shutdown |
+//! | [`web`](../web/index.html) | HTTP servers: a listener with limits and time-outs, error bodies, request ids, CORS, compression |
+//! | [`group`](../group/index.html) | the group writer: requests that wait together are written by one transaction |
+//! | [`lease`](../lease/index.html) | a leased piece of work: take it, do it with no transaction open, settle it |
 //! | [`booking`](../booking/index.html) | a ride, a charge and a receipt, phase by phase |
 //!
 //! Processes: each is a library with `run`, and a `main` of one line:
@@ -107,6 +110,7 @@
 //! | [`operator`](../operator/index.html) | `audit`, `doctor`, `dead-letters`, `adopt` |
 //! | [`payments`](../payments/index.html) | a client of Stripe, and a server for development that answers like Stripe |
 //! | [`simulator`](../simulator/index.html) | posts rides |
+//! | [`dashboard`](../dashboard/index.html) | serves the live page |
 //! | [`launcher`](../launcher/index.html) | runs all processes beside private servers: `bin/up`, `bin/test` |
 //! | [`chaos`](../chaos/index.html) | injects faults from a seed, and checks that no record is lost |
 //! | [`benchmarks`](../benchmarks/index.html) | measures the processes beside the limits of the machine |

@@ -1,4 +1,4 @@
-//! The order in which Tokio runs tasks.
+//! The order in which Tokio runs tasks. Users: libs/group, consumer.
 
 /// Lets all other tasks run first: every ready task, and every task whose socket has become readable meanwhile. Returns at
 /// once if there are none.
@@ -7,6 +7,6 @@
 /// Tokio does not promise this order. Without it everything stays correct, but groups are smaller, or responses leave later.
 ///
 /// Source: the source of `tokio::task::yield_now`, which defers its waker.
-pub(crate) async fn after_all_other_tasks() {
+pub async fn after_all_other_tasks() {
     tokio::task::yield_now().await;
 }
