@@ -56,7 +56,9 @@ impl PostgresServer {
         run_as.own(&folder)?;
         let (data, socket_folder) = (folder.join("data"), short_folder(&folder)?);
         run_as.own(&socket_folder)?;
-        init_cluster(binaries, run_as, &data).await?;
+        // A server that does not sync its data need not sync the new cluster either.
+        let sync: &[&str] = if settings.contains(&"fsync=off") { &["--no-sync"] } else { &[] };
+        init_cluster(binaries, run_as, &data, sync).await?;
         let port = settings.iter().find_map(|setting| setting.strip_prefix("port="));
         let url_port = port.map_or_else(String::new, |port| format!(":{port}"));
         let log_path = folder.join("postgres.log");
@@ -139,7 +141,7 @@ impl PostgresServer {
     }
 }
 
-async fn init_cluster(binaries: &PostgresBinaries, run_as: RunAs, data: &Path) -> Result<()> {
+async fn init_cluster(binaries: &PostgresBinaries, run_as: RunAs, data: &Path, sync: &[&str]) -> Result<()> {
     if let Ok(version) = std::fs::read_to_string(data.join("PG_VERSION")) {
         let version = version.trim();
         ensure!(
@@ -157,7 +159,7 @@ async fn init_cluster(binaries: &PostgresBinaries, run_as: RunAs, data: &Path) -
         std::fs::remove_dir_all(&unfinished).with_context(|| format!("removing {}", unfinished.display()))?;
     }
     let mut command = run_as.command(&binaries.folder.join("initdb"));
-    command.arg("-D").arg(&unfinished).args(["-A", "trust", "-U", ROLE, "-E", "UTF8", "--locale=C"]);
+    command.arg("-D").arg(&unfinished).args(["-A", "trust", "-U", ROLE, "-E", "UTF8", "--locale=C"]).args(sync);
     let output = command.stdin(Stdio::null()).output().await.context("running initdb")?;
     ensure!(output.status.success(), "initdb failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     std::fs::rename(&unfinished, data).with_context(|| format!("putting {} in place", data.display()))
