@@ -39,7 +39,7 @@ pub struct Config {
     pub stream: StreamArgs,
 
     /// Check the privileges that this process needs. Without it, those that all processes together need.
-    #[arg(long = "for", value_enum, value_name = "PROCESS")]
+    #[arg(long = "for", value_name = "PROCESS")]
     pub role: Option<Role>,
 
     /// Warn of transactions that are open for longer than this, and of consumers that have not moved for as long.
@@ -78,7 +78,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
         postgres_server::check(postgres, &mut findings).await;
         findings.extend(postgres_session::check(config).await);
         transactions::check(postgres, config, &mut findings).await;
-        privileges::check(postgres, config.role, &mut findings).await;
+        privileges::check(postgres, config.role.as_ref(), &mut findings).await;
         log::check(postgres, config, &mut findings).await;
     }
     if let Some(redis) = &mut redis {

@@ -1,41 +1,49 @@
 //! Whether the role that connects has the privileges that a process needs: those that `roles.sql` grants.
 
-use anyhow::Result;
-use clap::ValueEnum;
+use std::collections::BTreeSet;
+use std::str::FromStr;
+
+use anyhow::{Result, ensure};
 use deadpool_postgres::ClientWrapper as Client;
 
 use super::finding::Finding;
 use super::grants::{Target, grants_of_roles};
 
-/// A process that connects to Postgres. Its role in `roles.sql` is `rocket_` and its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Role {
-    /// Writes rides and stages their records.
-    Api,
-    /// Finishes bookings.
-    Completer,
-    /// Decides the order of the records.
-    Streamer,
-    /// Derives its state from the log.
-    Consumer,
-    /// Derives receipts from the log, and delivers them.
-    Receipts,
-    /// Deletes records that every consumer has passed.
-    Reaper,
-    /// Shows consumers and their progress.
-    Dashboard,
-}
+/// A process that connects to Postgres, for example `reaper`. Its role in `roles.sql` is `rocket_` and its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Role(String);
 
 impl Role {
+    /// Every process that has a role in `roles.sql`. The role that may use all tables belongs to a person.
+    fn all() -> Result<Vec<Self>> {
+        let grants = grants_of_roles()?;
+        let is_person =
+            |role: &str| grants.iter().any(|grant| grant.role == role && matches!(grant.target, Target::AllTables(_)));
+        let roles: BTreeSet<&str> = grants.iter().map(|grant| grant.role.as_str()).collect();
+        let processes =
+            roles.into_iter().filter(|role| !is_person(role)).filter_map(|role| role.strip_prefix("rocket_"));
+        Ok(processes.map(|name| Self(name.to_owned())).collect())
+    }
+
     /// Its name in `roles.sql`, for example `rocket_api`.
-    fn postgres_name(self) -> String {
-        let value = self.to_possible_value().expect("no variant is skipped");
-        format!("rocket_{}", value.get_name())
+    fn postgres_name(&self) -> String {
+        format!("rocket_{}", self.0)
+    }
+}
+
+impl FromStr for Role {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let all = Self::all()?;
+        let names: Vec<&str> = all.iter().map(|role| role.0.as_str()).collect();
+        ensure!(names.contains(&text), "give one of {}", names.join(", "));
+        Ok(Self(text.to_owned()))
     }
 }
 
 /// The check of the privileges that a process needs; without `role`, those that all processes need.
-pub(super) async fn check(client: &Client, role: Option<Role>, findings: &mut Vec<Finding>) {
+pub(super) async fn check(client: &Client, role: Option<&Role>, findings: &mut Vec<Finding>) {
     const CHECK: &str = "postgres.privileges";
     findings.push(match missing(client, role).await {
         Err(error) => Finding::unseen(CHECK, &error),
@@ -64,9 +72,9 @@ struct Needs {
 
 impl Needs {
     /// Those of one process, or of all.
-    fn of(role: Option<Role>) -> Result<Self> {
-        let roles = role.map_or_else(|| Role::value_variants().to_vec(), |role| vec![role]);
-        let names: Vec<String> = roles.into_iter().map(Role::postgres_name).collect();
+    fn of(role: Option<&Role>) -> Result<Self> {
+        let roles = role.map_or_else(Role::all, |role| Ok(vec![role.clone()]))?;
+        let names: Vec<String> = roles.iter().map(Role::postgres_name).collect();
         let mut needs = Self::default();
         for grant in grants_of_roles()?.into_iter().filter(|grant| names.contains(&grant.role)) {
             match grant.target {
@@ -94,7 +102,7 @@ impl Needs {
 }
 
 /// The role's name, and the GRANTs it lacks. If a table or a column does not exist, the check of the log says so.
-async fn missing(client: &Client, role: Option<Role>) -> Result<(String, Vec<String>)> {
+async fn missing(client: &Client, role: Option<&Role>) -> Result<(String, Vec<String>)> {
     let needs = Needs::of(role)?;
     let rows = client
         .query(
@@ -139,11 +147,22 @@ mod tests {
 
     #[test]
     fn roles_sql_grants_something_to_every_process() {
-        for role in Role::value_variants() {
-            let needs = Needs::of(Some(*role)).unwrap();
+        let all = Role::all().unwrap();
+        assert!(all.len() > 6, "{all:?}");
+        for role in &all {
+            let needs = Needs::of(Some(role)).unwrap();
             assert!(!needs.tables.is_empty() && needs.schemas == ["public"], "{role:?}: {needs:?}");
         }
         assert!(Needs::of(None).unwrap().is_identity_read());
-        assert!(!Needs::of(Some(Role::Api)).unwrap().is_identity_read());
+        assert!(!Needs::of(Some(&"api".parse().unwrap())).unwrap().is_identity_read());
+    }
+
+    #[test]
+    fn an_unknown_process_is_told_which_there_are() {
+        let error = "rider".parse::<Role>().unwrap_err().to_string();
+        assert!(
+            error.starts_with("give one of api, completer, consumer, dashboard, ") && !error.contains("operator"),
+            "{error}"
+        );
     }
 }
