@@ -71,6 +71,22 @@ fn begins_function(lines: &[&str]) -> bool {
 }
 
 #[test]
+fn doc_comments_stand_above_attributes_and_a_bool_is_not_matched() {
+    let mut found = Vec::new();
+    for (path, text) in sources() {
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        for (number, pair) in lines.windows(2).enumerate() {
+            let is_below = pair[0].starts_with("#[") && pair[0].ends_with(']') && pair[1].starts_with("/// ");
+            let is_matched = pair[0].contains("match ") && ["true", "false"].iter().any(|arm| pair[1].starts_with(arm));
+            if is_below || is_matched && pair[1].contains("=>") {
+                found.push(format!("{}:{}: {}", path.display(), number + 2, pair[1]));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
 fn a_main_is_one_call() {
     for process in ["api", "streamer", "consumer", "simulator"] {
         assert_main_is_short(&root().join(process));
