@@ -71,7 +71,7 @@ impl<F: Fold> Folding<F> {
     fn survive_crash(&self, crash: &Error) -> Turn {
         warn!(consumer = self.name, "{crash}");
         counter!("rocket_rides_crashes_survived_total", "consumer" => self.name.clone()).increment(1);
-        Turn::done()
+        Turn::crashed()
     }
 }
 

@@ -43,7 +43,8 @@ pub trait Leases {
     /// Why a round ends early: the database is away.
     type Error: From<Late>;
 
-    /// Takes up to `len_max` pieces that are due, in one statement. Their leases must last longer than [`Round::wait`].
+    /// Takes up to `len_max` pieces that are due, in one statement. Their leases must last longer than [`Round::wait`], unless a
+    /// token keeps the holder of a lost lease from settling.
     ///
     /// # Errors
     /// Ends the round.
@@ -83,7 +84,7 @@ pub struct Round {
     /// Pieces that are taken together and worked on one after another. The lease of the last one must outlast the work on
     /// those before it.
     pub take_len_max: usize,
-    /// How long it may take to take, do and settle the pieces that are taken together. Shorter than their leases.
+    /// The time to take, do and settle the pieces that are taken together.
     pub wait: Duration,
 }
 
@@ -110,8 +111,8 @@ impl Tally {
     }
 }
 
-/// Takes, does and settles pieces until none is due, until the round is full, or until `stop`. After `stop` it settles the
-/// pieces that it has taken, and takes no others.
+/// Takes, does and settles pieces until fewer are due than could be taken together, until the round is full, or until `stop`.
+/// After `stop` it settles the pieces that it has taken, and takes no others.
 ///
 /// # Errors
 /// The error of `take` or `settle`, or [`Late`].
@@ -120,7 +121,7 @@ pub async fn run_round<L: Leases>(leases: &mut L, round: &Round, stop: &Cancella
     while tally.piece_count() < round.piece_count_max && !stop.is_cancelled() {
         let len_max = round.take_len_max.min(round.piece_count_max - tally.piece_count());
         let taken = timeout(round.wait, run_batch(leases, len_max, &mut tally));
-        if taken.await.map_err(|_| Late(round.wait))?? == 0 {
+        if taken.await.map_err(|_| Late(round.wait))?? < len_max {
             break;
         }
     }

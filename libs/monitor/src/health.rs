@@ -94,7 +94,8 @@ impl Pulse {
         }
     }
 
-    pub(crate) fn is_fresh(&self) -> bool {
+    /// Whether it beat within its largest age, or rests.
+    pub fn is_fresh(&self) -> bool {
         self.age().is_some_and(|age| age <= self.0.age_max)
     }
 }

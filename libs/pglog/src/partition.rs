@@ -64,7 +64,7 @@ impl ToSql for Partition {
     tokio_postgres::types::to_sql_checked!();
 }
 
-/// From an INT, which the tables keep at 0 or more.
+/// From an INT. A negative number is an error: a staged record cannot have one.
 impl<'a> FromSql<'a> for Partition {
     fn from_sql(ty: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
         Ok(Self::new(i32::from_sql(ty, raw)?).ok_or(NoPartition)?)

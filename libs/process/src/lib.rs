@@ -93,6 +93,11 @@ pub fn main_on<C: Parser>(
 ) -> ExitCode {
     let config: C = parse();
     logs::start(&args(&config).log);
-    let outcome = runtime.context("starting the runtime");
-    logs::conclude(outcome.and_then(|runtime| runtime.block_on(async { run(config, on_signal()?).await })))
+    let runtime = runtime.context("starting the runtime");
+    let outcome = runtime.as_ref().map_or_else(
+        |error| Err(anyhow::anyhow!("{error:#}")),
+        |runtime| runtime.block_on(async { run(config, on_signal()?).await }),
+    );
+    // Before the runtime ends, which waits for blocking work that may hang.
+    logs::conclude(outcome)
 }

@@ -2,7 +2,7 @@
 //!
 //! For each unit the loop
 //! 1. chooses the fault to inject: one that a person ordered, else the one that was drawn,
-//! 2. runs the unit, and drops it if it has not finished 10 s after a shutdown began,
+//! 2. runs the unit, and drops it if it has not finished some time after a shutdown began: 10 s, unless the unit says otherwise,
 //! 3. after a success: beats the pulse, and pauses for as long as the unit asks, or until it is woken,
 //! 4. after an error: logs it, and pauses for longer after each error in a row.
 //!
@@ -14,13 +14,13 @@ use std::time::Duration;
 use anyhow::{Error, Result};
 use common::backoff::Backoff;
 use common::fault::{FaultSource, Injectable};
-use common::shutdown::{CancellationToken, sleep_or_stop, stop_at_last};
+use common::shutdown::{CancellationToken, GRACE, sleep_or_stop, stop_within};
 use monitor::{Orders, Pulse};
 use tracing::warn;
 
 /// A unit of work that a process repeats.
 ///
-/// A unit is bounded: it processes at most one batch and returns within seconds, a minute at most. When the process stops,
+/// A unit is bounded: it processes one batch, or what is due now, and every step of it has a time limit. When the process stops,
 /// the unit may be dropped at any await point. It must leave nothing behind that a kill would not leave.
 pub trait Work {
     /// The faults that can be injected into a unit; `()` where there are none.
@@ -28,6 +28,9 @@ pub trait Work {
 
     /// The longest pause between two attempts while a server is away.
     const RETRY_WAIT_MAX: Duration = Duration::from_secs(2);
+
+    /// The time in which a unit must finish after a shutdown has begun.
+    const STOP_WAIT: Duration = GRACE;
 
     /// Does one unit.
     ///
@@ -56,6 +59,7 @@ pub struct Turn {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Effect {
     Done,
+    Crashed,
     Idle,
     Waiting,
 }
@@ -64,6 +68,12 @@ impl Turn {
     /// The unit did something, so its fault was injected. The next unit gets another fault.
     pub fn done() -> Self {
         Self { effect: Effect::Done, pause: Duration::ZERO }
+    }
+
+    /// The injected fault has undone the unit. The next unit gets another fault. The pulse does not beat, because nothing was
+    /// achieved.
+    pub fn crashed() -> Self {
+        Self { effect: Effect::Crashed, pause: Duration::ZERO }
     }
 
     /// The unit found nothing to do, and nothing is left. This ends a loop that runs [`Until::Idle`].
@@ -192,13 +202,15 @@ pub async fn repeat_with_faults<W: Work>(
         let fault = injection.next_fault();
         let turn = tokio::select! {
             turn = work.run_once(fault) => turn,
-            () = stop_at_last(shutdown) => break,
+            () = stop_within(W::STOP_WAIT, shutdown) => break,
         };
         match turn {
             Ok(Turn { effect, pause }) => {
-                pulse.beat();
-                backoff.reset();
-                if effect == Effect::Done {
+                if effect != Effect::Crashed {
+                    pulse.beat();
+                    backoff.reset();
+                }
+                if matches!(effect, Effect::Done | Effect::Crashed) {
                     injection.was_injected();
                 }
                 if until.is_reached(effect) {

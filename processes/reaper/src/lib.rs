@@ -31,7 +31,7 @@ const STEP_WAIT: Duration = Duration::from_secs(120);
 /// The result of one look.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cleaned {
-    /// Batches deleted.
+    /// Batches given up for deletion.
     pub batch_count: u64,
     /// Records deleted from Postgres.
     pub record_count: u64,

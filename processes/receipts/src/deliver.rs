@@ -106,11 +106,15 @@ pub(crate) async fn keep_delivering(
 ) -> Result<()> {
     let pulse = Health::default().pulse("deliveries", Duration::MAX);
     let mut delivering =
-        Delivering { postgres: &config.postgres.database_url, sink, client: None, refusal: None, shutdown };
+        Delivering { postgres: &config.postgres.database_url, sink, client: None, refusal: None, stop: noted };
     process::repeat(&mut delivering, Until::Stopped, &pulse, noted).await?;
-    if !config.drain || shutdown.is_cancelled() {
+    if !config.drain {
         return Ok(());
     }
+    if shutdown.is_cancelled() {
+        return delivering.refusal.map_or(Ok(()), Err);
+    }
+    delivering.stop = shutdown;
     process::repeat(&mut Draining(delivering), Until::Idle, &pulse, shutdown).await
 }
 
@@ -122,13 +126,17 @@ struct Delivering<'a> {
     client: Option<Client>,
     /// The newest refusal. The last round may not meet a receipt that was refused in an earlier round.
     refusal: Option<anyhow::Error>,
-    shutdown: &'a CancellationToken,
+    /// Ends a round after the receipt in hand.
+    stop: &'a CancellationToken,
 }
 
 impl Work for Delivering<'_> {
     type Fault = ();
 
     const RETRY_WAIT_MAX: Duration = Duration::from_secs(30);
+
+    /// The receipt in hand is marked before the process stops: if it were cut off, it would be sent once more.
+    const STOP_WAIT: Duration = DELIVERY_WAIT;
 
     async fn run_once(&mut self, (): ()) -> Result<Turn, Failure> {
         self.deliver_due().await?;
@@ -145,6 +153,8 @@ struct Draining<'a>(Delivering<'a>);
 
 impl Work for Draining<'_> {
     type Fault = ();
+
+    const STOP_WAIT: Duration = DELIVERY_WAIT;
 
     async fn run_once(&mut self, (): ()) -> Result<Turn, Failure> {
         let left_count = self.0.deliver_due().await.map_err(Failure::Final)?;
@@ -173,7 +183,7 @@ impl Delivering<'_> {
         let due_count = count_due(&client).await?;
         let round = Round { piece_count_max: due_count as usize, take_len_max: 1, wait: DELIVERY_WAIT };
         let mut deliveries = Deliveries { client: &client, sink: self.sink, refusal: &mut self.refusal };
-        let tally = lease::run_round(&mut deliveries, &round, self.shutdown).await?;
+        let tally = lease::run_round(&mut deliveries, &round, self.stop).await?;
         debug!(
             done_count = tally.done_count,
             failed_count = tally.failed_count,

@@ -17,20 +17,22 @@ pub struct Config {
     pub into: PathBuf,
 }
 
-/// Has every program in the folder of this one write its pages. Existing files are overwritten. A program of another origin
-/// ignores the request: it prints its help, if it has one, and ends.
+/// Has every program in the folder of this one write its pages. Existing files are overwritten.
 ///
 /// # Errors
-/// The folder cannot be written, or a program cannot be started or fails.
+/// The folder cannot be written, or a program wrote no pages: it was not built together with this one, or is of another origin.
+/// The other programs have written theirs.
 pub fn write(config: &Config) -> Result<()> {
     let own = std::env::current_exe().context("finding this program")?;
     let folder = own.parent().context("finding the folder of this program")?;
+    let mut left_out = Vec::new();
     for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
         let path = entry.with_context(|| format!("reading {}", folder.display()))?.path();
-        if is_program(&path) {
-            have_written(&path, &config.into)?;
+        if is_program(&path) && !writes_pages(&path, &config.into)? {
+            left_out.push(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
         }
     }
+    ensure!(left_out.is_empty(), "these wrote no pages; build them together with manual: {}", left_out.join(", "));
     Ok(())
 }
 
@@ -39,11 +41,15 @@ fn is_program(path: &Path) -> bool {
     is_executable && path.extension().is_none()
 }
 
-fn have_written(program: &Path, share: &Path) -> Result<()> {
+/// A program that cannot write pages prints its help instead, and ends.
+fn writes_pages(program: &Path, share: &Path) -> Result<bool> {
+    let page = share.join("man/man1").join(program.file_name().unwrap_or_default()).with_extension("1");
+    if page.exists() {
+        fs::remove_file(&page).with_context(|| format!("removing {}", page.display()))?;
+    }
     let mut command = Command::new(program);
     command.arg("--help").env_clear().env(process::pages::FOLDER, share);
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
     let status = status.with_context(|| format!("starting {}", program.display()))?;
-    ensure!(status.success(), "{} wrote no pages ({status})", program.display());
-    Ok(())
+    Ok(status.success() && page.exists())
 }

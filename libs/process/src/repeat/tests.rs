@@ -167,3 +167,49 @@ async fn an_ordered_fault_stands_until_a_unit_does_something() {
     assert_eq!(script.faults, [Slip::Ordered, Slip::Ordered, Slip::Ordered, Slip::Planned]);
     assert!(!orders.is_open(), "one order is one fault");
 }
+
+/// Needs 200 ms after the shutdown has begun, and may take `STOP_WAIT_MS` of them.
+struct Slow<const STOP_WAIT_MS: u64> {
+    shutdown: CancellationToken,
+    is_finished: bool,
+}
+
+impl<const STOP_WAIT_MS: u64> Work for Slow<STOP_WAIT_MS> {
+    type Fault = ();
+
+    const STOP_WAIT: Duration = Duration::from_millis(STOP_WAIT_MS);
+
+    async fn run_once(&mut self, (): ()) -> Result<Turn, Failure> {
+        self.shutdown.cancel();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        self.is_finished = true;
+        Ok(Turn::done())
+    }
+}
+
+async fn is_finished_after_shutdown<const STOP_WAIT_MS: u64>() -> bool {
+    let shutdown = CancellationToken::new();
+    let mut slow = Slow::<STOP_WAIT_MS> { shutdown: shutdown.clone(), is_finished: false };
+    let pulse = Health::default().pulse("units", LONG);
+    repeat(&mut slow, Until::Stopped, &pulse, &shutdown).await.unwrap();
+    slow.is_finished
+}
+
+#[tokio::test]
+async fn a_unit_has_its_own_time_to_finish_after_the_shutdown() {
+    assert!(is_finished_after_shutdown::<60_000>().await);
+    assert!(!is_finished_after_shutdown::<1>().await);
+}
+
+#[tokio::test]
+async fn a_unit_that_a_fault_undid_beats_no_pulse_and_has_another_fault_next() {
+    let mut script = Script::new([Ok(Turn::crashed()), Ok(Turn::crashed())]);
+    let (health, shutdown) = (Health::default(), script.shutdown.clone());
+    let pulse = health.pulse("units", LONG);
+    let none = FaultArgs { fault_rate: 0.0, fault_seed: None };
+    let faults = FaultSource::new(&none, Some(Planned { fault: Slip::Planned, batch: 2 }));
+    let injection = Injection::new(faults, Orders::default());
+    repeat_with_faults(&mut script, Until::Stopped, &pulse, injection, &shutdown).await.unwrap();
+    assert_eq!(script.faults, [Slip::None, Slip::Planned]);
+    assert!(!pulse.is_fresh(), "nothing was achieved");
+}
