@@ -103,7 +103,7 @@ async fn a_deleted_record_is_told_with_its_batch() {
     .await;
     let world = sound_world().await;
     execute(&world, "DELETE FROM log_batches WHERE first_offset = 11").await;
-    different(&world, &["DIFFERENCE: log, partition 0: a batch begins at offset 21, and should at 11"]).await;
+    different(&world, &["DIFFERENCE: log, partition 0: a batch begins at offset 21, and should begin at 11"]).await;
 }
 
 #[tokio::test]
