@@ -16,7 +16,7 @@ use tokio_rustls::rustls::{ServerConfig, crypto::ring};
 
 use crate::world::{ANSWER_WAIT, args, fare};
 
-/// A server that says always the same, and what it is asked.
+/// A server that always sends the same response, and the requests that it received.
 struct Parrot {
     base: String,
     heard: Arc<Mutex<Vec<(HeaderMap, Bytes)>>>,

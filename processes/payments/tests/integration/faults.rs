@@ -1,4 +1,4 @@
-//! Whatever goes wrong, the same key gives the one charge.
+//! Retries with the same key end with one charge, after every fault.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use payments::ChargeError;
 
 use crate::world::{Folder, Server, fare};
 
-/// What the client is told when `fault` strikes, and how many charges there are then. The retry must give the one.
+/// The result of the client when `fault` strikes, and the number of charges after it. A retry must return the same charge.
 async fn struck_by(fault: &str) -> (ChargeError, usize) {
     let folder = Folder::new();
     let server = Server::start(&folder).await;
@@ -44,7 +44,7 @@ async fn a_charge_that_is_never_answered_is_found_by_a_retry() {
 
 #[tokio::test]
 async fn a_charge_whose_client_left_is_made_all_the_same() {
-    // Slower than the client waits; its retries are told that the key is in use, until the charge is made.
+    // The charge takes longer than the client waits. Until it is made, the server refuses retries because the key is in use.
     let folder = Folder::new();
     let server = Server::start(&folder).await;
     let stripe = server.http.stripe();

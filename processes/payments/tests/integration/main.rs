@@ -1,6 +1,6 @@
-//! The server and the client over real sockets, and the real process where it has to die.
+//! The server and the client over real sockets, and the real process for tests of its death.
 
-// A test fails by panicking: unwrap is its way to say that something is not as it must be.
+// A test fails by a panic, so it may use unwrap.
 #![allow(clippy::unwrap_used)]
 
 mod client;

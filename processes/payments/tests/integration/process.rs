@@ -1,4 +1,4 @@
-//! The real process: it dies, is killed and is stopped, and its journal tells the next one everything.
+//! The real process: it crashes, is killed and is stopped, and the next process reads everything from its journal.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -15,13 +15,13 @@ use tokio::time::timeout;
 
 use crate::world::{Folder, Http, fare};
 
-/// How long a process may take to start or to end on a busy machine.
+/// The longest start or end of a process on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Process {
     child: Child,
     http: Http,
-    /// What it logged until it was ready.
+    /// Its log until it was ready.
     log: String,
 }
 
@@ -30,7 +30,7 @@ impl Process {
         Self::try_start(folder).await.unwrap_or_else(|log| panic!("it did not start:\n{log}"))
     }
 
-    /// Starts it and waits until it serves; or else says what it logged.
+    /// Starts the process and waits until it serves. Fails with its log if it does not.
     async fn try_start(folder: &Folder) -> Result<Self, String> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_payments"));
         command.args(["--payments-port", "0", "--faults", "--fault-rate", "0", "--data"]).arg(folder.path());
@@ -44,7 +44,7 @@ impl Process {
             if let Some((_, rest)) = line.split_once("payments started address=") {
                 let address = rest.split(' ').next().unwrap();
                 let http = Http::new(format!("http://{address}"));
-                // The pipe must not fill up.
+                // Read the pipe to its end, because a full pipe would stop the process.
                 tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
                 return Ok(Self { child, http, log });
             }

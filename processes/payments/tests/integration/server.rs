@@ -1,4 +1,4 @@
-//! Idempotency keys, declines, complaints and lists.
+//! Idempotency keys, declined charges, errors and lists.
 
 use serde_json::Value;
 
@@ -46,7 +46,7 @@ async fn another_request_under_a_key_that_is_taken_is_refused() {
 async fn requests_under_one_key_at_once_make_one_charge() {
     let folder = Folder::new();
     let server = Server::start(&folder).await;
-    // The first one is in hand long enough for the others to meet it.
+    // The first request takes long enough for the others to arrive meanwhile.
     server.http.plan("kind=slow&ms=2000").await;
     let requests: Vec<_> = (0..20)
         .map(|_| {

@@ -1,4 +1,4 @@
-//! What the tests share: a folder and a server of their own for each, and plain requests.
+//! Shared by the tests: a folder and a server for each test, and plain requests.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-/// How long a client waits for an answer here. Long enough for a busy machine, short enough for a test of silence.
+/// The wait of a client for a response: long enough for a busy machine, short enough for a test of a silent server.
 pub const ANSWER_WAIT: Duration = Duration::from_secs(2);
 
 /// A folder that is removed when the test ends.
@@ -39,14 +39,14 @@ impl Drop for Folder {
     }
 }
 
-/// Something that answers under a base URL.
+/// A server under a base URL.
 #[derive(Clone)]
 pub struct Http {
     pub base: String,
     client: reqwest::Client,
 }
 
-/// An answer of which nothing is forgotten.
+/// A response with status, headers and body.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Said {
     pub status: u16,
@@ -74,7 +74,7 @@ impl Http {
         self.try_post(path, key, form).await.unwrap()
     }
 
-    /// As `post`, for a server that may be gone before it answers.
+    /// As `post`, for a server that may end before it responds.
     pub async fn try_post(&self, path: &str, key: Option<&str>, form: &str) -> Option<Said> {
         let mut request = self.client.post(format!("{}{path}", self.base)).body(form.to_owned());
         request = request.header("authorization", "Bearer sk_test_any");
@@ -126,7 +126,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Faults can be planned, and none strikes by dice.
+    /// The server accepts planned faults, and draws none.
     pub async fn start(folder: &Folder) -> Self {
         Self::with(folder, &["--faults", "--fault-rate", "0"]).await
     }
@@ -141,7 +141,7 @@ impl Server {
         Self { http, shutdown, serving }
     }
 
-    /// Stops it as SIGTERM would. It must end by itself, before the time for work in hand (10 s) is over.
+    /// Stops the server as SIGTERM would. It must end before the time for work in hand (10 s) is over.
     pub async fn stop(self) {
         self.shutdown.cancel();
         let ended = tokio::time::timeout(Duration::from_secs(9), self.serving).await;
