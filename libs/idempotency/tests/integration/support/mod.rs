@@ -1,7 +1,7 @@
 //! A separate world per test: a database that is cloned from a template, or a prefix in Redis.
 //!
 //! `bin/test` starts the servers, or run
-//! `target/release/launcher with-servers --data .data/idem -- cargo test -p idempotency`.
+//! `target/debug/launcher with-servers --data .data/idem -- cargo test -p idempotency`.
 #![allow(dead_code, reason = "no test needs all of it")]
 
 pub mod server;
