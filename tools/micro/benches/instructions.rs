@@ -2,8 +2,6 @@
 //! `bin/bench instructions` runs it under valgrind.
 #![allow(missing_docs)]
 
-mod samples;
-
 use std::hint::black_box;
 
 use consumer::{DistanceFold, Fold};
@@ -13,17 +11,17 @@ use stream::codec::decode_xread;
 
 /// The records point into payloads that are kept until the process ends.
 fn records() -> Vec<Record<'static>> {
-    samples::records(Box::leak(Box::new(samples::payloads())))
+    micro::records(Box::leak(Box::new(micro::payloads())))
 }
 
 fn reply() -> Vec<u8> {
-    samples::reply(&records())
+    micro::reply(&records())
 }
 
 #[library_benchmark]
 #[bench::thousand(setup = records)]
 fn encode(records: Vec<Record<'static>>) -> usize {
-    samples::encode(black_box(&records)).bytes().len()
+    micro::encode(black_box(&records)).bytes().len()
 }
 
 #[library_benchmark]

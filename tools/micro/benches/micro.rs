@@ -1,8 +1,6 @@
 //! The time of small parts: the codec of entries, the fold, the distance. `bin/bench micro` runs it.
 #![allow(missing_docs)]
 
-mod samples;
-
 use std::hint::black_box;
 
 use consumer::{DistanceFold, Fold};
@@ -10,21 +8,21 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use stream::codec::decode_xread;
 
 fn codec(criterion: &mut Criterion) {
-    let payloads = samples::payloads();
-    let records = samples::records(&payloads);
-    let reply = samples::reply(&records);
+    let payloads = micro::payloads();
+    let records = micro::records(&payloads);
+    let reply = micro::reply(&records);
     let mut group = criterion.benchmark_group("entry");
-    group.throughput(Throughput::Elements(samples::LEN as u64));
-    group.bench_function("encode", |bencher| bencher.iter(|| samples::encode(black_box(&records))));
+    group.throughput(Throughput::Elements(micro::LEN as u64));
+    group.bench_function("encode", |bencher| bencher.iter(|| micro::encode(black_box(&records))));
     group.bench_function("decode", |bencher| bencher.iter(|| decode_xread(black_box(&reply)).map(|list| list.len())));
     group.finish();
 }
 
 fn fold(criterion: &mut Criterion) {
-    let payloads = samples::payloads();
-    let records = samples::records(&payloads);
+    let payloads = micro::payloads();
+    let records = micro::records(&payloads);
     let mut group = criterion.benchmark_group("fold");
-    group.throughput(Throughput::Elements(samples::LEN as u64));
+    group.throughput(Throughput::Elements(micro::LEN as u64));
     group.bench_function("distance", |bencher| {
         bencher.iter(|| {
             let mut fold = DistanceFold::default();

@@ -1,4 +1,7 @@
-//! The input of both benchmarks of small parts: a thousand records, and the reply of Redis with the same records.
+//! The input of both benches of small parts: a thousand records, and the reply of Redis with the same records.
+//!
+//! They are a package of their own because their libraries turn on features of other crates, which `bin/test` would then compile
+//! anew.
 
 use pglog::Record;
 use stream::codec::{EntryId, EntryWriter, Fields};
