@@ -2,7 +2,7 @@
 
 import json
 
-from playwright.sync_api import Page
+from playwright.sync_api import Page, TimeoutError
 
 SEVEN_DIGITS = 9_999_999
 DISTANCE_MM = str(10**15 - 1)
@@ -59,6 +59,11 @@ def check_wide_figures(page: Page, url: str) -> None:
     wide.wait_for_selector("#consumer-rows td.fault:not([hidden]) button")
     for width, height, display in [(1280, 1000, "table-row"), (390, 844, "grid")]:
         wide.set_viewport_size({"width": width, "height": height})
+        # The plots follow a new width one after another, each in a callback of the browser.
+        try:
+            wide.wait_for_function("() => document.documentElement.scrollWidth <= window.innerWidth", timeout=10_000)
+        except TimeoutError:
+            pass  # check_layout says how much is beside the page.
         check_layout(wide.evaluate(LAYOUT), width, display)
     wide.close()
 

@@ -223,13 +223,14 @@ mod tests {
     use axum::routing::get;
     use futures_util::stream;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpSocket;
     use tokio::sync::mpsc;
     use tokio::time::sleep;
 
     use super::*;
 
-    /// More than the sockets' buffers hold.
-    const PART_LEN: usize = 16 * 1024 * 1024;
+    /// More than the buffers of both sockets hold: the sender's grows to 4 MiB, the reader's is fixed.
+    const PART_LEN: usize = 8 * 1024 * 1024;
 
     async fn start(server: Server, router: Router) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -239,7 +240,10 @@ mod tests {
     }
 
     async fn get_path(address: SocketAddr, path: &str) -> TcpStream {
-        let mut socket = TcpStream::connect(address).await.unwrap();
+        // A fixed buffer: the kernel would let it grow, and a whole part of a stream would fit.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(64 * 1024).unwrap();
+        let mut socket = socket.connect(address).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();
         socket
@@ -283,19 +287,19 @@ mod tests {
             });
             Body::from_stream(parts)
         };
-        let limits = Limits { response_wait: Duration::from_secs(1), ..Limits::default() };
+        let limits = Limits { response_wait: Duration::from_secs(2), ..Limits::default() };
         let address = start(Server::new(limits), Router::new().route("/", get(events))).await;
         let mut socket = get_path(address, "/").await;
         let mut part = vec![0; PART_LEN];
         for _ in 0..3 {
             parts.send(()).unwrap();
             // The server fills the buffers and waits. Together the pauses are longer than the limit.
-            sleep(Duration::from_millis(600)).await;
+            sleep(Duration::from_millis(700)).await;
             socket.read_exact(&mut part).await.unwrap();
         }
         parts.send(()).unwrap();
         // A pause that is longer than the limit: the server closes the connection, and a part is missing.
-        sleep(Duration::from_millis(1600)).await;
+        sleep(Duration::from_millis(3000)).await;
         let mut rest = Vec::new();
         let _ = socket.read_to_end(&mut rest).await;
         assert!(rest.len() < PART_LEN, "{}", rest.len());
