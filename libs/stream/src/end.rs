@@ -13,8 +13,19 @@ pub struct StreamEnd {
     pub offset: i64,
     /// The last entry's id as Redis writes it.
     pub id: String,
+    /// `None` if Redis did not say.
+    pub counts: Option<EntryCounts>,
     /// The last entry that the stream still holds; `None` if all were trimmed.
     entry: Option<LastEntry>,
+}
+
+/// How many entries a stream has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EntryCounts {
+    /// The entries that it holds now.
+    pub held: i64,
+    /// All entries that were ever added to it.
+    pub added: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,16 +61,17 @@ impl StreamEnd {
     }
 
     fn decode(reply: &[u8]) -> Result<Self, DecodeError> {
-        // [name, value, …], among them last-generated-id and last-entry.
+        // [name, value, …], among them length, entries-added, last-generated-id and last-entry.
         let mut elements = Elements::of(reply);
         let len = match elements.next() {
             Some(Element::Array(len)) => len,
             Some(Element::Error(line)) if line.ends_with(b"no such key") => {
-                return Ok(Self { offset: 0, id: "0-0".to_owned(), entry: None });
+                let counts = Some(EntryCounts::default());
+                return Ok(Self { offset: 0, id: "0-0".to_owned(), counts, entry: None });
             }
             other => return Err(unexpected(other)),
         };
-        let (mut id, mut entry) = (None, None);
+        let (mut id, mut entry, mut held, mut added) = (None, None, None, None);
         for _ in 0..len / 2 {
             match elements.next() {
                 Some(Element::Bulk(b"last-generated-id")) => match elements.next() {
@@ -74,12 +86,22 @@ impl StreamEnd {
                     }
                     elements.skip_value();
                 }
+                Some(Element::Bulk(b"length")) => held = Some(integer(&mut elements)?),
+                Some(Element::Bulk(b"entries-added")) => added = Some(integer(&mut elements)?),
                 Some(_) => elements.skip_value(),
                 None => return Err(DecodeError::Shape),
             }
         }
         let id = id.ok_or(DecodeError::Missing("last-generated-id"))?;
-        Ok(Self { offset: EntryId::parse(&id)?.offset, id, entry })
+        let counts = held.zip(added).map(|(held, added)| EntryCounts { held, added });
+        Ok(Self { offset: EntryId::parse(&id)?.offset, id, counts, entry })
+    }
+}
+
+fn integer(elements: &mut Elements<'_>) -> Result<i64, DecodeError> {
+    match elements.next() {
+        Some(Element::Integer(number)) => Ok(number),
+        other => Err(unexpected(other)),
     }
 }
 
@@ -92,6 +114,21 @@ mod tests {
 
     fn end(last_entry: &str) -> StreamEnd {
         StreamEnd::decode(format!("{ID}{last_entry}").as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn counts_are_found_among_what_redis_says_of_a_stream() {
+        let (length, node) = ("$6\r\nlength\r\n:3\r\n", "$15\r\nradix-tree-keys\r\n:1\r\n");
+        let added = "$13\r\nentries-added\r\n:9\r\n";
+        let last_id = "$17\r\nlast-generated-id\r\n$3\r\n9-0\r\n";
+        let first = "$11\r\nfirst-entry\r\n*2\r\n$3\r\n1-0\r\n*2\r\n$1\r\na\r\n$1\r\nb\r\n";
+        let counts = |text: String| StreamEnd::decode(text.as_bytes()).unwrap().counts;
+        let all = counts(format!("*10\r\n{length}{node}{first}{last_id}{added}"));
+        assert_eq!(all, Some(EntryCounts { held: 3, added: 9 }));
+        assert_eq!(counts("-ERR no such key\r\n".to_owned()), Some(EntryCounts { held: 0, added: 0 }));
+        assert_eq!(counts(format!("*6\r\n{length}{node}{last_id}")), None, "a count is missing");
+        let refused = StreamEnd::decode(b"-NOPERM no\r\n").unwrap_err();
+        assert_eq!(refused, DecodeError::Refused("NOPERM no".to_owned()));
     }
 
     #[test]
