@@ -142,8 +142,7 @@ async fn order(State(app): State<App>, headers: HeaderMap) -> (StatusCode, &'sta
     let Some(orders) = app.health.order_book() else {
         return (StatusCode::NOT_FOUND, "no orders are taken here: FAULT_ORDERS is not set\n");
     };
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    if !headers.contains_key(ORDER_HEADER) || !is_this_machine(host) {
+    if !headers.contains_key(ORDER_HEADER) || !is_this_machine(web::host(&headers)) {
         return (StatusCode::FORBIDDEN, "give the header x-fault-order, and ask for localhost\n");
     }
     if orders.place() {
@@ -155,7 +154,7 @@ async fn order(State(app): State<App>, headers: HeaderMap) -> (StatusCode, &'sta
 
 /// Whether a `Host` header can only mean this machine: `127.0.0.1:5013`, `localhost`.
 fn is_this_machine(host: &str) -> bool {
-    let name = host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(host, |(name, _)| name);
+    let name = web::without_port(host);
     let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }

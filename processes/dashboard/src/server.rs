@@ -72,8 +72,7 @@ pub(crate) fn router(app: App) -> Router {
 
 /// Checks the host name before a request is handled, and sets security headers afterwards.
 async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name = host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(host, |(name, _)| name);
+    let name = web::without_port(web::host(request.headers()));
     if app.hosts.is_some_and(|hosts| !hosts.iter().any(|known| known.eq_ignore_ascii_case(name))) {
         return (StatusCode::FORBIDDEN, "This page is for this machine only: open it as localhost.\n").into_response();
     }
