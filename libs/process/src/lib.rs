@@ -93,11 +93,10 @@ pub fn main_on<C: Parser>(
 ) -> ExitCode {
     let config: C = parse();
     logs::start(&args(&config).log);
-    let runtime = runtime.context("starting the runtime");
-    let outcome = runtime.as_ref().map_or_else(
-        |error| Err(anyhow::anyhow!("{error:#}")),
-        |runtime| runtime.block_on(async { run(config, on_signal()?).await }),
-    );
-    // Before the runtime ends, which waits for blocking work that may hang.
-    logs::conclude(outcome)
+    let runtime = match runtime.context("starting the runtime") {
+        Ok(runtime) => runtime,
+        Err(error) => return logs::conclude(Err(error)),
+    };
+    // The outcome is logged before the runtime is dropped, which waits for blocking work that may hang.
+    logs::conclude(runtime.block_on(async { run(config, on_signal()?).await }))
 }
