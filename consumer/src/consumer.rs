@@ -10,12 +10,12 @@ mod loaded;
 mod read;
 mod session;
 
-use pglog::Partition;
 use std::time::Duration;
 
 use anyhow::{Error, Result, anyhow};
 use common::shutdown::CancellationToken;
 use connect::PostgresArgs;
+use pglog::Partition;
 use stream::StreamArgs;
 use stream::codec::EntryId;
 use tokio::time::error::Elapsed;

@@ -50,11 +50,11 @@
 //! | Postgres fails over or becomes read-only | the leader connects anew, and all streamers ask the new primary for the lock |
 //! | Redis is away | the leader keeps the lock, cuts batches and tries again; consumers read from Postgres |
 
-use pglog::Partition;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
+use pglog::Partition;
 use tokio::sync::Notify;
 
 /// The limits of the session, see "Window of trust": a leader asks ten times a second, so a session that is silent for 15 s

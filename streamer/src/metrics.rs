@@ -1,11 +1,11 @@
 //! The streamer's metrics: its counters, and how far the stream is behind the log.
 
-use pglog::Partition;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use connect::PostgresArgs;
 use monitor::{Health, Pulse, Unit, counter, declare_counter, declare_gauge, describe_histogram, gauge, histogram};
+use pglog::Partition;
 
 use crate::publish::Published;
 

@@ -1,9 +1,9 @@
 //! The streamer as the skeleton of processes repeats it: when to pause, what to log, and which errors are final.
 
-use pglog::Partition;
 use std::time::Duration;
 
 use anyhow::{Error, Result};
+use pglog::Partition;
 use process::{Failure, Turn, Work};
 use tracing::{info, warn};
 

@@ -4,11 +4,11 @@
 //! statement and nothing else is to be written. Otherwise a transaction of several statements does it. Both ways pass the
 //! same two points at which a fault can be injected: before the commit, and at the commit.
 
-use common::tasks::after_all_other_tasks;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use common::fault::die;
+use common::tasks::after_all_other_tasks;
 use pglog::{Partition, Record};
 use tracing::debug;
 

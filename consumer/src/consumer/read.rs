@@ -3,12 +3,12 @@
 //! A page is mostly just the next records; it is committed as a whole. Otherwise each entry is looked at: it may be a
 //! duplicate, not of this log, or lie behind a gap.
 
-use common::tasks::after_all_other_tasks;
 use std::time::Duration;
 
 use anyhow::{Error, Result};
 use bytes::Bytes;
 use common::shutdown::CancellationToken;
+use common::tasks::after_all_other_tasks;
 use pglog::Record;
 use stream::codec::{Entry, EntryId, Fields, decode_xread};
 use tracing::{debug, warn};

@@ -21,8 +21,9 @@
 //!
 //! `traceparent` is for people. Nothing is decided by it, so readers of earlier versions, which ignore it, stay correct.
 
-use pglog::Partition;
 use std::fmt::Write;
+
+use pglog::Partition;
 
 use crate::resp::{Commands, Element, Elements, parse_digits, parse_number};
 

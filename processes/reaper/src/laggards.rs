@@ -1,10 +1,10 @@
 //! Consumers that do not move, because they are dead or forgotten, and so keep records from being deleted.
 
-use pglog::Partition;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
+use pglog::Partition;
 
 /// A consumer that is behind and does not move.
 #[derive(Debug, Clone, PartialEq, Eq)]
