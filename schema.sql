@@ -1,6 +1,6 @@
 -- Rocket Rides Log, chapter one: the tables, in the order in which data flows.
 --
---     rides ─▶ staged_log_records ─▶ log_batches ─▶ checkpoints, consumer_states, dead_letters, receipts
+--     rides ─▶ staged_log_records ─▶ log_batches ─▶ checkpoints (consumer_states), dead_letters, history, receipts
 --     users, tracked_operations ─▶ bookings, audit_records, completions, reaped_requests
 --
 -- The api writes a ride and its log record in one transaction. The streamer decides the order of the records, once, here
@@ -8,13 +8,13 @@
 -- Redis holds a copy of the log that may be lost at any time; these tables are the truth.
 --
 -- This file is complete. Apply it as often as you like: `psql "$DATABASE_URL" -f schema.sql`. It creates missing tables,
--- then upgrades those of older versions, and drops nothing. It needs PostgreSQL 14 or newer.
+-- then upgrades those of older versions. It loses no row. It needs PostgreSQL 14 or newer.
 --
 -- The lines from ">>> log.sql" to "<<< log.sql" define the log and do not mention rides. Joined, the same lines are
 -- libs/pglog/log.sql, for a service that needs the log alone. Change both files together: a test in pglog compares them.
 
 -- >>> log.sql
-BEGIN;
+BEGIN ISOLATION LEVEL READ COMMITTED;
 
 -- Two sessions that apply the schema at once take turns: otherwise both might try to create the same table.
 DO $$ BEGIN PERFORM pg_advisory_xact_lock(7306930021); END $$;
@@ -137,9 +137,9 @@ CREATE TABLE IF NOT EXISTS log_batches (
     CONSTRAINT log_batches_not_empty CHECK (record_count >= 1)
 );
 
--- The log in plain SQL, for readers in other languages: at most count_max records that follow an offset, all of one batch.
--- It returns no rows at the head of the log. It reads the batch from its beginning; where that is too slow, read pages as
--- libs/pglog/src/reader.rs does.
+-- The log in plain SQL, for readers in other languages: at most count_max records that follow an offset, without a gap. It
+-- returns no rows at the head of the log. It reads reaped records from the history, and fails if the history lacks them.
+-- Otherwise it reads one batch from its beginning; where that is too slow, read pages as libs/pglog/src/reader.rs does.
 CREATE OR REPLACE FUNCTION log_records_after(after_offset BIGINT, count_max BIGINT DEFAULT 1000, of_partition INT DEFAULT 0)
 RETURNS TABLE (record_offset BIGINT, object TEXT, action TEXT, data JSON, staged_at TIMESTAMPTZ) LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -155,7 +155,16 @@ BEGIN
     WHERE b.partition = of_partition AND b.first_offset < batch.first_offset ORDER BY b.first_offset DESC LIMIT 1;
     IF batch.reaped_at IS NOT NULL OR previous IS NULL AND batch.first_offset > 1
        OR batch.partition IS NULL AND EXISTS (SELECT FROM log_batches AS b WHERE b.partition = of_partition) THEN
-        RAISE EXCEPTION 'the record at offset % is reaped', after_offset + 1;
+        RETURN QUERY
+            SELECT archived.record_offset, archived.object, archived.action, archived.data, archived.staged_at FROM (
+                SELECT h.*, row_number() OVER (ORDER BY h.record_offset) AS place FROM history AS h
+                WHERE h.partition = of_partition AND h.record_offset > after_offset ORDER BY h.record_offset LIMIT count_max
+            ) AS archived
+            WHERE archived.record_offset = after_offset + archived.place ORDER BY archived.record_offset;
+        IF NOT FOUND AND count_max > 0 THEN
+            RAISE EXCEPTION 'the record at offset % is reaped, and the history does not have it', after_offset + 1;
+        END IF;
+        RETURN;
     END IF;
     previous := COALESCE(previous, '1:1:');
     RETURN QUERY
@@ -171,8 +180,16 @@ BEGIN
         WHERE place > after_offset ORDER BY place LIMIT count_max;
 END $$;
 
+-- A state that moves with its checkpoint. The limit keeps it inside its row: Postgres would store a longer value beside the
+-- table, and each page of records would leave a dead copy there. It is a domain for the reason given above.
+DO $$ BEGIN
+    IF to_regtype('fold_state') IS NULL THEN
+        CREATE DOMAIN fold_state AS JSON CONSTRAINT checkpoints_state_size CHECK (octet_length(VALUE::text) <= 1500);
+    END IF;
+END $$;
+
 -- ---------------------------------------------------------------------------------------------------------------------
--- The progress of each consumer. A consumer writes its state and its checkpoint in one transaction (I5).
+-- The progress of each consumer, and the state that it has derived. One UPDATE moves both (I5).
 -- A row registers its consumer: the reaper deletes no record that the consumer has not passed (I8).
 -- Written by each consumer under its name. Read by streamer, reaper and api. Deleted by `consumer NAME --unregister`.
 -- One row per partition is the baseline. The reaper writes it: before the reaper deletes records, it folds them into the
@@ -194,32 +211,18 @@ CREATE TABLE IF NOT EXISTS checkpoints (
     -- keeps its state in memory commits only if the row still has the generation that the consumer has loaded.
     generation      BIGINT      NOT NULL DEFAULT 0,
     updated_at      TIMESTAMPTZ NOT NULL DEFAULT now(),
+    -- The fold that derives the state, and its version. A program with another fold refuses to go on with the row.
+    -- NULL: the row was registered before version 5, or by a program that keeps its state in a table of its own.
+    fold            VARCHAR(100),
+    fold_version    INT,
+    -- The state at last_offset, as the fold writes it. NULL: the fold writes rows into a table of its own.
+    state           fold_state,
 
     CONSTRAINT checkpoints_pkey PRIMARY KEY (name, partition),
     CONSTRAINT checkpoints_name_not_empty CHECK (name <> ''),
     CONSTRAINT checkpoints_last_offset_not_negative CHECK (last_offset >= 0)
 ) WITH (fillfactor = 50);  -- few rows, which are updated all day: leave room in each page for the new row versions
--- <<< log.sql
 
--- ---------------------------------------------------------------------------------------------------------------------
--- The total distance of all rides, as each consumer has derived it from the log.
--- Written and read by consumer and reaper, read by the api. Deleted together with the checkpoint.
--- ---------------------------------------------------------------------------------------------------------------------
-CREATE TABLE IF NOT EXISTS consumer_states (
-    name              TEXT   NOT NULL,
-    partition         INT    NOT NULL DEFAULT 0,
-    total_distance_mm BIGINT NOT NULL DEFAULT 0,
-    ride_count        BIGINT NOT NULL DEFAULT 0,
-    -- Shows whether two consumers at the same offset have applied the same rides (I9). It is the wrapping sum, over these
-    -- rides, of a 64-bit mix of (offset, ride id, distance_mm). A missing, doubled or different ride changes it. Because
-    -- it is a sum, a dead letter that is replayed later counts as if it had been applied in its place. 0: no ride.
-    digest            BIGINT NOT NULL DEFAULT 0,
-
-    CONSTRAINT consumer_states_pkey PRIMARY KEY (name, partition),
-    CONSTRAINT consumer_states_checkpoint_fkey FOREIGN KEY (name, partition) REFERENCES checkpoints ON DELETE CASCADE
-) WITH (fillfactor = 50);
-
--- >>> log.sql
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Records that a consumer could not apply and will never be able to (an amount below 0, for example), kept for a person.
 -- The consumer's state reflects all records 1 … last_offset except these.
@@ -242,6 +245,106 @@ CREATE TABLE IF NOT EXISTS dead_letters (
     CONSTRAINT dead_letters_pkey PRIMARY KEY (name, partition, record_offset),
     CONSTRAINT dead_letters_checkpoint_fkey FOREIGN KEY (name, partition) REFERENCES checkpoints ON DELETE CASCADE
 );
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- The history: every record with its offset, kept after the reaper has deleted it from staged_log_records.
+-- Written by a consumer with the fold `history`. Read by the api, and by consumers, audits and log_records_after where the
+-- records are reaped. Never updated. People detach old parts: ALTER TABLE history DETACH PARTITION history_0 CONCURRENTLY.
+-- The table has one part per history_part_len() offsets, named after its number: history_0, history_1, …
+-- ---------------------------------------------------------------------------------------------------------------------
+CREATE TABLE IF NOT EXISTS history (
+    partition     INT         NOT NULL,
+    record_offset BIGINT      NOT NULL,
+    -- The columns of staged_log_records.
+    object        TEXT        NOT NULL,
+    action        TEXT        NOT NULL,
+    data          JSON        NOT NULL,
+    staged_at     TIMESTAMPTZ NOT NULL,
+    traceparent   TEXT,
+    -- Whether the history lacked the record before this one when this one was written.
+    begins_range  BOOLEAN     NOT NULL DEFAULT false,
+
+    CONSTRAINT history_pkey PRIMARY KEY (partition, record_offset)
+) PARTITION BY RANGE (record_offset);
+
+DO $$ BEGIN
+    -- Finds where ranges begin. There are few.
+    IF to_regclass('history_beginnings') IS NULL THEN
+        CREATE INDEX history_beginnings ON history (partition, record_offset) WHERE begins_range;
+    END IF;
+END $$;
+
+-- The number of offsets in one part of the history. Do not change it while the history has parts.
+CREATE OR REPLACE FUNCTION history_part_len() RETURNS BIGINT LANGUAGE sql IMMUTABLE AS 'SELECT 10000000::bigint';
+
+-- Makes the missing parts of the history that have the offsets first_offset … last_offset, and the part after them. A
+-- consumer calls it before it writes these records, under the rights of the tables' owner: a consumer may create no table.
+-- ATTACH lets the history be read and written meanwhile, which CREATE TABLE … PARTITION OF would not.
+CREATE OR REPLACE FUNCTION make_history_parts(of_partition INT, first_offset BIGINT, last_offset BIGINT)
+RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    part BIGINT;
+    name TEXT;
+BEGIN
+    FOR part IN first_offset / history_part_len() .. last_offset / history_part_len() + 1 LOOP
+        name := 'history_' || part;
+        CONTINUE WHEN to_regclass(name) IS NOT NULL;
+        IF last_offset > COALESCE((SELECT b.first_offset + b.record_count - 1 FROM log_batches AS b
+                                   WHERE b.partition = of_partition ORDER BY b.first_offset DESC LIMIT 1), 0) THEN
+            RAISE EXCEPTION 'offset % of partition % is beyond the head of the log', last_offset, of_partition;
+        END IF;
+        -- Two consumers take turns: the second finds the table of the first.
+        PERFORM pg_advisory_xact_lock(7306930023);
+        CONTINUE WHEN to_regclass(name) IS NOT NULL;
+        EXECUTE format('CREATE TABLE %I (LIKE history INCLUDING ALL)', name);
+        EXECUTE format('ALTER TABLE history ATTACH PARTITION %I FOR VALUES FROM (%s) TO (%s)',
+                       name, part * history_part_len(), (part + 1) * history_part_len());
+    END LOOP;
+END $$;
+
+DO $$ BEGIN
+    -- No caller may choose the tables that the function finds.
+    EXECUTE format('ALTER FUNCTION make_history_parts SET search_path = %I, pg_temp', current_schema());
+    REVOKE EXECUTE ON FUNCTION make_history_parts FROM PUBLIC;
+END $$;
+
+-- The ranges of offsets that the history has, each without a gap. It is empty, or one range, unless the history began late,
+-- its consumer was unregistered for a while, or a part in the middle was detached.
+DO $$ BEGIN
+    IF to_regclass('history_ranges') IS NULL THEN
+        CREATE VIEW history_ranges AS
+        WITH RECURSIVE partitions (partition) AS (
+            SELECT min(partition) FROM history
+            UNION ALL
+            SELECT (SELECT min(h.partition) FROM history AS h WHERE h.partition > p.partition)
+            FROM partitions AS p WHERE p.partition IS NOT NULL
+        ), parts AS (
+            SELECT partition, generate_series(min / history_part_len(), max / history_part_len()) AS part
+            FROM partitions AS p, LATERAL (SELECT min(record_offset), max(record_offset) FROM history AS h
+                                           WHERE h.partition = p.partition) AS bounds
+        ), beginnings AS (
+            SELECT partition, record_offset AS first_offset FROM history WHERE begins_range
+            UNION
+            SELECT partition, (SELECT min(record_offset) FROM history AS h
+                               WHERE h.partition = parts.partition AND h.record_offset >= part * history_part_len()
+                                 AND h.record_offset < (part + 1) * history_part_len())
+            FROM parts
+        ), pieces AS (
+            SELECT partition, first_offset,
+                   (SELECT max(record_offset) FROM history AS h
+                    WHERE h.partition = b.partition AND h.record_offset < COALESCE(b.next_offset, 9223372036854775807)) AS last_offset
+            FROM (SELECT *, lead(first_offset) OVER (PARTITION BY partition ORDER BY first_offset) AS next_offset
+                  FROM beginnings WHERE first_offset IS NOT NULL) AS b
+        ), numbered AS (
+            SELECT *, count(*) FILTER (WHERE is_first) OVER (PARTITION BY partition ORDER BY first_offset) AS range_number
+            FROM (SELECT *, first_offset IS DISTINCT FROM
+                            lag(last_offset) OVER (PARTITION BY partition ORDER BY first_offset) + 1 AS is_first
+                  FROM pieces) AS p
+        )
+        SELECT partition, min(first_offset) AS first_offset, max(last_offset) AS last_offset
+        FROM numbered GROUP BY partition, range_number;
+    END IF;
+END $$;
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- The cluster that the log belongs to. Batches refer to transaction ids, which have a meaning in one cluster only: after
@@ -442,7 +545,8 @@ END $$;
 
 -- >>> log.sql
 -- ---------------------------------------------------------------------------------------------------------------------
--- Upgrades of older databases. Each adds columns without rewriting rows. If the columns exist, it takes no lock.
+-- Upgrades of older databases. Each adds columns without reading the rows of a large table. If the columns exist, it takes
+-- no lock.
 -- ---------------------------------------------------------------------------------------------------------------------
 DO $$ BEGIN
     -- From before version 0.1 had a baseline.
@@ -464,14 +568,66 @@ DO $$ BEGIN
                                regexp_replace(pg_get_constraintdef(oid), '\mVALUE\M', 'traceparent', 'g'))
                  FROM pg_constraint WHERE contypid = 'w3c_traceparent'::regtype);
     END IF;
+    -- From before version 5. Consumers of older versions go on until their next connection, and leave these columns alone.
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'checkpoints'::regclass AND attname = 'fold') THEN
+        ALTER TABLE checkpoints ADD COLUMN fold VARCHAR(100), ADD COLUMN fold_version INT, ADD COLUMN state fold_state;
+    END IF;
 END $$;
+-- <<< log.sql
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- The total distance of all rides, as each consumer with the fold `distance` has derived it: its state in checkpoints, in
+-- columns. Read by the api, the dashboard and people. It cannot be written: a view over two sources is not updatable.
+-- ---------------------------------------------------------------------------------------------------------------------
+-- The number in a text; NULL if the text is no whole number of 64 bits.
+CREATE OR REPLACE FUNCTION bigint_or_null(number TEXT) RETURNS BIGINT LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN number ~ '^-?[0-9]{1,19}$' AND number::numeric BETWEEN -9223372036854775808 AND 9223372036854775807
+                THEN number::bigint END
+$$;
+
+DO $$
+DECLARE
+    grantee REGROLE;
+    readers REGROLE[];
+BEGIN
+    -- Before version 5 this was a table. The lock waits for open transactions of consumers, and after it no consumer of an
+    -- older version can commit: its statement fails, because a view cannot be updated. Start all consumers again.
+    IF EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('consumer_states') AND relkind = 'r') THEN
+        LOCK TABLE checkpoints, consumer_states IN ACCESS EXCLUSIVE MODE;
+        UPDATE checkpoints AS c SET fold = 'distance', fold_version = 1, state = json_build_object(
+            'total_distance_mm', s.total_distance_mm, 'ride_count', s.ride_count, 'digest', s.digest::text)
+        FROM consumer_states AS s WHERE s.name = c.name AND s.partition = c.partition;
+        readers := ARRAY(SELECT acl.grantee FROM pg_class, aclexplode(relacl) AS acl
+                         WHERE oid = 'consumer_states'::regclass AND acl.privilege_type = 'SELECT' AND acl.grantee <> 0);
+        DROP TABLE consumer_states;
+    END IF;
+    IF to_regclass('consumer_states') IS NULL THEN
+        CREATE VIEW consumer_states AS
+        SELECT c.name::text AS name, c.partition, s.total_distance_mm, s.ride_count, s.digest
+        FROM checkpoints AS c, LATERAL (
+            SELECT bigint_or_null(c.state->>'total_distance_mm') AS total_distance_mm,
+                   bigint_or_null(c.state->>'ride_count') AS ride_count,
+                   -- Shows whether two consumers at the same offset have applied the same rides (I9). It is the wrapping
+                   -- sum, over these rides, of a 64-bit mix of (offset, ride id, distance_mm). A missing, doubled or
+                   -- different ride changes it. Because it is a sum, a dead letter that is replayed later counts as if it
+                   -- had been applied in its place. 0: no ride.
+                   bigint_or_null(c.state->>'digest') AS digest) AS s
+        -- A state that another program has spoiled is left out, so that the others can be read.
+        WHERE c.fold = 'distance' AND num_nulls(s.total_distance_mm, s.ride_count, s.digest) = 0;
+    END IF;
+    FOREACH grantee IN ARRAY COALESCE(readers, '{}') LOOP
+        EXECUTE format('GRANT SELECT ON consumer_states TO %s', grantee);
+    END LOOP;
+END $$;
+
+-- >>> log.sql
 
 -- If the table has a row, the log came from a dump or was here before. A second row would hide where it came from.
 INSERT INTO log_identity (system_identifier, schema_version)
-SELECT system_identifier, 4 FROM pg_control_system() WHERE NOT EXISTS (SELECT FROM log_identity);
+SELECT system_identifier, 5 FROM pg_control_system() WHERE NOT EXISTS (SELECT FROM log_identity);
 
 -- The version never goes down: an old copy of this file drops nothing that a newer one has made.
-UPDATE log_identity SET schema_version = 4 WHERE schema_version < 4;
+UPDATE log_identity SET schema_version = 5 WHERE schema_version < 5;
 
 COMMIT;
 -- <<< log.sql

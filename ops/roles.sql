@@ -47,8 +47,8 @@ REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION refuse_change_of_staged_log_records() FROM PUBLIC;
 
 -- Begin with no privileges, so that a grant that was removed from this file is removed from the database.
-REVOKE ALL ON log_identity, rides, staged_log_records, log_batches, checkpoints, consumer_states, dead_letters,
-    tracked_operations, users, bookings, audit_records, completions, reaped_requests, receipts
+REVOKE ALL ON log_identity, rides, staged_log_records, log_batches, checkpoints, consumer_states, dead_letters, history,
+    history_ranges, tracked_operations, users, bookings, audit_records, completions, reaped_requests, receipts
     FROM PUBLIC, rocket_api, rocket_completer, rocket_streamer, rocket_consumer, rocket_receipts, rocket_reaper,
     rocket_dashboard, rocket_operator;
 
@@ -65,9 +65,10 @@ GRANT SELECT, INSERT (distance_mm) ON rides TO rocket_api;
 -- It stages records and reads back only the id. It may not set transaction_id, which decides the batch of a record: only
 -- the column's default is right.
 GRANT INSERT (object, action, data, traceparent), SELECT (id) ON staged_log_records TO rocket_api;
--- GET /totals shows heads, checkpoints, states and the number of dead letters, but not their contents.
+-- GET /history shows the history. GET /totals shows heads, checkpoints, states and the number of dead letters, but not
+-- their contents.
 GRANT SELECT (partition, first_offset, record_count) ON log_batches TO rocket_api;
-GRANT SELECT ON checkpoints, consumer_states TO rocket_api;
+GRANT SELECT ON checkpoints, consumer_states, history, history_ranges TO rocket_api;
 GRANT SELECT (name, partition, dropped_at) ON dead_letters TO rocket_api;
 
 -- ---------------------------------------------------------------------------------------------------------------------
@@ -104,12 +105,15 @@ GRANT SELECT (partition, last_offset, is_baseline) ON checkpoints TO rocket_stre
 -- the role, so each can write the rows of the others. A fold with a table of its own needs a grant on it: write that
 -- grant where the table is defined.
 -- ---------------------------------------------------------------------------------------------------------------------
-GRANT SELECT ON staged_log_records, log_batches TO rocket_consumer;
--- --unregister deletes the checkpoint; the foreign keys then delete state and dead letters.
+GRANT SELECT ON staged_log_records, log_batches, history, history_ranges TO rocket_consumer;
+-- The fold `history` adds records, and never changes one. Only this function makes the tables for them.
+GRANT INSERT ON history TO rocket_consumer;
+GRANT EXECUTE ON FUNCTION make_history_parts TO rocket_consumer;
+-- --unregister deletes the checkpoint with the state; the foreign keys then delete the dead letters.
 GRANT SELECT, INSERT, DELETE ON checkpoints TO rocket_consumer;
-GRANT UPDATE (last_offset, duplicate_count, healed_count, rejected_count, crash_count, updated_at)
+GRANT UPDATE (last_offset, duplicate_count, healed_count, rejected_count, crash_count, updated_at,
+              fold, fold_version, state)
     ON checkpoints TO rocket_consumer;
-GRANT SELECT, INSERT, UPDATE ON consumer_states TO rocket_consumer;
 -- A new consumer starts with a copy of the baseline's or another consumer's state, and of its dead letters: the copy
 -- lacks the same records.
 GRANT SELECT, INSERT ON dead_letters TO rocket_consumer;
@@ -117,9 +121,10 @@ GRANT SELECT, INSERT ON dead_letters TO rocket_consumer;
 -- ---------------------------------------------------------------------------------------------------------------------
 -- receipts: a consumer that keeps its state in a table of its own, and delivers the receipts.
 -- ---------------------------------------------------------------------------------------------------------------------
-GRANT SELECT ON staged_log_records, log_batches TO rocket_receipts;
+GRANT SELECT ON staged_log_records, log_batches, history, history_ranges TO rocket_receipts;
 GRANT SELECT, INSERT, DELETE ON checkpoints TO rocket_receipts;
-GRANT UPDATE (last_offset, duplicate_count, healed_count, rejected_count, crash_count, updated_at)
+GRANT UPDATE (last_offset, duplicate_count, healed_count, rejected_count, crash_count, updated_at,
+              fold, fold_version, state)
     ON checkpoints TO rocket_receipts;
 GRANT SELECT, INSERT ON dead_letters TO rocket_receipts;
 GRANT SELECT, INSERT, UPDATE (delivered_at, next_attempt_at) ON receipts TO rocket_receipts;
@@ -131,12 +136,14 @@ GRANT SELECT (id, email) ON users TO rocket_receipts;
 -- baseline's state, as a consumer does. It unregisters no consumer.
 -- ---------------------------------------------------------------------------------------------------------------------
 GRANT SELECT, DELETE ON staged_log_records, log_batches TO rocket_reaper;
+-- A new baseline folds the reaped records from the history.
+GRANT SELECT ON history, history_ranges TO rocket_reaper;
 -- The order of the records never changes: this is the only column of a batch that does.
 GRANT UPDATE (reaped_at) ON log_batches TO rocket_reaper;
 GRANT SELECT, INSERT ON checkpoints TO rocket_reaper;
-GRANT UPDATE (last_offset, duplicate_count, healed_count, rejected_count, crash_count, updated_at)
+GRANT UPDATE (last_offset, duplicate_count, healed_count, rejected_count, crash_count, updated_at,
+              fold, fold_version, state)
     ON checkpoints TO rocket_reaper;
-GRANT SELECT, INSERT, UPDATE ON consumer_states TO rocket_reaper;
 -- A log that was reaped by a version without a baseline gets one: a copy of a consumer's state and dead letters.
 GRANT SELECT, INSERT ON dead_letters TO rocket_reaper;
 -- It deletes old requests, and lists the unfinished ones among them.
@@ -157,6 +164,8 @@ GRANT SELECT (name, partition, dropped_at) ON dead_letters TO rocket_dashboard;
 -- ---------------------------------------------------------------------------------------------------------------------
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO rocket_operator;
 GRANT INSERT, DELETE, UPDATE (reason, dropped_at) ON dead_letters TO rocket_operator;
-GRANT UPDATE ON checkpoints, consumer_states TO rocket_operator;
+GRANT UPDATE ON checkpoints TO rocket_operator;
+-- A replayed dead letter of receipts becomes a receipt.
+GRANT SELECT, INSERT ON receipts TO rocket_operator;
 
 COMMIT;

@@ -1,14 +1,14 @@
 -- The log's tables, and no others: for a service that stages records and reads them in order, whatever they tell of.
 --
---     staged_log_records ─▶ log_batches ─▶ checkpoints, dead_letters
+--     staged_log_records ─▶ log_batches ─▶ checkpoints, dead_letters, history
 --
 -- Apply this file as often as you like: `psql "$DATABASE_URL" -f libs/pglog/log.sql`. It creates missing tables, then
--- upgrades those of older versions, and drops nothing. It needs PostgreSQL 14 or newer.
+-- upgrades those of older versions. It loses no row. It needs PostgreSQL 14 or newer.
 --
 -- The schema of Rocket Rides Log, schema.sql, contains every line below as well, between its own tables. It can be
 -- applied before this file, after it, or instead of it. Change both files together: a test in pglog compares them.
 
-BEGIN;
+BEGIN ISOLATION LEVEL READ COMMITTED;
 
 -- Two sessions that apply the schema at once take turns: otherwise both might try to create the same table.
 DO $$ BEGIN PERFORM pg_advisory_xact_lock(7306930021); END $$;
@@ -115,9 +115,9 @@ CREATE TABLE IF NOT EXISTS log_batches (
     CONSTRAINT log_batches_not_empty CHECK (record_count >= 1)
 );
 
--- The log in plain SQL, for readers in other languages: at most count_max records that follow an offset, all of one batch.
--- It returns no rows at the head of the log. It reads the batch from its beginning; where that is too slow, read pages as
--- libs/pglog/src/reader.rs does.
+-- The log in plain SQL, for readers in other languages: at most count_max records that follow an offset, without a gap. It
+-- returns no rows at the head of the log. It reads reaped records from the history, and fails if the history lacks them.
+-- Otherwise it reads one batch from its beginning; where that is too slow, read pages as libs/pglog/src/reader.rs does.
 CREATE OR REPLACE FUNCTION log_records_after(after_offset BIGINT, count_max BIGINT DEFAULT 1000, of_partition INT DEFAULT 0)
 RETURNS TABLE (record_offset BIGINT, object TEXT, action TEXT, data JSON, staged_at TIMESTAMPTZ) LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -133,7 +133,16 @@ BEGIN
     WHERE b.partition = of_partition AND b.first_offset < batch.first_offset ORDER BY b.first_offset DESC LIMIT 1;
     IF batch.reaped_at IS NOT NULL OR previous IS NULL AND batch.first_offset > 1
        OR batch.partition IS NULL AND EXISTS (SELECT FROM log_batches AS b WHERE b.partition = of_partition) THEN
-        RAISE EXCEPTION 'the record at offset % is reaped', after_offset + 1;
+        RETURN QUERY
+            SELECT archived.record_offset, archived.object, archived.action, archived.data, archived.staged_at FROM (
+                SELECT h.*, row_number() OVER (ORDER BY h.record_offset) AS place FROM history AS h
+                WHERE h.partition = of_partition AND h.record_offset > after_offset ORDER BY h.record_offset LIMIT count_max
+            ) AS archived
+            WHERE archived.record_offset = after_offset + archived.place ORDER BY archived.record_offset;
+        IF NOT FOUND AND count_max > 0 THEN
+            RAISE EXCEPTION 'the record at offset % is reaped, and the history does not have it', after_offset + 1;
+        END IF;
+        RETURN;
     END IF;
     previous := COALESCE(previous, '1:1:');
     RETURN QUERY
@@ -149,8 +158,16 @@ BEGIN
         WHERE place > after_offset ORDER BY place LIMIT count_max;
 END $$;
 
+-- A state that moves with its checkpoint. The limit keeps it inside its row: Postgres would store a longer value beside the
+-- table, and each page of records would leave a dead copy there. It is a domain for the reason given above.
+DO $$ BEGIN
+    IF to_regtype('fold_state') IS NULL THEN
+        CREATE DOMAIN fold_state AS JSON CONSTRAINT checkpoints_state_size CHECK (octet_length(VALUE::text) <= 1500);
+    END IF;
+END $$;
+
 -- ---------------------------------------------------------------------------------------------------------------------
--- The progress of each consumer. A consumer writes its state and its checkpoint in one transaction (I5).
+-- The progress of each consumer, and the state that it has derived. One UPDATE moves both (I5).
 -- A row registers its consumer: the reaper deletes no record that the consumer has not passed (I8).
 -- Written by each consumer under its name. Read by streamer, reaper and api. Deleted by `consumer NAME --unregister`.
 -- One row per partition is the baseline. The reaper writes it: before the reaper deletes records, it folds them into the
@@ -172,6 +189,12 @@ CREATE TABLE IF NOT EXISTS checkpoints (
     -- keeps its state in memory commits only if the row still has the generation that the consumer has loaded.
     generation      BIGINT      NOT NULL DEFAULT 0,
     updated_at      TIMESTAMPTZ NOT NULL DEFAULT now(),
+    -- The fold that derives the state, and its version. A program with another fold refuses to go on with the row.
+    -- NULL: the row was registered before version 5, or by a program that keeps its state in a table of its own.
+    fold            VARCHAR(100),
+    fold_version    INT,
+    -- The state at last_offset, as the fold writes it. NULL: the fold writes rows into a table of its own.
+    state           fold_state,
 
     CONSTRAINT checkpoints_pkey PRIMARY KEY (name, partition),
     CONSTRAINT checkpoints_name_not_empty CHECK (name <> ''),
@@ -202,6 +225,106 @@ CREATE TABLE IF NOT EXISTS dead_letters (
 );
 
 -- ---------------------------------------------------------------------------------------------------------------------
+-- The history: every record with its offset, kept after the reaper has deleted it from staged_log_records.
+-- Written by a consumer with the fold `history`. Read by the api, and by consumers, audits and log_records_after where the
+-- records are reaped. Never updated. People detach old parts: ALTER TABLE history DETACH PARTITION history_0 CONCURRENTLY.
+-- The table has one part per history_part_len() offsets, named after its number: history_0, history_1, …
+-- ---------------------------------------------------------------------------------------------------------------------
+CREATE TABLE IF NOT EXISTS history (
+    partition     INT         NOT NULL,
+    record_offset BIGINT      NOT NULL,
+    -- The columns of staged_log_records.
+    object        TEXT        NOT NULL,
+    action        TEXT        NOT NULL,
+    data          JSON        NOT NULL,
+    staged_at     TIMESTAMPTZ NOT NULL,
+    traceparent   TEXT,
+    -- Whether the history lacked the record before this one when this one was written.
+    begins_range  BOOLEAN     NOT NULL DEFAULT false,
+
+    CONSTRAINT history_pkey PRIMARY KEY (partition, record_offset)
+) PARTITION BY RANGE (record_offset);
+
+DO $$ BEGIN
+    -- Finds where ranges begin. There are few.
+    IF to_regclass('history_beginnings') IS NULL THEN
+        CREATE INDEX history_beginnings ON history (partition, record_offset) WHERE begins_range;
+    END IF;
+END $$;
+
+-- The number of offsets in one part of the history. Do not change it while the history has parts.
+CREATE OR REPLACE FUNCTION history_part_len() RETURNS BIGINT LANGUAGE sql IMMUTABLE AS 'SELECT 10000000::bigint';
+
+-- Makes the missing parts of the history that have the offsets first_offset … last_offset, and the part after them. A
+-- consumer calls it before it writes these records, under the rights of the tables' owner: a consumer may create no table.
+-- ATTACH lets the history be read and written meanwhile, which CREATE TABLE … PARTITION OF would not.
+CREATE OR REPLACE FUNCTION make_history_parts(of_partition INT, first_offset BIGINT, last_offset BIGINT)
+RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    part BIGINT;
+    name TEXT;
+BEGIN
+    FOR part IN first_offset / history_part_len() .. last_offset / history_part_len() + 1 LOOP
+        name := 'history_' || part;
+        CONTINUE WHEN to_regclass(name) IS NOT NULL;
+        IF last_offset > COALESCE((SELECT b.first_offset + b.record_count - 1 FROM log_batches AS b
+                                   WHERE b.partition = of_partition ORDER BY b.first_offset DESC LIMIT 1), 0) THEN
+            RAISE EXCEPTION 'offset % of partition % is beyond the head of the log', last_offset, of_partition;
+        END IF;
+        -- Two consumers take turns: the second finds the table of the first.
+        PERFORM pg_advisory_xact_lock(7306930023);
+        CONTINUE WHEN to_regclass(name) IS NOT NULL;
+        EXECUTE format('CREATE TABLE %I (LIKE history INCLUDING ALL)', name);
+        EXECUTE format('ALTER TABLE history ATTACH PARTITION %I FOR VALUES FROM (%s) TO (%s)',
+                       name, part * history_part_len(), (part + 1) * history_part_len());
+    END LOOP;
+END $$;
+
+DO $$ BEGIN
+    -- No caller may choose the tables that the function finds.
+    EXECUTE format('ALTER FUNCTION make_history_parts SET search_path = %I, pg_temp', current_schema());
+    REVOKE EXECUTE ON FUNCTION make_history_parts FROM PUBLIC;
+END $$;
+
+-- The ranges of offsets that the history has, each without a gap. It is empty, or one range, unless the history began late,
+-- its consumer was unregistered for a while, or a part in the middle was detached.
+DO $$ BEGIN
+    IF to_regclass('history_ranges') IS NULL THEN
+        CREATE VIEW history_ranges AS
+        WITH RECURSIVE partitions (partition) AS (
+            SELECT min(partition) FROM history
+            UNION ALL
+            SELECT (SELECT min(h.partition) FROM history AS h WHERE h.partition > p.partition)
+            FROM partitions AS p WHERE p.partition IS NOT NULL
+        ), parts AS (
+            SELECT partition, generate_series(min / history_part_len(), max / history_part_len()) AS part
+            FROM partitions AS p, LATERAL (SELECT min(record_offset), max(record_offset) FROM history AS h
+                                           WHERE h.partition = p.partition) AS bounds
+        ), beginnings AS (
+            SELECT partition, record_offset AS first_offset FROM history WHERE begins_range
+            UNION
+            SELECT partition, (SELECT min(record_offset) FROM history AS h
+                               WHERE h.partition = parts.partition AND h.record_offset >= part * history_part_len()
+                                 AND h.record_offset < (part + 1) * history_part_len())
+            FROM parts
+        ), pieces AS (
+            SELECT partition, first_offset,
+                   (SELECT max(record_offset) FROM history AS h
+                    WHERE h.partition = b.partition AND h.record_offset < COALESCE(b.next_offset, 9223372036854775807)) AS last_offset
+            FROM (SELECT *, lead(first_offset) OVER (PARTITION BY partition ORDER BY first_offset) AS next_offset
+                  FROM beginnings WHERE first_offset IS NOT NULL) AS b
+        ), numbered AS (
+            SELECT *, count(*) FILTER (WHERE is_first) OVER (PARTITION BY partition ORDER BY first_offset) AS range_number
+            FROM (SELECT *, first_offset IS DISTINCT FROM
+                            lag(last_offset) OVER (PARTITION BY partition ORDER BY first_offset) + 1 AS is_first
+                  FROM pieces) AS p
+        )
+        SELECT partition, min(first_offset) AS first_offset, max(last_offset) AS last_offset
+        FROM numbered GROUP BY partition, range_number;
+    END IF;
+END $$;
+
+-- ---------------------------------------------------------------------------------------------------------------------
 -- The cluster that the log belongs to. Batches refer to transaction ids, which have a meaning in one cluster only: after
 -- pg_dump and restore, and after pg_upgrade, they start over. Streamer, consumer and reaper read this table when they
 -- connect, and refuse to work on a log of another cluster.
@@ -218,7 +341,8 @@ CREATE TABLE IF NOT EXISTS log_identity (
 );
 
 -- ---------------------------------------------------------------------------------------------------------------------
--- Upgrades of older databases. Each adds columns without rewriting rows. If the columns exist, it takes no lock.
+-- Upgrades of older databases. Each adds columns without reading the rows of a large table. If the columns exist, it takes
+-- no lock.
 -- ---------------------------------------------------------------------------------------------------------------------
 DO $$ BEGIN
     -- From before version 0.1 had a baseline.
@@ -240,13 +364,18 @@ DO $$ BEGIN
                                regexp_replace(pg_get_constraintdef(oid), '\mVALUE\M', 'traceparent', 'g'))
                  FROM pg_constraint WHERE contypid = 'w3c_traceparent'::regtype);
     END IF;
+    -- From before version 5. Consumers of older versions go on until their next connection, and leave these columns alone.
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'checkpoints'::regclass AND attname = 'fold') THEN
+        ALTER TABLE checkpoints ADD COLUMN fold VARCHAR(100), ADD COLUMN fold_version INT, ADD COLUMN state fold_state;
+    END IF;
 END $$;
+
 
 -- If the table has a row, the log came from a dump or was here before. A second row would hide where it came from.
 INSERT INTO log_identity (system_identifier, schema_version)
-SELECT system_identifier, 4 FROM pg_control_system() WHERE NOT EXISTS (SELECT FROM log_identity);
+SELECT system_identifier, 5 FROM pg_control_system() WHERE NOT EXISTS (SELECT FROM log_identity);
 
 -- The version never goes down: an old copy of this file drops nothing that a newer one has made.
-UPDATE log_identity SET schema_version = 4 WHERE schema_version < 4;
+UPDATE log_identity SET schema_version = 5 WHERE schema_version < 5;
 
 COMMIT;

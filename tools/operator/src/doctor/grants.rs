@@ -10,7 +10,7 @@ const ROLES: &str = include_str!("../../../../ops/roles.sql");
 pub(super) struct Grant {
     /// The role, for example `rocket_api`.
     pub role: String,
-    /// `SELECT`, `INSERT`, `UPDATE`, `DELETE` or `USAGE`.
+    /// `SELECT`, `INSERT`, `UPDATE`, `DELETE`, `EXECUTE` or `USAGE`.
     pub privilege: String,
     /// The object of the privilege.
     pub target: Target,
@@ -30,6 +30,8 @@ pub(super) enum Target {
     },
     /// A schema.
     Schema(String),
+    /// A function, whose name belongs to no other function.
+    Function(String),
     /// Every table of a schema.
     AllTables(String),
 }
@@ -88,6 +90,7 @@ fn split_columns(privilege: &str) -> Option<(&str, Option<&str>)> {
 fn parse_targets(privilege: &str, columns: Option<&str>, object: &str) -> Option<Vec<Target>> {
     match (privilege, columns) {
         ("USAGE", None) => Some(vec![Target::Schema(parse_name(object.strip_prefix("SCHEMA ")?)?)]),
+        ("EXECUTE", None) => Some(vec![Target::Function(parse_name(object.strip_prefix("FUNCTION ")?)?)]),
         ("SELECT" | "INSERT" | "UPDATE" | "DELETE", None) => {
             Some(vec![match object.strip_prefix("ALL TABLES IN SCHEMA ") {
                 Some(schema) => Target::AllTables(parse_name(schema)?),

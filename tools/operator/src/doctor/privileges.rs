@@ -68,6 +68,7 @@ struct Needs {
     column_tables: Vec<String>,
     columns: Vec<String>,
     schemas: Vec<String>,
+    functions: Vec<String>,
 }
 
 impl Needs {
@@ -88,6 +89,7 @@ impl Needs {
                     needs.columns.push(column);
                 }
                 Target::Schema(schema) => needs.schemas.push(schema),
+                Target::Function(function) => needs.functions.push(function),
                 Target::AllTables(_) => anyhow::bail!("roles.sql: {} may use tables that are not named", grant.role),
             }
         }
@@ -125,6 +127,9 @@ async fn missing(client: &Client, role: Option<&Role>) -> Result<(String, Vec<St
              UNION
              SELECT format('GRANT EXECUTE ON FUNCTION pg_control_system() TO %I', current_user)
              WHERE $7 AND NOT has_function_privilege('pg_control_system()', 'EXECUTE')
+             UNION
+             SELECT format('GRANT EXECUTE ON FUNCTION %I TO %I', name, current_user) FROM unnest($8::text[]) AS needed (name)
+             WHERE NOT has_function_privilege(to_regproc(name), 'EXECUTE')
              ORDER BY 1",
             &[
                 &needs.table_privileges,
@@ -134,6 +139,7 @@ async fn missing(client: &Client, role: Option<&Role>) -> Result<(String, Vec<St
                 &needs.columns,
                 &needs.schemas,
                 &needs.is_identity_read(),
+                &needs.functions,
             ],
         )
         .await?;
