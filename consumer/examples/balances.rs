@@ -11,18 +11,19 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
-use consumer::{Fold, Rejection};
-use deadpool_postgres::Transaction;
-use pglog::{Partition, Record, Session};
+use consumer::{CheckpointKey, FoldId, Registry, Rejection, RowFold, Statement, row_fold};
+use pglog::Record;
 use serde::Deserialize;
 
 fn main() -> ExitCode {
-    let run = async |config, shutdown| consumer::run(config, Balances::default(), shutdown).await;
+    let run = async |config, shutdown| consumer::run(config, FOLDS, shutdown).await;
     process::main(|config: &consumer::Config| &config.process, run)
 }
 
-/// Credits since the last commit, by wallet. The balances themselves stay in the table.
+/// The folds of this program.
+const FOLDS: Registry = Registry(&[row_fold::<Balances>]);
+
+/// Credits of one page, by wallet. The balances themselves stay in the table.
 #[derive(Debug, Default)]
 struct Balances {
     credits: BTreeMap<i64, i64>,
@@ -35,15 +36,11 @@ struct Credit {
     amount: i64,
 }
 
-impl Fold for Balances {
+impl RowFold for Balances {
+    const ID: FoldId = FoldId { name: "balances", version: 1 };
+
     fn takes(&self, object: &str, action: &str) -> bool {
         object == "wallet" && action == "credit"
-    }
-
-    /// The loop calls this at the start, and again after a failed transaction. The records of that transaction are folded again.
-    async fn load(&mut self, _: &Transaction<'_>, _: &str, _: Partition) -> Result<()> {
-        self.credits.clear();
-        Ok(())
     }
 
     /// Works in memory only. An error says that the record can never apply, and must leave the state as it was.
@@ -56,22 +53,16 @@ impl Fold for Balances {
         Ok(())
     }
 
-    /// The loop commits this together with the checkpoint, so a credit is added once, however often its record arrives.
-    async fn save(&mut self, tx: &impl Session, consumer: &str, _: Partition) -> Result<()> {
+    /// The loop runs these statements in the transaction that moves the checkpoint, so a credit is added once, however often
+    /// its record arrives.
+    fn statements(&mut self, key: &CheckpointKey) -> Vec<Statement> {
         let (wallet_ids, amounts): (Vec<i64>, Vec<i64>) = std::mem::take(&mut self.credits).into_iter().unzip();
-        tx.execute(
-            "-- balances::save
+        let adding = Statement::new(
+            "-- balances::add
              INSERT INTO wallet_balances (consumer, wallet_id, balance)
              SELECT $1, * FROM unnest($2::bigint[], $3::bigint[])
              ON CONFLICT (consumer, wallet_id) DO UPDATE SET balance = wallet_balances.balance + excluded.balance",
-            &[&consumer, &wallet_ids, &amounts],
-        )
-        .await
-        .context("saving balances")?;
-        Ok(())
-    }
-
-    fn summary(&self) -> String {
-        "balances saved".to_owned()
+        );
+        vec![adding.with(key.name.clone()).with(wallet_ids).with(amounts)]
     }
 }

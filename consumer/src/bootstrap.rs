@@ -1,136 +1,254 @@
-//! The beginning of a consumer: at offset 0, or with a copy of a state that another consumer has derived.
+//! The beginning of a consumer: at the first record, or with a state that another consumer has derived.
 //!
 //! A copy of a state includes its dead letters, because these records are missing from the state.
 
 use anyhow::{Context, Result, bail, ensure};
 use deadpool_postgres::{ClientWrapper as Client, Transaction};
-use pglog::Partition;
+use pglog::Session;
+use tracing::warn;
 
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint::{self, Registration};
 use crate::dead_letter;
-use crate::fold::Fold;
+use crate::fold::CheckpointKey;
+use crate::kind::{Fold, Kind};
+use crate::outcome::Interruption;
+use crate::registry::Registry;
 
-/// The name under which the reaper keeps the state of the records that it deletes. No consumer may have it.
-pub const BASELINE: &str = "baseline";
+/// The name under which the reaper keeps the state of the records that it deletes. No other consumer may have it.
+pub(crate) const BASELINE: &str = "baseline";
 
-/// Registers a consumer, in the transaction that loads it. It starts with the baseline's state if the baseline has folded
-/// any record and the fold keeps such a state; otherwise it starts at offset 0. From the commit on, no record is deleted
-/// before the consumer has passed it (I8).
+/// Where a consumer begins when it is registered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Start {
+    /// With the state of all reaped records, which the reaper keeps. If it keeps none for this fold: at the first record.
+    #[default]
+    Baseline,
+    /// At the first record of the log. The history has the reaped ones.
+    Start,
+    /// At the oldest record that is not reaped. The reaped ones are left out.
+    Retained,
+}
+
+/// The part that a consumer plays for the reaper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It holds back the reaper.
+    Consumer(Start),
+    /// It is the reaper's own: the state of the records that the reaper deletes.
+    Baseline,
+}
+
+/// Registers a consumer, in the transaction that loads it. From the commit on, no record is deleted before the consumer has
+/// passed it (I8).
 ///
 /// # Errors
-/// Postgres is away.
-pub(crate) async fn register<F: Fold>(
+/// [`Interruption::Gone`] if it would lack records; otherwise Postgres is away.
+pub(crate) async fn register(
     tx: &Transaction<'_>,
-    fold: &F,
-    name: &str,
-    partition: Partition,
-) -> Result<Checkpoint> {
+    fold: &impl Fold,
+    key: &CheckpointKey,
+    role: Role,
+) -> Result<Registration> {
     pglog::hold_reaping(tx).await.context("registering")?;
     // The reaper relies on the registration, so it must survive a crash.
     tx.batch_execute("SET LOCAL synchronous_commit TO DEFAULT").await.context("registering")?;
     // If the row is there, another process of this name was faster. Its row is found below.
-    if insert(tx, name, partition).await? {
-        if name == BASELINE {
-            begin_baseline(tx, fold, partition).await?;
-        } else if checkpoint::find(tx, BASELINE, partition).await?.is_some_and(|checkpoint| checkpoint.last_offset > 0)
-        {
-            inherit(tx, fold, BASELINE, name, partition).await?;
+    if insert(tx, fold, key, role == Role::Baseline).await? {
+        match role {
+            Role::Baseline => begin_baseline(tx, fold, key).await?,
+            Role::Consumer(Start::Baseline) => begin_after_baseline(tx, fold, key).await?,
+            Role::Consumer(Start::Retained) => leave_out_reaped(tx, key).await?,
+            Role::Consumer(Start::Start) => {}
         }
+        refuse_gaps(tx, key).await?;
     }
-    checkpoint::find(tx, name, partition).await?.context("the registration is gone")
+    checkpoint::find(tx, key).await?.context("the registration is gone")
 }
 
-/// Registers `name` with state, dead letters and checkpoint of `source`, all of one offset. Returns the offset.
+/// Registers the baseline anew, for a newer version of its fold. It goes on with the state of the slowest consumer of this
+/// version, or from the first record on. Until it has come as far as the old one, nothing is reaped.
 ///
 /// # Errors
-/// No consumer `source` has a state of this fold, or `name` is registered already, or Postgres is away.
-pub async fn copy<F: Fold>(
+/// As [`register`]. Then the old baseline stays.
+pub(crate) async fn replace_baseline(
+    tx: &Transaction<'_>,
+    fold: &impl Fold,
+    key: &CheckpointKey,
+) -> Result<Registration> {
+    pglog::hold_registration(tx).await.context("registering")?;
+    tx.execute(
+        "-- consumer::bootstrap::replace_baseline
+         DELETE FROM checkpoints WHERE name = $1 AND partition = $2 AND is_baseline",
+        &[&key.name, &key.partition],
+    )
+    .await
+    .context("removing the old baseline")?;
+    register(tx, fold, key, Role::Baseline).await
+}
+
+/// Registers `name` with state, rows, dead letters and checkpoint of `source`, all of one offset. Returns the offset. The fold
+/// is that of `source`; if `fold` names one, it must be this.
+///
+/// # Errors
+/// There is no consumer `source`, it has another fold, or `name` is registered already, or Postgres is away.
+pub async fn copy(
     client: &mut Client,
-    fold: &F,
+    registry: &Registry,
+    fold: Option<&str>,
     source: &str,
-    name: &str,
-    partition: Partition,
+    key: &CheckpointKey,
 ) -> Result<i64> {
+    let CheckpointKey { name, partition } = key;
     let tx = client.transaction().await.context("beginning")?;
     pglog::hold_reaping(&tx).await.context("registering")?;
-    if !insert(&tx, name, partition).await? {
+    let source = CheckpointKey { name: source.to_owned(), partition: *partition };
+    let found = registry.of_consumer(&tx, &source).await?;
+    if let Some(wanted) = fold.filter(|wanted| *wanted != found.id().name) {
+        bail!("consumer {:?} has fold {}, and not {wanted}", source.name, found.id().name);
+    }
+    if !insert(&tx, &found, key, false).await? {
         bail!("consumer {name:?} is registered already: --unregister it first");
     }
-    let Some(last_offset) = inherit(&tx, fold, source, name, partition).await? else {
-        bail!("no consumer {source:?} with a state is registered in partition {partition}");
-    };
+    let copied = inherit(&tx, &found, &source.name, key).await?;
+    let last_offset = copied.with_context(|| format!("consumer {:?} has just been unregistered", source.name))?;
     tx.commit().await.context("committing the copy")?;
     Ok(last_offset)
 }
 
-/// Gives the new baseline its state. If the first records of the log are gone, they were reaped by a version that kept no
-/// baseline. The slowest consumer that has a state of this fold then becomes the baseline.
-async fn begin_baseline<F: Fold>(tx: &Transaction<'_>, fold: &F, partition: Partition) -> Result<()> {
-    if pglog::first_retained(tx, partition).await.context("asking what is retained")? == 1 {
-        return Ok(());
-    }
-    let rows = tx
-        .query(
-            "-- consumer::bootstrap::begin_baseline
-             SELECT name FROM checkpoints WHERE partition = $1 AND NOT is_baseline ORDER BY last_offset, name",
-            &[&partition],
+/// Begins with the baseline's state, if the baseline has this fold and has folded any record.
+async fn begin_after_baseline(tx: &Transaction<'_>, fold: &impl Fold, key: &CheckpointKey) -> Result<()> {
+    let row = tx
+        .query_opt(
+            "-- consumer::bootstrap::begin_after_baseline
+             SELECT name FROM checkpoints
+             WHERE partition = $1 AND is_baseline AND fold = $2 AND fold_version = $3 AND last_offset > 0",
+            &[&key.partition, &fold.id().name, &fold.id().version],
         )
         .await
-        .context("looking for the slowest consumer")?;
-    for row in rows {
-        if inherit(tx, fold, row.get(0), BASELINE, partition).await?.is_some() {
-            break;
-        }
+        .context("looking for the baseline")?;
+    if let Some(row) = row {
+        inherit(tx, fold, row.get(0), key).await?;
+    } else if matches!(fold.kind(), Kind::Rows { may_begin_late: true, .. }) {
+        leave_out_reaped(tx, key).await?;
     }
     Ok(())
 }
 
-/// Inserts the consumer's row. Returns whether it was not there before.
-async fn insert(tx: &Transaction<'_>, name: &str, partition: Partition) -> Result<bool> {
+/// Gives the new baseline its state. If the first records of the log are gone, the slowest consumer that has a state of this
+/// fold becomes the baseline. Without one, the baseline folds the history.
+async fn begin_baseline(tx: &Transaction<'_>, fold: &impl Fold, key: &CheckpointKey) -> Result<()> {
+    if pglog::first_retained(tx, key.partition).await.context("asking what is retained")? == 1 {
+        return Ok(());
+    }
+    let row = tx
+        .query_opt(
+            "-- consumer::bootstrap::begin_baseline
+             SELECT name FROM checkpoints
+             WHERE partition = $1 AND NOT is_baseline AND fold = $2 AND fold_version = $3
+             ORDER BY last_offset, name LIMIT 1",
+            &[&key.partition, &fold.id().name, &fold.id().version],
+        )
+        .await
+        .context("looking for the slowest consumer")?;
+    if let Some(row) = row {
+        inherit(tx, fold, row.get(0), key).await?;
+    }
+    Ok(())
+}
+
+/// Begins with the oldest record that is not reaped.
+async fn leave_out_reaped(tx: &Transaction<'_>, key: &CheckpointKey) -> Result<()> {
+    let first_retained = pglog::first_retained(tx, key.partition).await.context("asking what is retained")?;
+    if first_retained > 1 {
+        warn!(
+            consumer = key.name,
+            first_retained, "the consumer leaves out the records before this offset: they are reaped"
+        );
+    }
+    move_new(tx, key, first_retained - 1).await
+}
+
+/// Refuses a consumer that would need a record that is gone: it would stop there, and hold back the reaper.
+async fn refuse_gaps(tx: &Transaction<'_>, key: &CheckpointKey) -> Result<()> {
+    let row = tx
+        .query_one(
+            "-- consumer::bootstrap::refuse_gaps
+             SELECT last_offset FROM checkpoints WHERE name = $1 AND partition = $2",
+            &[&key.name, &key.partition],
+        )
+        .await
+        .context("looking at the new checkpoint")?;
+    let last_offset: i64 = row.get(0);
+    let first_retained = pglog::first_retained(tx, key.partition).await.context("asking what is retained")?;
+    let row = tx
+        .query_one(
+            "-- consumer::bootstrap::refuse_gaps
+             SELECT $2 + 1 >= $3 OR EXISTS (
+                 SELECT FROM history_ranges WHERE partition = $1 AND first_offset <= $2 + 1 AND last_offset >= $3 - 1)",
+            &[&key.partition, &last_offset, &first_retained],
+        )
+        .await
+        .context("looking for reaped records in the history")?;
+    let is_whole: bool = row.get(0);
+    ensure!(is_whole, Interruption::Gone { name: key.name.clone(), last_offset, first_retained });
+    Ok(())
+}
+
+/// Inserts the consumer's row, with the first state of its fold. Returns whether it was not there before.
+async fn insert(tx: &Transaction<'_>, fold: &impl Fold, key: &CheckpointKey, is_baseline: bool) -> Result<bool> {
     let inserted_count = tx
         .execute(
             "-- consumer::bootstrap::insert
-             INSERT INTO checkpoints (name, partition, is_baseline) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-            &[&name, &partition, &(name == BASELINE)],
+             INSERT INTO checkpoints (name, partition, is_baseline, fold, fold_version, state)
+             VALUES ($1, $2, $3, $4, $5, $6::text::fold_state) ON CONFLICT DO NOTHING",
+            &[&key.name, &key.partition, &is_baseline, &fold.id().name, &fold.id().version, &fold.state()?],
         )
         .await
         .context("registering")?;
     Ok(inserted_count == 1)
 }
 
-/// Copies state, dead letters and checkpoint of `source` to `name`, which is registered at offset 0. Returns the offset;
-/// `None`, with nothing done, if `source` has no state.
-async fn inherit<F: Fold>(
-    tx: &Transaction<'_>,
-    fold: &F,
-    source: &str,
-    name: &str,
-    partition: Partition,
-) -> Result<Option<i64>> {
+/// Copies state, rows, dead letters and checkpoint of `source` to a consumer that is registered at offset 0. Returns the offset;
+/// `None`, with nothing done, if there is no `source`.
+async fn inherit(tx: &Transaction<'_>, fold: &impl Fold, source: &str, key: &CheckpointKey) -> Result<Option<i64>> {
+    let CheckpointKey { name, partition } = key;
     // Each of the statements that follow has a snapshot of its own. The lock keeps the source from committing in between,
-    // so that checkpoint, state and dead letters are of one offset.
+    // so that checkpoint, rows and dead letters are of one offset.
     let row = tx
         .query_opt(
             "-- consumer::bootstrap::inherit
-             SELECT last_offset FROM checkpoints WHERE name = $1 AND partition = $2 AND name <> $3 FOR SHARE",
-            &[&source, &partition, &name],
+             SELECT last_offset FROM checkpoints
+             WHERE name = $1 AND partition = $2 AND name <> $3 AND fold = $4 AND fold_version = $5 FOR SHARE",
+            &[&source, partition, name, &fold.id().name, &fold.id().version],
         )
         .await
         .context("looking for the consumer to copy")?;
     let Some(row) = row else { return Ok(None) };
-    let last_offset: i64 = row.get(0);
-    if !fold.copy(tx, source, name, partition).await? {
-        return Ok(None);
+    if let Kind::Rows { copy: Some(copy), .. } = fold.kind() {
+        tx.execute(copy, &[&source, name, partition]).await.context("copying the rows")?;
     }
-    dead_letter::copy(tx, source, name, partition).await?;
+    dead_letter::copy(tx, source, name, *partition).await?;
+    tx.execute(
+        "-- consumer::bootstrap::inherit
+         UPDATE checkpoints SET state = (SELECT state FROM checkpoints WHERE name = $3 AND partition = $2)
+         WHERE name = $1 AND partition = $2",
+        &[name, partition, &source],
+    )
+    .await
+    .context("copying the state")?;
+    move_new(tx, key, row.get(0)).await?;
+    Ok(Some(row.get(0)))
+}
+
+async fn move_new(tx: &Transaction<'_>, key: &CheckpointKey, last_offset: i64) -> Result<()> {
     let moved_count = tx
         .execute(
-            "-- consumer::bootstrap::inherit
+            "-- consumer::bootstrap::move_new
              UPDATE checkpoints SET last_offset = $3 WHERE name = $1 AND partition = $2 AND last_offset = 0",
-            &[&name, &partition, &last_offset],
+            &[&key.name, &key.partition, &last_offset],
         )
         .await
-        .context("copying the checkpoint")?;
-    ensure!(moved_count == 1, "consumer {name:?} has begun already");
-    Ok(Some(last_offset))
+        .context("moving the new checkpoint")?;
+    ensure!(moved_count == 1, "consumer {:?} has begun already", key.name);
+    Ok(())
 }

@@ -7,10 +7,10 @@ use connect::PostgresArgs;
 use process::ProcessArgs;
 use stream::StreamArgs;
 
-use crate::bootstrap::BASELINE;
+use crate::bootstrap::{BASELINE, Start};
 use crate::fault::Fault;
 
-/// Folds the log into the total distance of all rides.
+/// Folds the log, for example into the total distance of all rides.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "consumer", version)]
 // clap names a group of arguments after its struct. Receipts flattens this struct into its own `Config`, so this one must
@@ -28,6 +28,14 @@ pub struct Config {
     /// Where the stream is.
     #[command(flatten)]
     pub stream: StreamArgs,
+
+    /// The fold, for example distance (the default), history or receipts. A registered consumer keeps its fold.
+    #[arg(long, value_name = "FOLD")]
+    pub fold: Option<String>,
+
+    /// Where a consumer begins that is not registered yet.
+    #[arg(long, value_enum, default_value_t, hide_possible_values = false, value_name = "PLACE", conflicts_with_all = ["copy_from", "unregister"])]
+    pub from: Start,
 
     /// Injected crashes.
     #[command(flatten)]

@@ -15,16 +15,16 @@ use std::time::Duration;
 use anyhow::{Error, Result, anyhow};
 use common::shutdown::CancellationToken;
 use connect::PostgresArgs;
-use pglog::Partition;
 use stream::StreamArgs;
 use stream::codec::EntryId;
 use tokio::time::error::Elapsed;
 
-use crate::bootstrap::BASELINE;
+use crate::bootstrap::{BASELINE, Role};
 use crate::checkpoint::Counts;
 use crate::config::Config;
 use crate::fault::Fault;
-use crate::fold::Fold;
+use crate::fold::CheckpointKey;
+use crate::kind::Fold;
 use crate::outcome::{Interruption, Progress};
 use crate::stream_reader::StreamReader;
 use commit::Committer;
@@ -39,10 +39,9 @@ const STEP_WAIT: Duration = Duration::from_secs(45);
 
 /// Folds the log into a state, one bounded step at a time.
 pub struct Consumer<F> {
-    name: String,
-    partition: Partition,
+    key: CheckpointKey,
     postgres: tokio_postgres::Config,
-    guard: Guard,
+    role: Role,
     shutdown: CancellationToken,
     fold: F,
     /// `None` before the first step, and after the connection was lost.
@@ -58,27 +57,27 @@ pub struct Consumer<F> {
 impl<F: Fold> Consumer<F> {
     /// Connects when first used. `shutdown` cuts short the wait for entries, and nothing else.
     pub fn new(config: &Config, fold: F, shutdown: CancellationToken) -> Self {
-        Self::guarded(&config.name, Guard::None, &config.postgres, &config.stream, fold, shutdown)
+        let role = Role::Consumer(config.from);
+        Self::in_role(&config.name, role, &config.postgres, &config.stream, fold, shutdown)
     }
 
     /// The reaper's own consumer, to be driven with [`fold_up_to`](Self::fold_up_to). It does not connect to Redis.
     pub fn baseline(postgres: &PostgresArgs, stream: &StreamArgs, fold: F, shutdown: CancellationToken) -> Self {
-        Self::guarded(BASELINE, Guard::BehindConsumers, postgres, stream, fold, shutdown)
+        Self::in_role(BASELINE, Role::Baseline, postgres, stream, fold, shutdown)
     }
 
-    fn guarded(
+    fn in_role(
         name: &str,
-        guard: Guard,
+        role: Role,
         postgres: &PostgresArgs,
         stream: &StreamArgs,
         fold: F,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
-            name: name.to_owned(),
-            partition: stream.partition,
+            key: CheckpointKey { name: name.to_owned(), partition: stream.partition },
             postgres: postgres.database_url.clone(),
-            guard,
+            role,
             shutdown,
             fold,
             session: None,
@@ -140,22 +139,21 @@ impl<F: Fold> Consumer<F> {
             Some(session) => session,
             None => {
                 self.loaded = None;
-                ConsumerSession::connect(&self.postgres, &self.name).await?
+                ConsumerSession::connect(&self.postgres, &self.key.name).await?
             }
         };
         let session = self.session.insert(session);
         let loaded = match self.loaded.take() {
             Some(loaded) => loaded,
             None => {
-                let may_register = !self.was_registered;
-                Loaded::load(&mut session.client, &mut self.fold, &self.name, self.partition, may_register).await?
+                let role = (!self.was_registered).then_some(self.role);
+                Loaded::load(&mut session.client, &mut self.fold, &self.key, role).await?
             }
         };
         self.was_registered = true;
         let committer = Committer {
-            name: &self.name,
-            partition: self.partition,
-            guard: self.guard,
+            key: &self.key,
+            guard: Guard::of(self.role),
             fold: &mut self.fold,
             session,
             loaded: self.loaded.insert(loaded),

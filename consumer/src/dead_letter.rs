@@ -5,9 +5,11 @@ use anyhow::{Context, Result, ensure};
 use deadpool_postgres::{ClientWrapper as Client, Transaction};
 use pglog::{Partition, Record, Session};
 use tokio_postgres::Row;
-use tracing::warn;
 
-use crate::fold::{Fold, Rejection};
+use crate::checkpoint;
+use crate::fold::{CheckpointKey, Rejection};
+use crate::kind::Fold;
+use crate::registry::{Claim, claim};
 
 /// The result of [`replay`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,29 +20,6 @@ pub enum Replay {
     Rejected(Rejection),
     /// There is no such dead letter: perhaps it was replayed before.
     NotThere,
-}
-
-/// Keeps a record for a person, in the transaction that passes it.
-///
-/// # Errors
-/// Postgres is away.
-pub(crate) async fn bury(
-    tx: &impl Session,
-    name: &str,
-    partition: Partition,
-    record: &Record<'_>,
-    rejection: &Rejection,
-) -> Result<()> {
-    warn!(consumer = name, offset = record.offset, reason = rejection.0, "record put with the dead letters");
-    tx.execute(
-        "-- consumer::bury
-         INSERT INTO dead_letters (name, partition, record_offset, object, action, data, reason)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        &[&name, &partition, &record.offset, &record.object, &record.action, &record.data, &rejection.0],
-    )
-    .await
-    .context("keeping a dead letter")?;
-    Ok(())
 }
 
 /// Copies the dead letters of one consumer to another that has none.
@@ -64,14 +43,14 @@ pub(crate) async fn copy(tx: &Transaction<'_>, source: &str, name: &str, partiti
 /// offset.
 ///
 /// One transaction locks the checkpoint's row, so that no process commits a state in between. Then it loads the state,
-/// applies the record, saves the state, deletes the dead letter and raises the generation. A consumer that runs meanwhile
-/// holds a state without the record. The raised generation keeps it from saving that state, and it loads again. A second
-/// replay of the same dead letter waits for the lock, and then finds none.
+/// applies the record, saves the state or the rows, deletes the dead letter and raises the generation. A consumer that runs
+/// meanwhile holds a state without the record. The raised generation keeps it from saving that state, and it loads again. A
+/// second replay of the same dead letter waits for the lock, and then finds none.
 ///
 /// The record's token and `staged_at_us` are 0: dead letters do not have them.
 ///
 /// # Errors
-/// There is no such consumer, or Postgres is away. Nothing is changed.
+/// There is no such consumer, it has another fold, or Postgres is away. Nothing is changed.
 pub async fn replay<F: Fold>(
     client: &mut Client,
     fold: &mut F,
@@ -79,20 +58,19 @@ pub async fn replay<F: Fold>(
     partition: Partition,
     offset: i64,
 ) -> Result<Replay> {
+    let key = CheckpointKey { name: name.to_owned(), partition };
     let tx = client.transaction().await.context("beginning")?;
-    let locked = tx
-        .query_opt(
-            "-- consumer::dead_letter::replay
-             SELECT last_offset FROM checkpoints WHERE name = $1 AND partition = $2 FOR UPDATE",
-            &[&name, &partition],
-        )
-        .await
-        .context("locking the checkpoint")?;
-    ensure!(locked.is_some(), "no consumer {name:?} is registered in partition {partition}");
+    let registration = checkpoint::lock(&tx, &key).await?;
+    let registration =
+        registration.with_context(|| format!("no consumer {name:?} is registered in partition {partition}"))?;
+    if claim(name, registration.fold.as_ref(), fold)? == Claim::Unclaimed {
+        checkpoint::note_fold(&tx, fold.id(), &key).await?;
+    }
     let Some(row) = find(&tx, name, partition, offset).await? else { return Ok(Replay::NotThere) };
     let (object, action, data) = (row.get(0), row.get(1), row.get(2));
     let record = Record { offset, token: 0, object, action, data, staged_at_us: 0, traceparent: None };
-    fold.load(&tx, name, partition).await?;
+    fold.restore(registration.state.as_deref())?;
+    fold.begin_page();
     let applied = if fold.takes(record.object, record.action) {
         fold.apply(&record)
     } else {
@@ -100,8 +78,7 @@ pub async fn replay<F: Fold>(
     };
     let changed_count = match &applied {
         Ok(()) => {
-            fold.save(&tx, name, partition).await?;
-            raise_generation(&tx, name, partition).await?;
+            save(&tx, fold, &key).await?;
             tx.execute(
                 "-- consumer::dead_letter::replay
                  DELETE FROM dead_letters WHERE name = $1 AND partition = $2 AND record_offset = $3",
@@ -135,16 +112,21 @@ async fn find(tx: &Transaction<'_>, name: &str, partition: Partition, offset: i6
     .context("reading the dead letter")
 }
 
-/// Makes a running consumer load its state again: the state that it holds is not the committed one any more.
-async fn raise_generation(tx: &Transaction<'_>, name: &str, partition: Partition) -> Result<()> {
+/// Writes the rows and the state. The raised generation makes a running consumer load its state again: the state that it holds
+/// is not the committed one any more.
+async fn save(tx: &Transaction<'_>, fold: &mut impl Fold, key: &CheckpointKey) -> Result<()> {
+    for statement in fold.statements(key) {
+        statement.execute(tx).await.context("saving the rows")?;
+    }
     let raised_count = tx
         .execute(
-            "-- consumer::dead_letter::raise_generation
-             UPDATE checkpoints SET generation = generation + 1 WHERE name = $1 AND partition = $2",
-            &[&name, &partition],
+            "-- consumer::dead_letter::save
+             UPDATE checkpoints SET generation = generation + 1, state = COALESCE($3::text::fold_state, state)
+             WHERE name = $1 AND partition = $2",
+            &[&key.name, &key.partition, &fold.state()?],
         )
         .await
-        .context("raising the generation")?;
-    ensure!(raised_count == 1, "the checkpoint of {name:?} is gone");
+        .context("saving the state")?;
+    ensure!(raised_count == 1, "the checkpoint of {:?} is gone", key.name);
     Ok(())
 }

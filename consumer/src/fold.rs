@@ -1,96 +1,123 @@
-//! The interface between a consumer's loop, which is written once, and the states that can be derived from the log.
+//! The two kinds of folds, as their authors write them. A fold is pure: it sees records and nothing else, so its tests need no
+//! server. The loop, written once, does the rest: duplicates, gaps, dead letters, commits, crashes.
 
-use anyhow::{Context, Result, ensure};
-use deadpool_postgres::Transaction;
+use std::fmt;
+
 use pglog::{Partition, Record, Session};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio_postgres::types::ToSql;
 
-/// Something derived from the log, one record after another.
+/// Name and version of a fold. Both are stored with the registration of each consumer.
 ///
-/// The loop calls [`load`](Fold::load) once, then [`apply`](Fold::apply) for each record in offset order, and
-/// [`save`](Fold::save) in the transaction that also moves the checkpoint: both are committed or neither (I5). When that
-/// transaction fails, the loop loads again, which undoes every `apply` since. A fold whose state is one row gives an
-/// [`update`](Fold::update) and needs no `save`: one statement then writes checkpoint and state, which is the fastest way.
+/// Raise the version when the state or the rows of earlier records would be others today. A consumer of the old version is
+/// then refused by the new program, and a new consumer, which starts at the first record, takes its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoldId {
+    /// Its name, for example `distance`.
+    pub name: &'static str,
+    /// Its version, from 1 on.
+    pub version: i32,
+}
+
+impl fmt::Display for FoldId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} version {}", self.name, self.version)
+    }
+}
+
+/// A fold with one small state, for example a total. The state is stored as JSON in the row of the checkpoint, so that one
+/// statement moves both (I5).
 ///
-/// Effects outside the transaction (an e-mail, a file) do not belong here. They would happen again after a crash.
-pub trait Fold: Send + Sync {
+/// The JSON has at most [`STATE_LEN_MAX`] bytes. Write 64-bit numbers that are no amounts, such as digests, as strings:
+/// many readers of JSON round large numbers.
+pub trait StateFold: Default + Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// Name and version.
+    const ID: FoldId;
+
     /// Whether records of this kind concern the fold. It passes over the others, and the checkpoint moves on all the same.
     fn takes(&self, object: &str, action: &str) -> bool;
 
-    /// Reads the state that was committed with the checkpoint. Sets the state up when a consumer starts for the first time.
-    ///
-    /// # Errors
-    /// Postgres is away. The loop tries again.
-    fn load(
-        &mut self,
-        tx: &Transaction<'_>,
-        consumer: &str,
-        partition: Partition,
-    ) -> impl Future<Output = Result<()>> + Send;
-
-    /// Folds one record into the state in memory.
+    /// Folds one record into the state.
     ///
     /// # Errors
     /// The record can never apply, whatever else happens. The loop puts it with the dead letters, with this reason. The state
     /// must be as it was before.
     fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection>;
 
-    /// The statement that writes the whole state, if the state is one row. The loop uses it wherever one statement can commit a
-    /// page. It still calls [`save`](Fold::save) for pages with dead letters, and for the baseline.
-    fn update(&self) -> Option<Update<'_>> {
-        None
-    }
-
-    /// Writes the state, in the transaction that moves the checkpoint. Checks its own row counts, and never commits. Its first
-    /// statement is sent together with BEGIN and the checkpoint, so a fold that saves with one statement costs no round
-    /// trip. The default runs the fold's [`update`](Fold::update).
-    ///
-    /// # Errors
-    /// Postgres is away. The loop loads the last committed state and tries again.
-    fn save(
-        &mut self,
-        tx: &impl Session,
-        consumer: &str,
-        partition: Partition,
-    ) -> impl Future<Output = Result<()>> + Send {
-        async move {
-            let Update { sql, params } =
-                self.update().context("the fold says neither how to update nor how to save")?;
-            let key: [&(dyn ToSql + Sync); 2] = [&consumer, &partition];
-            let saved_count = tx.execute(sql, &[&key, params.as_slice()].concat()).await.context("saving the state")?;
-            ensure!(saved_count == 1, "the state of consumer {consumer} is gone");
-            Ok(())
-        }
-    }
-
-    /// Copies the state of the consumer `source` to `consumer`, which has none yet, so that it can start with a state that
-    /// another consumer has derived. Never commits. `Ok(false)`, with nothing done, if `source` has no state. The default
-    /// returns this too: without a copy a consumer starts at offset 0.
-    ///
-    /// # Errors
-    /// Postgres is away.
-    fn copy(
-        &self,
-        _tx: &Transaction<'_>,
-        _source: &str,
-        _consumer: &str,
-        _partition: Partition,
-    ) -> impl Future<Output = Result<bool>> + Send {
-        async { Ok(false) }
-    }
-
     /// The state in a few words, for the log line of a batch, for example `total_distance=5.0m`.
     fn summary(&self) -> String;
 }
 
-/// A statement that writes the state of a fold whose state is one row.
-pub struct Update<'a> {
-    /// `UPDATE … SET … WHERE …` of one table, not of a view, without FROM. The loop adds conditions with AND, so it must end
-    /// neither with an OR condition nor with a comment. The loop also reads `ctid`, so the role needs SELECT on the whole
-    /// table. `$1` is the consumer's name and `$2` its partition.
-    pub sql: &'static str,
-    /// The values of `$3` and the parameters after it.
-    pub params: Vec<&'a (dyn ToSql + Sync)>,
+/// A fold that turns records into rows. It starts empty ([`Default`]) with each page of records, collects, and says how to write
+/// what it has collected. The rows and the checkpoint are written in one transaction (I5).
+///
+/// If each consumer has rows of its own, let their table reference `checkpoints (name, partition) ON DELETE CASCADE`. Then
+/// `--unregister` deletes them together with the registration.
+pub trait RowFold: Default + Send + Sync + 'static {
+    /// Name and version.
+    const ID: FoldId;
+
+    /// How `--copy-from` copies the rows of one consumer to another. `$1` is the consumer that has them, `$2` the new one and
+    /// `$3` the partition. `None`: all consumers of this fold share the same rows, and there is nothing to copy.
+    const COPY: Option<&'static str> = None;
+
+    /// Whether a consumer may begin with the oldest record that is left, and lack the reaped ones. This is right only for rows
+    /// that say themselves which records they reflect.
+    const MAY_BEGIN_LATE: bool = false;
+
+    /// Whether records of this kind concern the fold. It passes over the others, and the checkpoint moves on all the same.
+    fn takes(&self, object: &str, action: &str) -> bool;
+
+    /// Collects what one record leads to.
+    ///
+    /// # Errors
+    /// The record can never apply, whatever else happens. The loop puts it with the dead letters, with this reason. Nothing may
+    /// be collected from it.
+    fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection>;
+
+    /// The statements that write what was collected, which they take. They run one after another in the transaction that moves
+    /// the checkpoint.
+    fn statements(&mut self, key: &CheckpointKey) -> Vec<Statement>;
+}
+
+/// The longest state, in bytes of JSON: the limit of the column `checkpoints.state`.
+pub const STATE_LEN_MAX: usize = 1500;
+
+/// The primary key of a consumer's row in `checkpoints`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointKey {
+    /// The consumer.
+    pub name: String,
+    /// The partition that it folds.
+    pub partition: Partition,
+}
+
+/// A statement with its parameters: `Statement::new("INSERT INTO t VALUES ($1, $2)").with(5).with("five")`.
+pub struct Statement {
+    sql: &'static str,
+    params: Vec<Box<dyn ToSql + Sync + Send>>,
+}
+
+impl Statement {
+    /// An INSERT, UPDATE or DELETE, or a SELECT that calls a function.
+    pub fn new(sql: &'static str) -> Self {
+        Self { sql, params: Vec::new() }
+    }
+
+    /// Adds the value of the next parameter.
+    #[must_use]
+    pub fn with(mut self, value: impl ToSql + Sync + Send + 'static) -> Self {
+        self.params.push(Box::new(value));
+        self
+    }
+
+    /// Runs it.
+    pub(crate) async fn execute(&self, session: &impl Session) -> Result<u64, tokio_postgres::Error> {
+        let params: Vec<&(dyn ToSql + Sync)> =
+            self.params.iter().map(|param| &**param as &(dyn ToSql + Sync)).collect();
+        session.execute(self.sql, &params).await
+    }
 }
 
 /// Why a record can never apply, for the person who reads the dead letters.

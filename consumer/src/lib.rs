@@ -9,7 +9,9 @@
 //! Postgres has every record until all registered consumers have passed it, so a consumer goes on even while Redis is away
 //! (I6).
 //!
-//! A [`Fold`] says what the records do to the state. To write your own, implement it and hand it to [`run`].
+//! A fold says what the records lead to. It is pure, and of one of two kinds: a [`StateFold`] has one small state, and a
+//! [`RowFold`] writes rows. To write your own, implement one of the two traits, list it in a [`Registry`], and hand that to
+//! [`run`].
 
 mod administer;
 mod bootstrap;
@@ -17,11 +19,16 @@ mod checkpoint;
 mod config;
 mod consumer;
 mod dead_letter;
-mod distance;
 mod fault;
 mod fold;
+mod folds;
+mod kind;
+mod letters;
 mod metrics;
+mod other_fold;
 mod outcome;
+mod place;
+mod registry;
 mod stream_reader;
 mod tail;
 mod trace;
@@ -37,15 +44,18 @@ use monitor::Health;
 use process::{Injection, Until, repeat_with_faults};
 use tracing::info;
 
-pub use bootstrap::{BASELINE, copy};
+pub use bootstrap::{Start, copy};
 pub use checkpoint::{Counts, unregister};
 pub use config::Config;
 pub use consumer::Consumer;
 pub use dead_letter::{Replay, replay};
-pub use distance::DistanceFold;
 pub use fault::Fault;
-pub use fold::{Fold, Rejection, Update};
+pub use fold::{CheckpointKey, FoldId, Rejection, RowFold, STATE_LEN_MAX, StateFold, Statement};
+pub use folds::{DistanceFold, FOLDS, HistoryFold, ReceiptsFold};
+pub use kind::{Fold, Kind, Rows, State};
+pub use other_fold::OtherFold;
 pub use outcome::{Interruption, Progress};
+pub use registry::{NewFold, Registry, row_fold, state_fold};
 
 use administer::administer;
 use work::Folding;
@@ -53,35 +63,43 @@ use work::Folding;
 /// A consumer whose steps do not succeed, or which cannot read the stream, for so long is not ready.
 const AGE_MAX: Duration = Duration::from_secs(5);
 
-/// Folds until `shutdown`; with `--drain`, until the head of the log is reached.
+/// Folds with the fold of `registry` that `--fold` names until `shutdown`; with `--drain`, until the head of the log is
+/// reached.
 ///
 /// # Errors
 /// Only failures that an operator must look at: records that are reaped, a consumer that was unregistered, damaged tables.
 /// A server that is away is waited for.
-pub async fn run<F: Fold>(config: Config, fold: F, shutdown: CancellationToken) -> Result<()> {
+pub async fn run(config: Config, registry: Registry, shutdown: CancellationToken) -> Result<()> {
     let health = monitor::start(&config.process.monitor).await?;
-    run_watched(config, fold, &health, shutdown).await
+    run_watched(config, registry, &health, shutdown).await
 }
 
-/// [`run`] with the distance fold: the process `consumer`.
+/// [`run`] with the folds of this project: the process `consumer`.
 ///
 /// # Errors
 /// As [`run`].
-pub async fn run_distance(config: Config, shutdown: CancellationToken) -> Result<()> {
-    run(config, DistanceFold::default(), shutdown).await
+pub async fn run_own(config: Config, shutdown: CancellationToken) -> Result<()> {
+    run(config, FOLDS, shutdown).await
 }
 
 /// As [`run`], for a consumer that is a part of a process with metrics and health of its own.
 ///
 /// # Errors
 /// As [`run`].
-pub async fn run_watched<F: Fold>(config: Config, fold: F, health: &Health, shutdown: CancellationToken) -> Result<()> {
+pub async fn run_watched(
+    config: Config,
+    registry: Registry,
+    health: &Health,
+    shutdown: CancellationToken,
+) -> Result<()> {
     if config.unregister || config.copy_from.is_some() {
-        return administer(&config, &fold).await;
+        return administer(&config, &registry).await;
     }
+    let fold = config.fold.as_deref().map_or_else(|| Ok(registry.first()), |name| registry.find(name))?;
     let faults = FaultSource::new(&config.fault, config.inject);
     info!(
         consumer = config.name,
+        fold = %fold.id(),
         stream = ?config.stream,
         partition = config.stream.partition.number(),
         fault_rate = config.fault.fault_rate,

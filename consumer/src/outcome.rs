@@ -1,5 +1,7 @@
 //! The results of one step of a consumer: progress, or a reason to start over from the last commit.
 
+use crate::fold::{FoldId, STATE_LEN_MAX};
+
 /// A reason to start over from the last commit that is no failure of a server.
 #[derive(Debug, thiserror::Error)]
 pub enum Interruption {
@@ -21,6 +23,45 @@ pub enum Interruption {
     /// An operator unregistered this consumer while it ran.
     #[error("this consumer was unregistered; start it again to register it anew")]
     Unregistered,
+    /// The consumer is registered with another fold, or with another version of it.
+    #[error(transparent)]
+    OtherFold(#[from] crate::other_fold::OtherFold),
+    /// A consumer that begins here would lack records.
+    #[error(
+        "consumer {name} cannot begin at offset {}: records before {first_retained} are reaped, and the history does not have \
+         all of them. Begin with --copy-from OTHER and a consumer of the same fold, or with --from retained, which leaves \
+         out the reaped records",
+        last_offset + 1
+    )]
+    Gone {
+        /// The consumer.
+        name: String,
+        /// Where it was to begin: its checkpoint.
+        last_offset: i64,
+        /// The lowest offset that is not reaped.
+        first_retained: i64,
+    },
+    /// The fold's state does not fit into the row of the checkpoint.
+    #[error(
+        "the state of fold {fold} has {len} bytes, and the limit is {STATE_LEN_MAX}: let the fold write rows into a table of \
+         its own (RowFold)"
+    )]
+    StateTooLong {
+        /// The fold.
+        fold: FoldId,
+        /// The length of its state, in bytes of JSON.
+        len: usize,
+    },
+}
+
+impl Interruption {
+    /// Whether another attempt cannot help, because a person must first do what the text says.
+    pub(crate) fn is_final(&self) -> bool {
+        match self {
+            Self::Unregistered | Self::OtherFold(_) | Self::Gone { .. } | Self::StateTooLong { .. } => true,
+            Self::Crash | Self::Fenced | Self::Unvouched | Self::HeldBack => false,
+        }
+    }
 }
 
 /// The work of one [`Consumer::run_once`](crate::Consumer::run_once). All counts are of committed work.

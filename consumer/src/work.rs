@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use crate::consumer::Consumer;
 use crate::fault::Fault;
-use crate::fold::Fold;
+use crate::kind::Fold;
 use crate::metrics::{self, LastCommit};
 use crate::outcome::{Interruption, Progress};
 
@@ -91,7 +91,7 @@ fn log<F: Fold>(name: &str, progress: &Progress, consumer: &Consumer<F>) {
 
 /// Waiting does not help against some errors. Those end the consumer, with advice.
 fn classify_error(error: Error, name: &str) -> Failure {
-    if matches!(error.downcast_ref(), Some(Interruption::Unregistered)) {
+    if error.downcast_ref().is_some_and(Interruption::is_final) {
         return Failure::Final(error);
     }
     let advice = match error.downcast_ref() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use common::shutdown::CancellationToken;
-use consumer::{Consumer, DistanceFold, Progress};
+use consumer::{Consumer, DistanceFold, Progress, State};
 use deadpool_postgres::ClientWrapper as Client;
 use pglog::Session;
 use redis::aio::MultiplexedConnection;
@@ -159,8 +159,8 @@ impl World {
     }
 
     /// A consumer of this world, which the test drives step by step.
-    pub fn consumer(&self, name: &str) -> Consumer<DistanceFold> {
-        Consumer::new(&self.consumer_config(name), DistanceFold::default(), CancellationToken::new())
+    pub fn consumer(&self, name: &str) -> Consumer<State<DistanceFold>> {
+        Consumer::new(&self.consumer_config(name), State::default(), CancellationToken::new())
     }
 
     /// Stages the record of a ride without a row in `rides`, as the original's tests did.
@@ -195,7 +195,7 @@ impl World {
     }
 
     /// Folds until nothing is left. Returns the sum of all progress.
-    pub async fn drain_consumer(&self, consumer: &mut Consumer<DistanceFold>) -> Progress {
+    pub async fn drain_consumer(&self, consumer: &mut Consumer<State<DistanceFold>>) -> Progress {
         let mut sum = Progress::default();
         loop {
             let progress = consumer.run_once(consumer::Fault::None, None).await.unwrap();
@@ -219,7 +219,7 @@ impl World {
         &self,
         count: i64,
         streamer: &mut Streamer,
-        consumer: &mut Consumer<DistanceFold>,
+        consumer: &mut Consumer<State<DistanceFold>>,
     ) -> Progress {
         self.write_rides(count).await;
         self.drain_streamer(streamer).await;

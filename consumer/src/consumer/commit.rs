@@ -1,24 +1,25 @@
-//! Folding records and committing the new state with the new checkpoint (I5).
+//! Folding records and committing the result with the new checkpoint (I5).
 //!
-//! A commit takes one of two ways. One statement moves the checkpoint and writes the state, if the fold gives such a
-//! statement and nothing else is to be written. Otherwise a transaction of several statements does it. Both ways pass the
-//! same two points at which a fault can be injected: before the commit, and at the commit.
+//! A commit takes one of two ways. A state is committed by one statement, which moves checkpoint and state and writes the dead
+//! letters. Rows, and moves that need a permission, are committed by a transaction of several statements. A fault is injected
+//! at the same two points of both ways: before the commit is sent, and before it is answered.
 
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use common::fault::die;
 use common::tasks::after_all_other_tasks;
-use pglog::{Partition, Record};
-use tracing::debug;
+use pglog::Record;
+use tracing::{debug, warn};
 
 use super::guard::Guard;
 use super::loaded::Loaded;
 use super::session::ConsumerSession;
 use crate::checkpoint::{self, Advance, Counts};
-use crate::dead_letter::bury;
 use crate::fault::Fault;
-use crate::fold::{Fold, Rejection};
+use crate::fold::CheckpointKey;
+use crate::kind::{Fold, Kind};
+use crate::letters::Letters;
 use crate::outcome::{Interruption, Progress};
 use crate::trace::trace_batch;
 use crate::vouch::Tokens;
@@ -33,8 +34,7 @@ pub(super) enum Source {
 
 /// The half of a step that works on Postgres: it folds and commits records that follow the checkpoint.
 pub(super) struct Committer<'a, F> {
-    pub name: &'a str,
-    pub partition: Partition,
+    pub key: &'a CheckpointKey,
     pub guard: Guard,
     pub fold: &'a mut F,
     pub session: &'a mut ConsumerSession,
@@ -49,7 +49,7 @@ pub(super) struct Committer<'a, F> {
 /// Records that were folded in memory.
 struct Folded<'a> {
     applied_count: usize,
-    dead_letters: Vec<(&'a Record<'a>, Rejection)>,
+    letters: Letters<'a>,
 }
 
 impl<F: Fold> Committer<'_, F> {
@@ -64,17 +64,20 @@ impl<F: Fold> Committer<'_, F> {
         assert_eq!(first.offset, old.last_offset + 1, "records are folded without a gap");
         assert_eq!(last.offset - old.last_offset, records.len() as i64, "records are folded without a gap");
         let folded = self.fold_records(records);
+        let (applied_count, letter_count) = (folded.applied_count, folded.letters.len());
         let tokens = match source {
             Source::Stream => Tokens::of(records),
             Source::Postgres => Tokens::default(),
         };
-        let advance = Advance { old, new_offset: last.offset, counts: *self.counts, tokens };
-        let is_one_statement =
-            folded.dead_letters.is_empty() && self.guard == Guard::None && self.fold.update().is_some();
-        let is_committed = if is_one_statement {
-            self.commit_at_once(&advance, &folded).await?
+        let is_changed = applied_count > 0;
+        let state = if is_changed { self.fold.state()? } else { None };
+        let advance =
+            Advance { old, new_offset: last.offset, state, counts: *self.counts, tokens, letters: folded.letters };
+        let has_rows = is_changed && matches!(self.fold.kind(), Kind::Rows { .. });
+        let is_committed = if has_rows || self.guard != Guard::None {
+            self.commit_in_steps(&advance, has_rows).await?
         } else {
-            self.commit_in_steps(&advance, &folded).await?
+            self.commit_at_once(&advance).await?
         };
         if !is_committed {
             return Err(self.find_conflict(source).await?.into());
@@ -85,76 +88,66 @@ impl<F: Fold> Committer<'_, F> {
         self.fault = Fault::None;
         *self.counts = Counts::default();
         self.loaded.checkpoint.last_offset = last.offset;
-        trace_batch(self.name, records, began_at.elapsed());
-        self.progress.applied_count += folded.applied_count;
-        self.progress.dead_letter_count += folded.dead_letters.len();
-        self.progress.passed_count += records.len() - folded.applied_count - folded.dead_letters.len();
+        trace_batch(&self.key.name, records, began_at.elapsed());
+        self.progress.applied_count += applied_count;
+        self.progress.dead_letter_count += letter_count;
+        self.progress.passed_count += records.len() - applied_count - letter_count;
         Ok(())
     }
 
-    /// Folds into the state in memory.
-    fn fold_records<'a>(&mut self, records: &'a [Record<'a>]) -> Folded<'a> {
-        let mut folded = Folded { applied_count: 0, dead_letters: Vec::new() };
+    /// Folds in memory: into the state, or into the rows of this page.
+    fn fold_records<'r>(&mut self, records: &'r [Record<'r>]) -> Folded<'r> {
+        let mut folded = Folded { applied_count: 0, letters: Letters::default() };
+        let consumer = &self.key.name;
+        self.fold.begin_page();
         for record in records {
             if !self.fold.takes(record.object, record.action) {
                 continue;
             }
             match self.fold.apply(record) {
                 Ok(()) => folded.applied_count += 1,
-                Err(rejection) => folded.dead_letters.push((record, rejection)),
+                Err(rejection) => {
+                    warn!(consumer, offset = record.offset, reason = rejection.0, "record put with the dead letters");
+                    folded.letters.push(record, rejection);
+                }
             }
-            debug!(consumer = self.name, offset = record.offset, state = self.fold.summary(), "record folded");
+            debug!(consumer, offset = record.offset, state = self.fold.summary(), "record folded");
         }
         folded
     }
 
-    /// Commits by one statement. `false`: the checkpoint cannot move, and nothing was done.
-    async fn commit_at_once(&mut self, advance: &Advance, folded: &Folded<'_>) -> Result<bool> {
-        if is_before_commit(self.fault) {
-            // The statement would commit by itself. In a transaction it leaves behind what a crash before COMMIT leaves.
-            self.session.begin().await?;
-        }
-        let update = self.fold.update().filter(|_| folded.applied_count > 0);
-        let (client, saver) = (&self.session.client, &mut self.loaded.saver);
-        let committing = saver.advance_and_save(client, self.name, self.partition, advance, update.as_ref());
-        let is_moved = commit_or_die(self.fault, committing).await?;
-        if is_moved {
-            crash_or_die_before_commit(self.fault)?;
-        }
-        Ok(is_moved)
+    /// Commits by one statement, which is a transaction of its own. `false`: the checkpoint cannot move, and nothing was done.
+    async fn commit_at_once(&mut self, advance: &Advance<'_>) -> Result<bool> {
+        crash_or_die_before_commit(self.fault)?;
+        let committing = advance.execute(&self.session.client, self.key, &mut self.loaded.place);
+        commit_or_die(self.fault, committing).await
     }
 
-    /// Commits by a transaction. All of it but COMMIT is sent before the first answer comes, and each answer is looked at
-    /// before COMMIT is sent. `false`: the checkpoint cannot move, and the transaction is to be rolled back.
-    async fn commit_in_steps(&mut self, advance: &Advance, folded: &Folded<'_>) -> Result<bool> {
-        // The transaction writes new versions of the rows, whose places it does not learn.
-        self.loaded.saver.forget_versions();
-        self.session.is_in_transaction = true;
-        let (client, partition) = (&self.session.client, self.partition);
-        let beginning = async { client.batch_execute("BEGIN").await.context("beginning") };
-        let asking = self.guard.permits(client, partition, advance.new_offset);
-        let advancing = checkpoint::advance(client, self.name, partition, advance);
-        let saving = async {
-            if folded.applied_count > 0 {
-                self.fold.save(client, self.name, partition).await?;
+    /// Commits by a transaction. Nothing is sent before BEGIN is answered: behind a BEGIN that failed, each statement would
+    /// commit by itself. `false`: the checkpoint cannot move, and the transaction is to be rolled back.
+    async fn commit_in_steps(&mut self, advance: &Advance<'_>, has_rows: bool) -> Result<bool> {
+        self.session.begin().await?;
+        let client = &self.session.client;
+        if !self.guard.permits(client, self.key.partition, advance.new_offset).await? {
+            return Err(Interruption::HeldBack.into());
+        }
+        let advancing = advance.execute(client, self.key, &mut self.loaded.place);
+        let writing = async {
+            if has_rows {
+                for statement in self.fold.statements(self.key) {
+                    statement.execute(client).await.context("writing the rows of the fold")?;
+                }
             }
             anyhow::Ok(())
         };
-        let (begun, is_permitted, is_moved, saved) = tokio::join!(beginning, asking, advancing, saving);
-        begun?;
-        if !is_permitted? {
-            return Err(Interruption::HeldBack.into());
-        }
+        let (is_moved, written) = tokio::join!(advancing, writing);
         if !is_moved? {
             return Ok(false);
         }
-        saved?;
-        for (record, rejection) in &folded.dead_letters {
-            bury(client, self.name, partition, record, rejection).await?;
-        }
+        written?;
         crash_or_die_before_commit(self.fault)?;
-        // Every statement before was checked: COMMIT of an aborted transaction would answer Ok.
-        commit_or_die(self.fault, client.batch_execute("COMMIT")).await.context("committing")?;
+        let committing = async { client.batch_execute("COMMIT").await.context("committing") };
+        commit_or_die(self.fault, committing).await?;
         self.session.is_in_transaction = false;
         Ok(true)
     }
@@ -172,23 +165,18 @@ impl<F: Fold> Committer<'_, F> {
     /// Whether another process of this name has moved the checkpoint, or a dead letter was replayed. Records that another
     /// process has passed may be reaped: they are gone for this process, and not missing.
     pub async fn was_overtaken(&mut self) -> Result<bool> {
-        let committed = checkpoint::find(&self.session.client, self.name, self.partition).await?;
-        Ok(committed != Some(self.loaded.checkpoint))
+        let committed = checkpoint::find(&self.session.client, self.key).await?;
+        Ok(committed.map(|registration| registration.checkpoint) != Some(self.loaded.checkpoint))
     }
 
     /// Loads the last commit again: the state in memory is ahead of it.
     pub async fn reload(&mut self) -> Result<()> {
-        let client = &mut self.session.client;
-        *self.loaded = Loaded::load(client, self.fold, self.name, self.partition, false).await?;
+        *self.loaded = Loaded::load(&mut self.session.client, self.fold, self.key, None).await?;
         Ok(())
     }
 }
 
-fn is_before_commit(fault: Fault) -> bool {
-    matches!(fault, Fault::CrashBeforeCommit | Fault::DieBeforeCommit)
-}
-
-/// The first fault point: every statement but COMMIT has succeeded.
+/// The first fault point: the page is folded, and every statement but the one that commits has succeeded.
 fn crash_or_die_before_commit(fault: Fault) -> Result<()> {
     match fault {
         Fault::CrashBeforeCommit => Err(Interruption::Crash.into()),

@@ -3,6 +3,8 @@
 use anyhow::Result;
 use pglog::{Partition, Session};
 
+use crate::bootstrap::Role;
+
 /// The condition for a checkpoint to move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Guard {
@@ -14,6 +16,14 @@ pub(super) enum Guard {
 }
 
 impl Guard {
+    /// The condition for a consumer that plays this part.
+    pub fn of(role: Role) -> Self {
+        match role {
+            Role::Consumer(_) => Self::None,
+            Role::Baseline => Self::BehindConsumers,
+        }
+    }
+
     /// Whether the checkpoint may move to `new_offset` in this transaction. Until it ends, no consumer can register.
     ///
     /// # Errors

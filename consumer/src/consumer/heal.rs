@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 
 use super::commit::{Committer, Source};
-use crate::fold::Fold;
+use crate::kind::Fold;
 use crate::outcome::Interruption;
 use crate::tail::PAGE_LEN_MAX;
 
@@ -16,7 +16,7 @@ impl<F: Fold> Committer<'_, F> {
     /// # Errors
     /// As [`heal`](Self::heal).
     pub async fn catch_up(&mut self) -> Result<()> {
-        let head = pglog::head(&self.session.client, self.partition).await.context("asking for the head")?;
+        let head = pglog::head(&self.session.client, self.key.partition).await.context("asking for the head")?;
         self.heal(head).await?;
         Ok(())
     }
@@ -33,7 +33,7 @@ impl<F: Fold> Committer<'_, F> {
                 return Ok(true);
             }
             let len_max = missing_count.min(PAGE_LEN_MAX as i64);
-            let page = match self.loaded.read_missing(&self.session.client, self.partition, len_max).await {
+            let page = match self.loaded.read_missing(&self.session.client, self.key.partition, len_max).await {
                 Err(pglog::Error::Reaped { .. }) if self.was_overtaken().await? => {
                     return Err(Interruption::Fenced.into());
                 }

@@ -5,17 +5,20 @@ use deadpool_postgres::ClientWrapper as Client;
 use pglog::{Page, Partition, Reader};
 use stream::codec::EntryId;
 
-use crate::bootstrap;
-use crate::checkpoint::{self, Checkpoint, Saver};
-use crate::fold::Fold;
+use crate::bootstrap::{self, Role};
+use crate::checkpoint::{self, Checkpoint};
+use crate::fold::CheckpointKey;
+use crate::kind::Fold;
 use crate::outcome::Interruption;
+use crate::place::Place;
+use crate::registry::{Claim, claim};
 use crate::vouch::Vouchers;
 
 /// The checkpoint of the state in memory, and the places where reading and saving go on.
 pub(super) struct Loaded {
     /// The state in memory is the committed one at this checkpoint.
     pub checkpoint: Checkpoint,
-    pub saver: Saver,
+    pub place: Place,
     /// Reading the stream goes on after this entry. Its offset is never beyond the checkpoint.
     pub position: EntryId,
     pub vouchers: Vouchers,
@@ -24,28 +27,42 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    /// Loads checkpoint and state, in one transaction. A consumer that is not registered is registered, if it
-    /// `may_register`.
+    /// Loads checkpoint and state. A consumer that is not registered is registered, if it has a `role` to be registered in.
     ///
     /// # Errors
-    /// Postgres is away; [`Interruption::Unregistered`] if the consumer may not register again.
+    /// Postgres is away; [`Interruption::Unregistered`] if the consumer may not register again; [`Interruption::OtherFold`] if
+    /// the state is that of another fold.
     pub async fn load<F: Fold>(
         client: &mut Client,
         fold: &mut F,
-        name: &str,
-        partition: Partition,
-        may_register: bool,
+        key: &CheckpointKey,
+        role: Option<Role>,
     ) -> Result<Self> {
         let tx = client.transaction().await.context("beginning to load")?;
-        let checkpoint = match checkpoint::find(&tx, name, partition).await? {
-            Some(checkpoint) => checkpoint,
-            None if may_register => bootstrap::register(&tx, fold, name, partition).await?,
-            None => return Err(Interruption::Unregistered.into()),
+        let mut registration = match (checkpoint::find(&tx, key).await?, role) {
+            (Some(registration), _) => registration,
+            (None, Some(role)) => {
+                fold.restart();
+                bootstrap::register(&tx, fold, key, role).await?
+            }
+            (None, None) => return Err(Interruption::Unregistered.into()),
         };
-        fold.load(&tx, name, partition).await?;
+        match claim(&key.name, registration.fold.as_ref(), fold) {
+            Ok(Claim::Own) => {}
+            Ok(Claim::Unclaimed) => checkpoint::note_fold(&tx, fold.id(), key).await?,
+            Err(other) if role == Some(Role::Baseline) && other.is_older_version() => {
+                fold.restart();
+                registration = bootstrap::replace_baseline(&tx, fold, key).await?;
+            }
+            Err(other) => return Err(Interruption::OtherFold(other).into()),
+        }
+        fold.restore(registration.state.as_deref()).with_context(|| {
+            format!("the state of consumer {} is unreadable: --unregister it and start anew", key.name)
+        })?;
         tx.commit().await.context("committing the registration")?;
+        let checkpoint = registration.checkpoint;
         let position = EntryId { offset: checkpoint.last_offset, copy: 0 };
-        Ok(Self { checkpoint, saver: Saver::default(), position, vouchers: Vouchers::default(), healer: None })
+        Ok(Self { checkpoint, place: Place::default(), position, vouchers: Vouchers::default(), healer: None })
     }
 
     /// The state reflects the records 1 … last_offset.

@@ -14,7 +14,7 @@ use stream::codec::{Entry, EntryId, Fields, decode_xread};
 use tracing::{debug, warn};
 
 use super::commit::{Committer, Source};
-use crate::fold::Fold;
+use crate::kind::Fold;
 use crate::outcome::Interruption;
 use crate::stream_reader::StreamReader;
 use crate::tail::PAGE_LEN_MAX;
@@ -65,7 +65,7 @@ impl<F: Fold> Reading<'_, F> {
     async fn do_without_stream(&mut self, error: &Error) -> Result<()> {
         let wait = self.stream.note_failure();
         warn!(
-            consumer = self.committer.name,
+            consumer = self.committer.key.name,
             error = format!("{error:#}"),
             wait_ms = wait.as_millis() as u64,
             "the stream cannot be read, reading on from Postgres"
@@ -161,7 +161,7 @@ impl<F: Fold> Reading<'_, F> {
     }
 
     fn skip_duplicate(&mut self, id: EntryId) {
-        debug!(consumer = self.committer.name, %id, "duplicate skipped: already folded");
+        debug!(consumer = self.committer.key.name, %id, "duplicate skipped: already folded");
         self.committer.counts.duplicate_count += 1;
         self.committer.progress.duplicate_count += 1;
     }
@@ -173,7 +173,7 @@ impl<F: Fold> Reading<'_, F> {
             self.committer.progress.rejected_count += 1;
             let why =
                 entry.fields.as_ref().err().map_or_else(|| "its token is not its batch's".into(), |e| e.to_string());
-            warn!(consumer = self.committer.name, id = %entry.id, why, "stream entry ignored: it is not of this log");
+            warn!(consumer = self.committer.key.name, id = %entry.id, why, "stream entry ignored: it is not of this log");
         }
     }
 }
@@ -183,7 +183,7 @@ impl<F: Fold> Committer<'_, F> {
     async fn look_up_tokens(&mut self, last_offset: i64) -> Result<()> {
         let next_offset = self.loaded.last_offset() + 1;
         let vouchers = &mut self.loaded.vouchers;
-        vouchers.look_up(&self.session.client, self.partition, next_offset, last_offset).await
+        vouchers.look_up(&self.session.client, self.key.partition, next_offset, last_offset).await
     }
 
     /// Whether the entry is the record at its offset. Its token must have been looked up.

@@ -3,16 +3,16 @@
 
 use anyhow::Result;
 use common::shutdown::CancellationToken;
-use consumer::{Consumer, DistanceFold, Interruption};
+use consumer::{Consumer, FOLDS, Fold, Interruption};
 
 use crate::config::Config;
 
 /// Connects at the first fold, because there is seldom anything to fold.
-pub(crate) struct Baseline(Consumer<DistanceFold>);
+pub(crate) struct Baseline(Consumer<Box<dyn Fold>>);
 
 impl Baseline {
     pub fn new(config: &Config, shutdown: &CancellationToken) -> Self {
-        Self(Consumer::baseline(&config.postgres, &config.stream, DistanceFold::default(), shutdown.clone()))
+        Self(Consumer::baseline(&config.postgres, &config.stream, FOLDS.first(), shutdown.clone()))
     }
 
     /// Folds up to `last_offset` in bounded steps, and commits each step. Stops early at `shutdown`, and if a consumer has

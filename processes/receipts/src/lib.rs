@@ -3,16 +3,18 @@
 
 mod config;
 mod deliver;
-mod fold;
 mod sink;
 
 use anyhow::Result;
 use common::shutdown::CancellationToken;
+use consumer::{ReceiptsFold, Registry, row_fold};
 use monitor::declare_counter;
 
 pub use config::Config;
-use fold::ReceiptsFold;
 use sink::Sink;
+
+/// The only fold of this process.
+const FOLDS: Registry = Registry(&[row_fold::<ReceiptsFold>]);
 
 /// Notes and delivers until `shutdown`; with `--drain`, until the head of the log is reached and every receipt is delivered.
 ///
@@ -30,8 +32,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let noted = shutdown.child_token();
     let delivering = deliver::keep_delivering(&config.consumer, &sink, &noted, &shutdown);
     let noting = async {
-        let folded =
-            consumer::run_watched(config.consumer.clone(), ReceiptsFold::default(), &health, shutdown.clone()).await;
+        let folded = consumer::run_watched(config.consumer.clone(), FOLDS, &health, shutdown.clone()).await;
         noted.cancel();
         folded
     };

@@ -143,7 +143,7 @@ impl Bench {
         self.client
             .batch_execute(
                 "-- benchmarks::fresh_tables
-                 TRUNCATE rides, staged_log_records, log_batches, checkpoints, consumer_states, dead_letters,
+                 TRUNCATE rides, staged_log_records, log_batches, checkpoints, dead_letters, history,
                           tracked_operations, bookings, audit_records, completions, receipts RESTART IDENTITY",
             )
             .await
@@ -154,7 +154,7 @@ impl Bench {
     /// Removes all batches and checkpoints, so that the staged rows can be published again.
     pub async fn forget_batches(&self) -> Result<()> {
         self.client
-            .batch_execute("TRUNCATE log_batches, checkpoints, consumer_states, dead_letters")
+            .batch_execute("TRUNCATE log_batches, checkpoints, dead_letters")
             .await
             .context("emptying the tables of the log")?;
         self.checkpoint().await

@@ -9,9 +9,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use common::shutdown::CancellationToken;
-use consumer::{Consumer, DistanceFold, Fault, Fold, Rejection, Update};
-use deadpool_postgres::Transaction;
-use pglog::{Partition, Record};
+use consumer::{CheckpointKey, Consumer, DistanceFold, Fault, Fold, FoldId, Kind, Rejection, State, Statement};
+use pglog::Record;
 
 /// How long a read waits for the next entry, as in the consumer.
 const BLOCK: Duration = Duration::from_secs(1);
@@ -34,17 +33,33 @@ type Note = (i64, i64);
 
 /// The distance fold, which also writes down each record.
 struct NotingFold {
-    fold: DistanceFold,
+    fold: State<DistanceFold>,
     notes: Arc<Mutex<Vec<Note>>>,
 }
 
 impl Fold for NotingFold {
-    fn takes(&self, object: &str, action: &str) -> bool {
-        self.fold.takes(object, action)
+    fn id(&self) -> FoldId {
+        self.fold.id()
     }
 
-    async fn load(&mut self, tx: &Transaction<'_>, consumer: &str, partition: Partition) -> Result<()> {
-        self.fold.load(tx, consumer, partition).await
+    fn kind(&self) -> Kind {
+        self.fold.kind()
+    }
+
+    fn restore(&mut self, state: Option<&str>) -> Result<()> {
+        self.fold.restore(state)
+    }
+
+    fn restart(&mut self) {
+        self.fold.restart();
+    }
+
+    fn begin_page(&mut self) {
+        self.fold.begin_page();
+    }
+
+    fn takes(&self, object: &str, action: &str) -> bool {
+        self.fold.takes(object, action)
     }
 
     fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection> {
@@ -52,8 +67,12 @@ impl Fold for NotingFold {
         self.fold.apply(record)
     }
 
-    fn update(&self) -> Option<Update<'_>> {
-        self.fold.update()
+    fn state(&self) -> Result<Option<String>> {
+        self.fold.state()
+    }
+
+    fn statements(&mut self, key: &CheckpointKey) -> Vec<Statement> {
+        self.fold.statements(key)
     }
 
     fn summary(&self) -> String {
@@ -67,7 +86,7 @@ impl Fold for NotingFold {
 /// A step failed. A figure that includes a failure would mean nothing.
 pub async fn timed_consumer(config: TimedConfig, shutdown: CancellationToken) -> Result<()> {
     let notes: Arc<Mutex<Vec<Note>>> = Arc::default();
-    let fold = NotingFold { fold: DistanceFold::default(), notes: Arc::clone(&notes) };
+    let fold = NotingFold { fold: State::default(), notes: Arc::clone(&notes) };
     let mut consumer = Consumer::new(&config.consumer, fold, shutdown.clone());
     let mut times = String::new();
     while !shutdown.is_cancelled() {

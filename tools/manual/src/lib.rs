@@ -60,11 +60,11 @@
 //!
 //! # A fold
 //!
-//! A [`consumer::Fold`] derives a state from records. [`consumer::DistanceFold`] adds up the distances of all rides in whole
+//! A [`consumer::StateFold`] derives a state from records, and a [`consumer::RowFold`] rows. [`consumer::DistanceFold`] adds up the distances of all rides in whole
 //! millimetres, so that the total of every consumer is exactly SQL's own `SUM`:
 //!
 //! ```
-//! use consumer::{DistanceFold, Fold};
+//! use consumer::{DistanceFold, StateFold};
 //!
 //! let mut fold = DistanceFold::default();
 //! for (offset, data) in [(1, r#"{"id":7,"distance_mm":123000}"#), (2, r#"{"id":8,"distance_mm":1}"#)] {

@@ -4,7 +4,7 @@
 
 use std::hint::black_box;
 
-use consumer::{DistanceFold, Fold};
+use consumer::{DistanceFold, StateFold};
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use pglog::Record;
 use stream::codec::decode_xread;

@@ -3,7 +3,7 @@
 
 use std::hint::black_box;
 
-use consumer::{DistanceFold, Fold};
+use consumer::{DistanceFold, StateFold};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use stream::codec::decode_xread;
 

@@ -1,11 +1,11 @@
 //! `dead-letters`: lists and shows the records that a consumer could not fold, and folds or drops them.
 //!
-//! The fold is the distance fold of this binary. It decides whether a record is accepted today.
+//! The fold is that of the consumer, as this binary has it. It decides whether a record is accepted today.
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use connect::PostgresArgs;
-use consumer::{DistanceFold, Replay};
+use consumer::{CheckpointKey, FOLDS, Replay};
 use deadpool_postgres::ClientWrapper as Client;
 use pglog::Partition;
 use process::LogArgs;
@@ -144,7 +144,9 @@ async fn replay(client: &mut Client, name: &str, partition: Partition, offset: i
 
 /// Whether the record was folded; `None` if the dead letter does not exist.
 async fn fold(client: &mut Client, name: &str, partition: Partition, offset: i64) -> Result<Option<bool>> {
-    match consumer::replay(client, &mut DistanceFold::default(), name, partition, offset).await? {
+    let key = CheckpointKey { name: name.to_owned(), partition };
+    let mut fold = FOLDS.of_consumer(client, &key).await?;
+    match consumer::replay(client, &mut fold, name, partition, offset).await? {
         Replay::Applied => {
             println!("{name} {offset}: folded");
             Ok(Some(true))

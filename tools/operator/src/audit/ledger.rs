@@ -4,7 +4,7 @@
 //! All figures are sums, so records can be added and subtracted in any order. The log's sum is that of all records which
 //! the fold accepts today. A consumer's state should be this sum minus the sum of its dead letters.
 
-use consumer::{DistanceFold, Fold};
+use consumer::{DistanceFold, StateFold};
 use pglog::{Partition, Record};
 
 use super::letters::Letter;

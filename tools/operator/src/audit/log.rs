@@ -2,7 +2,9 @@
 //! the sum of the records.
 
 use anyhow::{Context, Result};
-use consumer::{BASELINE, DistanceFold, Fold};
+use consumer::{DistanceFold, StateFold};
+
+const BASELINE: &str = "baseline";
 use deadpool_postgres::Transaction;
 use pglog::{Page, Partition, Reader, Record};
 

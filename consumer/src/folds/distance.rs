@@ -1,18 +1,16 @@
 //! The first fold: the total distance of all rides, in whole millimetres. The sum is exact, and equals SQL's
 //! `SUM(distance_mm)` (I9).
 
-use anyhow::{Context, Result};
-use deadpool_postgres::Transaction;
-use pglog::{Partition, Record};
-use serde::Deserialize;
+use pglog::Record;
+use serde::{Deserialize, Serialize};
 
-use crate::fold::{Fold, Rejection, Update};
+use crate::fold::{FoldId, Rejection, StateFold};
 
 /// The longest ride that counts, in mm: the same bound as in table `rides`.
 const DISTANCE_MM_MAX: i64 = 1_000_000_000_000;
 
 /// Count, sum and digest of all rides.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DistanceFold {
     /// Sum of all distances, in mm.
     pub total_distance_mm: i64,
@@ -21,6 +19,7 @@ pub struct DistanceFold {
     /// Wrapping sum, over the rides, of a 64-bit mix of offset, id and distance. Equal digests mean the same rides at the
     /// same offsets, in whatever order they were folded: the offset is inside, so one ride missing, doubled or different
     /// shows; and a dead letter that is replayed later leads to the same digest as a record folded in its place.
+    #[serde(with = "as_text")]
     pub digest: i64,
 }
 
@@ -31,34 +30,11 @@ struct Ride {
     distance_mm: i64,
 }
 
-impl Fold for DistanceFold {
+impl StateFold for DistanceFold {
+    const ID: FoldId = FoldId { name: "distance", version: 1 };
+
     fn takes(&self, object: &str, action: &str) -> bool {
         object == "ride" && action == "create"
-    }
-
-    async fn load(&mut self, tx: &Transaction<'_>, consumer: &str, partition: Partition) -> Result<()> {
-        tx.execute(
-            "-- consumer::distance::load
-             INSERT INTO consumer_states (name, partition)
-             SELECT name, partition FROM checkpoints WHERE name = $1 AND partition = $2 AND last_offset = 0
-             ON CONFLICT DO NOTHING",
-            &[&consumer, &partition],
-        )
-        .await
-        .context("setting up the state")?;
-        let row = tx
-            .query_opt(
-                "-- consumer::distance::load
-                 SELECT total_distance_mm, ride_count, digest FROM consumer_states WHERE name = $1 AND partition = $2",
-                &[&consumer, &partition],
-            )
-            .await
-            .context("loading the state")?
-            .with_context(|| {
-                format!("the state of consumer {consumer} is gone, and its checkpoint is not: --unregister it and start anew")
-            })?;
-        *self = Self { total_distance_mm: row.get(0), ride_count: row.get(1), digest: row.get(2) };
-        Ok(())
     }
 
     fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection> {
@@ -78,29 +54,6 @@ impl Fold for DistanceFold {
         self.ride_count += 1;
         self.digest = self.digest.wrapping_add(mix([record.offset, ride.id, ride.distance_mm]));
         Ok(())
-    }
-
-    fn update(&self) -> Option<Update<'_>> {
-        Some(Update {
-            sql: "-- consumer::distance::update
-                  UPDATE consumer_states SET total_distance_mm = $3, ride_count = $4, digest = $5
-                  WHERE name = $1 AND partition = $2",
-            params: vec![&self.total_distance_mm, &self.ride_count, &self.digest],
-        })
-    }
-
-    async fn copy(&self, tx: &Transaction<'_>, source: &str, consumer: &str, partition: Partition) -> Result<bool> {
-        let copied_count = tx
-            .execute(
-                "-- consumer::distance::copy
-                 INSERT INTO consumer_states (name, partition, total_distance_mm, ride_count, digest)
-                 SELECT $2, partition, total_distance_mm, ride_count, digest FROM consumer_states
-                 WHERE name = $1 AND partition = $3",
-                &[&source, &consumer, &partition],
-            )
-            .await
-            .context("copying the state")?;
-        Ok(copied_count == 1)
     }
 
     fn summary(&self) -> String {
@@ -124,6 +77,20 @@ fn mix(numbers: [i64; 3]) -> i64 {
     mixed as i64
 }
 
+/// A number as a JSON string: many readers of JSON round numbers of 64 bits.
+mod as_text {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(number: &i64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(number)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,6 +106,18 @@ mod tests {
         fold.apply(&record(2, r#"{"id":124,"distance_mm":3049}"#)).unwrap();
         assert_eq!((fold.total_distance_mm, fold.ride_count), (5049, 2));
         assert_eq!(fold.summary(), "total_distance=5.0m rides=2");
+    }
+
+    #[test]
+    fn a_state_is_read_as_it_was_written() {
+        for (total_distance_mm, ride_count, digest) in [(0, 0, 0), (i64::MAX, i64::MAX, i64::MIN)] {
+            let fold = DistanceFold { total_distance_mm, ride_count, digest };
+            let json = serde_json::to_string(&fold).unwrap();
+            assert_eq!(serde_json::from_str::<DistanceFold>(&json).unwrap(), fold, "{json}");
+        }
+        let upgraded = r#"{"total_distance_mm" : 5, "ride_count" : 1, "digest" : "-7"}"#;
+        let fold = DistanceFold { total_distance_mm: 5, ride_count: 1, digest: -7 };
+        assert_eq!(serde_json::from_str::<DistanceFold>(upgraded).unwrap(), fold);
     }
 
     #[test]

@@ -1,0 +1,103 @@
+//! The history: every record with its offset, in table `history`, where it stays after the reaper has deleted it.
+
+use std::time::{Duration, SystemTime};
+
+use pglog::Record;
+
+use crate::fold::{CheckpointKey, FoldId, Rejection, RowFold, Statement};
+
+/// Records to be archived, as columns.
+#[derive(Debug, Default)]
+pub struct HistoryFold {
+    offsets: Vec<i64>,
+    objects: Vec<String>,
+    actions: Vec<String>,
+    data: Vec<String>,
+    staged_at: Vec<SystemTime>,
+    traceparents: Vec<Option<String>>,
+}
+
+impl RowFold for HistoryFold {
+    const ID: FoldId = FoldId { name: "history", version: 1 };
+
+    /// The history tells which records it has.
+    const MAY_BEGIN_LATE: bool = true;
+
+    fn takes(&self, _object: &str, _action: &str) -> bool {
+        true
+    }
+
+    fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection> {
+        self.offsets.push(record.offset);
+        self.objects.push(record.object.to_owned());
+        self.actions.push(record.action.to_owned());
+        self.data.push(record.data.to_owned());
+        self.staged_at.push(SystemTime::UNIX_EPOCH + Duration::from_micros(record.staged_at_us.unsigned_abs()));
+        self.traceparents.push(record.traceparent.map(str::to_owned));
+        Ok(())
+    }
+
+    fn statements(&mut self, key: &CheckpointKey) -> Vec<Statement> {
+        let Self { offsets, objects, actions, data, staged_at, traceparents } = std::mem::take(self);
+        let (Some(&first_offset), Some(&last_offset)) = (offsets.first(), offsets.last()) else {
+            return Vec::new();
+        };
+        let making = Statement::new(
+            "-- consumer::history::make_parts
+             SELECT make_history_parts($1, $2, $3)",
+        );
+        // A record's row never differs, so it does no harm if a row is there: another consumer has archived the record, or this
+        // one has before it was unregistered.
+        let inserting = Statement::new(
+            "-- consumer::history::insert
+             INSERT INTO history
+                 (partition, record_offset, object, action, data, staged_at, traceparent, begins_range)
+             SELECT $1, record_offset, object, action, data, staged_at, traceparent,
+                    record_offset = $2 AND NOT EXISTS (
+                        SELECT FROM history WHERE partition = $1 AND record_offset = $2 - 1)
+             FROM unnest($3::bigint[], $4::text[], $5::text[], $6::text[]::json[], $7::timestamptz[], $8::text[])
+                  AS page (record_offset, object, action, data, staged_at, traceparent)
+             ON CONFLICT DO NOTHING",
+        );
+        vec![
+            making.with(key.partition).with(first_offset).with(last_offset),
+            inserting
+                .with(key.partition)
+                .with(first_offset)
+                .with(offsets)
+                .with(objects)
+                .with(actions)
+                .with(data)
+                .with(staged_at)
+                .with(traceparents),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pglog::Partition;
+
+    use super::*;
+
+    #[test]
+    fn every_record_is_kept_as_it_is() {
+        let mut fold = HistoryFold::default();
+        for (offset, object, data, traceparent) in [(7, "ride", "{}", None), (8, "receipt", "not json", Some("00-1"))] {
+            assert!(fold.takes(object, "create"));
+            let record =
+                Record { offset, token: 1, object, action: "create", data, staged_at_us: 1_500_000, traceparent };
+            fold.apply(&record).unwrap();
+        }
+        assert_eq!(
+            (fold.offsets.as_slice(), fold.objects.as_slice()),
+            (&[7, 8][..], &["ride".into(), "receipt".into()][..])
+        );
+        assert_eq!(fold.data, ["{}", "not json"]);
+        assert_eq!(fold.traceparents, [None, Some("00-1".to_owned())]);
+        assert_eq!(fold.staged_at[0], SystemTime::UNIX_EPOCH + Duration::from_millis(1500));
+        let key = CheckpointKey { name: "history".to_owned(), partition: Partition::FIRST };
+        assert_eq!(fold.statements(&key).len(), 2);
+        assert!(HistoryFold::default().statements(&key).is_empty());
+    }
+}

@@ -1,0 +1,76 @@
+//! Receipts for booked rides, noted in table `receipts`. The process `receipts` delivers them.
+
+use pglog::Record;
+use serde::Deserialize;
+
+use crate::fold::{CheckpointKey, FoldId, Rejection, RowFold, Statement};
+
+/// Receipts to be noted, as columns. All consumers share one table: a receipt is sent once, whoever notes it.
+#[derive(Debug, Default)]
+pub struct ReceiptsFold {
+    ride_ids: Vec<i64>,
+    offsets: Vec<i64>,
+    data: Vec<String>,
+}
+
+/// The fields that the payload of `receipt create` must have.
+#[derive(Deserialize)]
+#[expect(dead_code, reason = "only the presence of each field is checked")]
+struct Receipt {
+    ride_id: i64,
+    user_id: i64,
+    amount: i64,
+    currency: String,
+}
+
+impl RowFold for ReceiptsFold {
+    const ID: FoldId = FoldId { name: "receipts", version: 1 };
+
+    fn takes(&self, object: &str, action: &str) -> bool {
+        object == "receipt" && action == "create"
+    }
+
+    fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection> {
+        let receipt: Receipt =
+            serde_json::from_str(record.data).map_err(|error| Rejection(format!("data is not a receipt: {error}")))?;
+        self.ride_ids.push(receipt.ride_id);
+        self.offsets.push(record.offset);
+        self.data.push(record.data.to_owned());
+        Ok(())
+    }
+
+    fn statements(&mut self, _: &CheckpointKey) -> Vec<Statement> {
+        let Self { ride_ids, offsets, data } = std::mem::take(self);
+        let inserting = Statement::new(
+            "-- consumer::receipts::insert
+             INSERT INTO receipts (ride_id, record_offset, data)
+             SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[]::json[])
+             -- If a second record was staged for the ride, one receipt is enough.
+             ON CONFLICT DO NOTHING",
+        );
+        vec![inserting.with(ride_ids).with(offsets).with(data)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn receipts_are_noted_and_other_payloads_rejected() {
+        let mut fold = ReceiptsFold::default();
+        let record = |data| Record {
+            offset: 3,
+            token: 1,
+            object: "receipt",
+            action: "create",
+            data,
+            staged_at_us: 0,
+            traceparent: None,
+        };
+        fold.apply(&record(r#"{"ride_id":7,"user_id":1,"amount":500,"currency":"usd"}"#)).unwrap();
+        assert!(fold.apply(&record(r#"{"ride_id":8}"#)).unwrap_err().0.starts_with("data is not a receipt"));
+        assert_eq!((fold.ride_ids.as_slice(), fold.offsets.as_slice()), (&[7][..], &[3][..]));
+        assert!(fold.takes("receipt", "create") && !fold.takes("ride", "create"));
+    }
+}

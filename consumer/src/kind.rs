@@ -1,0 +1,202 @@
+//! Both kinds of folds as the loop sees them.
+
+use anyhow::{Context, Result, ensure};
+use pglog::Record;
+
+use crate::fold::{CheckpointKey, FoldId, Rejection, RowFold, STATE_LEN_MAX, StateFold, Statement};
+use crate::outcome::Interruption;
+
+/// A fold of either kind: [`State`] or [`Rows`].
+pub trait Fold: Send + Sync {
+    /// Name and version.
+    fn id(&self) -> FoldId;
+
+    /// Where the fold keeps what it derives.
+    fn kind(&self) -> Kind;
+
+    /// Begins with the committed state, and forgets everything else.
+    ///
+    /// # Errors
+    /// It is not the state of this fold.
+    fn restore(&mut self, state: Option<&str>) -> Result<()>;
+
+    /// Begins at the first record.
+    fn restart(&mut self);
+
+    /// Begins a page of records.
+    fn begin_page(&mut self);
+
+    /// As [`StateFold::takes`] and [`RowFold::takes`].
+    fn takes(&self, object: &str, action: &str) -> bool;
+
+    /// As [`StateFold::apply`] and [`RowFold::apply`].
+    ///
+    /// # Errors
+    /// The record can never apply.
+    fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection>;
+
+    /// The state as JSON. `None`: the fold has no state, but rows.
+    ///
+    /// # Errors
+    /// It is too long for its row.
+    fn state(&self) -> Result<Option<String>>;
+
+    /// The statements that write the rows of this page; none if the fold has a state.
+    fn statements(&mut self, key: &CheckpointKey) -> Vec<Statement>;
+
+    /// The result in a few words, for the log line of a batch.
+    fn summary(&self) -> String;
+}
+
+/// Where a fold keeps what it derives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// In the row of the checkpoint.
+    State,
+    /// In rows of its own.
+    Rows {
+        /// As [`RowFold::COPY`].
+        copy: Option<&'static str>,
+        /// As [`RowFold::MAY_BEGIN_LATE`].
+        may_begin_late: bool,
+    },
+}
+
+/// A [`StateFold`] for the loop.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct State<F>(pub F);
+
+impl<F: StateFold> Fold for State<F> {
+    fn id(&self) -> FoldId {
+        F::ID
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::State
+    }
+
+    fn restore(&mut self, state: Option<&str>) -> Result<()> {
+        let json = state.with_context(|| format!("the state of fold {} is gone", F::ID))?;
+        self.0 = serde_json::from_str(json).with_context(|| format!("this is no state of fold {}: {json}", F::ID))?;
+        Ok(())
+    }
+
+    fn restart(&mut self) {
+        self.0 = F::default();
+    }
+
+    fn begin_page(&mut self) {}
+
+    fn takes(&self, object: &str, action: &str) -> bool {
+        self.0.takes(object, action)
+    }
+
+    fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection> {
+        self.0.apply(record)
+    }
+
+    fn state(&self) -> Result<Option<String>> {
+        let json = serde_json::to_string(&self.0).with_context(|| format!("writing the state of fold {}", F::ID))?;
+        ensure!(json.len() <= STATE_LEN_MAX, Interruption::StateTooLong { fold: F::ID, len: json.len() });
+        Ok(Some(json))
+    }
+
+    fn statements(&mut self, _: &CheckpointKey) -> Vec<Statement> {
+        Vec::new()
+    }
+
+    fn summary(&self) -> String {
+        self.0.summary()
+    }
+}
+
+/// A [`RowFold`] for the loop.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rows<F>(pub F);
+
+impl<F: RowFold> Fold for Rows<F> {
+    fn id(&self) -> FoldId {
+        F::ID
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Rows { copy: F::COPY, may_begin_late: F::MAY_BEGIN_LATE }
+    }
+
+    fn restore(&mut self, state: Option<&str>) -> Result<()> {
+        ensure!(state.is_none(), "fold {} has rows, and this registration has a state", F::ID);
+        self.restart();
+        Ok(())
+    }
+
+    fn restart(&mut self) {
+        self.0 = F::default();
+    }
+
+    fn begin_page(&mut self) {
+        self.restart();
+    }
+
+    fn takes(&self, object: &str, action: &str) -> bool {
+        self.0.takes(object, action)
+    }
+
+    fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection> {
+        self.0.apply(record)
+    }
+
+    fn state(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    fn statements(&mut self, key: &CheckpointKey) -> Vec<Statement> {
+        self.0.statements(key)
+    }
+
+    fn summary(&self) -> String {
+        format!("{} noted", F::ID.name)
+    }
+}
+
+/// A fold that was chosen by its name.
+impl Fold for Box<dyn Fold> {
+    fn id(&self) -> FoldId {
+        (**self).id()
+    }
+
+    fn kind(&self) -> Kind {
+        (**self).kind()
+    }
+
+    fn restore(&mut self, state: Option<&str>) -> Result<()> {
+        (**self).restore(state)
+    }
+
+    fn restart(&mut self) {
+        (**self).restart();
+    }
+
+    fn begin_page(&mut self) {
+        (**self).begin_page();
+    }
+
+    fn takes(&self, object: &str, action: &str) -> bool {
+        (**self).takes(object, action)
+    }
+
+    fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection> {
+        (**self).apply(record)
+    }
+
+    fn state(&self) -> Result<Option<String>> {
+        (**self).state()
+    }
+
+    fn statements(&mut self, key: &CheckpointKey) -> Vec<Statement> {
+        (**self).statements(key)
+    }
+
+    fn summary(&self) -> String {
+        (**self).summary()
+    }
+}

@@ -1,0 +1,49 @@
+//! The refusal to go on with the state of another fold.
+
+use std::fmt;
+
+use crate::fold::FoldId;
+
+/// A consumer is registered with another fold than that of the program.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct OtherFold {
+    name: String,
+    registered: Option<(String, i32)>,
+    program: FoldId,
+}
+
+impl OtherFold {
+    pub(crate) fn new(name: &str, registered: Option<&(String, i32)>, program: FoldId) -> Self {
+        Self { name: name.to_owned(), registered: registered.cloned(), program }
+    }
+
+    /// Whether the registration is that of an older version of the program's fold.
+    pub(crate) fn is_older_version(&self) -> bool {
+        self.registered
+            .as_ref()
+            .is_some_and(|(fold, version)| fold == self.program.name && *version < self.program.version)
+    }
+}
+
+impl fmt::Display for OtherFold {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, registered, program } = self;
+        match registered {
+            None => write!(
+                out,
+                "consumer {name} is registered without a fold, by another program: choose another name for fold {program}"
+            ),
+            Some((fold, version)) if fold == program.name => write!(
+                out,
+                "consumer {name} is registered with fold {fold} version {version}, and this program has version {}: start a \
+                 consumer with another name beside it (--from start), and --unregister {name} when the new one has caught up",
+                program.version
+            ),
+            Some((fold, version)) => write!(
+                out,
+                "consumer {name} is registered with fold {fold} version {version}, and not with {program}: start it with \
+                 --fold {fold}, or choose another name"
+            ),
+        }
+    }
+}
