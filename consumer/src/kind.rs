@@ -159,7 +159,7 @@ impl<F: RowFold> Fold for Rows<F> {
 }
 
 /// A fold that was chosen by its name.
-impl Fold for Box<dyn Fold> {
+impl Fold for Box<dyn Fold + '_> {
     fn id(&self) -> FoldId {
         (**self).id()
     }

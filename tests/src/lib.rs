@@ -23,7 +23,7 @@ pub use dump::Dump;
 pub use payments::Payments;
 pub use process::{Process, binary};
 pub use python::python_program;
-pub use records::ReadRecord;
+pub use records::{ReadRecord, falsify};
 pub use servers::{Backup, PrivatePostgres, PrivateRedis, is_alive, scratch_folder};
 pub use terminal::{Look, Terminal};
 pub use tls_servers::{REDIS_COMMANDS, TlsServers, free_port};

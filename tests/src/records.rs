@@ -39,3 +39,13 @@ impl World {
         }
     }
 }
+
+/// The statement by which a person adds to a number in the state of a consumer.
+pub fn falsify(consumer: &str, member: &str, by: i64) -> String {
+    format!(
+        "UPDATE checkpoints SET state = jsonb_set(state::jsonb, '{{{member}}}',
+             CASE json_typeof(state->'{member}') WHEN 'string' THEN to_jsonb(((state->>'{member}')::bigint + {by})::text)
+             ELSE to_jsonb((state->>'{member}')::bigint + {by}) END)::json
+         WHERE name = '{consumer}'"
+    )
+}

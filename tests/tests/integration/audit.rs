@@ -1,6 +1,6 @@
 //! The audit reports nothing while everything is equal, also under load. It names each difference precisely.
 
-use tests::{PrivateRedis, Process, World, wait_until};
+use tests::{PrivateRedis, Process, World, falsify, wait_until};
 
 use crate::bootstrap::{Traffic, converge, more_rides};
 use crate::dead_letters::with_rejected;
@@ -75,16 +75,16 @@ async fn under_load_everything_is_equal_again_and_again() {
 async fn a_changed_state_is_told_with_what_it_should_be() {
     let world = sound_world().await;
     let line = world.committed("c0").await.1;
-    execute(&world, "UPDATE consumer_states SET total_distance_mm = total_distance_mm + 7 WHERE name = 'c0'").await;
+    execute(&world, &falsify("c0", "total_distance_mm", 7)).await;
     let expected = format!(
         "DIFFERENCE: c0: at offset 30 its state is 30 rides and {} mm, and its records make 30 rides and {} mm: +0 rides, +7 mm",
         line.total_distance_mm + 7,
         line.total_distance_mm
     );
     different(&world, &[&expected, "consumer c1, partition 0: offset 10, 10 rides"]).await;
-    execute(&world, "UPDATE consumer_states SET total_distance_mm = total_distance_mm - 7 WHERE name = 'c0'").await;
+    execute(&world, &falsify("c0", "total_distance_mm", -7)).await;
     equal(&world).await;
-    execute(&world, "UPDATE consumer_states SET digest = digest # 1 WHERE name = 'c1'").await;
+    execute(&world, &falsify("c1", "digest", 1)).await;
     different(&world, &["DIFFERENCE: c1: at offset 10 count and sum are right, but the digest is"]).await;
 }
 

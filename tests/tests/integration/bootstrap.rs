@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use clap::Parser;
 use common::shutdown::CancellationToken;
-use consumer::{Consumer, DistanceFold, Interruption};
+use consumer::{Consumer, DistanceFold, Interruption, State};
 use tests::{Process, World, wait_until};
 use tokio::task::JoinHandle;
 
 use crate::api::Api;
-use crate::consumer::ObjectCounts;
+use crate::consumer::OBJECT_COUNTS;
 use crate::reaper::reap;
 
 /// The pause between two rides of [`Traffic`].
@@ -152,9 +152,9 @@ async fn nothing_is_reaped_that_is_not_in_the_baseline() {
     world.assert_converged(&["consumer0", "new", "baseline"]).await;
 }
 
-fn baseline(world: &World) -> Consumer<DistanceFold> {
+fn baseline(world: &World) -> Consumer<State<DistanceFold>> {
     let config = reaper::Config::parse_from(["reaper".to_owned()].into_iter().chain(world.flags("reaper")));
-    Consumer::baseline(&config.postgres, &config.stream, DistanceFold::default(), CancellationToken::new())
+    Consumer::baseline(&config.postgres, &config.stream, State::default(), CancellationToken::new())
 }
 
 #[tokio::test]
@@ -199,10 +199,12 @@ async fn a_new_consumer_of_a_fold_without_a_baseline_says_how_to_start() {
     let _: i64 =
         redis::cmd("XTRIM").arg(world.stream_name()).arg("MAXLEN").arg(0).query_async(&mut redis).await.unwrap();
     let config = world.consumer_config("objects");
-    let error = consumer::run(config, ObjectCounts::default(), CancellationToken::new()).await.unwrap_err();
+    let error = consumer::run(config, OBJECT_COUNTS, CancellationToken::new()).await.unwrap_err();
     let text = format!("{error:#}");
-    assert!(text.contains("consumer objects --unregister") && text.contains("are reaped"), "{text}");
-    assert!(text.contains("consumer objects --copy-from OTHER"), "{text}");
+    assert!(text.contains("consumer objects cannot begin at offset 1") && text.contains("are reaped"), "{text}");
+    assert!(text.contains("--copy-from OTHER") && text.contains("--from retained"), "{text}");
+    let registered = "SELECT count(*) FROM checkpoints WHERE name = 'objects'";
+    assert_eq!(world.number(registered).await, 0, "a failed start leaves nothing that would hold back the reaper");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
-use tests::{Process, binary, scratch_folder, wait_until};
+use tests::{Process, binary, falsify, scratch_folder, wait_until};
 use tokio::process::Command;
 use tokio_postgres::error::SqlState;
 
@@ -64,8 +64,8 @@ async fn chaos_while(falsify: &str) -> String {
 
 #[tokio::test]
 async fn a_total_that_is_a_millimetre_too_long_is_seen() {
-    let falsify = "UPDATE consumer_states SET total_distance_mm = total_distance_mm + 1 WHERE name = 'consumer1'";
-    let output = chaos_while(&and_hold("consumer1", falsify)).await;
+    let falsify = falsify("consumer1", "total_distance_mm", 1);
+    let output = chaos_while(&and_hold("consumer1", &falsify)).await;
     assert!(output.contains("VIOLATION I4: consumer1 has"), "{output}");
 }
 

@@ -1,43 +1,40 @@
 //! The consumer's loop: other folds, and all ways to start and to stop.
 
-use anyhow::Result;
 use common::shutdown::CancellationToken;
-use consumer::{Consumer, DistanceFold, Fault, Fold, Progress, Rejection};
-use deadpool_postgres::Transaction;
-use pglog::{Partition, Record, Session};
+use consumer::{
+    CheckpointKey, Consumer, DistanceFold, Fault, FoldId, Progress, Registry, Rejection, RowFold, Rows, State,
+    Statement, row_fold,
+};
+use pglog::Record;
 use tests::{PrivatePostgres, PrivateRedis, Process, World, wait_until};
 
 /// A fold of another application: it counts the records of each object.
 #[derive(Default)]
 pub struct ObjectCounts {
-    since_load: Vec<String>,
+    objects: Vec<String>,
 }
 
-impl Fold for ObjectCounts {
+/// The folds of that application.
+pub const OBJECT_COUNTS: Registry = Registry(&[row_fold::<ObjectCounts>]);
+
+impl RowFold for ObjectCounts {
+    const ID: FoldId = FoldId { name: "objects", version: 1 };
+
     fn takes(&self, object: &str, _action: &str) -> bool {
         object != "secret"
     }
 
-    async fn load(&mut self, _tx: &Transaction<'_>, _consumer: &str, _partition: Partition) -> Result<()> {
-        self.since_load.clear();
-        Ok(())
-    }
-
     fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection> {
-        self.since_load.push(record.object.to_owned());
+        self.objects.push(record.object.to_owned());
         Ok(())
     }
 
-    async fn save(&mut self, tx: &impl Session, _consumer: &str, _partition: Partition) -> Result<()> {
-        let upsert = "INSERT INTO object_counts SELECT object, count(*) FROM unnest($1::text[]) object GROUP BY object
-                      ON CONFLICT (object) DO UPDATE SET count = object_counts.count + excluded.count";
-        tx.execute(upsert, &[&self.since_load]).await?;
-        self.since_load.clear();
-        Ok(())
-    }
-
-    fn summary(&self) -> String {
-        "counted".to_owned()
+    fn statements(&mut self, _: &CheckpointKey) -> Vec<Statement> {
+        let counting = Statement::new(
+            "INSERT INTO object_counts SELECT object, count(*) FROM unnest($1::text[]) object GROUP BY object
+             ON CONFLICT (object) DO UPDATE SET count = object_counts.count + excluded.count",
+        );
+        vec![counting.with(std::mem::take(&mut self.objects))]
     }
 }
 
@@ -52,8 +49,8 @@ async fn another_fold_runs_on_the_same_loop() {
                  GRANT SELECT, INSERT, UPDATE ON object_counts TO rocket_consumer";
     world.client().batch_execute(table).await.unwrap();
     world.drain_streamer(&mut world.streamer()).await;
-    let mut consumer =
-        Consumer::new(&world.consumer_config("objects"), ObjectCounts::default(), CancellationToken::new());
+    let fold = Rows::<ObjectCounts>::default();
+    let mut consumer = Consumer::new(&world.consumer_config("objects"), fold, CancellationToken::new());
     consumer.run_once(Fault::CrashBeforeCommit, None).await.unwrap_err();
     let progress = consumer.run_once(Fault::None, None).await.unwrap();
     assert_eq!((progress.applied_count, progress.passed_count), (20, 10));
@@ -67,19 +64,23 @@ async fn a_checkpoint_does_not_move_without_its_state() {
     let world = World::new().await;
     let (mut streamer, mut consumer) = (world.streamer(), world.consumer("consumer0"));
     world.carry_rides(3, &mut streamer, &mut consumer).await;
-    world.client().batch_execute("DELETE FROM consumer_states").await.unwrap();
+    // A process that folds and is then told to crash leaves both as they were.
     world.write_rides(2).await;
     world.drain_streamer(&mut streamer).await;
-    let error = consumer.run_once(Fault::None, None).await.unwrap_err();
-    assert!(format!("{error:#}").contains("the state of consumer consumer0 is gone"), "{error:#}");
-    // The consumer does not start again with an empty state either.
-    let error = consumer.run_once(Fault::None, None).await.unwrap_err();
-    assert!(format!("{error:#}").contains("the state of consumer consumer0 is gone"), "{error:#}");
+    let before = world.committed("consumer0").await;
+    consumer.run_once(Fault::CrashBeforeCommit, None).await.unwrap_err();
+    assert_eq!(world.committed("consumer0").await, before);
+    // A consumer whose state is gone does not start again with an empty one.
+    world.client().batch_execute("UPDATE checkpoints SET state = NULL").await.unwrap();
+    for _ in 0..2 {
+        let error = consumer.run_once(Fault::None, None).await.unwrap_err();
+        assert!(format!("{error:#}").contains("the state of fold distance version 1 is gone"), "{error:#}");
+    }
     assert_eq!(world.number("SELECT last_offset FROM checkpoints").await, 3);
 }
 
 /// A consumer that has committed `page_count` pages of one record each.
-async fn consumer_after_pages(world: &World, page_count: usize) -> Consumer<DistanceFold> {
+async fn consumer_after_pages(world: &World, page_count: usize) -> Consumer<State<DistanceFold>> {
     let (mut streamer, mut consumer) = (world.streamer(), world.consumer("consumer0"));
     for _ in 0..page_count {
         world.carry_rides(1, &mut streamer, &mut consumer).await;
@@ -92,13 +93,10 @@ async fn most_pages_do_not_search_through_old_versions_of_their_rows() {
     let world = World::new().await;
     // Postgres counts the accesses of a session when it ends.
     drop(consumer_after_pages(&world, 40).await);
-    for table in ["checkpoints", "consumer_states"] {
-        let of = format!("FROM pg_stat_user_tables WHERE relname = '{table}'");
-        wait_until("the updates are counted", async || world.number(&format!("SELECT n_tup_upd {of}")).await >= 40)
-            .await;
-        let lookup_count = world.number(&format!("SELECT seq_scan + idx_scan {of}")).await;
-        assert!(lookup_count < 20, "{lookup_count} look-ups in {table} by key");
-    }
+    let of = "FROM pg_stat_user_tables WHERE relname = 'checkpoints'";
+    wait_until("the updates are counted", async || world.number(&format!("SELECT n_tup_upd {of}")).await >= 40).await;
+    let lookup_count = world.number(&format!("SELECT seq_scan + idx_scan {of}")).await;
+    assert!(lookup_count < 20, "{lookup_count} look-ups by key");
 }
 
 #[tokio::test]
@@ -108,34 +106,30 @@ async fn old_versions_of_a_consumers_rows_do_not_pile_up() {
     let redis = PrivateRedis::start(&[]).await;
     let world = World::on(&postgres.url(), &redis.url()).await;
     let _consumer = consumer_after_pages(&world, 300).await;
-    for table in ["checkpoints", "consumer_states"] {
-        let page_count = world.number(&format!("SELECT pg_relation_size('{table}') / 8192")).await;
-        assert_eq!(page_count, 1, "{table}");
-    }
+    assert_eq!(world.number("SELECT pg_relation_size('checkpoints') / 8192").await, 1);
 }
 
 #[tokio::test]
 async fn rows_that_were_moved_are_found_again() {
     let world = World::new().await;
     let (mut streamer, mut consumer) = (world.streamer(), world.consumer("consumer0"));
-    for tables in ["checkpoints", "consumer_states", "checkpoints, consumer_states"] {
+    for round in 0..3 {
         for _ in 0..3 {
             world.carry_rides(1, &mut streamer, &mut consumer).await;
         }
-        let before = places(&world).await;
-        world.client().batch_execute(&format!("VACUUM FULL {tables}")).await.unwrap();
-        assert_ne!(places(&world).await, before, "VACUUM FULL {tables} has moved nothing");
+        let before = place(&world).await;
+        world.client().batch_execute("VACUUM FULL checkpoints").await.unwrap();
+        assert_ne!(place(&world).await, before, "VACUUM FULL has moved nothing");
         world.write_rides(1).await;
         world.drain_streamer(&mut streamer).await;
-        assert_eq!(consumer.run_once(Fault::None, None).await.unwrap().applied_count, 1, "{tables}");
+        assert_eq!(consumer.run_once(Fault::None, None).await.unwrap().applied_count, 1, "{round}");
     }
     world.assert_converged(&["consumer0"]).await;
 }
 
-/// The physical places of the only checkpoint and the only state.
-async fn places(world: &World) -> String {
-    let query = "SELECT checkpoints.ctid::text || consumer_states.ctid::text FROM checkpoints, consumer_states";
-    world.client().query_one(query, &[]).await.unwrap().get(0)
+/// The physical place of the only checkpoint.
+async fn place(world: &World) -> String {
+    world.client().query_one("SELECT ctid::text FROM checkpoints", &[]).await.unwrap().get(0)
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! The live page over HTTP: its figures, its events, and requests that it must refuse. browser.rs looks at it in a browser.
 
 use serde_json::{Value, json};
-use tests::{PrivatePostgres, PrivateRedis, Process, Watched, World, wait_until};
+use tests::{PrivatePostgres, PrivateRedis, Process, Watched, World, falsify, wait_until};
 
 /// A process that serves the page.
 pub struct Page {
@@ -92,20 +92,20 @@ async fn converged_is_never_shown_on_a_consumers_own_word() {
     world.drain_consumer(&mut second).await;
     wait_until("both have converged again", async || page.says("converged").await).await;
 
-    let spoil = "UPDATE consumer_states SET total_distance_mm = total_distance_mm + 1 WHERE name = 'consumer1'";
-    world.client().batch_execute(spoil).await.unwrap();
+    let spoil = falsify("consumer1", "total_distance_mm", 1);
+    world.client().batch_execute(&spoil).await.unwrap();
     wait_until("a millimetre too much shows", async || page.says("differs").await).await;
     let state = page.state().await.unwrap();
     let (ride_count, distance_mm) = world.sql_totals().await;
     assert_eq!(state["recount"]["ride_count"], ride_count);
     assert_eq!(state["recount"]["distance_mm"], distance_mm.to_string());
-    let mend = "UPDATE consumer_states SET total_distance_mm = total_distance_mm - 1 WHERE name = 'consumer1'";
-    world.client().batch_execute(mend).await.unwrap();
+    let mend = falsify("consumer1", "total_distance_mm", -1);
+    world.client().batch_execute(&mend).await.unwrap();
     wait_until("it is mended", async || page.says("converged").await).await;
 
     // Both have the same sum and count, and did not fold the same rides.
-    let swap = "UPDATE consumer_states SET digest = digest + 1 WHERE name = 'consumer1'";
-    world.client().batch_execute(swap).await.unwrap();
+    let swap = falsify("consumer1", "digest", 1);
+    world.client().batch_execute(&swap).await.unwrap();
     wait_until("other rides of the same sum show", async || page.says("differs").await).await;
     page.process.stop().await;
 }

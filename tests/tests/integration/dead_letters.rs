@@ -1,33 +1,27 @@
 //! Replays of dead letters: each is folded once, whatever runs at the same time.
 
-use anyhow::Result;
 use common::shutdown::CancellationToken;
-use consumer::{Consumer, DistanceFold, Fault, Fold, Interruption, Rejection, Replay};
-use deadpool_postgres::Transaction;
-use pglog::{Partition, Record, Session};
+use consumer::{Consumer, DistanceFold, Fault, FoldId, Interruption, Rejection, Replay, State, StateFold};
+use pglog::Record;
+use serde::{Deserialize, Serialize};
 use tests::{Process, World};
 
 use crate::bootstrap::{Traffic, converge, more_rides};
 
 /// An older distance fold, which rejects every fifth record.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
+#[serde(transparent)]
 struct Yesterday(DistanceFold);
 
-impl Fold for Yesterday {
+impl StateFold for Yesterday {
+    const ID: FoldId = DistanceFold::ID;
+
     fn takes(&self, object: &str, action: &str) -> bool {
         self.0.takes(object, action)
     }
 
-    async fn load(&mut self, tx: &Transaction<'_>, consumer: &str, partition: Partition) -> Result<()> {
-        self.0.load(tx, consumer, partition).await
-    }
-
     fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection> {
         if record.offset % 5 == 0 { Err(Rejection("not yet".to_owned())) } else { self.0.apply(record) }
-    }
-
-    async fn save(&mut self, tx: &impl Session, consumer: &str, partition: Partition) -> Result<()> {
-        self.0.save(tx, consumer, partition).await
     }
 
     fn summary(&self) -> String {
@@ -40,7 +34,8 @@ pub async fn with_rejected(name: &str, count: i64) -> World {
     let world = World::new().await;
     world.write_rides(count).await;
     world.drain_streamer(&mut world.streamer()).await;
-    let mut consumer = Consumer::new(&world.consumer_config(name), Yesterday::default(), CancellationToken::new());
+    let fold = State::<Yesterday>::default();
+    let mut consumer = Consumer::new(&world.consumer_config(name), fold, CancellationToken::new());
     let progress = consumer.run_once(Fault::None, None).await.unwrap();
     assert_eq!(progress.dead_letter_count as i64, count / 5);
     world
@@ -86,7 +81,7 @@ async fn a_consumer_that_runs_does_not_save_over_a_replay() {
     // The consumer has loaded its state and keeps it in memory.
     world.drain_consumer(&mut consumer).await;
     let replay = async |offset| {
-        let (mut client, mut fold) = (world.connect().await, DistanceFold::default());
+        let (mut client, mut fold) = (world.connect().await, State::<DistanceFold>::default());
         consumer::replay(&mut client, &mut fold, "consumer0", pglog::Partition::FIRST, offset).await.unwrap()
     };
     assert_eq!(replay(5).await, Replay::Applied);

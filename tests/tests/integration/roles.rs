@@ -3,7 +3,7 @@
 
 use clap::Parser;
 use common::shutdown::CancellationToken;
-use consumer::{Consumer, DistanceFold};
+use consumer::{Consumer, State};
 use tests::{PrivatePostgres, World};
 use tokio_postgres::error::SqlState;
 
@@ -29,13 +29,17 @@ const NOBODY_MAY: &[&str] = &[
     "UPDATE rides SET distance_mm = 1",
     "DELETE FROM rides",
     "INSERT INTO rides (id, distance_mm) VALUES (1, 1)",
-    "DELETE FROM consumer_states",
+    "DELETE FROM history",
+    "UPDATE history SET data = '{}'",
     // The transaction id decides the batch of a record, so it must be the true one.
     "INSERT INTO staged_log_records (transaction_id, object, action, data) VALUES ('1', 'ride', 'create', '{}')",
 ];
 
 const INSERT_RIDE: &str = "INSERT INTO rides (distance_mm) VALUES (1)";
 const STAGE: &str = "INSERT INTO staged_log_records (object, action, data) VALUES ('ride', 'create', '{}')";
+const ARCHIVE: &str = "INSERT INTO history (partition, record_offset, object, action, data, staged_at)
+                       VALUES (0, 1, 'ride', 'create', '{}', now())";
+const MAKE_PARTS: &str = "SELECT make_history_parts(0, 1, 1)";
 const CUT: &str = "INSERT INTO log_batches (partition, first_offset, record_count, snapshot, token)
                    VALUES (0, 1, 1, '1:1:', 1)";
 const BURY: &str = "INSERT INTO dead_letters (name, partition, record_offset, object, action, data, reason)
@@ -71,8 +75,9 @@ async fn the_api_takes_rides_and_changes_nothing_else() {
         "INSERT INTO checkpoints (name) VALUES ('mine')",
         "UPDATE checkpoints SET last_offset = 9",
         "DELETE FROM checkpoints",
-        "INSERT INTO consumer_states (name) VALUES ('consumer0')",
-        "UPDATE consumer_states SET total_distance_mm = 1",
+        "UPDATE checkpoints SET state = '{}'",
+        ARCHIVE,
+        MAKE_PARTS,
         BURY,
         "SELECT data FROM dead_letters",
         "DELETE FROM dead_letters",
@@ -114,6 +119,8 @@ async fn receipts_are_noted_and_marked_and_never_changed() {
         STAGE,
         CUT,
         "SELECT * FROM consumer_states",
+        ARCHIVE,
+        MAKE_PARTS,
         "UPDATE receipts SET data = '{}'",
         "DELETE FROM receipts",
         "SELECT * FROM tracked_operations",
@@ -135,7 +142,10 @@ async fn the_streamer_cuts_batches_and_neither_deletes_nor_moves_anything() {
         "UPDATE checkpoints SET last_offset = 9",
         "DELETE FROM checkpoints",
         "SELECT * FROM consumer_states",
-        "UPDATE consumer_states SET total_distance_mm = 1",
+        "SELECT state FROM checkpoints",
+        "SELECT * FROM history",
+        ARCHIVE,
+        MAKE_PARTS,
         "SELECT * FROM dead_letters",
         BURY,
     ];
@@ -208,7 +218,7 @@ async fn an_operator_reads_everything_and_settles_what_consumers_left() {
         "DELETE FROM dead_letters WHERE name = 'consumer0' AND record_offset = 1",
         BURY,
         "UPDATE checkpoints SET updated_at = now() WHERE name = 'consumer0'",
-        "UPDATE consumer_states SET ride_count = ride_count WHERE name = 'consumer0'",
+        "UPDATE checkpoints SET state = state WHERE name = 'consumer0'",
     ] {
         assert_eq!(client.execute(statement, &[]).await.unwrap(), 1, "{statement}");
     }
@@ -223,7 +233,7 @@ async fn the_reaper_may_fold_as_a_consumer_does() {
     world.drain_streamer(&mut world.streamer()).await;
     let args = ["consumer".to_owned(), "reaper".to_owned()].into_iter().chain(world.flags("reaper"));
     let config = consumer::Config::parse_from(args);
-    let mut consumer = Consumer::new(&config, DistanceFold::default(), CancellationToken::new());
+    let mut consumer = Consumer::new(&config, State::default(), CancellationToken::new());
     let progress = world.drain_consumer(&mut consumer).await;
     assert_eq!((progress.applied_count, progress.dead_letter_count), (5, 1));
     world.assert_converged(&["reaper"]).await;
