@@ -180,12 +180,15 @@ async fn refuse_gaps(tx: &Transaction<'_>, key: &CheckpointKey) -> Result<()> {
         .context("looking at the new checkpoint")?;
     let last_offset: i64 = row.get(0);
     let first_retained = pglog::first_retained(tx, key.partition).await.context("asking what is retained")?;
+    if last_offset + 1 >= first_retained {
+        return Ok(());
+    }
     let row = tx
         .query_one(
             "-- consumer::bootstrap::refuse_gaps
-             SELECT $2 + 1 >= $3 OR EXISTS (
-                 SELECT FROM history_ranges WHERE partition = $1 AND first_offset <= $2 + 1 AND last_offset >= $3 - 1)",
-            &[&key.partition, &last_offset, &first_retained],
+             SELECT EXISTS (SELECT FROM history_ranges
+                            WHERE partition = $1 AND first_offset <= $2 AND last_offset >= $3)",
+            &[&key.partition, &(last_offset + 1), &(first_retained - 1)],
         )
         .await
         .context("looking for reaped records in the history")?;
