@@ -283,21 +283,22 @@ CREATE OR REPLACE FUNCTION history_part_len() RETURNS BIGINT LANGUAGE sql IMMUTA
 CREATE OR REPLACE FUNCTION make_history_parts(of_partition INT, first_offset BIGINT, last_offset BIGINT)
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
-    part BIGINT;
     name TEXT;
 BEGIN
-    FOR part IN first_offset / history_part_len() .. last_offset / history_part_len() + 1 LOOP
-        name := 'history_' || part;
+    -- No record has an offset below 1. A caller that could name lower ones could make tables without end.
+    FOR part IN greatest(first_offset, 1) / history_part_len() .. last_offset / history_part_len() + 1 LOOP
+        name := format('%I.%I', current_schema(), 'history_' || part);
         CONTINUE WHEN to_regclass(name) IS NOT NULL;
         IF last_offset > COALESCE((SELECT b.first_offset + b.record_count - 1 FROM log_batches AS b
                                    WHERE b.partition = of_partition ORDER BY b.first_offset DESC LIMIT 1), 0) THEN
             RAISE EXCEPTION 'offset % of partition % is beyond the head of the log', last_offset, of_partition;
         END IF;
-        -- Two consumers take turns: the second finds the table of the first.
-        PERFORM pg_advisory_xact_lock(7306930023);
+        -- Two consumers take turns: the second finds the table of the first. It is the lock that ATTACH takes. An advisory
+        -- lock would not do: after it a session may still not know of the table.
+        LOCK TABLE history IN SHARE UPDATE EXCLUSIVE MODE;
         CONTINUE WHEN to_regclass(name) IS NOT NULL;
-        EXECUTE format('CREATE TABLE %I (LIKE history INCLUDING ALL)', name);
-        EXECUTE format('ALTER TABLE history ATTACH PARTITION %I FOR VALUES FROM (%s) TO (%s)',
+        EXECUTE format('CREATE TABLE %s (LIKE history INCLUDING ALL)', name);
+        EXECUTE format('ALTER TABLE history ATTACH PARTITION %s FOR VALUES FROM (%s) TO (%s)',
                        name, part * history_part_len(), (part + 1) * history_part_len());
     END LOOP;
 END $$;
@@ -587,8 +588,8 @@ $$;
 
 DO $$
 DECLARE
-    grantee REGROLE;
-    readers REGROLE[];
+    grantee TEXT;
+    readers TEXT[];
 BEGIN
     -- Before version 5 this was a table. The lock waits for open transactions of consumers, and after it no consumer of an
     -- older version can commit: its statement fails, because a view cannot be updated. Start all consumers again.
@@ -597,21 +598,24 @@ BEGIN
         UPDATE checkpoints AS c SET fold = 'distance', fold_version = 1, state = json_build_object(
             'total_distance_mm', s.total_distance_mm, 'ride_count', s.ride_count, 'digest', s.digest::text)
         FROM consumer_states AS s WHERE s.name = c.name AND s.partition = c.partition;
-        readers := ARRAY(SELECT acl.grantee FROM pg_class, aclexplode(relacl) AS acl
-                         WHERE oid = 'consumer_states'::regclass AND acl.privilege_type = 'SELECT' AND acl.grantee <> 0);
+        readers := ARRAY(SELECT CASE acl.grantee WHEN 0 THEN 'PUBLIC' ELSE acl.grantee::regrole::text END
+                         FROM pg_class, aclexplode(relacl) AS acl
+                         WHERE oid = 'consumer_states'::regclass AND acl.privilege_type = 'SELECT');
         DROP TABLE consumer_states;
     END IF;
     IF to_regclass('consumer_states') IS NULL THEN
         CREATE VIEW consumer_states AS
         SELECT c.name::text AS name, c.partition, s.total_distance_mm, s.ride_count, s.digest
         FROM checkpoints AS c, LATERAL (
-            SELECT bigint_or_null(c.state->>'total_distance_mm') AS total_distance_mm,
-                   bigint_or_null(c.state->>'ride_count') AS ride_count,
+            SELECT bigint_or_null(plain.state->>'total_distance_mm') AS total_distance_mm,
+                   bigint_or_null(plain.state->>'ride_count') AS ride_count,
                    -- Shows whether two consumers at the same offset have applied the same rides (I9). It is the wrapping
                    -- sum, over these rides, of a 64-bit mix of (offset, ride id, distance_mm). A missing, doubled or
                    -- different ride changes it. Because it is a sum, a dead letter that is replayed later counts as if it
                    -- had been applied in its place. 0: no ride.
-                   bigint_or_null(c.state->>'digest') AS digest) AS s
+                   bigint_or_null(plain.state->>'digest') AS digest
+            -- The fold writes no backslash. Postgres stores a JSON value with \u0000, but cannot read any key of it.
+            FROM (SELECT CASE WHEN strpos(c.state::text, E'\\') = 0 THEN c.state END AS state) AS plain) AS s
         -- A state that another program has spoiled is left out, so that the others can be read.
         WHERE c.fold = 'distance' AND num_nulls(s.total_distance_mm, s.ride_count, s.digest) = 0;
     END IF;

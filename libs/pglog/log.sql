@@ -261,21 +261,22 @@ CREATE OR REPLACE FUNCTION history_part_len() RETURNS BIGINT LANGUAGE sql IMMUTA
 CREATE OR REPLACE FUNCTION make_history_parts(of_partition INT, first_offset BIGINT, last_offset BIGINT)
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
-    part BIGINT;
     name TEXT;
 BEGIN
-    FOR part IN first_offset / history_part_len() .. last_offset / history_part_len() + 1 LOOP
-        name := 'history_' || part;
+    -- No record has an offset below 1. A caller that could name lower ones could make tables without end.
+    FOR part IN greatest(first_offset, 1) / history_part_len() .. last_offset / history_part_len() + 1 LOOP
+        name := format('%I.%I', current_schema(), 'history_' || part);
         CONTINUE WHEN to_regclass(name) IS NOT NULL;
         IF last_offset > COALESCE((SELECT b.first_offset + b.record_count - 1 FROM log_batches AS b
                                    WHERE b.partition = of_partition ORDER BY b.first_offset DESC LIMIT 1), 0) THEN
             RAISE EXCEPTION 'offset % of partition % is beyond the head of the log', last_offset, of_partition;
         END IF;
-        -- Two consumers take turns: the second finds the table of the first.
-        PERFORM pg_advisory_xact_lock(7306930023);
+        -- Two consumers take turns: the second finds the table of the first. It is the lock that ATTACH takes. An advisory
+        -- lock would not do: after it a session may still not know of the table.
+        LOCK TABLE history IN SHARE UPDATE EXCLUSIVE MODE;
         CONTINUE WHEN to_regclass(name) IS NOT NULL;
-        EXECUTE format('CREATE TABLE %I (LIKE history INCLUDING ALL)', name);
-        EXECUTE format('ALTER TABLE history ATTACH PARTITION %I FOR VALUES FROM (%s) TO (%s)',
+        EXECUTE format('CREATE TABLE %s (LIKE history INCLUDING ALL)', name);
+        EXECUTE format('ALTER TABLE history ATTACH PARTITION %s FOR VALUES FROM (%s) TO (%s)',
                        name, part * history_part_len(), (part + 1) * history_part_len());
     END LOOP;
 END $$;
