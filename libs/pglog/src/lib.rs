@@ -7,6 +7,9 @@
 //! stage (any client) ──▶ staged_log_records ──assign (leader)──▶ log_batches ──Reader (any client)──▶ Record { offset, … }
 //! ```
 //!
+//! The reaper deletes old records here. A consumer with the fold `history` archives them before, and [`WholeReader`] reads
+//! them from there.
+//!
 //! The tables are those of `log.sql`, which a service can apply alone: [`apply_log_schema`].
 //!
 //! A batch is the set of rows visible in its snapshot and not in the previous batch's snapshot, ordered by id. A
@@ -28,6 +31,7 @@ mod record;
 mod schema;
 mod session;
 mod stage;
+mod whole;
 
 pub use batch::{
     Batch, BatchRange, LEADER_LOCK, assign, assign_and_read, batch_ranges, first_retained, head, is_anything_staged,
@@ -42,12 +46,17 @@ pub use record::{Page, Record};
 pub use schema::{Identity, LOG_SCHEMA, SCHEMA_VERSION, apply_log_schema, identity, prepare_session};
 pub use session::{Params, Session};
 pub use stage::{HINT_CHANNEL, NewRecord, hint, stage};
+pub use whole::{WholeReader, history_page};
 
 /// Why the log cannot be read or extended.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The record was deleted after every registered consumer had passed it. Start from another consumer's state.
-    #[error("records before offset {first_retained} of partition {partition} are reaped, and {offset} was asked for")]
+    /// The record was deleted after every registered consumer had passed it. Start from another consumer's state, or read
+    /// the record from the history.
+    #[error(
+        "records before offset {first_retained} of partition {partition} are reaped, and {offset} was asked for{}",
+        history_hint(*is_archive_read)
+    )]
     Reaped {
         /// The partition that was read.
         partition: Partition,
@@ -55,6 +64,8 @@ pub enum Error {
         offset: i64,
         /// The lowest offset that can still be read.
         first_retained: i64,
+        /// Whether the history was read too, and does not have the record.
+        is_archive_read: bool,
     },
     /// The offset was never given to a record.
     #[error("offset {offset} of partition {partition} is not assigned: the head is {head}")]
@@ -133,6 +144,10 @@ impl Error {
             Self::Reaped { .. } | Self::Unassigned { .. } | Self::Postgres(_) => false,
         }
     }
+}
+
+fn history_hint(is_archive_read: bool) -> &'static str {
+    if is_archive_read { ". The history does not have it: see `SELECT * FROM history_ranges`" } else { "" }
 }
 
 fn version_hint(found: i32, wanted: i32) -> &'static str {

@@ -235,7 +235,8 @@ async fn find_batch(client: &impl Session, partition: Partition, offset: i64) ->
             .await?;
         return Err(match first.get::<_, Option<i64>>(0) {
             Some(first_offset) if (1..first_offset).contains(&offset) => {
-                Error::Reaped { partition, offset, first_retained: first_retained(client, partition).await? }
+                let first_retained = first_retained(client, partition).await?;
+                Error::Reaped { partition, offset, first_retained, is_archive_read: false }
             }
             _ => Error::Unassigned { partition, offset, head: 0 },
         });
@@ -248,7 +249,7 @@ async fn find_batch(client: &impl Session, partition: Partition, offset: i64) ->
     // A batch cannot be derived without the batch before it. The reaper keeps that one, so this batch is being reaped.
     if row.get("reaped") || row.get("orphaned") {
         let first_retained = first_retained(client, partition).await?;
-        return Err(Error::Reaped { partition, offset, first_retained });
+        return Err(Error::Reaped { partition, offset, first_retained, is_archive_read: false });
     }
     Ok(batch)
 }

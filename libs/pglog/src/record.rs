@@ -10,7 +10,7 @@ use tokio_postgres::types::{FromSql, Type, accepts};
 pub struct Record<'a> {
     /// Its place in the partition: 1, 2, 3, …
     pub offset: i64,
-    /// The token of its batch.
+    /// The token of its batch; 0 if the record was read from the history, which does not keep tokens.
     pub token: i64,
     /// The kind of thing that it is about.
     pub object: &'a str,
@@ -24,7 +24,7 @@ pub struct Record<'a> {
     pub traceparent: Option<&'a str>,
 }
 
-/// Consecutive records of one batch.
+/// Consecutive records of one batch, or of the history.
 #[derive(Debug, Default)]
 pub struct Page {
     first_offset: i64,
@@ -33,7 +33,8 @@ pub struct Page {
 }
 
 impl Page {
-    /// A page of `rows`, which begin with the columns `id, object, action, data, staged_at, traceparent`.
+    /// A page of `rows`, which begin with the columns `id, object, action, data, staged_at, traceparent`. In a page of the
+    /// history the first column is the offset.
     pub(crate) fn new(first_offset: i64, token: i64, rows: Vec<Row>) -> Self {
         Self { first_offset, token, rows }
     }
