@@ -53,3 +53,4 @@ mod streamer;
 mod systemd;
 mod tls;
 mod traces;
+mod whole_reader;
