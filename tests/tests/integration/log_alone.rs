@@ -5,7 +5,7 @@ use pglog::{NewRecord, Reader};
 use tests::{PrivatePostgres, World};
 
 /// Everything that the schema defines, one line each.
-async fn catalog(client: &Client) -> Vec<String> {
+pub async fn catalog(client: &Client) -> Vec<String> {
     const QUERY: &str = "
         SELECT concat_ws(' ', 'relation', relname, relkind, reloptions) FROM pg_class
         WHERE relnamespace = 'public'::regnamespace
@@ -93,7 +93,8 @@ async fn both_files_upgrade_the_tables_of_the_first_version_and_write_the_condit
         assert_eq!(before, after, "{name}: the table was not rewritten");
         pglog::prepare_session(&client).await.unwrap();
         let columns = "SELECT string_agg(column_name, ' ' ORDER BY column_name) FROM information_schema.columns
-                       WHERE column_name IN ('is_baseline', 'generation', 'dropped_at', 'traceparent')";
+                       WHERE table_name IN ('checkpoints', 'dead_letters', 'staged_log_records')
+                         AND column_name IN ('is_baseline', 'generation', 'dropped_at', 'traceparent')";
         let columns: String = client.query_one(columns, &[]).await.unwrap().get(0);
         assert_eq!(columns, "dropped_at generation is_baseline traceparent", "{name}");
         let conditions = "SELECT replace(pg_get_constraintdef(d.oid), 'VALUE', 'traceparent') || ' NOT VALID',
