@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
-use pglog::{Page, Partition, Reader};
+use pglog::{Page, Partition, WholeReader};
 use stream::codec::EntryId;
 
 use crate::bootstrap::{self, Role};
@@ -23,7 +23,7 @@ pub(super) struct Loaded {
     pub position: EntryId,
     pub vouchers: Vouchers,
     /// Where healing stopped, so that a large gap is not searched from its batch's beginning each time.
-    healer: Option<Reader>,
+    healer: Option<WholeReader>,
 }
 
 impl Loaded {
@@ -70,10 +70,10 @@ impl Loaded {
         self.checkpoint.last_offset
     }
 
-    /// The records after the checkpoint, at most `len_max`, from Postgres.
+    /// The records after the checkpoint, at most `len_max`, from Postgres. The history has the reaped ones.
     ///
     /// # Errors
-    /// As [`Reader::at`] and [`Reader::next_page`].
+    /// As [`WholeReader::next_page`].
     pub async fn read_missing(
         &mut self,
         client: &Client,
@@ -83,7 +83,7 @@ impl Loaded {
         let next_offset = self.last_offset() + 1;
         let mut reader = match self.healer.take() {
             Some(reader) if reader.next_offset() == next_offset => reader,
-            _ => Reader::at(client, partition, next_offset).await?,
+            _ => WholeReader::at(partition, next_offset),
         };
         let page = reader.next_page(client, len_max).await?;
         self.healer = Some(reader);

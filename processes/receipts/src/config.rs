@@ -24,5 +24,5 @@ pub struct Config {
 
     /// The sender of receipts.
     #[arg(long, env = "RECEIPTS_FROM", default_value = "receipts@example.com")]
-    pub from: String,
+    pub sender: String,
 }

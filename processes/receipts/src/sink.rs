@@ -43,7 +43,7 @@ impl Sink {
     /// # Errors
     /// The folder cannot be made, or the URL or the address is malformed. Names the setting.
     pub fn new(config: &Config) -> Result<Self> {
-        let from = config.from.parse().with_context(|| format!("RECEIPTS_FROM {:?} is no address", config.from))?;
+        let from = config.sender.parse().with_context(|| format!("RECEIPTS_FROM {:?} is no address", config.sender))?;
         let way = match (&config.folder, &config.smtp_url) {
             (Some(folder), _) => {
                 std::fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;

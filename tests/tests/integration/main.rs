@@ -24,6 +24,7 @@ mod examples;
 mod fuzz;
 mod fuzz_garbage;
 mod fuzz_requests;
+mod history;
 mod house;
 mod kills;
 mod launcher;

@@ -89,7 +89,7 @@ async fn every_process_tells_systemd_when_it_is_ready_and_when_it_stops() {
     let receipts = folder.join("receipts").display().to_string();
     for (unit, words) in units() {
         let name = words[0].rsplit('/').next().unwrap();
-        let path = folder.join(format!("{name}.socket"));
+        let path = folder.join(format!("{unit}.socket"));
         let socket = UnixDatagram::bind(&path).unwrap();
         let mut command = Command::new(binary(name));
         // The arguments of the unit, for an instance with the name i.
