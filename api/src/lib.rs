@@ -25,6 +25,7 @@ mod limits;
 mod metrics;
 mod parameters;
 mod paths;
+mod query;
 mod responses;
 mod ride;
 mod rides;

@@ -21,6 +21,7 @@ use crate::distance::{metres_with_one_decimal, parse_distance};
 use crate::error::Error;
 use crate::parameters::{BookingHeaders, RideBody};
 use crate::paths::{RIDE, RIDES};
+use crate::query::whole_number;
 use crate::responses::{BookingErrors, ListErrors, ShowErrors};
 use crate::ride::Ride;
 use crate::writer::NewRide;
@@ -177,18 +178,4 @@ pub(crate) async fn list_rides(
     rides.truncate(limit as usize);
     let next_after = rides.last().filter(|_| has_more).map(|ride| ride.id);
     Ok(Json(RidePage { rides, next_after }))
-}
-
-fn whole_number(
-    name: &'static str,
-    text: Option<&str>,
-    least: i64,
-    most: i64,
-    wanted: &'static str,
-) -> Result<Option<i64>, Error> {
-    let Some(text) = text else { return Ok(None) };
-    match text.parse() {
-        Ok(number) if (least..=most).contains(&number) => Ok(Some(number)),
-        _ => Err(Error::Parameter { name, wanted }),
-    }
 }
