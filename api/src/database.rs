@@ -24,6 +24,9 @@ const READER_COUNT_MAX: usize = POOL_LEN - 2;
 /// connection.
 const CLIENT_WAIT: Duration = Duration::from_secs(3);
 
+/// A parameter of a statement.
+pub(crate) type Param = Box<dyn ToSql + Sync + Send>;
+
 /// Why Postgres returned no result.
 #[derive(Debug)]
 pub(crate) enum QueryFailure {
@@ -85,7 +88,7 @@ impl Database {
     /// # Errors
     /// [`Error::Overloaded`] if too many requests read already; [`Error::Unavailable`] or [`Error::Internal`] if Postgres
     /// fails.
-    pub async fn read(&self, statement: &'static str, parameters: Vec<i64>) -> Result<Vec<Row>, Error> {
+    pub async fn read(&self, statement: &'static str, parameters: Vec<Param>) -> Result<Vec<Row>, Error> {
         let waited = timeout(CLIENT_WAIT, Arc::clone(&self.readers).acquire_owned()).await;
         let place = waited.map_err(|_| Error::Overloaded)?.map_err(|_| Error::Internal)?;
         let database = self.clone();
@@ -94,7 +97,7 @@ impl Database {
         let reading = async move {
             let _place = place;
             let client = database.client().await?;
-            let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|number| number as _).collect();
+            let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|parameter| &**parameter as _).collect();
             let deadline = Instant::now() + database.answer_wait;
             let rows = until(deadline, client.query(statement, &parameters)).await;
             rows.map_err(|failure| {

@@ -126,7 +126,7 @@ pub(crate) async fn show_ride(
         .read(
             "-- api::rides::show
              SELECT id, distance_mm, created_at FROM rides WHERE id = $1",
-            vec![id],
+            vec![Box::new(id)],
         )
         .await?;
     let row = rows.first().ok_or(Error::NoSuchRide)?;
@@ -170,7 +170,7 @@ pub(crate) async fn list_rides(
         .read(
             "-- api::rides::list
              SELECT id, distance_mm, created_at FROM rides WHERE id > $1 ORDER BY id LIMIT $2",
-            vec![after, limit + 1],
+            vec![Box::new(after), Box::new(limit + 1)],
         )
         .await?;
     let mut rides: Vec<Ride> = rows.iter().map(Ride::from_row).collect();
