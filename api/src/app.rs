@@ -1,8 +1,11 @@
 //! The state of the api, which handlers use.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use booking::Desk;
+use common::shutdown::CancellationToken;
+use tokio::sync::Semaphore;
 
 use crate::database::Database;
 use crate::writer::Writer;
@@ -16,4 +19,8 @@ pub(crate) struct App {
     pub desk: Option<Desk>,
     /// How long a client may take to send a body.
     pub body_wait: Duration,
+    /// The places of clients that watch the history.
+    pub watchers: Arc<Semaphore>,
+    /// Ends the streams of these clients.
+    pub shutdown: CancellationToken,
 }

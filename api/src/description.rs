@@ -9,13 +9,16 @@ use utoipa::{Modify, OpenApi};
 use web::ErrorBody;
 
 use crate::responses::{NoSuchPath, WrongMethod};
-use crate::{health, rides, totals};
+use crate::{health, history, rides, totals};
 
 /// The whole description.
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Rocket Rides Log", description = include_str!("about.md")),
-    paths(rides::create_ride, rides::list_rides, rides::show_ride, totals::show_totals, health::check_health),
+    paths(
+        rides::create_ride, rides::list_rides, rides::show_ride, totals::show_totals, history::show_history,
+        health::check_health
+    ),
     components(schemas(ErrorBody), responses(NoSuchPath, WrongMethod)),
     modifiers(&Everywhere)
 )]

@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use web::ErrorResponse;
 
-use crate::paths::{DOCS, RIDE, RIDES, TOTALS};
+use crate::paths::{DOCS, HISTORY, RIDE, RIDES, TOTALS};
 
 /// An error of a request. Its text says what to change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -107,17 +107,30 @@ pub enum Error {
     #[error("Send the body as application/x-www-form-urlencoded or as application/json.")]
     UnsupportedType,
     /// The path is unknown.
-    #[error("There is nothing at this path. Try POST {RIDES}, GET {RIDES}, GET {RIDE}, GET {TOTALS} or GET {DOCS}.")]
+    #[error(
+        "There is nothing at this path. Try POST {RIDES}, GET {RIDES}, GET {RIDE}, GET {TOTALS}, GET {HISTORY} or GET {DOCS}."
+    )]
     NoSuchPath,
     /// No ride has this id.
     #[error("There is no ride with this id.")]
     NoSuchRide,
+    /// The history lacks the next records, and has later ones.
+    #[error("The history lacks the records {first} to {last}. Continue with after={last}.")]
+    RecordsMissing {
+        /// The first missing offset.
+        first: i64,
+        /// The last missing offset.
+        last: i64,
+    },
     /// The path exists, but not for this method.
     #[error("This path does not support that method; the Allow header lists those it does.")]
     WrongMethod,
     /// Too many requests are waiting. This one was not begun.
     #[error("Too many requests are waiting. This one was not accepted; please retry.")]
     Overloaded,
+    /// Too many clients watch the history.
+    #[error("Too many clients watch the history. Please retry later, or read pages.")]
+    TooManyWatchers,
     /// Postgres is away, or did not respond in time. The ride may have been written: the connection may have been lost after
     /// COMMIT.
     #[error("The service is temporarily unavailable. Please retry.")]
@@ -159,8 +172,10 @@ impl Error {
             Self::UnsupportedType => "content_type_unsupported",
             Self::NoSuchPath => "path_unknown",
             Self::NoSuchRide => "ride_unknown",
+            Self::RecordsMissing { .. } => "records_missing",
             Self::WrongMethod => "method_not_allowed",
             Self::Overloaded => "overloaded",
+            Self::TooManyWatchers => "too_many_watchers",
             Self::Unavailable => "unavailable",
             Self::Internal => "internal",
         }
@@ -189,13 +204,13 @@ impl Error {
             | Self::KeyTooLong { .. }
             | Self::KeyMalformed => StatusCode::BAD_REQUEST,
             Self::KeyMismatch | Self::KeyInProgress | Self::Conflict => StatusCode::CONFLICT,
-            Self::KeyExpired => StatusCode::GONE,
+            Self::KeyExpired | Self::RecordsMissing { .. } => StatusCode::GONE,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::UnsupportedType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::NoSuchPath | Self::NoSuchRide => StatusCode::NOT_FOUND,
             Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Overloaded | Self::Unavailable | Self::Processor | Self::BookingsOff => {
+            Self::Overloaded | Self::TooManyWatchers | Self::Unavailable | Self::Processor | Self::BookingsOff => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Internal | Self::BookingFailed => StatusCode::INTERNAL_SERVER_ERROR,

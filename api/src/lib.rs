@@ -4,7 +4,7 @@
 //! ```text
 //! web::Server ─▶ routes ─┬─▶ rides ─┬─ a guest's ride ──▶ writer ─▶ database
 //!                        │          └─ a booked ride ───▶ bookings ─▶ booking::Desk
-//!                        └─▶ totals, health, docs ───────▶ database
+//!                        └─▶ totals, history, health, docs ▶ database
 //! ```
 //!
 //! Files import each other in one direction: `routes` the handlers, handlers `app` (the state that they share), and `app` the
@@ -21,6 +21,9 @@ mod docs;
 mod error;
 mod health;
 mod hint;
+mod history;
+mod history_page;
+mod history_stream;
 mod limits;
 mod metrics;
 mod parameters;
@@ -35,6 +38,7 @@ mod writer;
 
 use std::net::IpAddr;
 use std::num::NonZero;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -47,6 +51,7 @@ use monitor::Health;
 use process::ProcessArgs;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Semaphore;
 use tracing::info;
 use web::{Cors, Server};
 
@@ -69,7 +74,8 @@ const AGE_MAX: Duration = Duration::from_secs(5);
 
 /// The methods and headers that a page of another origin may send, and the headers that it may read.
 const CORS_METHODS: &str = "GET, HEAD, POST";
-const CORS_REQUEST_HEADERS: &str = "authorization, content-type, idempotency-key, traceparent, x-request-id";
+const CORS_REQUEST_HEADERS: &str =
+    "authorization, content-type, idempotency-key, last-event-id, traceparent, x-request-id";
 const CORS_RESPONSE_HEADERS: &str = "idempotent-replayed, location, retry-after, x-request-id";
 
 /// Takes rides over HTTP and stages their log records.
@@ -156,7 +162,8 @@ pub async fn serve(
     let address = listener.local_addr().context("reading the socket's address")?;
     info!(address = %address, connection_count_max = limits.http.connection_count_max, "api started");
     process::ready();
-    let app = App { database, writer, desk, body_wait: limits.http.body_wait };
+    let watchers = Arc::new(Semaphore::new(limits.watcher_count_max));
+    let app = App { database, writer, desk, body_wait: limits.http.body_wait, watchers, shutdown: shutdown.clone() };
     let server = server(&limits, origins, health.is_served());
     let mut serving = tokio::spawn(server.serve(listener, Site::new(app), shutdown.clone()));
     let served = tokio::select! {

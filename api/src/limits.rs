@@ -16,6 +16,8 @@ pub struct Limits {
     /// The most rides that may wait for the writing task; the response to any more is 503. Together with the group that is
     /// being written this is fewer than `http.connection_count_max`: if writing is stuck, readers still get connections.
     pub queue_len_max: usize,
+    /// The most clients that may watch the history. Each reads from Postgres four times a second.
+    pub watcher_count_max: usize,
 }
 
 impl Default for Limits {
@@ -25,6 +27,7 @@ impl Default for Limits {
             answer_wait: Duration::from_secs(12),
             group_len_max: 1000,
             queue_len_max: 2000,
+            watcher_count_max: 50,
         }
     }
 }

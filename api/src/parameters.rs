@@ -1,5 +1,5 @@
-//! The body and the headers of `POST /rides`, for the description only. Requests are read into
-//! [`Params`](crate::body::Params), which accepts more spellings of a number than can be described.
+//! The body and the headers of `POST /rides`, and the headers of `GET /history`, for the description only. Bodies are read
+//! into [`Params`](crate::body::Params), which accepts more spellings of a number than can be described.
 #![expect(dead_code, reason = "only their derived descriptions are used")]
 
 use std::borrow::Cow;
@@ -16,6 +16,15 @@ pub(crate) struct BookingHeaders {
     /// A booked ride's key: a value that no other ride uses. In quotes it is the same key.
     #[param(rename = "Idempotency-Key", min_length = 20, max_length = 255, pattern = "^[!#-~][!-~]*$")]
     idempotency_key: Option<String>,
+}
+
+/// The headers of `GET /history`.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+pub(crate) struct HistoryHeaders {
+    /// The id of the last event. It wins over `after`. Browsers send it when they reconnect.
+    #[param(rename = "Last-Event-ID", minimum = 0)]
+    last_event_id: Option<i64>,
 }
 
 /// The body of `POST /rides`: a guest's ride or a booked one.

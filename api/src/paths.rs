@@ -9,6 +9,9 @@ pub(crate) const RIDE: &str = "/rides/{id}";
 /// SQL's totals beside each consumer's.
 pub(crate) const TOTALS: &str = "/totals";
 
+/// The archive of every record.
+pub(crate) const HISTORY: &str = "/history";
+
 /// Whether rides can be taken.
 pub(crate) const HEALTHZ: &str = "/healthz";
 

@@ -43,6 +43,18 @@ impl IntoResponses for ListErrors {
     }
 }
 
+/// Errors of `GET /history`.
+pub(crate) struct HistoryErrors;
+
+impl IntoResponses for HistoryErrors {
+    fn responses() -> Responses {
+        let after = Error::Parameter { name: "after", wanted: "an offset, or 0 for the beginning" };
+        let malformed = Error::Malformed("The query string is malformed.".to_owned());
+        let missing = Error::RecordsMissing { first: 8, last: 19 };
+        by_status(&[&[after, malformed, missing, Error::TooManyWatchers], &READ[..]].concat())
+    }
+}
+
 /// Errors of `POST /rides`.
 pub(crate) struct BookingErrors;
 

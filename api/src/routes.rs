@@ -13,11 +13,11 @@ use web::{Handler, RequestInfo};
 
 use crate::app::App;
 use crate::error::Error;
-use crate::paths::{DOCS, HEALTHZ, OPENAPI, RIDE, RIDES, TOTALS};
-use crate::{docs, health, rides, totals};
+use crate::paths::{DOCS, HEALTHZ, HISTORY, OPENAPI, RIDE, RIDES, TOTALS};
+use crate::{docs, health, history, rides, totals};
 
 /// Every route that the description describes.
-pub(crate) fn described() -> [(&'static str, MethodRouter<App>); 4] {
+pub(crate) fn described() -> [(&'static str, MethodRouter<App>); 5] {
     let create = async |State(app): State<App>, Extension(info): Extension<RequestInfo>, request: Request<Body>| {
         let (head, body) = request.into_parts();
         rides::create_ride(&app, &info, &head.headers, body).await
@@ -26,6 +26,7 @@ pub(crate) fn described() -> [(&'static str, MethodRouter<App>); 4] {
         (RIDES, get(rides::list_rides).post(create)),
         (RIDE, get(rides::show_ride)),
         (TOTALS, get(totals::show_totals)),
+        (HISTORY, get(history::show_history)),
         (HEALTHZ, get(health::check_health)),
     ]
 }
@@ -49,7 +50,7 @@ fn takes_fast_path<B>(request: &Request<B>) -> bool {
 
 /// The route of a path, as metrics name it.
 pub(crate) fn route_of(path: &str) -> &'static str {
-    if path.starts_with(DOCS) { DOCS } else { web::route_of(path, &[RIDES, TOTALS, HEALTHZ, OPENAPI, RIDE]) }
+    if path.starts_with(DOCS) { DOCS } else { web::route_of(path, &[RIDES, TOTALS, HISTORY, HEALTHZ, OPENAPI, RIDE]) }
 }
 
 /// The api as a handler of HTTP requests.
@@ -84,11 +85,14 @@ impl Handler for Site {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::sync::Arc;
     use std::time::Duration;
 
     use axum::http::StatusCode;
     use axum::http::header::ALLOW;
+    use common::shutdown::CancellationToken;
     use monitor::Health;
+    use tokio::sync::Semaphore;
     use tower::ServiceExt;
     use utoipa::OpenApi;
 
@@ -108,7 +112,8 @@ mod tests {
         let database = Database::new(&"postgres://localhost/nowhere".parse().unwrap(), Duration::from_secs(1)).unwrap();
         let pulse = Health::default().pulse("writes", Duration::ZERO);
         let (writer, _) = Writer::start(database.clone(), &Limits::default(), pulse);
-        App { database, writer, desk: None, body_wait: Duration::ZERO }
+        let (watchers, shutdown) = (Arc::new(Semaphore::new(1)), CancellationToken::new());
+        App { database, writer, desk: None, body_wait: Duration::ZERO, watchers, shutdown }
     }
 
     #[tokio::test]
@@ -134,6 +139,7 @@ mod tests {
             ("/rides", "/rides"),
             ("/rides/7", "/rides/{id}"),
             ("/totals", "/totals"),
+            ("/history", "/history"),
             ("/docs/swagger-ui.css", "/docs"),
             ("/openapi.json", "/openapi.json"),
             ("/ride", "other"),

@@ -23,7 +23,7 @@ async fn the_api_does_what_its_description_says() {
     command.current_dir(FOLDER).args(["--config-file", "schemathesis.toml", "run", "--no-color"]);
     command.arg(format!("{base}/openapi.json"));
     let output = Process::spawn("schemathesis", command).succeed_within(PATIENCE).await;
-    assert!(output.contains("Tested: 5") && output.contains("1 covered / 1 selected"), "{output}");
+    assert!(output.contains("Tested: 6") && output.contains("1 covered / 1 selected"), "{output}");
     assert!(!output.contains("errored"), "{output}");
 
     // Many requests were accepted.
