@@ -25,6 +25,8 @@ mod fuzz;
 mod fuzz_garbage;
 mod fuzz_requests;
 mod history;
+mod history_http;
+mod history_live;
 mod house;
 mod kills;
 mod launcher;
