@@ -74,10 +74,13 @@ async fn start(world: &World, limits: Limits) -> Api {
 async fn a_client_that_watches_gets_each_record_and_each_hole_in_order() {
     let world = world_with_parts(1_000, 4_000).await;
     let api = Api::start(&world).await;
-    archive(&world, 11, 2_500).await;
+    archive(&world, 11, 50).await;
+    archive(&world, 52, 2_500).await;
     let mut events = Events::open(api.url("/history?after=0"), None).await;
     events.expect_gap(1, 10).await;
-    events.expect_records(11, 2_500).await;
+    events.expect_records(11, 50).await;
+    events.expect_gap(51, 51).await;
+    events.expect_records(52, 2_500).await;
     archive(&world, 2_501, 2_502).await;
     events.expect_records(2_501, 2_502).await;
     archive(&world, 2_510, 2_511).await;
