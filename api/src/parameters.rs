@@ -23,8 +23,8 @@ pub(crate) struct BookingHeaders {
 #[into_params(parameter_in = Header)]
 pub(crate) struct HistoryHeaders {
     /// The id of the last event. It wins over `after`. Browsers send it when they reconnect.
-    #[param(rename = "Last-Event-ID", minimum = 0)]
-    last_event_id: Option<i64>,
+    #[param(rename = "Last-Event-ID", value_type = String, required = false, pattern = "^[0-9]{1,18}$")]
+    last_event_id: Option<String>,
 }
 
 /// The body of `POST /rides`: a guest's ride or a booked one.
