@@ -42,7 +42,7 @@ pub(crate) struct HistoryQuery {
     /// Only records of this action.
     #[param(min_length = 1, max_length = 100, pattern = r"^[^\u0000]+$")]
     action: Option<String>,
-    /// Records a page. A stream ignores it.
+    /// Records per page. A stream ignores it.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 1000, default = 100)]
     limit: Option<String>,
     /// The partition of the log.

@@ -100,7 +100,8 @@ pub(crate) async fn read(
                  SELECT *, object = COALESCE($4, object) AND action = COALESCE($5, action) AS matches
                  FROM history WHERE partition = $1 AND record_offset > $2 AND record_offset <= $3
              ), scanned AS (
-                 SELECT *, row_number() OVER offsets AS row_count, count(*) FILTER (WHERE matches) OVER offsets AS match_count,
+                 SELECT *, row_number() OVER offsets AS row_count,
+                        count(*) FILTER (WHERE matches) OVER offsets AS match_count,
                         lead(record_offset) OVER offsets IS DISTINCT FROM record_offset + 1 AS is_last
                  FROM candidates WINDOW offsets AS (ORDER BY record_offset)
              ), unbroken AS (
