@@ -5,6 +5,7 @@ pub(crate) mod booked;
 pub(crate) mod consumer;
 pub(crate) mod deep;
 pub(crate) mod held;
+pub(crate) mod history;
 pub(crate) mod hour;
 pub(crate) mod idle;
 pub(crate) mod latency;

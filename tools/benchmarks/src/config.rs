@@ -85,6 +85,8 @@ pub enum Case {
     Streamer,
     /// Records per second from the stream to a state, beside a bare reader.
     Consumer,
+    /// Records per second that are archived, and what the history adds to the cost of a record.
+    History,
     /// From staging in the api to the commit of all three consumers.
     Latency,
     /// CPU and memory of the processes while nothing happens.

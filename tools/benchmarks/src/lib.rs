@@ -69,6 +69,7 @@ async fn measure_all(bench: &Bench, cases: &[Case], report: &mut Report) -> Resu
             Case::Booked => cases::booked::run(bench).await,
             Case::Streamer => cases::streamer::run(bench).await,
             Case::Consumer => cases::consumer::run(bench).await,
+            Case::History => cases::history::run(bench).await,
             Case::Latency => cases::latency::run(bench).await,
             Case::Idle => cases::idle::run(bench).await,
             Case::Held => cases::held::run(bench).await,
