@@ -165,3 +165,30 @@ async fn a_consumer_keeps_its_fold() {
     assert_eq!(ranges(&world).await, "1-10", "two history consumers write the same rows");
     assert_eq!(world.number("SELECT count(*) FROM history").await, 10);
 }
+
+#[tokio::test]
+async fn a_baseline_of_an_older_version_is_built_anew() {
+    let world = World::new().await;
+    carry(&world, 20, "old").await;
+    archive(&world).await;
+    reap(&world, &["--keep", "0s"]).await;
+    let older = "UPDATE checkpoints SET fold_version = 0, state = '{\"of\":\"another shape\"}' WHERE fold = 'distance'";
+    world.client().batch_execute(older).await.unwrap();
+    let output = Process::start(&world, "consumer", &["old"]).fail(1).await;
+    assert!(output.contains("fold distance version 0, and this program has version 1"), "{output}");
+    Process::start(&world, "consumer", &["old", "--unregister"]).succeed().await;
+    world.write_rides(10).await;
+    world.drain_streamer(&mut world.streamer()).await;
+    archive(&world).await;
+    assert_eq!(reap(&world, &["--keep", "0s"]).await.record_count, 10, "the history has what is reaped");
+    world.assert_converged(&["baseline"]).await;
+    // A baseline of a newer version is left alone, and nothing is reaped.
+    let newer = "UPDATE checkpoints SET fold_version = 2 WHERE is_baseline";
+    world.client().batch_execute(newer).await.unwrap();
+    world.write_rides(10).await;
+    world.drain_streamer(&mut world.streamer()).await;
+    archive(&world).await;
+    let output = Process::start(&world, "reaper", &["--once", "--keep", "0s"]).fail(1).await;
+    assert!(output.contains("consumer baseline is registered with fold distance version 2"), "{output}");
+    assert_eq!(world.number("SELECT count(*) FROM staged_log_records").await, 10);
+}
