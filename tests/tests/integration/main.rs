@@ -3,6 +3,7 @@
 mod adopt;
 mod api;
 mod audit;
+mod audit_history;
 mod batches;
 mod booking_fixture;
 mod bookings;

@@ -9,17 +9,22 @@
 //!                                                       └─▶ at the head, + staged records = rides
 //! ```
 //!
-//! A consumer's state lacks its dead letters on purpose, so the audit subtracts them.
+//! A consumer's state lacks its dead letters on purpose, so the audit subtracts them. With `--from start` it begins with the
+//! first record instead of the baseline's state, and reads reaped records from the history.
+//!
+//! A consumer is compared with the fold that its registration names. The audit knows `distance` and `history`, and only lists
+//! consumers of other folds.
 
+mod archive;
+mod distance;
 mod entries;
-mod ledger;
-mod letters;
+mod extent;
 mod log;
+mod registered;
 mod report;
-mod rides;
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use connect::PostgresArgs;
 use deadpool_postgres::Transaction;
 use pglog::Partition;
@@ -27,7 +32,7 @@ use process::LogArgs;
 use stream::StreamArgs;
 use tokio_postgres::IsolationLevel;
 
-pub use report::{ConsumerLine, PartitionLine, Report, RidesLine, StreamLine};
+pub use report::{ConsumerLine, HistoryLine, PartitionLine, Report, RidesLine, StreamLine, TotalLine};
 
 /// Compares consumers, log, rides and stream. Exits with status 0 if everything is equal, and with 1 otherwise.
 #[derive(Debug, Clone, Parser)]
@@ -40,6 +45,10 @@ pub struct Config {
     /// The stream.
     #[command(flatten)]
     pub stream: StreamArgs,
+
+    /// The state that the audit counts from.
+    #[arg(long, value_enum, default_value_t, value_name = "PLACE")]
+    pub from: Origin,
 
     /// Audit all partitions, and not only that of --partition.
     #[arg(long)]
@@ -56,6 +65,16 @@ pub struct Config {
     /// The log output.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// The state that the audit counts from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Origin {
+    /// The baseline's state. Consumers behind the baseline are not compared.
+    #[default]
+    Baseline,
+    /// No record. Reaped records are read from the history. All consumers are compared, and so is the baseline.
+    Start,
 }
 
 /// Audits once.
@@ -78,7 +97,7 @@ pub async fn run(config: &Config) -> Result<Report> {
         .context("beginning")?;
     let existing = partitions(&tx).await?;
     let audited = if config.all_partitions { existing.clone() } else { vec![config.stream.partition] };
-    let mut logged = Some(rides::Logged::default());
+    let mut logged = Some(distance::Logged::default());
     for partition in &audited {
         // The stream is read page by page while the transaction is open. A second pass over the log would cost more than
         // a read-only snapshot that is held a little longer.
@@ -87,14 +106,14 @@ pub async fn run(config: &Config) -> Result<Report> {
             stream = entries::Comparison::open(config, *partition, &mut report).await;
             is_stream_there = stream.is_some();
         }
-        let found = log::audit(&tx, *partition, stream.as_mut(), &mut report).await?;
+        let found = log::audit(&tx, *partition, config.from, stream.as_mut(), &mut report).await?;
         report.streams.extend(stream.map(entries::Comparison::into_line));
         logged = logged.zip(found).map(|(sum, found)| sum.plus(found));
     }
     if existing.iter().any(|partition| !audited.contains(partition)) {
         report.note("rides were not compared: they may be in any partition, see --all-partitions".to_owned());
     } else if let Some(logged) = logged {
-        rides::audit(&tx, logged, &mut report).await?;
+        distance::compare_rides(&tx, logged, &mut report).await?;
     } else {
         report.note("rides were not compared: the log could not be read to its head".to_owned());
     }

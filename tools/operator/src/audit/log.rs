@@ -1,18 +1,17 @@
-//! The log of a partition: checks that its batches are complete and follow each other, and that each consumer's state is
-//! the sum of the records.
+//! The log of a partition: checks that its batches are complete and follow each other, and hands its records, page by page, to
+//! the comparisons with the stream, with the history, and with the states of the consumers.
 
 use anyhow::{Context, Result};
-use consumer::{DistanceFold, StateFold};
-
-const BASELINE: &str = "baseline";
 use deadpool_postgres::Transaction;
 use pglog::{Page, Partition, Reader, Record};
 
+use super::Origin;
+use super::archive::{Archive, is_archivist, range};
+use super::distance::{Distance, Logged};
 use super::entries::Comparison;
-use super::ledger::{Audited, Ledger};
-use super::letters::Letters;
-use super::report::{PartitionLine, Report};
-use super::rides::Logged;
+use super::extent::Extent;
+use super::registered::{Registered, registered};
+use super::report::{ConsumerLine, PartitionLine, Report};
 
 /// Records per query.
 const PAGE_LEN_MAX: i64 = 1000;
@@ -21,128 +20,77 @@ const PAGE_LEN_MAX: i64 = 1000;
 pub(super) async fn audit(
     tx: &Transaction<'_>,
     partition: Partition,
+    origin: Origin,
     mut stream: Option<&mut Comparison>,
     report: &mut Report,
 ) -> Result<Option<Logged>> {
     let head = pglog::head(tx, partition).await.context("asking for the head")?;
     let first_retained = pglog::first_retained(tx, partition).await.context("asking what is retained")?;
-    check_batches(tx, partition, first_retained, head, report).await?;
-    let consumers = consumers(tx, partition).await?;
-    let base = base(&consumers, partition, first_retained, head, report);
-    if let Some((base_offset, _)) = base {
-        check_places(&consumers, base_offset, first_retained, head, report);
-    }
-    let mut letters = Letters::open(tx, partition).await?;
-    let (base_offset, base_state) = base.unwrap_or((first_retained - 1, DistanceFold::default()));
-    let mut ledger = Ledger::new(base_offset, base_state, consumers);
-    while base.is_some()
-        && let Some(at_offset) = letters.next_up_to(tx, base_offset).await?
-    {
-        ledger.letters_in_baseline(&at_offset, report);
-    }
-    ledger.begin();
+    let extent = Extent { first_retained, head };
+    check_batches(tx, partition, extent, report).await?;
+    let consumers = registered(tx, partition).await?;
+    let mut archive = Archive::open(tx, partition, extent, &consumers, report).await?;
+    check_places(&consumers, extent, &archive, report);
+    let listed_count = report.consumers.len();
+    let mut distance = Distance::open(tx, partition, extent, (origin, &archive), &consumers, report).await?;
     if let Some(stream) = &mut stream {
         stream.count_reaped(first_retained, report).await;
     }
-    let mut pages = Pages { tx, partition, reader: None, next_offset: first_retained };
+    let mut pages = Pages { tx, partition, first_retained, reader: None, next_offset: distance.first_offset() };
     let mut record_count = 0;
     while let Some(page) = pages.next(head, report).await? {
-        record_count += page.len() as u64;
         let records: Vec<Record<'_>> = page.records().collect();
-        if let Some(stream) = &mut stream {
-            stream.compare(&records, report).await;
+        distance.take(tx, &records, report).await?;
+        if page.first_offset() >= first_retained {
+            record_count += page.len() as u64;
+            archive.compare(tx, &records, report).await?;
+            if let Some(stream) = &mut stream {
+                stream.compare(&records, report).await;
+            }
         }
-        for record in records.iter().filter(|record| base.is_some() && record.offset > base_offset) {
-            let at_offset = letters.next_up_to(tx, record.offset).await?.unwrap_or_default();
-            ledger.record(record, &at_offset, report);
-        }
     }
-    let is_complete = pages.next_offset > head && base.is_some();
-    while is_complete && let Some(at_offset) = letters.next_up_to(tx, i64::MAX).await? {
-        ledger.letters_beyond_head(&at_offset, report);
+    let is_complete = pages.next_offset > head;
+    let is_archive_equal = archive.finish(tx, is_complete, report).await?;
+    for consumer in consumers.iter().filter(|consumer| is_archivist(consumer)) {
+        report.consumers.push(ConsumerLine { is_equal: is_archive_equal, ..consumer.line(partition) });
     }
-    let log = ledger.log();
-    if base.is_some() {
-        ledger.compare(partition, report);
-    }
-    let staged = staged(tx, partition).await?;
+    let others = consumers.iter().filter(|consumer| !is_archivist(consumer) && !Distance::is_of(consumer));
+    list_others(others, partition, report);
+    let (logged, staged_count) = distance.finish(tx, is_complete, report).await?;
+    report.consumers[listed_count..].sort_by(|a, b| (a.last_offset, &a.name).cmp(&(b.last_offset, &b.name)));
     report.partitions.push(PartitionLine {
         partition: partition.number(),
         first_retained,
         head,
         record_count,
-        staged_count: staged.record_count,
+        staged_count,
     });
-    Ok(is_complete.then_some(Logged {
-        ride_count: log.ride_count + staged.fold.ride_count,
-        total_distance_mm: log.total_distance_mm + staged.fold.total_distance_mm,
-        is_whole: first_retained == 1,
-    }))
+    Ok(logged)
 }
 
-/// All consumers of the partition, the baseline among them, in the order of their checkpoints.
-async fn consumers(tx: &Transaction<'_>, partition: Partition) -> Result<Vec<Audited>> {
-    let rows = tx
-        .query(
-            "-- operator::audit::consumers
-             SELECT name, is_baseline, last_offset, total_distance_mm, ride_count, digest
-             FROM checkpoints LEFT JOIN consumer_states USING (name, partition)
-             WHERE partition = $1 ORDER BY last_offset, name",
-            &[&partition],
-        )
-        .await
-        .context("loading checkpoints and states")?;
-    let state = |row: &tokio_postgres::Row| {
-        Some(DistanceFold {
-            total_distance_mm: row.get::<_, Option<i64>>("total_distance_mm")?,
-            ride_count: row.get("ride_count"),
-            digest: row.get("digest"),
-        })
-    };
-    Ok(rows
-        .iter()
-        .map(|row| Audited::new(row.get("name"), row.get("is_baseline"), row.get("last_offset"), state(row)))
-        .collect())
-}
-
-/// Offset and state of the baseline, from which the audit counts. `None` if the baseline lacks deleted records, or is
-/// wrong: that is reported.
-fn base(
-    consumers: &[Audited],
-    partition: Partition,
-    first_retained: i64,
-    head: i64,
-    report: &mut Report,
-) -> Option<(i64, DistanceFold)> {
-    let baseline = consumers.iter().find(|consumer| consumer.is_baseline);
-    let (offset, state) = baseline.map_or((0, None), |baseline| (baseline.last_offset, baseline.state));
-    if offset > head {
-        report.differ(format!("{BASELINE}: it is at offset {offset}, and the head of partition {partition} is {head}"));
-    } else if offset < first_retained - 1 {
-        report.differ(format!(
-            "{BASELINE}: it is at offset {offset}, and the records of partition {partition} before {first_retained} are \
-             reaped: no consumer can be compared"
-        ));
-    } else if offset > 0 && state.is_none() {
-        report.differ(format!("{BASELINE}: it is at offset {offset} of partition {partition} and has no state"));
-    } else {
-        return Some((offset, state.unwrap_or_default()));
-    }
-    None
-}
-
-/// Reports consumers whose checkpoints lie beyond the head, behind the baseline, or in the reaped part of the log.
-fn check_places(consumers: &[Audited], base_offset: i64, first_retained: i64, head: i64, report: &mut Report) {
-    for Audited { name, last_offset, state, .. } in consumers {
-        if *last_offset > head {
-            report.differ(format!("{name}: it is at offset {last_offset}, ahead of the head, {head}"));
-        } else if state.is_some() && *last_offset < base_offset {
-            report.differ(format!("{name}: it is at offset {last_offset}, behind the baseline, {base_offset}"));
-        } else if *last_offset < first_retained - 1 {
+/// Reports consumers whose checkpoints lie beyond the head, or whose next records are gone.
+fn check_places(consumers: &[Registered], extent: Extent, archive: &Archive, report: &mut Report) {
+    for Registered { name, last_offset, .. } in consumers.iter().filter(|consumer| !consumer.is_baseline) {
+        if *last_offset > extent.head {
+            report.differ(format!("{name}: it is at offset {last_offset}, ahead of the head, {}", extent.head));
+        } else if archive.lacks_any(last_offset + 1, last_offset + 1).is_some() {
             report.differ(format!(
-                "{name}: it is at offset {last_offset}, and the records before {first_retained} are reaped"
+                "{name}: it is at offset {last_offset}, and neither the log nor the history has its next record"
             ));
         }
+    }
+}
+
+/// Lists the consumers whose folds the audit does not know, and says so.
+fn list_others<'a>(others: impl Iterator<Item = &'a Registered>, partition: Partition, report: &mut Report) {
+    for consumer in others {
+        report.consumers.push(consumer.line(partition));
+        report.note(match &consumer.fold {
+            Some((fold, version)) => {
+                format!("{}: not compared: the audit does not know its fold, {fold} version {version}", consumer.name)
+            }
+            None => format!("{}: not compared: it is registered without a fold", consumer.name),
+        });
     }
 }
 
@@ -150,8 +98,7 @@ fn check_places(consumers: &[Audited], base_offset: i64, first_retained: i64, he
 async fn check_batches(
     tx: &Transaction<'_>,
     partition: Partition,
-    first_retained: i64,
-    head: i64,
+    Extent { first_retained, head }: Extent,
     report: &mut Report,
 ) -> Result<()> {
     let rows = tx
@@ -201,10 +148,12 @@ async fn check_batches(
     Ok(())
 }
 
-/// Pages of retained records. If the log cannot be read, that is reported as a difference, and the pages end.
+/// Pages of records, archived ones before retained ones. If the log cannot be read, that is reported as a difference, and the
+/// pages end.
 struct Pages<'a, 't> {
     tx: &'a Transaction<'t>,
     partition: Partition,
+    first_retained: i64,
     reader: Option<Reader>,
     next_offset: i64,
 }
@@ -215,6 +164,11 @@ impl Pages<'_, '_> {
             return Ok(None);
         }
         match self.read().await {
+            Ok(page) if page.is_empty() && self.next_offset < self.first_retained => {
+                let lacking = range(self.next_offset, self.next_offset);
+                report.differ(format!("history, partition {}: {lacking} is missing", self.partition));
+                Ok(None)
+            }
             Ok(page) => {
                 self.next_offset += page.len() as i64;
                 Ok((!page.is_empty()).then_some(page))
@@ -228,51 +182,15 @@ impl Pages<'_, '_> {
     }
 
     async fn read(&mut self) -> Result<Page, pglog::Error> {
+        let archived_count = self.first_retained - self.next_offset;
+        if archived_count > 0 {
+            let len_max = archived_count.min(PAGE_LEN_MAX);
+            return pglog::history_page(self.tx, self.partition, self.next_offset, len_max).await;
+        }
         let reader = match self.reader.take() {
             Some(reader) => reader,
             None => Reader::at(self.tx, self.partition, self.next_offset).await?,
         };
         self.reader.insert(reader).next_page(self.tx, PAGE_LEN_MAX).await
-    }
-}
-
-/// The staged records that are visible and have no offset yet: their number, and their rides.
-struct Staged {
-    record_count: i64,
-    fold: DistanceFold,
-}
-
-async fn staged(tx: &Transaction<'_>, partition: Partition) -> Result<Staged> {
-    let (mut staged, mut after_id) = (Staged { record_count: 0, fold: DistanceFold::default() }, i64::MIN);
-    loop {
-        let rows = tx
-            .query(
-                "-- operator::audit::staged
-                 WITH edge AS MATERIALIZED (
-                     SELECT COALESCE((SELECT snapshot FROM log_batches WHERE partition = $1
-                                      ORDER BY first_offset DESC LIMIT 1), '1:1:'::pg_snapshot) AS last
-                 )
-                 SELECT id, object, action, data::text FROM staged_log_records
-                 WHERE partition = $1 AND id > $2
-                   AND NOT pg_visible_in_snapshot(transaction_id, (SELECT last FROM edge))
-                 ORDER BY partition, id LIMIT $3",
-                &[&partition, &after_id, &PAGE_LEN_MAX],
-            )
-            .await
-            .context("reading staged records")?;
-        for row in &rows {
-            after_id = row.get("id");
-            staged.record_count += 1;
-            let (object, action) = (row.get("object"), row.get("action"));
-            let data = row.get("data");
-            let record = Record { offset: 0, token: 0, object, action, data, staged_at_us: 0, traceparent: None };
-            if staged.fold.takes(record.object, record.action) {
-                // A record that the fold rejects will become a dead letter, and its ride does not count.
-                let _ = staged.fold.apply(&record);
-            }
-        }
-        if (rows.len() as i64) < PAGE_LEN_MAX {
-            return Ok(staged);
-        }
     }
 }

@@ -16,6 +16,8 @@ pub struct Report {
     pub rides: Option<RidesLine>,
     /// The streams that were compared.
     pub streams: Vec<StreamLine>,
+    /// The histories that were compared.
+    pub histories: Vec<HistoryLine>,
     /// The first 100 differences, as sentences.
     pub differences: Vec<String>,
     /// The number of all differences.
@@ -33,14 +35,29 @@ pub struct ConsumerLine {
     pub partition: i32,
     /// Its checkpoint.
     pub last_offset: i64,
+    /// The fold that its registration names.
+    pub fold: Option<String>,
+    /// The version of the fold.
+    pub fold_version: Option<i32>,
+    /// The total distance in its state; absent if it has another fold.
+    #[serde(flatten)]
+    pub total: Option<TotalLine>,
+    /// Whether it was not compared because it is behind the baseline.
+    pub is_replaying: bool,
+    /// `None` if it was not compared: the audit does not know its fold, it is replaying, or the log cannot be read up to its
+    /// checkpoint.
+    pub is_equal: Option<bool>,
+}
+
+/// The total distance in a consumer's state.
+#[derive(Debug, Clone, Serialize)]
+pub struct TotalLine {
     /// Rides in its state.
     pub ride_count: i64,
     /// Whole millimetres.
     pub total_distance_mm: i64,
     /// 16 hexadecimal digits.
     pub digest: String,
-    /// `None` if it was not compared: it belongs to another fold, or the log cannot be read up to its checkpoint.
-    pub is_equal: Option<bool>,
 }
 
 /// A partition's log.
@@ -52,7 +69,7 @@ pub struct PartitionLine {
     pub first_retained: i64,
     /// The highest offset.
     pub head: i64,
-    /// The number of records that were read.
+    /// The number of retained records that were read.
     pub record_count: u64,
     /// The number of staged records that have no offset yet.
     pub staged_count: i64,
@@ -86,6 +103,19 @@ pub struct StreamLine {
     pub reaped_count: u64,
 }
 
+/// A history, compared with its log.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct HistoryLine {
+    /// The partition of the log.
+    pub partition: i32,
+    /// The number of archived records that were looked at.
+    pub record_count: u64,
+    /// The last of them; 0 if there is none.
+    pub last_offset: i64,
+    /// The number of holes among the reaped records.
+    pub hole_count: u64,
+}
+
 impl Report {
     /// Whether there is no difference.
     pub fn is_equal(&self) -> bool {
@@ -113,18 +143,7 @@ impl Report {
             println!("{}", serde_json::to_string_pretty(self).expect("numbers and texts are always JSON"));
             return;
         }
-        for line in &self.consumers {
-            let ConsumerLine { name, partition, last_offset, ride_count, total_distance_mm, digest, is_equal } = line;
-            let verdict = match is_equal {
-                Some(true) => "equal",
-                Some(false) => "DIFFERENT",
-                None => "not compared",
-            };
-            println!(
-                "consumer {name}, partition {partition}: offset {last_offset}, {ride_count} rides, \
-                 {total_distance_mm} mm, digest {digest}: {verdict}"
-            );
-        }
+        self.consumers.iter().for_each(ConsumerLine::print);
         for PartitionLine { partition, first_retained, head, record_count, staged_count } in &self.partitions {
             println!(
                 "log, partition {partition}: head {head}, {record_count} records from offset {first_retained} on, \
@@ -138,6 +157,11 @@ impl Report {
                  {hole_count} records not in it, {reaped_count} entries of reaped records"
             );
         }
+        for HistoryLine { partition, record_count, last_offset, hole_count } in &self.histories {
+            println!(
+                "history, partition {partition}: {record_count} records up to offset {last_offset}, {hole_count} holes"
+            );
+        }
         if let Some(RidesLine { ride_count, total_distance_mm, is_equal }) = &self.rides {
             let verdict = if *is_equal { "equal" } else { "DIFFERENT" };
             println!("rides: {ride_count}, {total_distance_mm} mm: {verdict}");
@@ -148,5 +172,25 @@ impl Report {
             0 => println!("all is equal"),
             count => println!("{count} differences"),
         }
+    }
+}
+
+impl ConsumerLine {
+    fn print(&self) {
+        let Self { name, partition, last_offset, .. } = self;
+        let verdict = match self.is_equal {
+            Some(true) => "equal",
+            Some(false) => "DIFFERENT",
+            None if self.is_replaying => "replaying, not compared",
+            None => "not compared",
+        };
+        let content = match (&self.total, &self.fold) {
+            (Some(TotalLine { ride_count, total_distance_mm, digest }), _) => {
+                format!("{ride_count} rides, {total_distance_mm} mm, digest {digest}")
+            }
+            (None, Some(fold)) => format!("fold {fold} version {}", self.fold_version.unwrap_or_default()),
+            (None, None) => "no fold".to_owned(),
+        };
+        println!("consumer {name}, partition {partition}: offset {last_offset}, {content}: {verdict}");
     }
 }

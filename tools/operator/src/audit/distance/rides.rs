@@ -3,14 +3,14 @@
 use anyhow::{Context, Result};
 use deadpool_postgres::Transaction;
 
-use super::report::{Report, RidesLine};
+use crate::audit::report::{Report, RidesLine};
 
 /// The limit for the search for the rides that differ, in ms.
 const SEARCH_WAIT_MS: u32 = 60_000;
 
 /// The rides of all records, staged ones included.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Logged {
+pub(in crate::audit) struct Logged {
     pub ride_count: i64,
     pub total_distance_mm: i64,
     /// No record was reaped yet.
@@ -35,7 +35,7 @@ impl Logged {
 
 /// Compares count and sum. If they differ, it searches for the rides. Call it last in the transaction, because a search
 /// that fails aborts the transaction.
-pub(super) async fn audit(tx: &Transaction<'_>, logged: Logged, report: &mut Report) -> Result<()> {
+pub(in crate::audit) async fn compare_rides(tx: &Transaction<'_>, logged: Logged, report: &mut Report) -> Result<()> {
     // Counting all rides needs a scan, which the session's settings avoid.
     tx.batch_execute("SET LOCAL enable_seqscan = on").await.context("setting up the count")?;
     let row = tx

@@ -5,21 +5,22 @@
 //! the fold accepts today. A consumer's state should be this sum minus the sum of its dead letters.
 
 use consumer::{DistanceFold, StateFold};
-use pglog::{Partition, Record};
+use pglog::Record;
 
 use super::letters::Letter;
-use super::report::{ConsumerLine, Report};
+use crate::audit::report::{ConsumerLine, Report, TotalLine};
 
 /// Dead letters of a consumer that are kept one by one. Further ones are only added up.
 const LETTERS_LEN_MAX: usize = 1000;
 
 /// A consumer, and the figures to compare it with.
 pub(super) struct Audited {
-    pub name: String,
-    pub is_baseline: bool,
-    pub last_offset: i64,
-    /// `None`: it has no state of this fold.
-    pub state: Option<DistanceFold>,
+    name: String,
+    is_baseline: bool,
+    last_offset: i64,
+    state: DistanceFold,
+    /// Its line in the report, without its total and the result.
+    line: ConsumerLine,
     /// The log's sum at its checkpoint. `None`: the ledger has not reached it.
     expected: Option<DistanceFold>,
     /// The sum of its dead letters that the fold accepts today.
@@ -29,9 +30,10 @@ pub(super) struct Audited {
 }
 
 impl Audited {
-    pub fn new(name: String, is_baseline: bool, last_offset: i64, state: Option<DistanceFold>) -> Self {
+    pub fn new(line: ConsumerLine, is_baseline: bool, state: DistanceFold) -> Self {
+        let (name, last_offset) = (line.name.clone(), line.last_offset);
         let (expected, lacks, acceptable) = (None, DistanceFold::default(), Vec::new());
-        Self { name, is_baseline, last_offset, state, expected, lacks, acceptable }
+        Self { name, is_baseline, last_offset, state, line, expected, lacks, acceptable }
     }
 
     fn lack(&mut self, letter: &Letter, weight: DistanceFold) {
@@ -43,7 +45,7 @@ impl Audited {
 
     /// Whether its state must reflect the record at `offset`, or a dead letter stand for it.
     fn has_passed(&self, offset: i64) -> bool {
-        self.state.is_some() && self.last_offset >= offset
+        self.last_offset >= offset
     }
 }
 
@@ -57,7 +59,7 @@ enum Weight {
     Rejected(String),
 }
 
-/// The log's sum up to an offset, and the consumers in the order of their checkpoints.
+/// The log's sum up to an offset, and the consumers of this fold in the order of their checkpoints.
 pub(super) struct Ledger {
     offset: i64,
     log: DistanceFold,
@@ -66,7 +68,8 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// Starts with the baseline's state. `consumers` are in the order of their checkpoints.
+    /// Starts with the state at `base_offset`. `consumers` are in the order of their checkpoints. Those behind `base_offset`
+    /// cannot be compared.
     pub fn new(base_offset: i64, base: DistanceFold, consumers: Vec<Audited>) -> Self {
         Self { offset: base_offset, log: base, consumers, reached_count: 0 }
     }
@@ -90,9 +93,13 @@ impl Ledger {
         }
         for letter in letters {
             let offset = letter.offset;
-            let Some(consumer) = self.consumers.iter_mut().find(|c| c.name == letter.name && c.state.is_some()) else {
+            let Some(consumer) = self.consumers.iter_mut().find(|c| c.name == letter.name) else {
                 continue;
             };
+            if offset > consumer.last_offset {
+                report.differ(beyond_checkpoint(&consumer.name, offset, consumer.last_offset));
+                continue;
+            }
             match (of_baseline, weigh(&letter.record())) {
                 (Some(other), _) if !is_same(&other.record(), &letter.record()) => report.differ(format!(
                     "{}: its dead letter at offset {offset} is not the record of the baseline's dead letter there",
@@ -125,7 +132,7 @@ impl Ledger {
             Weight::Rejected(reason) => self.miss(record, reason, letters, report),
         }
         for letter in letters {
-            let Some(consumer) = self.consumers.iter_mut().find(|c| c.name == letter.name && c.state.is_some()) else {
+            let Some(consumer) = self.consumers.iter_mut().find(|c| c.name == letter.name) else {
                 continue;
             };
             let (name, offset) = (&consumer.name, record.offset);
@@ -148,7 +155,7 @@ impl Ledger {
     /// Takes dead letters beyond the head: each is a difference.
     pub fn letters_beyond_head(&mut self, letters: &[Letter], report: &mut Report) {
         for letter in letters {
-            if let Some(consumer) = self.consumers.iter().find(|c| c.name == letter.name && c.state.is_some()) {
+            if let Some(consumer) = self.consumers.iter().find(|c| c.name == letter.name) {
                 report.differ(beyond_checkpoint(&consumer.name, letter.offset, consumer.last_offset));
             }
         }
@@ -178,9 +185,10 @@ impl Ledger {
     }
 
     /// Compares every consumer with the log's sum at its checkpoint.
-    pub fn compare(self, partition: Partition, report: &mut Report) {
+    pub fn compare(self, report: &mut Report) {
         for consumer in self.consumers {
-            let is_equal = consumer.state.zip(consumer.expected).map(|(state, log)| {
+            let state = consumer.state;
+            let is_equal = consumer.expected.map(|log| {
                 let expected = minus(log, consumer.lacks);
                 if state != expected {
                     report.differ(explain(&consumer, state, expected));
@@ -197,18 +205,15 @@ impl Ledger {
                     replayable.join(", ")
                 ));
             }
-            let state = consumer.state.unwrap_or_default();
-            report.consumers.push(ConsumerLine {
-                name: consumer.name,
-                partition: partition.number(),
-                last_offset: consumer.last_offset,
-                ride_count: state.ride_count,
-                total_distance_mm: state.total_distance_mm,
-                digest: format!("{:016x}", state.digest),
-                is_equal,
-            });
+            report.consumers.push(ConsumerLine { total: Some(total(state)), is_equal, ..consumer.line });
         }
     }
+}
+
+/// The state as the report shows it.
+pub(super) fn total(state: DistanceFold) -> TotalLine {
+    let DistanceFold { total_distance_mm, ride_count, digest } = state;
+    TotalLine { ride_count, total_distance_mm, digest: format!("{digest:016x}") }
 }
 
 /// The difference of a state, and its reason if a single dead letter explains it.
