@@ -4,6 +4,8 @@ use serde_json::Value;
 use tests::{PrivatePostgres, PrivateRedis, Process, World};
 use tokio::process::Command;
 
+use crate::reaper::reap;
+
 /// Runs the doctor and asserts that its exit status fits its findings. Returns the findings.
 async fn findings(world: &World, args: &[&str]) -> Findings {
     let mut process = Process::start(world, "doctor", &[&["--json"][..], args].concat());
@@ -194,6 +196,30 @@ async fn consumers_that_are_missing_or_stand_still_and_dead_letters_are_seen() {
     let all = findings(&world, &["--patience", "0s"]).await;
     all.assert("log.consumers", "warn", "c0 (1 records behind", "consumer c0 --unregister");
     findings(&world, &[]).await.assert_ok("log.consumers");
+}
+
+#[tokio::test]
+async fn a_history_that_lacks_records_and_a_consumer_without_a_fold_are_seen() {
+    let world = World::new().await;
+    let mut consumer = world.consumer("c0");
+    let archive = ["history", "--fold", "history", "--drain"];
+    world.carry_rides(10, &mut world.streamer(), &mut consumer).await;
+    findings(&world, &[]).await.assert_ok("log.history");
+    reap(&world, &["--keep", "0s"]).await;
+    let all = findings(&world, &[]).await;
+    all.assert("log.history", "warn", "it lacks the reaped records 1 to 10", "--fold history");
+    world.carry_rides(10, &mut world.streamer(), &mut consumer).await;
+    Process::start(&world, "consumer", &archive).succeed().await;
+    let all = findings(&world, &[]).await;
+    all.assert_ok("log.history");
+    let what = "a consumer writes it, it ends at offset 20, and it lacks the reaped records 1 to 10";
+    assert_eq!(all.get("log.history")["what"], what);
+    assert_eq!(all.get("log.folds")["what"], "each consumer is registered with its fold");
+    let change = "ALTER TABLE history DETACH PARTITION history_1; INSERT INTO checkpoints (name) VALUES ('x')";
+    world.client().batch_execute(change).await.unwrap();
+    let all = findings(&world, &[]).await;
+    all.assert("log.history", "warn", "the part for the offsets after", "make_history_parts(0, 20, 20)");
+    assert!(all.get("log.folds")["what"].as_str().unwrap().starts_with("registered without a fold: x"));
 }
 
 #[tokio::test]

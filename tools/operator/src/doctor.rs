@@ -6,6 +6,7 @@
 mod clocks;
 mod finding;
 mod grants;
+mod history;
 mod log;
 mod postgres_server;
 mod postgres_session;

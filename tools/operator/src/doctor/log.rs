@@ -1,10 +1,11 @@
-//! The log: its version, its cluster, the consumers' progress, and dead letters.
+//! The log: its version, its cluster, the consumers' progress, dead letters, and the history.
 
 use anyhow::Result;
 use deadpool_postgres::ClientWrapper as Client;
 
 use super::Config;
 use super::finding::Finding;
+use super::history;
 
 /// All checks of the log. If the tables are missing, only the first is made.
 pub(super) async fn check(client: &Client, config: &Config, findings: &mut Vec<Finding>) {
@@ -13,6 +14,8 @@ pub(super) async fn check(client: &Client, config: &Config, findings: &mut Vec<F
     if has_tables {
         findings.push(consumers(client, config).await.unwrap_or_else(|e| Finding::unseen("log.consumers", &e)));
         findings.push(dead_letters(client, config).await.unwrap_or_else(|e| Finding::unseen("log.dead_letters", &e)));
+        findings.push(history::folds(client, config).await.unwrap_or_else(|e| Finding::unseen("log.folds", &e)));
+        findings.push(history::history(client, config).await.unwrap_or_else(|e| Finding::unseen("log.history", &e)));
     }
 }
 
