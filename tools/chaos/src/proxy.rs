@@ -164,24 +164,29 @@ async fn pump(
     }
 }
 
-/// Finds commits in the bytes that a client sends to Postgres: COMMIT itself, and the statements by which a consumer commits a
-/// page.
+/// Finds commits in the bytes that a client sends to Postgres: COMMIT itself, and outside of a transaction the statements by
+/// which a consumer commits a page.
 #[derive(Default)]
 struct Commits {
     /// The names of these prepared statements on this connection, between two NULs, as they appear in the message that runs them.
     prepared: Vec<Vec<u8>>,
+    is_in_transaction: bool,
 }
 
 impl Commits {
     fn are_in(&mut self, bytes: &[u8]) -> bool {
         // The message that prepares has P, a length, the name, NUL and the text. tokio-postgres makes the names: s and a number.
-        if let Some(at) = find(bytes, b"\0-- consumer::checkpoint::advance_and_save") {
+        if let Some(at) = find(bytes, b"\0-- consumer::checkpoint::advance\n") {
             let digit_count = bytes[..at].iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
             let name = &bytes[at.saturating_sub(digit_count + 1)..at];
             self.prepared.push([b"\0", name, b"\0"].concat());
         }
+        // BEGIN, COMMIT and ROLLBACK come in messages of their own, because the client waits for each response.
+        let is_end = find(bytes, b"COMMIT\0").is_some();
+        self.is_in_transaction |= find(bytes, b"BEGIN\0").is_some();
+        self.is_in_transaction &= !is_end && find(bytes, b"ROLLBACK\0").is_none();
         let is_run = self.prepared.iter().any(|name| find(bytes, name).is_some());
-        is_run || find(bytes, b"COMMIT\0").is_some()
+        is_end || is_run && !self.is_in_transaction
     }
 }
 
@@ -198,12 +203,16 @@ mod tests {
         let mut commits = Commits::default();
         assert!(commits.are_in(b"Q\0\0\0\x0bCOMMIT\0"));
         assert!(!commits.are_in(b"B\0\0\0\x0c\0s7\0\0\0"), "some other statement");
-        assert!(!commits.are_in(b"P\0\0\x05\x39s7\0-- consumer::checkpoint::advance_and_save\nWITH\0\0\0"));
+        assert!(!commits.are_in(b"P\0\0\x05\x39s7\0-- consumer::checkpoint::advance\nWITH\0\0\0"));
         assert!(!commits.are_in(b"D\0\0\0\x08Ss7\0"), "described, not run");
         assert!(!commits.are_in(b"B\0\0\0\x0c\0s71\0\0\0"));
         assert!(commits.are_in(b"B\0\0\0\x0c\0s7\0\0\0"));
-        assert!(!commits.are_in(b"P\0\0\x05\x39s9\0-- consumer::checkpoint::advance_and_save\nWITH other\0\0\0"));
+        assert!(!commits.are_in(b"P\0\0\x05\x39s9\0-- consumer::checkpoint::advance\nWITH other\0\0\0"));
         assert!(commits.are_in(b"B\0\0\0\x0c\0s9\0\0\0"));
         assert!(commits.are_in(b"B\0\0\0\x0c\0s7\0\0\0"), "an older statement is still known");
+        assert!(!commits.are_in(b"Q\0\0\0\x0aBEGIN\0"));
+        assert!(!commits.are_in(b"B\0\0\0\x0c\0s7\0\0\0"), "COMMIT is still to come");
+        assert!(commits.are_in(b"Q\0\0\0\x0bCOMMIT\0"));
+        assert!(commits.are_in(b"B\0\0\0\x0c\0s7\0\0\0"), "the transaction is over");
     }
 }
