@@ -84,3 +84,15 @@ async fn a_checkpoint_that_goes_back_is_seen() {
     let output = chaos_while(&and_hold("consumer2", falsify)).await;
     assert!(output.contains("VIOLATION I5: consumer2 went back"), "{output}");
 }
+
+#[tokio::test]
+async fn an_archived_record_that_is_changed_is_seen() {
+    let output = chaos_while("UPDATE history SET data = '{}' WHERE record_offset = 7").await;
+    assert!(output.contains("VIOLATION I2: the history has another record at offset 7"), "{output}");
+}
+
+#[tokio::test]
+async fn an_archived_record_that_is_gone_is_seen() {
+    let output = chaos_while("DELETE FROM history WHERE record_offset = 7").await;
+    assert!(output.contains("VIOLATION I2: the history lacks the record at offset 7"), "{output}");
+}

@@ -2,7 +2,6 @@
 //! once, and not only at the end.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use pglog::{Partition, Reader, Record};
 use serde::Deserialize;
 use tokio_postgres::Row;
 
+use crate::archive::{Archive, Content};
 use crate::bookings::{self, BookingRecords};
 use crate::history::History;
 use crate::world::World;
@@ -44,8 +44,9 @@ pub(crate) struct Checker {
     history: Arc<History>,
     /// `sums[o]`: the sum of the records 1 … o.
     sums: Vec<Sum>,
-    /// `contents[o - 1]`: a hash of the record at offset o. It never changes (I2).
-    contents: Vec<u64>,
+    /// `contents[o - 1]`: the record at offset o. It never changes (I2).
+    contents: Vec<Content>,
+    archive: Archive,
     /// Rides that have a record.
     rides: HashSet<i64>,
     /// The highest checkpoint seen of each consumer, since Postgres was started last.
@@ -69,6 +70,7 @@ impl Checker {
             history: Arc::clone(&world.history),
             sums: vec![Sum::default()],
             contents: Vec::new(),
+            archive: Archive::new(),
             rides: HashSet::new(),
             checkpoints: HashMap::new(),
             postgres_started_at: String::new(),
@@ -107,8 +109,9 @@ impl Checker {
             .query(
                 "-- chaos::checker::look
                  SELECT name, last_offset, ride_count, total_distance_mm, digest, is_baseline,
-                        pg_postmaster_start_time()::text
-                 FROM checkpoints JOIN consumer_states USING (name, partition) WHERE partition = 0",
+                        pg_postmaster_start_time()::text, fold
+                 FROM checkpoints LEFT JOIN consumer_states USING (name, partition)
+                 WHERE partition = 0 AND fold IN ('distance', 'history')",
                 &[],
             )
             .await
@@ -121,7 +124,12 @@ impl Checker {
                 self.postgres_started_at = postgres_started_at.to_owned();
                 self.checkpoints.clear();
             }
-            self.check_consumer(row);
+            self.check_place(row);
+            if row.get::<_, &str>(7) == "history" {
+                self.archive.look(client, row.get(1), &self.contents, &self.history).await?;
+            } else {
+                self.check_state(row);
+            }
         }
         self.look_count += 1;
         if self.look_count.is_multiple_of(LOOKS_A_COUNT) {
@@ -181,27 +189,32 @@ impl Checker {
             Err(error) => self.history.violation(&format!("record {} is no ride: {error}", record.offset)),
         }
         self.sums.push(sum);
-        self.contents.push(content(record));
+        self.contents.push(Content::of(record));
     }
 
-    /// A consumer must have the log's sum at its checkpoint (I4), its checkpoint must never go back (I5), and all consumers must
-    /// have the same digest at an offset (I9).
-    fn check_consumer(&mut self, row: &Row) {
+    /// No consumer is ahead of the log, and no checkpoint ever goes back (I5).
+    fn check_place(&mut self, row: &Row) {
         let (name, last_offset): (String, i64) = (row.get(0), row.get(1));
-        let state = Sum { ride_count: row.get(2), total_distance_mm: row.get(3) };
-        match self.sums.get(last_offset as usize) {
-            None => self.history.violation(&format!(
-                "I4: {name} is at offset {last_offset}, and the log ends at {}",
-                self.sums.len() - 1
-            )),
-            Some(expected) if *expected != state => self
-                .history
-                .violation(&format!("I4: {name} has {state:?} at offset {last_offset}, and the log has {expected:?}")),
-            Some(_) => {}
+        let head = self.head();
+        if last_offset > head {
+            self.history.violation(&format!("I4: {name} is at offset {last_offset}, and the log ends at {head}"));
         }
         let before = self.checkpoints.insert(name.clone(), last_offset).unwrap_or(0);
         if last_offset < before {
             self.history.violation(&format!("I5: {name} went back from offset {before} to {last_offset}"));
+        }
+    }
+
+    /// A consumer must have the log's sum at its checkpoint (I4), and all consumers must have the same digest at an offset (I9).
+    fn check_state(&mut self, row: &Row) {
+        let (name, last_offset): (String, i64) = (row.get(0), row.get(1));
+        let (Some(ride_count), Some(total_distance_mm)) = (row.get(2), row.get(3)) else {
+            return self.history.violation(&format!("I4: {name} has no total at offset {last_offset}"));
+        };
+        let state = Sum { ride_count, total_distance_mm };
+        if let Some(expected) = self.sums.get(last_offset as usize).filter(|expected| **expected != state) {
+            let text = format!("I4: {name} has {state:?} at offset {last_offset}, and the log has {expected:?}");
+            self.history.violation(&text);
         }
         let digest: i64 = row.get(4);
         let (known, whose) = self.digests.entry(last_offset).or_insert_with(|| (digest, name.clone()));
@@ -246,20 +259,21 @@ impl Checker {
         let deadline = tokio::time::Instant::now() + patience;
         let client = self.world.connect().await?;
         pglog::prepare_session(&client).await?;
+        self.archive.start_over();
         loop {
             let sql = sql_sum(&client).await?;
             let mut consumers = self.look(&client).await?;
             // The baseline is behind by design.
             consumers.retain(|row| !row.get::<_, bool>(5));
             let logged = self.sums.last().copied().unwrap_or_default();
-            let head = self.sums.len() as i64 - 1;
+            let head = self.head();
             let behind: Vec<String> = consumers
                 .iter()
                 .filter(|row| row.get::<_, i64>(1) < head)
                 .map(|row| format!("{} is at {}", row.get::<_, String>(0), row.get::<_, i64>(1)))
                 .collect();
             let unfinished = bookings::unfinished(&client).await?;
-            let all_agree = logged == sql && behind.is_empty() && consumers.len() == self.world.consumers.len();
+            let all_agree = logged == sql && behind.is_empty() && consumers.len() == self.world.folding().count();
             if all_agree && unfinished.is_empty() {
                 break;
             }
@@ -333,7 +347,7 @@ impl Checker {
                 return Ok(());
             }
             for record in page.records() {
-                if self.contents.get(record.offset as usize - 1) != Some(&content(&record)) {
+                if self.contents.get(record.offset as usize - 1) != Some(&Content::of(&record)) {
                     self.history.violation(&format!("I2: the record at offset {} has changed", record.offset));
                 }
             }
@@ -356,11 +370,4 @@ async fn sql_sum(client: &Client) -> Result<Sum> {
         .await
         .context("counting rides")?;
     Ok(Sum { ride_count: row.get(0), total_distance_mm: row.get(1) })
-}
-
-fn content(record: &Record<'_>) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (record.token, record.object, record.action, record.data).hash(&mut hasher);
-    (record.staged_at_us, record.traceparent).hash(&mut hasher);
-    hasher.finish()
 }

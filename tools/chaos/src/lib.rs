@@ -1,16 +1,17 @@
 //! Tries to break the pipeline. The real binaries run on private servers, under load. Faults strike from a seed, several at
-//! once. A checker reads the log all the time and compares each consumer with it at every offset.
+//! once. A checker reads the log all the time and compares each consumer with it at every offset, and the history too.
 //!
 //! ```text
 //! clients ──▶ api ─┐                                         ┌─ checker: folds the log by itself,
 //!                  ├── proxies ──▶ PostgreSQL, Redis ◀───────┤  compares every consumer at its offset
 //! streamers × 2 ───┤                                         └─ late transactions, by SQL
-//! consumers × 3, reaper
+//! consumers × 3 and history, reaper
 //! ```
 //!
 //! The seed decides which faults strike which process, in which order and for how long. The scheduling of the processes is
 //! not fixed: the same seed gives the same plan, not the same run.
 
+mod archive;
 mod bookings;
 mod checker;
 mod fault;

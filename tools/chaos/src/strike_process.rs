@@ -27,7 +27,10 @@ async fn victim(world: &World, fault: Fault, rng: &mut StdRng) -> Result<Arc<Slo
             Arc::clone(&world.streamers[world.leader().await?])
         }
         F::KillStandby | F::StopStandby => Arc::clone(&world.streamers[1 - world.leader().await?]),
-        _ => Arc::clone(&world.consumers[rng.random_range(0..world.consumers.len())]),
+        _ => {
+            let consumers: Vec<_> = world.folding().collect();
+            Arc::clone(consumers[rng.random_range(0..consumers.len())])
+        }
     })
 }
 

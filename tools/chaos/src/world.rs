@@ -32,6 +32,8 @@ pub(crate) struct World {
     pub receipts: Arc<Slot>,
     pub streamers: [Arc<Slot>; 2],
     pub consumers: Vec<Arc<Slot>>,
+    /// The consumer that writes the history.
+    pub archivist: Arc<Slot>,
     pub reaper: Arc<Slot>,
     late: std::sync::Mutex<Vec<JoinHandle<()>>>,
 }
@@ -81,6 +83,7 @@ impl World {
             receipts_folder,
             streamers: [streamer("streamer_a").await?, streamer("streamer_b").await?],
             consumers,
+            archivist: slot("history", "consumer", words("history --fold history --fault-rate 0.05")).await?,
             reaper: slot("reaper", "reaper", words("--keep 5s --interval 2s --stream-len-max 20000")).await?,
             late: std::sync::Mutex::default(),
             postgres: Mutex::new(postgres),
@@ -105,7 +108,12 @@ impl World {
     /// Every process.
     pub fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
         let others = [&self.receipts, &self.completer, &self.reaper, &self.payments];
-        [&self.api].into_iter().chain(&self.streamers).chain(&self.consumers).chain(others)
+        [&self.api].into_iter().chain(&self.streamers).chain(self.folding()).chain(others)
+    }
+
+    /// The consumers and the one that writes the history.
+    pub fn folding(&self) -> impl Iterator<Item = &Arc<Slot>> {
+        self.consumers.iter().chain([&self.archivist])
     }
 
     /// Connects to Postgres without a proxy.
