@@ -207,6 +207,9 @@ async fn totals_stand_beside_each_other() {
     let (_, totals) = api.get("/totals").await;
     assert_eq!(totals["converged"], true, "{totals}");
     assert_eq!(totals["sql"]["total_distance_mm"], totals["consumers"][0]["total_distance_mm"]);
+    // The history has no total. It is not shown, and the others have converged all the same.
+    Process::start(&world, "consumer", &["history", "--fold", "history", "--drain"]).succeed().await;
+    assert_eq!(api.get("/totals").await.1, totals);
     world.write_rides(2).await;
     world.drain_streamer(&mut world.streamer()).await;
     let (_, totals) = api.get("/totals").await;
