@@ -11,8 +11,7 @@ use crate::report::{Figures, Row};
 use crate::sample::Samples;
 
 /// The tables of the traffic.
-const TABLES: [&str; 6] =
-    ["rides", "staged_log_records", "log_batches", "checkpoints", "consumer_states", "dead_letters"];
+const TABLES: [&str; 5] = ["rides", "staged_log_records", "log_batches", "checkpoints", "dead_letters"];
 
 /// The names and sizes of a table and its indexes, in bytes. An index is named after its columns, so that it can be compared
 /// with the index of a copy.
