@@ -1,4 +1,4 @@
-//! A fold of your own: the balance of every wallet, from the records that the example `stage` of pglog writes.
+//! A fold of your own with rows: the balance of every wallet, from the records that the example `stage` of pglog writes.
 //!
 //! ```text
 //! psql "$DATABASE_URL" -f schema.sql -f ops/roles.sql -f consumer/examples/balances.sql
@@ -6,7 +6,10 @@
 //! ```
 //!
 //! The loop does the rest for every fold: it skips duplicates, heals gaps, and puts records that can never apply with the dead
-//! letters. `--help` shows the flags.
+//! letters. `--copy-from` copies the balances too, `--replay` folds a dead letter, and `--unregister` deletes the balances with
+//! the registration. `--help` shows all flags.
+
+mod program;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -16,8 +19,7 @@ use pglog::Record;
 use serde::Deserialize;
 
 fn main() -> ExitCode {
-    let run = async |config, shutdown| consumer::run(config, FOLDS, shutdown).await;
-    process::main(|config: &consumer::Config| &config.process, run)
+    program::main(FOLDS)
 }
 
 /// The folds of this program.
@@ -39,6 +41,12 @@ struct Credit {
 impl RowFold for Balances {
     const ID: FoldId = FoldId { name: "balances", version: 1 };
 
+    const COPY: Option<&'static str> = Some(
+        "-- balances::copy
+         INSERT INTO wallet_balances (name, partition, wallet_id, balance)
+         SELECT $2, partition, wallet_id, balance FROM wallet_balances WHERE name = $1 AND partition = $3",
+    );
+
     fn takes(&self, object: &str, action: &str) -> bool {
         object == "wallet" && action == "credit"
     }
@@ -59,10 +67,10 @@ impl RowFold for Balances {
         let (wallet_ids, amounts): (Vec<i64>, Vec<i64>) = std::mem::take(&mut self.credits).into_iter().unzip();
         let adding = Statement::new(
             "-- balances::add
-             INSERT INTO wallet_balances (consumer, wallet_id, balance)
-             SELECT $1, * FROM unnest($2::bigint[], $3::bigint[])
-             ON CONFLICT (consumer, wallet_id) DO UPDATE SET balance = wallet_balances.balance + excluded.balance",
+             INSERT INTO wallet_balances (name, partition, wallet_id, balance)
+             SELECT $1, $2, * FROM unnest($3::bigint[], $4::bigint[])
+             ON CONFLICT (name, partition, wallet_id) DO UPDATE SET balance = wallet_balances.balance + excluded.balance",
         );
-        vec![adding.with(key.name.clone()).with(wallet_ids).with(amounts)]
+        vec![adding.with(key.name.clone()).with(key.partition).with(wallet_ids).with(amounts)]
     }
 }

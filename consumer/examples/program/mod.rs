@@ -1,0 +1,40 @@
+//! The program around the folds of the examples: a consumer, and the replay of its dead letters.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use common::shutdown::CancellationToken;
+use consumer::{CheckpointKey, Registry, Replay};
+
+/// The flags of every consumer, and one more.
+#[derive(Debug, Clone, Parser)]
+#[group(skip)]
+struct Config {
+    #[command(flatten)]
+    consumer: consumer::Config,
+
+    /// Fold the dead letter at this offset with the fold of today, under the role of an operator; then exit.
+    #[arg(long, value_name = "OFFSET", conflicts_with_all = ["drain", "copy_from", "unregister"])]
+    replay: Option<i64>,
+}
+
+/// Runs a consumer with one of these folds.
+pub fn main(folds: Registry) -> ExitCode {
+    let run = async |config, shutdown| run(config, folds, shutdown).await;
+    process::main(|config: &Config| &config.consumer.process, run)
+}
+
+async fn run(config: Config, folds: Registry, shutdown: CancellationToken) -> Result<()> {
+    let Some(offset) = config.replay else { return consumer::run(config.consumer, folds, shutdown).await };
+    let (name, partition) = (config.consumer.name, config.consumer.stream.partition);
+    let mut client = connect::postgres::connect(&config.consumer.postgres.database_url, &name, || {}).await?;
+    let key = CheckpointKey { name: name.clone(), partition };
+    let mut fold = folds.of_consumer(&client, &key).await?;
+    match consumer::replay(&mut client, &mut fold, &name, partition, offset).await? {
+        Replay::Applied => println!("{name} {offset}: folded"),
+        Replay::Rejected(rejection) => bail!("the record at offset {offset} is still rejected: {rejection}"),
+        Replay::NotThere => bail!("consumer {name} has no dead letter at offset {offset}"),
+    }
+    Ok(())
+}
