@@ -1,17 +1,21 @@
 #!/usr/bin/env python3
 """Folds the log into the longest ride, without any of the project's code.
 
-    DATABASE_URL=postgres://… REDIS_URL=redis://… python fold.py NAME [--drain]
+    DATABASE_URL=postgres://… REDIS_URL=redis://… python fold.py NAME [--drain | --replay | --unregister]
 
-These rules keep the result right when entries are sent twice, lost or forged, and when the process is killed:
+The state is stored in the consumer's row of checkpoints, together with the offset that it reflects. These rules keep it
+right when entries are sent twice, lost or forged, and when the process is killed:
 
-- it keeps one offset in the same transaction as its state, and moves it only from the offset that it has read;
-- it skips entries at or below that offset, which were sent twice or read again;
-- it ignores an entry that does not carry the token of the batch at its offset;
-- it reads the record of a missing entry from Postgres (log_records_after);
-- its row in checkpoints tells the reaper which records it still needs.
+- one UPDATE moves state and offset, and only from the offset and the generation that were read;
+- entries at or below that offset are skipped: they were sent twice, or read again;
+- an entry that does not carry the token of the batch at its offset is ignored;
+- the record of a missing entry is read from Postgres (log_records_after), which reads reaped records from the history;
+- the row in checkpoints tells the reaper which records the consumer still needs.
+
+The class Consumer knows no fold. lengths.py is another fold, which writes rows into a table of its own.
 """
 
+import argparse
 import json
 import os
 import sys
@@ -23,59 +27,112 @@ PAGE_LEN = 1000
 # The highest copy: XREAD goes on after every copy of the record at this offset.
 LAST_COPY = 2**64 - 1
 
-SETUP = """
-CREATE TABLE IF NOT EXISTS longest_rides (
-    name        TEXT   NOT NULL PRIMARY KEY,
-    ride_id     BIGINT,
-    distance_mm BIGINT NOT NULL DEFAULT 0,
-    ride_count  BIGINT NOT NULL DEFAULT 0
-)"""
+# The statement of a commit. If the consumer was overtaken, it does nothing and returns no row.
+MOVE = """
+WITH moved AS (
+    UPDATE checkpoints SET last_offset = %(new_offset)s, state = %(state)s, updated_at = now()
+    WHERE name = %(name)s AND partition = 0 AND last_offset = %(last_offset)s AND generation = %(generation)s
+    RETURNING name, partition
+), letters AS (
+    INSERT INTO dead_letters (name, partition, record_offset, object, action, data, reason)
+    SELECT moved.*, letter.*
+    FROM moved, unnest(%(offsets)s::bigint[], %(objects)s::text[], %(actions)s::text[], %(data)s::text[],
+                       %(reasons)s::text[]) AS letter
+)
+SELECT name FROM moved"""
 
 
 class Overtaken(Exception):
-    """Another process of this name has moved the checkpoint."""
+    """Another process of this name has moved the checkpoint, or a dead letter was replayed."""
+
+
+class Rejected(Exception):
+    """The record can never apply. It becomes a dead letter, with this reason."""
 
 
 class Longest:
-    """The state: the longest ride, and the number of rides."""
+    """A fold with a state: the longest ride, and the number of rides."""
 
-    def __init__(self, ride_id, distance_mm, ride_count):
-        self.ride_id, self.distance_mm, self.ride_count = ride_id, distance_mm, ride_count
+    # Both are stored with the registration. Raise the version when the state of the same records would be another today.
+    NAME, VERSION = "longest", 1
+
+    def __init__(self, state=None):
+        self.value = state or {"ride_id": None, "distance_mm": 0, "ride_count": 0}
 
     def apply(self, about, data):
+        """Folds one record. If it is rejected, the state is as before."""
         if about != ("ride", "create"):
             return
+        ride = parse_ride(data)
+        self.value["ride_count"] += 1
+        if ride["distance_mm"] > self.value["distance_mm"]:
+            self.value["ride_id"], self.value["distance_mm"] = ride["id"], ride["distance_mm"]
+
+    def state(self):
+        """Returns the state, at most 1500 bytes of JSON. None: the fold writes rows."""
+        return self.value
+
+    def write(self, postgres, name):
+        """Writes the rows of the applied records, in the transaction that moves the checkpoint. This fold has none."""
+
+    def __str__(self):
+        return f"longest of {self.value['ride_count']} rides: {self.value['ride_id']}, {self.value['distance_mm']} mm"
+
+
+def parse_ride(data):
+    """Returns the payload of `ride create`. All of its values fit into the columns of Postgres."""
+    try:
         ride = json.loads(data)
-        self.ride_count += 1
-        if ride["distance_mm"] > self.distance_mm:
-            self.ride_id, self.distance_mm = ride["id"], ride["distance_mm"]
+        is_ride = 0 < ride["id"] < 2**63 and 0 < ride["distance_mm"] <= 10**12
+        is_whole = type(ride["id"]) is int and type(ride["distance_mm"]) is int
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise Rejected(f"data is not a ride: {error!r}") from error
+    if not (is_ride and is_whole):
+        raise Rejected("id or distance_mm is not a whole number within its bounds")
+    return ride
 
 
 class Consumer:
-    def __init__(self, name):
-        self.name = name
+    def __init__(self, name, fold_type):
+        self.name, self.fold_type = name, fold_type
         self.stream_name = os.environ.get("STREAM_NAME", "rocket-rides-log")
-        self.postgres = psycopg.connect(os.environ["DATABASE_URL"])
+        self.postgres = psycopg.connect(os.environ["DATABASE_URL"], autocommit=True)
         # redis-py calls the scheme of unix sockets `unix`.
         self.redis = redis.Redis.from_url(os.environ["REDIS_URL"].replace("redis+unix:", "unix:"), protocol=2)
 
-    def load(self):
-        """Registers the consumer, and reads its committed offset and state."""
+    def register(self):
+        """Registers the consumer at offset 0, if it is new."""
         with self.postgres.transaction():
-            self.postgres.execute(SETUP)
-            register = "INSERT INTO checkpoints (name) VALUES (%s) ON CONFLICT DO NOTHING"
-            self.postgres.execute(register, [self.name])
-            self.postgres.execute("INSERT INTO longest_rides (name) VALUES (%s) ON CONFLICT DO NOTHING", [self.name])
-            find = "SELECT last_offset FROM checkpoints WHERE name = %s AND partition = 0"
-            self.last_offset = self.postgres.execute(find, [self.name]).fetchone()[0]
-            find = "SELECT ride_id, distance_mm, ride_count FROM longest_rides WHERE name = %s"
-            self.state = Longest(*self.postgres.execute(find, [self.name]).fetchone())
+            # The reaper waits for this lock. Otherwise it could delete a record after this transaction has looked for it.
+            self.postgres.execute("SELECT pg_advisory_xact_lock_shared(7306930022)")
+            register = """INSERT INTO checkpoints (name, fold, fold_version, state) VALUES (%s, %s, %s, %s)
+                          ON CONFLICT DO NOTHING"""
+            fold = self.fold_type()
+            if self.postgres.execute(register, [self.name, fold.NAME, fold.VERSION, to_json(fold.state())]).rowcount == 1:
+                # If the first record is reaped and the history does not have it, this fails, and nothing is registered.
+                self.postgres.execute("SELECT FROM log_records_after(0, 1)")
 
-    def read_stream(self):
+    def load(self, lock=""):
+        """Reads the committed offset and state."""
+        find = """SELECT last_offset, generation, fold, fold_version, state FROM checkpoints
+                  WHERE name = %s AND partition = 0 """
+        row = self.postgres.execute(find + lock, [self.name]).fetchone()
+        if row is None:
+            sys.exit(f"consumer {self.name} is not registered")
+        self.last_offset, self.generation, *registered, state = row
+        own = [self.fold_type.NAME, self.fold_type.VERSION]
+        if registered != own:
+            sys.exit(
+                f"consumer {self.name} is registered with fold {registered[0]} version {registered[1]}, and not with {own[0]} "
+                f"version {own[1]}: start another name beside it, and --unregister {self.name} when the new one has caught up"
+            )
+        self.fold = self.fold_type(state)
+
+    def read_stream(self, wait_ms):
         """Reads the records that follow the checkpoint from the stream, up to the first gap."""
         after = f"{self.last_offset}-{LAST_COPY}"
         try:
-            reply = self.redis.xread({self.stream_name: after}, count=PAGE_LEN, block=1000)
+            reply = self.redis.xread({self.stream_name: after}, count=PAGE_LEN, block=wait_ms)
         except redis.RedisError as error:
             print(f"reading on from Postgres: {error}", file=sys.stderr)
             return []
@@ -88,7 +145,7 @@ class Consumer:
                 token, _staged_at_us, object_len, what = fields[b"about"].split(b" ", 3)
                 is_ours = tokens.get(offset) == int(token)
                 about = (what[: int(object_len)].decode(), what[int(object_len) + 1 :].decode())
-                data = fields[b"data"]
+                data = fields[b"data"].decode()
             except (KeyError, ValueError):
                 # Another program wrote this entry.
                 continue
@@ -110,34 +167,43 @@ class Consumer:
                WHERE partition = 0 AND first_offset <= %(last)s AND first_offset + record_count > %(first)s""",
             {"first": min(offsets), "last": max(offsets)},
         ).fetchall()
-        self.postgres.commit()
         return {offset: token for first, end, token in batches for offset in offsets if first <= offset < end}
 
     def read_postgres(self):
-        """Reads the records that follow the checkpoint from Postgres, which keeps each record until every consumer has it."""
+        """Reads the records that follow the checkpoint from Postgres, or from the history if they are reaped."""
         read = "SELECT record_offset, object, action, data::text FROM log_records_after(%s, %s)"
         rows = self.postgres.execute(read, [self.last_offset, PAGE_LEN]).fetchall()
-        self.postgres.commit()
         return [(offset, (about, action), data) for offset, about, action, data in rows]
 
     def commit(self, records):
-        """Commits state and checkpoint in one transaction."""
-        for _, about, data in records:
-            self.state.apply(about, data)
+        """Commits state, rows, dead letters and checkpoint in one transaction."""
+        letters = []
+        for offset, about, data in records:
+            try:
+                self.fold.apply(about, data)
+            except Rejected as reason:
+                letters.append((offset, *about, data, str(reason)))
+        columns = zip(("offsets", "objects", "actions", "data", "reasons"), zip(*letters) if letters else [()] * 5)
+        move = {name: list(column) for name, column in columns}
+        move |= {"name": self.name, "last_offset": self.last_offset, "generation": self.generation}
+        move |= {"new_offset": records[-1][0], "state": to_json(self.fold.state())}
         with self.postgres.transaction():
-            move = """UPDATE checkpoints SET last_offset = %s, updated_at = now()
-                      WHERE name = %s AND partition = 0 AND last_offset = %s"""
-            if self.postgres.execute(move, [records[-1][0], self.name, self.last_offset]).rowcount != 1:
+            if self.postgres.execute(MOVE, move).fetchone() is None:
                 raise Overtaken
-            save = "UPDATE longest_rides SET ride_id = %s, distance_mm = %s, ride_count = %s WHERE name = %s"
-            state = self.state
-            self.postgres.execute(save, [state.ride_id, state.distance_mm, state.ride_count, self.name])
+            self.fold.write(self.postgres, self.name)
         self.last_offset = records[-1][0]
 
     def run(self, is_draining):
+        self.register()
         self.load()
+        wait_ms = idle_ms = 1 if is_draining else 1000
         while True:
-            records = self.read_stream() or self.read_postgres()
+            records = self.read_stream(wait_ms)
+            wait_ms = idle_ms
+            if not records:
+                records = self.read_postgres()
+                # The stream lacks these records, and perhaps the next ones. There is nothing to wait for.
+                wait_ms = 1 if records else idle_ms
             if records:
                 try:
                     self.commit(records)
@@ -145,8 +211,59 @@ class Consumer:
                     self.load()
             elif is_draining:
                 break
-        print(f"longest of {self.state.ride_count} rides: {self.state.ride_id}, {self.state.distance_mm} mm")
+        print(self.fold)
+
+    def replay(self):
+        """Folds the dead letters with the fold of today, in one transaction. Those that it still rejects stay.
+
+        The lock keeps the consumer from committing meanwhile. The raised generation makes it load its state again, because
+        the state in its memory lacks these records.
+        """
+        find = """SELECT record_offset, object, action, data FROM dead_letters
+                  WHERE name = %s AND partition = 0 AND dropped_at IS NULL ORDER BY record_offset LIMIT %s"""
+        with self.postgres.transaction():
+            self.load("FOR UPDATE")
+            for offset, object_, action, data in self.postgres.execute(find, [self.name, PAGE_LEN]).fetchall():
+                try:
+                    self.fold.apply((object_, action), data)
+                except Rejected as reason:
+                    print(f"{self.name} {offset}: still rejected, and kept: {reason}")
+                    continue
+                delete = "DELETE FROM dead_letters WHERE name = %s AND partition = 0 AND record_offset = %s"
+                self.postgres.execute(delete, [self.name, offset])
+                print(f"{self.name} {offset}: folded")
+            self.fold.write(self.postgres, self.name)
+            save = "UPDATE checkpoints SET state = %s, generation = generation + 1 WHERE name = %s AND partition = 0"
+            self.postgres.execute(save, [to_json(self.fold.state()), self.name])
+
+    def unregister(self):
+        """Deletes the registration with its state. Dead letters and rows go with it, because they reference it."""
+        delete = "DELETE FROM checkpoints WHERE name = %s AND partition = 0"
+        if self.postgres.execute(delete, [self.name]).rowcount != 1:
+            sys.exit(f"consumer {self.name} is not registered")
+        print(f"consumer {self.name} is unregistered")
+
+
+def to_json(state):
+    return None if state is None else json.dumps(state)
+
+
+def main(fold_type):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name", help="name of this consumer")
+    commands = parser.add_mutually_exclusive_group()
+    commands.add_argument("--drain", action="store_true", help="exit once nothing is left to read")
+    commands.add_argument("--replay", action="store_true", help="fold the dead letters, as an operator; then exit")
+    commands.add_argument("--unregister", action="store_true", help="delete the consumer with its state; then exit")
+    args = parser.parse_args()
+    consumer = Consumer(args.name, fold_type)
+    if args.replay:
+        consumer.replay()
+    elif args.unregister:
+        consumer.unregister()
+    else:
+        consumer.run(args.drain)
 
 
 if __name__ == "__main__":
-    Consumer(sys.argv[1]).run("--drain" in sys.argv[2:])
+    main(Longest)

@@ -1,0 +1,42 @@
+#!/usr/bin/env python3
+"""Counts the rides of each length: a fold that writes rows, on the loop of fold.py.
+
+    psql "$DATABASE_URL" -f lengths.sql
+    DATABASE_URL=postgres://… REDIS_URL=redis://… python lengths.py NAME [--drain | --replay | --unregister]
+"""
+
+from collections import Counter
+
+from fold import main, parse_ride
+
+STEP_MM = 100_000
+
+
+class Lengths:
+    """It collects the rides of a page. The counts themselves stay in the table."""
+
+    NAME, VERSION = "lengths", 1
+
+    def __init__(self, state=None):
+        self.counts = Counter()
+
+    def apply(self, about, data):
+        if about == ("ride", "create"):
+            self.counts[parse_ride(data)["distance_mm"] // STEP_MM * 100] += 1
+
+    def state(self):
+        return None
+
+    def write(self, postgres, name):
+        add = """INSERT INTO ride_lengths (name, metres, ride_count) VALUES (%s, %s, %s)
+                 ON CONFLICT (name, partition, metres) DO UPDATE SET ride_count = ride_lengths.ride_count + excluded.ride_count"""
+        for metres, ride_count in self.counts.items():
+            postgres.execute(add, [name, metres, ride_count])
+        self.counts.clear()
+
+    def __str__(self):
+        return "lengths noted"
+
+
+if __name__ == "__main__":
+    main(Lengths)
