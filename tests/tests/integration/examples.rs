@@ -1,9 +1,12 @@
-//! The examples in Rust run as programs: a foreign table beside the log, and a foreign fold.
+//! The examples in Rust run as programs: a foreign table beside the log, and two foreign folds.
 
 use tests::{Process, World, binary};
 use tokio::process::Command;
 
-fn example(world: &World, name: &str, role: &str, args: &[&str]) -> Process {
+use crate::fold_life::{archive_and_reap, correct_letter, stage_spoiled_ride};
+
+/// Starts an example under a role.
+pub fn example(world: &World, name: &str, role: &str, args: &[&str]) -> Process {
     let mut command = Command::new(binary(&format!("examples/{name}")));
     command.args(args).env("DATABASE_URL", world.database_url_of(role)).env("REDIS_URL", world.redis_url());
     command.env("STREAM_NAME", world.stream_name());
@@ -63,13 +66,12 @@ async fn the_example_wakes_the_streamer() {
     assert_eq!(hint.as_deref(), Some(pglog::HINT_CHANNEL));
 }
 
-#[tokio::test]
-async fn the_example_fold_derives_every_balance_whatever_crashes() {
-    let world = world_with_wallets().await;
+/// Stages many credits, of which one can never be applied, and rides, which the fold does not take. Returns the number of
+/// records.
+async fn stage_credits(world: &World) -> i64 {
     for (wallet, amount) in [("1", "10"), ("2", "300"), ("1", "-4"), ("3", "7"), ("2", "50")] {
-        example(&world, "stage", "owner", &[wallet, amount]).succeed().await;
+        example(world, "stage", "owner", &[wallet, amount]).succeed().await;
     }
-    // Many further credits, of which one can never be applied, and rides, which this fold does not take.
     let many = "WITH credits AS (SELECT n % 50 AS id, n AS amount FROM generate_series(1, 3000) n), wallets AS (
                     INSERT INTO wallets SELECT id, sum(amount) FROM credits GROUP BY id
                     ON CONFLICT (id) DO UPDATE SET balance = wallets.balance + excluded.balance)
@@ -79,20 +81,122 @@ async fn the_example_fold_derives_every_balance_whatever_crashes() {
     world.client().batch_execute(many).await.unwrap();
     world.write_rides(100).await;
     world.drain_streamer(&mut world.streamer()).await;
-    for (name, faults) in [("balances0", "0.3"), ("balances1", "0")] {
-        let args = [name, "--drain", "--fault-rate", faults, "--fault-seed", "7"];
-        example(&world, "balances", "consumer", &args).succeed().await;
-        let differing = format!(
-            "SELECT count(*) FROM wallets FULL JOIN
-             (SELECT wallet_id AS id, balance FROM wallet_balances WHERE consumer = '{name}') derived USING (id)
-             WHERE wallets.balance IS DISTINCT FROM derived.balance"
-        );
-        assert_eq!(world.number(&differing).await, 0, "{name}");
-        let checkpoint = format!("SELECT last_offset FROM checkpoints WHERE name = '{name}'");
-        assert_eq!(world.number(&checkpoint).await, 3106);
-        let dead_letters = format!("SELECT count(*) FROM dead_letters WHERE name = '{name}'");
-        assert_eq!(world.number(&dead_letters).await, 1);
-    }
     assert_eq!(world.number("SELECT count(*) FROM wallets").await, 50);
+    3106
+}
+
+/// The consumer has every balance that the wallets have.
+async fn assert_balances(world: &World, name: &str) {
+    let differing = format!(
+        "SELECT count(*) FROM wallets FULL JOIN
+         (SELECT wallet_id AS id, balance FROM wallet_balances WHERE name = '{name}') derived USING (id)
+         WHERE wallets.balance IS DISTINCT FROM derived.balance"
+    );
+    assert_eq!(world.number(&differing).await, 0, "{name}");
+}
+
+/// How many rows of a table are those of a consumer.
+async fn row_count(world: &World, table: &str, name: &str) -> i64 {
+    world.number(&format!("SELECT count(*) FROM {table} WHERE name = '{name}'")).await
+}
+
+/// Kills the consumer at each point of a commit, and then lets it finish among injected crashes.
+async fn drain_with_kills(world: &World, program: &str, name: &str) {
+    for fault in ["die-before-commit:2", "die-at-commit:1", "die-after-commit:1"] {
+        let mut dying = example(world, program, "consumer", &[name, "--inject", fault]);
+        assert!(!dying.ended().await.success(), "{fault}: {}", dying.output());
+    }
+    let args = [name, "--drain", "--fault-rate", "0.5", "--fault-seed", "7"];
+    example(world, program, "consumer", &args).succeed().await;
+}
+
+#[tokio::test]
+async fn the_example_with_rows_derives_every_balance_whatever_crashes() {
+    let world = world_with_wallets().await;
+    let record_count = stage_credits(&world).await;
+    drain_with_kills(&world, "balances", "balances0").await;
+    example(&world, "balances", "consumer", &["balances1", "--drain"]).succeed().await;
+    for name in ["balances0", "balances1"] {
+        assert_balances(&world, name).await;
+        let checkpoint = format!("SELECT last_offset FROM checkpoints WHERE name = '{name}'");
+        assert_eq!(world.number(&checkpoint).await, record_count);
+        assert_eq!(row_count(&world, "dead_letters", name).await, 1);
+    }
     assert!(world.number("SELECT crash_count FROM checkpoints WHERE name = 'balances0'").await > 0);
+}
+
+#[tokio::test]
+async fn the_example_with_rows_lives_its_whole_life() {
+    let world = world_with_wallets().await;
+    stage_credits(&world).await;
+    example(&world, "balances", "consumer", &["old", "--drain"]).succeed().await;
+    archive_and_reap(&world).await;
+    example(&world, "balances", "consumer", &["new", "--from", "start", "--drain"]).succeed().await;
+    example(&world, "balances", "consumer", &["copy", "--copy-from", "old"]).succeed().await;
+
+    // Afterwards it goes on as any consumer does, and its dead letter is folded by its own program only.
+    example(&world, "stage", "owner", &["4", "1"]).succeed().await;
+    world.drain_streamer(&mut world.streamer()).await;
+    world.client().batch_execute("UPDATE wallets SET balance = balance + 9000 WHERE id = 1").await.unwrap();
+    let letter = world.number("SELECT min(record_offset) FROM dead_letters").await;
+    for name in ["old", "new", "copy"] {
+        example(&world, "balances", "consumer", &[name, "--drain"]).succeed().await;
+        let offset = letter.to_string();
+        let output = Process::start(&world, "dead-letters", &["replay", name, &offset]).fail(1).await;
+        assert!(output.contains("has a fold of another program"), "{output}");
+        let output = example(&world, "balances", "operator", &[name, "--replay", &offset]).fail(1).await;
+        assert!(output.contains("still rejected: data is not a credit"), "{output}");
+        correct_letter(&world, name, letter, r#"{"id":1,"amount":9000}"#).await;
+        let output = example(&world, "balances", "operator", &[name, "--replay", &offset]).succeed().await;
+        assert!(output.contains(&format!("{name} {letter}: folded")), "{output}");
+        assert_balances(&world, name).await;
+        assert_eq!(row_count(&world, "dead_letters", name).await, 0);
+    }
+
+    example(&world, "balances", "consumer", &["old", "--unregister"]).succeed().await;
+    for table in ["checkpoints", "wallet_balances"] {
+        assert_eq!(row_count(&world, table, "old").await, 0, "{table}");
+    }
+    assert_balances(&world, "copy").await;
+}
+
+/// The state of the example with a state, from SQL.
+const LONGEST: &str =
+    "SELECT json_build_object('ride_id', (array_agg(id ORDER BY distance_mm DESC, id))[1], 'distance_mm', max(distance_mm),
+                              'ride_count', count(*))::jsonb::text FROM rides";
+
+/// The consumer has the longest of all rides, and their number.
+pub async fn assert_longest(world: &World, name: &str) {
+    let expected: String = world.client().query_one(LONGEST, &[]).await.unwrap().get(0);
+    let find = "SELECT state::jsonb::text FROM checkpoints WHERE name = $1";
+    let found: String = world.client().query_one(find, &[&name]).await.unwrap().get(0);
+    assert_eq!(found, expected, "{name}");
+}
+
+#[tokio::test]
+async fn the_example_with_a_state_lives_its_whole_life_whatever_crashes() {
+    let world = World::new().await;
+    world.write_rides(5000).await;
+    world.drain_streamer(&mut world.streamer()).await;
+    drain_with_kills(&world, "longest", "old").await;
+    assert_longest(&world, "old").await;
+    let spoiled = stage_spoiled_ride(&world).await;
+    world.write_rides(10).await;
+    world.drain_streamer(&mut world.streamer()).await;
+    example(&world, "longest", "consumer", &["old", "--drain"]).succeed().await;
+    archive_and_reap(&world).await;
+    example(&world, "longest", "consumer", &["new", "--from", "start", "--drain"]).succeed().await;
+    example(&world, "longest", "consumer", &["copy", "--copy-from", "old"]).succeed().await;
+    let letter = world.number("SELECT min(record_offset) FROM dead_letters").await;
+    for name in ["old", "new", "copy"] {
+        assert_eq!(row_count(&world, "dead_letters", name).await, 1);
+        correct_letter(&world, name, letter, &spoiled).await;
+        example(&world, "longest", "operator", &[name, "--replay", &letter.to_string()]).succeed().await;
+        assert_eq!(row_count(&world, "dead_letters", name).await, 0);
+        assert_longest(&world, name).await;
+    }
+    let output = Process::start(&world, "consumer", &["old", "--drain"]).fail(1).await;
+    assert!(output.contains("registered with fold longest version 1, and not with distance version 1"), "{output}");
+    example(&world, "longest", "consumer", &["old", "--unregister"]).succeed().await;
+    assert_eq!(row_count(&world, "checkpoints", "old").await, 0);
 }

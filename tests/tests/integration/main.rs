@@ -22,6 +22,7 @@ mod dead_letters;
 mod doctor;
 mod documentation;
 mod examples;
+mod fold_life;
 mod fuzz;
 mod fuzz_garbage;
 mod fuzz_requests;

@@ -1,9 +1,11 @@
-//! Receipts by mail, and receipts that another process is delivering.
+//! Receipts by mail, receipts that another process is delivering, and receipts from dead letters.
 
 use std::path::Path;
 
-use tests::{Process, World, free_port, python_program, scratch_folder, wait_until};
+use tests::{Process, World, binary, free_port, python_program, scratch_folder, wait_until};
 use tokio::process::Command;
+
+use crate::fold_life::correct_letter;
 
 /// Notes a receipt for the user 1 for each of these rides.
 async fn note(world: &World, ride_ids: &[i64]) {
@@ -71,5 +73,32 @@ async fn what_another_process_has_in_hand_is_waited_for() {
     assert!(!folder.join("1.eml").exists(), "it may still be delivered by another process");
     receipts.succeed().await;
     assert!(folder.join("1.eml").exists());
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// `dead-letters` finds the fold of the consumer in its registration. Its Postgres role may note receipts.
+#[tokio::test]
+async fn a_dead_letter_of_receipts_becomes_a_receipt() {
+    let (world, folder) = (World::new().await, scratch_folder());
+    let stage = "INSERT INTO staged_log_records (object, action, data)
+                 VALUES ('receipt', 'create', '{\"ride_id\":8,\"amount\":\"20.00 USD\"}')";
+    world.client().execute(stage, &[]).await.unwrap();
+    world.drain_streamer(&mut world.streamer()).await;
+    let flags = ["receipts", "--drain", "--folder", folder.to_str().unwrap()];
+    Process::start(&world, "receipts", &flags).succeed().await;
+    let replay = || {
+        let mut command = Command::new(binary("dead-letters"));
+        command.args(["replay", "receipts", "1"]).env("DATABASE_URL", world.database_url_of("operator"));
+        Process::spawn("dead-letters", command)
+    };
+    let output = replay().fail(1).await;
+    assert!(output.contains("still rejected, and kept: data is not a receipt"), "{output}");
+    assert_eq!(world.number("SELECT count(*) FROM receipts").await, 0);
+    correct_letter(&world, "receipts", 1, r#"{"ride_id":8,"user_id":1,"amount":2000,"currency":"usd"}"#).await;
+    assert_eq!(replay().succeed().await, "receipts 1: folded\n");
+    assert_eq!(world.number("SELECT record_offset FROM receipts WHERE ride_id = 8").await, 1);
+    assert_eq!(world.number("SELECT count(*) FROM dead_letters").await, 0);
+    Process::start(&world, "receipts", &flags).succeed().await;
+    assert!(folder.join("8.eml").exists(), "it is delivered like any other");
     std::fs::remove_dir_all(&folder).unwrap();
 }
