@@ -1,24 +1,44 @@
 //! The examples in Python, which use only the tables and the stream of the project.
 
-use std::path::Path;
-
 use streamer::{Fault, Step};
-use tests::{Process, World, python_program};
+use tests::{Process, World, python_program, root, wait_until};
 use tokio::process::Command;
 
-async fn python(world: &World, script: &str, args: &[&str]) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/python").join(script);
+use crate::examples::{assert_longest, example};
+use crate::fold_life::{archive_and_reap, correct_letter, stage_spoiled_ride};
+
+fn python(world: &World, role: &str, args: &[&str]) -> Process {
     let mut command = Command::new(python_program("python"));
-    command.arg(path).args(args);
-    command.env("DATABASE_URL", world.database_url()).env("REDIS_URL", world.redis_url());
+    command.args(args).current_dir(root().join("examples/python"));
+    command.env("DATABASE_URL", world.database_url_of(role)).env("REDIS_URL", world.redis_url());
     command.env("STREAM_NAME", world.stream_name());
-    Process::spawn(script, command).succeed().await
+    Process::spawn(args[0], command)
+}
+
+async fn world_with_lengths() -> World {
+    let world = World::new().await;
+    world.client().batch_execute(include_str!("../../../examples/python/lengths.sql")).await.unwrap();
+    world
+}
+
+/// The consumer has counted the rides of each length.
+async fn assert_lengths(world: &World, name: &str) {
+    let differing = format!(
+        "SELECT count(*) FROM (SELECT distance_mm / 100000 * 100 AS metres, count(*) AS ride_count FROM rides GROUP BY 1) AS sql
+         FULL JOIN (SELECT metres, ride_count FROM ride_lengths WHERE name = '{name}') AS derived USING (metres)
+         WHERE sql.ride_count IS DISTINCT FROM derived.ride_count"
+    );
+    assert_eq!(world.number(&differing).await, 0, "{name}");
+}
+
+async fn last_offset(world: &World, name: &str) -> i64 {
+    world.number(&format!("SELECT COALESCE(max(last_offset), 0) FROM checkpoints WHERE name = '{name}'")).await
 }
 
 #[tokio::test]
 async fn python_stages_rides_and_folds_them_whatever_the_stream_does() {
-    let world = World::new().await;
-    let output = python(&world, "stage.py", &["12.5", "7", "980.001"]).await;
+    let world = world_with_lengths().await;
+    let output = python(&world, "owner", &["stage.py", "12.5", "7", "980.001"]).succeed().await;
     assert!(output.contains("980001 mm"), "{output}");
     world.write_rides(2000).await;
     let mut streamer = world.streamer();
@@ -40,21 +60,139 @@ async fn python_stages_rides_and_folds_them_whatever_the_stream_does() {
         .arg(r#"{"id":1,"distance_mm":999999999}"#)
         .to_owned();
     forged.exec_async(&mut redis).await.unwrap();
+    let drain_both = async || {
+        let output = python(&world, "consumer", &["fold.py", "longest0", "--drain"]).succeed().await;
+        assert!(output.starts_with("longest of "), "{output}");
+        python(&world, "consumer", &["lengths.py", "lengths0", "--drain"]).succeed().await;
+        assert_longest(&world, "longest0").await;
+        assert_lengths(&world, "lengths0").await;
+    };
+    drain_both().await;
+    assert_eq!(last_offset(&world, "longest0").await, 2003);
 
-    let longest = "SELECT format('longest of %s rides: %s, %s mm', count(*), (array_agg(id ORDER BY distance_mm DESC, id))[1], \
-                   max(distance_mm)) FROM rides";
-    let expected: String = world.client().query_one(longest, &[]).await.unwrap().get(0);
-    let output = python(&world, "fold.py", &["python0", "--drain"]).await;
-    assert_eq!(output.trim(), expected);
-    let checkpoint = "SELECT last_offset FROM checkpoints WHERE name = 'python0'";
-    assert_eq!(world.number(checkpoint).await, 2003);
-
-    // The fold goes on from its offset, without the stream.
+    // The folds go on from their offsets, without the stream.
     world.write_rides(10).await;
     world.drain_streamer(&mut streamer).await;
     redis::cmd("DEL").arg(world.stream_name()).exec_async(&mut redis).await.unwrap();
-    let expected: String = world.client().query_one(longest, &[]).await.unwrap().get(0);
-    assert_eq!(python(&world, "fold.py", &["python0", "--drain"]).await.trim(), expected);
+    drain_both().await;
+}
+
+#[tokio::test]
+async fn python_folds_each_ride_once_however_often_it_is_killed() {
+    let world = world_with_lengths().await;
+    let mut streamer = world.streamer();
+    for (script, name) in [("fold.py", "longest0"), ("lengths.py", "lengths0")] {
+        for _ in 0..4 {
+            let before = last_offset(&world, name).await;
+            world.write_rides(3000).await;
+            world.drain_streamer(&mut streamer).await;
+            let process = python(&world, "consumer", &[script, name]);
+            wait_until("it has moved", async || last_offset(&world, name).await > before).await;
+            process.kill().await;
+        }
+    }
+    for (script, name) in [("fold.py", "longest0"), ("lengths.py", "lengths0")] {
+        // A second process of the same name takes turns with the first.
+        let args = [script, name, "--drain"];
+        for process in [python(&world, "consumer", &args), python(&world, "consumer", &args)] {
+            process.succeed().await;
+        }
+    }
+    assert_longest(&world, "longest0").await;
+    assert_lengths(&world, "lengths0").await;
+}
+
+/// The process holds a state without the dead letter. The raised generation keeps it from committing that state.
+#[tokio::test]
+async fn python_saves_no_state_over_a_replay() {
+    let world = World::new().await;
+    let mut streamer = world.streamer();
+    world.write_rides(10).await;
+    let spoiled = stage_spoiled_ride(&world).await;
+    world.drain_streamer(&mut streamer).await;
+    let process = python(&world, "consumer", &["fold.py", "longest0"]);
+    wait_until("it has folded all", async || last_offset(&world, "longest0").await == 11).await;
+    correct_letter(&world, "longest0", 11, &spoiled).await;
+    python(&world, "operator", &["fold.py", "longest0", "--replay"]).succeed().await;
+    world.write_rides(10).await;
+    world.drain_streamer(&mut streamer).await;
+    wait_until("it has folded the rest", async || last_offset(&world, "longest0").await == 21).await;
+    process.kill().await;
+    assert_longest(&world, "longest0").await;
+}
+
+/// A newer version of a fold, as a program.
+fn version_2(module: &str, fold: &str) -> String {
+    format!("import {module} as m; m.main(type('Newer', (m.{fold},), {{'VERSION': 2}}))")
+}
+
+#[tokio::test]
+async fn python_folds_live_their_whole_lives() {
+    let world = world_with_lengths().await;
+    world.write_rides(2500).await;
+    let spoiled = stage_spoiled_ride(&world).await;
+    world.drain_streamer(&mut world.streamer()).await;
+    let folds = [
+        ("fold.py", "longest", version_2("fold", "Longest")),
+        ("lengths.py", "lengths", version_2("lengths", "Lengths")),
+    ];
+    for (script, old, _) in &folds {
+        python(&world, "consumer", &[script, old, "--drain"]).succeed().await;
+    }
+    archive_and_reap(&world).await;
+    let letter = world.number("SELECT min(record_offset) FROM dead_letters").await;
+    for (script, old, newer) in &folds {
+        let new = format!("new-{old}");
+        let output = python(&world, "consumer", &["-c", newer, old, "--drain"]).fail(1).await;
+        assert!(output.contains(&format!("fold {old} version 1, and not with {old} version 2")), "{output}");
+        python(&world, "consumer", &["-c", newer, &new, "--drain"]).succeed().await;
+        for (program, name) in [(&[*script][..], *old), (&["-c", newer], &new)] {
+            let args = [program, &[name, "--replay"]].concat();
+            let output = python(&world, "operator", &args).succeed().await;
+            assert!(output.contains(&format!("{name} {letter}: still rejected")), "{output}");
+            correct_letter(&world, name, letter, &spoiled).await;
+            let output = python(&world, "operator", &args).succeed().await;
+            assert_eq!(output, format!("{name} {letter}: folded\n"));
+        }
+        python(&world, "consumer", &[script, old, "--unregister"]).succeed().await;
+        let left = format!("SELECT count(*) FROM checkpoints WHERE name = '{old}'");
+        assert_eq!(world.number(&left).await, 0);
+    }
+    assert_longest(&world, "new-longest").await;
+    assert_lengths(&world, "new-lengths").await;
+    let letters = "SELECT count(*) FROM dead_letters AS l JOIN checkpoints AS c USING (name) WHERE NOT c.is_baseline";
+    assert_eq!(world.number(letters).await, 0);
+    assert_eq!(world.number("SELECT count(*) FROM ride_lengths WHERE name = 'lengths'").await, 0);
+}
+
+/// The first record is reaped, and there is no history.
+#[tokio::test]
+async fn python_registers_nothing_that_would_wait_for_reaped_records() {
+    let world = World::new().await;
+    world.carry_rides(10, &mut world.streamer(), &mut world.consumer("consumer0")).await;
+    Process::start(&world, "reaper", &["--once", "--keep", "0s"]).succeed().await;
+    let output = python(&world, "consumer", &["fold.py", "late", "--drain"]).fail(1).await;
+    assert!(output.contains("the record at offset 1 is reaped"), "{output}");
+    assert_eq!(world.number("SELECT count(*) FROM checkpoints WHERE name = 'late'").await, 0);
+}
+
+/// Fold name, version and state are the same in both languages, so each program can go on with the consumers of the other.
+#[tokio::test]
+async fn a_consumer_moves_from_python_to_rust_and_back() {
+    let world = World::new().await;
+    let mut streamer = world.streamer();
+    for _ in 0..2 {
+        world.write_rides(100).await;
+        world.drain_streamer(&mut streamer).await;
+        python(&world, "consumer", &["fold.py", "longest0", "--drain"]).succeed().await;
+        world.write_rides(100).await;
+        world.drain_streamer(&mut streamer).await;
+        example(&world, "longest", "consumer", &["longest0", "--drain"]).succeed().await;
+    }
+    example(&world, "longest", "consumer", &["copy", "--copy-from", "longest0"]).succeed().await;
+    for name in ["longest0", "copy"] {
+        assert_longest(&world, name).await;
+    }
 }
 
 /// Plain SQL returns the same records at the same offsets as the reader, also when transactions overlap.
