@@ -8,14 +8,14 @@
 //!                                                ▼
 //!                                  Redis Stream  (a copy of the log: may be lost at any time)
 //!                                    │           │           │
-//!                               consumer0   consumer1   consumer2 …   fold; state + checkpoint in one transaction
+//!                               consumer0   consumer1    history …    fold; result + checkpoint in one transaction
 //! ```
 //!
 //! # The two rules
 //!
 //! - **Write rule.** A change and its log record commit in one Postgres transaction, or neither does: [`pglog::stage`].
 //! - **Read rule.** A derived state and the checkpoint it was derived up to commit in one Postgres transaction, or neither
-//!   does: [`consumer::Fold`].
+//!   does: [`consumer::StateFold`] and [`consumer::RowFold`].
 //!
 //! Delivery is at least once. Effects happen once, because a state and its checkpoint move together. The stream only makes the
 //! pipeline fast: Redis may lose it at any time.
@@ -60,7 +60,8 @@
 //!
 //! # A fold
 //!
-//! A [`consumer::StateFold`] derives a state from records, and a [`consumer::RowFold`] rows. [`consumer::DistanceFold`] adds up the distances of all rides in whole
+//! A [`consumer::StateFold`] derives one small state from records, and a [`consumer::RowFold`] derives rows. Both see records
+//! and nothing else, so this example needs no server. [`consumer::DistanceFold`] adds up the distances of all rides in whole
 //! millimetres, so that the total of every consumer is exactly SQL's own `SUM`:
 //!
 //! ```
@@ -77,13 +78,22 @@
 //! assert!(fold.apply(&bad).is_err());
 //! ```
 //!
+//! A program lists its folds in a [`consumer::Registry`], and `--fold` chooses one. The registration of a consumer stores the
+//! fold's name and version, and no other fold goes on with it.
+//!
+//! # The history
+//!
+//! The reaper removes records that every consumer has passed. [`consumer::HistoryFold`] archives all of them before.
+//! [`pglog::WholeReader`] reads retained and archived records as one log, so a new consumer can begin at offset 1. It tells a
+//! hole in the archive, and never reads over it.
+//!
 //! # Crates
 //!
 //! Libraries, for use in a service of your own:
 //!
 //! | crate | holds |
 //! | --- | --- |
-//! | [`pglog`](../pglog/index.html) | the log in Postgres: stage, fix the order, read, reap. Example: `libs/pglog/examples/stage.rs` |
+//! | [`pglog`](../pglog/index.html) | the log in Postgres: stage, fix the order, read, reap, read what is archived. Example: `libs/pglog/examples/stage.rs` |
 //! | [`consumer`](../consumer/index.html) | the loop around a fold: duplicates, gaps, checkpoints, dead letters. Example: `consumer/examples/balances.rs` |
 //! | [`idempotency`](../idempotency/index.html) | requests that may be sent any number of times and take effect once. Example: `libs/idempotency/examples/hello.rs` |
 //! | [`monitor`](../monitor/index.html) | `/metrics` and `/readyz` of a process |
@@ -104,7 +114,7 @@
 //! | [`api`](../api/index.html) | takes rides over HTTP |
 //! | [`streamer`](../streamer/index.html) | fixes the order of the log, and appends it to the stream |
 //! | [`consumer`](../consumer/index.html) | folds the log |
-//! | [`receipts`](../receipts/index.html) | delivers receipts of booked rides: a second fold |
+//! | [`receipts`](../receipts/index.html) | notes receipts of booked rides by a fold of its own, and delivers them |
 //! | [`completer`](../completer/index.html) | finishes bookings that clients have abandoned |
 //! | [`reaper`](../reaper/index.html) | removes records that every consumer has passed |
 //! | [`operator`](../operator/index.html) | `audit`, `doctor`, `dead-letters`, `adopt` |
