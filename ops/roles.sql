@@ -45,6 +45,9 @@ END $$;
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 -- Only the trigger calls this function, and a trigger needs no EXECUTE.
 REVOKE EXECUTE ON FUNCTION refuse_change_of_staged_log_records() FROM PUBLIC;
+-- This function runs under the rights of the owner. A dump without privileges loses what schema.sql has revoked.
+REVOKE EXECUTE ON FUNCTION make_history_parts FROM PUBLIC, rocket_api, rocket_completer, rocket_streamer,
+    rocket_consumer, rocket_receipts, rocket_reaper, rocket_dashboard, rocket_operator;
 
 -- Begin with no privileges, so that a grant that was removed from this file is removed from the database.
 REVOKE ALL ON log_identity, rides, staged_log_records, log_batches, checkpoints, consumer_states, dead_letters, history,

@@ -65,27 +65,6 @@ pub(crate) async fn register(
     checkpoint::find(tx, key).await?.context("the registration is gone")
 }
 
-/// Registers the baseline anew, for a newer version of its fold. It goes on with the state of the slowest consumer of this
-/// version, or from the first record on. Until it has come as far as the old one, nothing is reaped.
-///
-/// # Errors
-/// As [`register`]. Then the old baseline stays.
-pub(crate) async fn replace_baseline(
-    tx: &Transaction<'_>,
-    fold: &impl Fold,
-    key: &CheckpointKey,
-) -> Result<Registration> {
-    pglog::hold_registration(tx).await.context("registering")?;
-    tx.execute(
-        "-- consumer::bootstrap::replace_baseline
-         DELETE FROM checkpoints WHERE name = $1 AND partition = $2 AND is_baseline",
-        &[&key.name, &key.partition],
-    )
-    .await
-    .context("removing the old baseline")?;
-    register(tx, fold, key, Role::Baseline).await
-}
-
 /// Registers `name` with state, rows, dead letters and checkpoint of `source`, all of one offset. Returns the offset. The fold
 /// is that of `source`; if `fold` names one, it must be this.
 ///

@@ -16,13 +16,6 @@ impl OtherFold {
     pub(crate) fn new(name: &str, registered: Option<&(String, i32)>, program: FoldId) -> Self {
         Self { name: name.to_owned(), registered: registered.cloned(), program }
     }
-
-    /// Whether the registration is that of an older version of the program's fold.
-    pub(crate) fn is_older_version(&self) -> bool {
-        self.registered
-            .as_ref()
-            .is_some_and(|(fold, version)| fold == self.program.name && *version < self.program.version)
-    }
 }
 
 impl fmt::Display for OtherFold {

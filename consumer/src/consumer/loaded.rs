@@ -39,7 +39,7 @@ impl Loaded {
         role: Option<Role>,
     ) -> Result<Self> {
         let tx = client.transaction().await.context("beginning to load")?;
-        let mut registration = match (checkpoint::find(&tx, key).await?, role) {
+        let registration = match (checkpoint::find(&tx, key).await?, role) {
             (Some(registration), _) => registration,
             (None, Some(role)) => {
                 fold.restart();
@@ -50,10 +50,6 @@ impl Loaded {
         match claim(&key.name, registration.fold.as_ref(), fold) {
             Ok(Claim::Own) => {}
             Ok(Claim::Unclaimed) => checkpoint::note_fold(&tx, fold.id(), key).await?,
-            Err(other) if role == Some(Role::Baseline) && other.is_older_version() => {
-                fold.restart();
-                registration = bootstrap::replace_baseline(&tx, fold, key).await?;
-            }
             Err(other) => return Err(Interruption::OtherFold(other).into()),
         }
         fold.restore(registration.state.as_deref()).with_context(|| {

@@ -26,6 +26,13 @@ impl Baseline {
                     // A second reaper has moved the baseline, or one of its dead letters was replayed: go on from there.
                     Some(Interruption::Fenced) => {}
                     Some(Interruption::HeldBack) => break,
+                    Some(Interruption::OtherFold(_)) => {
+                        return Err(error.context(
+                            "the baseline has another fold than this reaper, and nothing is reaped: as the owner of the tables, \
+                             run `DELETE FROM checkpoints WHERE is_baseline`. The reaper then makes a new baseline, from a \
+                             consumer with its fold or from the history",
+                        ));
+                    }
                     _ => return Err(error),
                 },
             }

@@ -167,7 +167,7 @@ async fn a_consumer_keeps_its_fold() {
 }
 
 #[tokio::test]
-async fn a_baseline_of_an_older_version_is_built_anew() {
+async fn a_baseline_of_another_version_is_built_anew_when_its_owner_deletes_it() {
     let world = World::new().await;
     carry(&world, 20, "old").await;
     archive(&world).await;
@@ -180,15 +180,11 @@ async fn a_baseline_of_an_older_version_is_built_anew() {
     world.write_rides(10).await;
     world.drain_streamer(&mut world.streamer()).await;
     archive(&world).await;
-    assert_eq!(reap(&world, &["--keep", "0s"]).await.record_count, 10, "the history has what is reaped");
-    world.assert_converged(&["baseline"]).await;
-    // A baseline of a newer version is left alone, and nothing is reaped.
-    let newer = "UPDATE checkpoints SET fold_version = 2 WHERE is_baseline";
-    world.client().batch_execute(newer).await.unwrap();
-    world.write_rides(10).await;
-    world.drain_streamer(&mut world.streamer()).await;
-    archive(&world).await;
     let output = Process::start(&world, "reaper", &["--once", "--keep", "0s"]).fail(1).await;
-    assert!(output.contains("consumer baseline is registered with fold distance version 2"), "{output}");
+    let advice = "run `DELETE FROM checkpoints WHERE is_baseline`";
+    assert!(output.contains("the baseline has another fold") && output.contains(advice), "{output}");
     assert_eq!(world.number("SELECT count(*) FROM staged_log_records").await, 10);
+    world.client().batch_execute("DELETE FROM checkpoints WHERE is_baseline").await.unwrap();
+    assert_eq!(reap(&world, &["--keep", "0s"]).await.record_count, 10, "the history has what was reaped before");
+    world.assert_converged(&["baseline"]).await;
 }
