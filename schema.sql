@@ -146,6 +146,7 @@ DECLARE
     batch    log_batches;
     previous pg_snapshot;
 BEGIN
+    after_offset := greatest(after_offset, 0);
     SELECT * INTO batch FROM log_batches AS b
     WHERE b.partition = of_partition AND b.first_offset <= after_offset + 1 ORDER BY b.first_offset DESC LIMIT 1;
     IF batch.first_offset + batch.record_count <= after_offset + 1 THEN
@@ -158,7 +159,11 @@ BEGIN
         RETURN QUERY
             SELECT archived.record_offset, archived.object, archived.action, archived.data, archived.staged_at FROM (
                 SELECT h.*, row_number() OVER (ORDER BY h.record_offset) AS place FROM history AS h
-                WHERE h.partition = of_partition AND h.record_offset > after_offset ORDER BY h.record_offset LIMIT count_max
+                WHERE h.partition = of_partition AND h.record_offset > after_offset
+                  -- Records beyond the head belong to a past that this log does not have.
+                  AND h.record_offset <= (SELECT b.first_offset + b.record_count - 1 FROM log_batches AS b
+                                          WHERE b.partition = of_partition ORDER BY b.first_offset DESC LIMIT 1)
+                ORDER BY h.record_offset LIMIT count_max
             ) AS archived
             WHERE archived.record_offset = after_offset + archived.place ORDER BY archived.record_offset;
         IF NOT FOUND AND count_max > 0 THEN
@@ -207,9 +212,10 @@ CREATE TABLE IF NOT EXISTS checkpoints (
     crash_count     BIGINT      NOT NULL DEFAULT 0,  -- injected crashes that the consumer survived
     -- Whether this is the baseline. The baseline holds no record back, and is not counted as a consumer.
     is_baseline     BOOLEAN     NOT NULL DEFAULT false,
-    -- Counts the changes of the state that do not move the checkpoint (a dead letter that was replayed). A consumer that
-    -- keeps its state in memory commits only if the row still has the generation that the consumer has loaded.
-    generation      BIGINT      NOT NULL DEFAULT 0,
+    -- A consumer that keeps its state in memory commits only if the row still has the generation that the consumer has
+    -- loaded. It rises with each change of the state that does not move the checkpoint (a dead letter that was replayed).
+    -- It begins with the time, so that a process cannot take a new registration of its name for its own.
+    generation      BIGINT      NOT NULL DEFAULT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
     updated_at      TIMESTAMPTZ NOT NULL DEFAULT now(),
     -- The fold that derives the state, and its version. A program with another fold refuses to go on with the row.
     -- NULL: the row was registered before version 5, or by a program that keeps its state in a table of its own.
@@ -571,7 +577,8 @@ DO $$ BEGIN
     END IF;
     -- From before version 5. Consumers of older versions go on until their next connection, and leave these columns alone.
     IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'checkpoints'::regclass AND attname = 'fold') THEN
-        ALTER TABLE checkpoints ADD COLUMN fold VARCHAR(100), ADD COLUMN fold_version INT, ADD COLUMN state fold_state;
+        ALTER TABLE checkpoints ADD COLUMN fold VARCHAR(100), ADD COLUMN fold_version INT, ADD COLUMN state fold_state,
+            ALTER COLUMN generation SET DEFAULT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
     END IF;
 END $$;
 -- <<< log.sql

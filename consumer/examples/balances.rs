@@ -11,7 +11,6 @@
 
 mod program;
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use consumer::{CheckpointKey, FoldId, Registry, Rejection, RowFold, Statement, row_fold};
@@ -25,10 +24,11 @@ fn main() -> ExitCode {
 /// The folds of this program.
 const FOLDS: Registry = Registry(&[row_fold::<Balances>]);
 
-/// Credits of one page, by wallet. The balances themselves stay in the table.
+/// Credits of one page, as columns. The balances themselves stay in the table.
 #[derive(Debug, Default)]
 struct Balances {
-    credits: BTreeMap<i64, i64>,
+    wallet_ids: Vec<i64>,
+    amounts: Vec<i64>,
 }
 
 /// The fields that the payload of `wallet credit` must have.
@@ -51,24 +51,23 @@ impl RowFold for Balances {
         object == "wallet" && action == "credit"
     }
 
-    /// Works in memory only. An error says that the record can never apply, and must leave the state as it was.
+    /// Works in memory only. An error says that the record can never apply, and nothing may be collected from it.
     fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection> {
         let credit: Credit =
             serde_json::from_str(record.data).map_err(|error| Rejection(format!("data is not a credit: {error}")))?;
-        let sum = self.credits.get(&credit.id).copied().unwrap_or(0);
-        let sum = sum.checked_add(credit.amount).ok_or_else(|| Rejection("the sum would overflow".to_owned()))?;
-        self.credits.insert(credit.id, sum);
+        self.wallet_ids.push(credit.id);
+        self.amounts.push(credit.amount);
         Ok(())
     }
 
     /// The loop runs these statements in the transaction that moves the checkpoint, so a credit is added once, however often
     /// its record arrives.
     fn statements(&mut self, key: &CheckpointKey) -> Vec<Statement> {
-        let (wallet_ids, amounts): (Vec<i64>, Vec<i64>) = std::mem::take(&mut self.credits).into_iter().unzip();
+        let Self { wallet_ids, amounts } = std::mem::take(self);
         let adding = Statement::new(
             "-- balances::add
              INSERT INTO wallet_balances (name, partition, wallet_id, balance)
-             SELECT $1, $2, * FROM unnest($3::bigint[], $4::bigint[])
+             SELECT $1, $2, id, sum(amount) FROM unnest($3::bigint[], $4::bigint[]) AS credit (id, amount) GROUP BY id
              ON CONFLICT (name, partition, wallet_id) DO UPDATE SET balance = wallet_balances.balance + excluded.balance",
         );
         vec![adding.with(key.name.clone()).with(key.partition).with(wallet_ids).with(amounts)]

@@ -22,6 +22,9 @@ fn main() -> ExitCode {
 /// The folds of this program.
 const FOLDS: Registry = Registry(&[state_fold::<Longest>]);
 
+/// The longest ride that counts, in mm.
+const DISTANCE_MM_MAX: i64 = 1_000_000_000_000;
+
 /// The state, as its JSON is stored.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Longest {
@@ -47,6 +50,9 @@ impl StateFold for Longest {
     fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection> {
         let ride: Ride =
             serde_json::from_str(record.data).map_err(|error| Rejection(format!("data is not a ride: {error}")))?;
+        if ride.id < 1 || !(1..=DISTANCE_MM_MAX).contains(&ride.distance_mm) {
+            return Err(Rejection("id or distance_mm is out of range".to_owned()));
+        }
         self.ride_count += 1;
         if ride.distance_mm > self.distance_mm {
             (self.ride_id, self.distance_mm) = (Some(ride.id), ride.distance_mm);

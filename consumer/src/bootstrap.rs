@@ -57,6 +57,9 @@ pub(crate) async fn register(
         match role {
             Role::Baseline => begin_baseline(tx, fold, key).await?,
             Role::Consumer(Start::Baseline) => begin_after_baseline(tx, fold, key).await?,
+            Role::Consumer(Start::Retained) if fold.kind() == Kind::State => {
+                return Err(Interruption::Partial { fold: fold.id() }.into());
+            }
             Role::Consumer(Start::Retained) => leave_out_reaped(tx, key).await?,
             Role::Consumer(Start::Start) => {}
         }

@@ -116,7 +116,7 @@ async fn find(tx: &Transaction<'_>, name: &str, partition: Partition, offset: i6
 /// is not the committed one any more.
 async fn save(tx: &Transaction<'_>, fold: &mut impl Fold, key: &CheckpointKey) -> Result<()> {
     for statement in fold.statements(key) {
-        statement.execute(tx).await.context("saving the rows")?;
+        statement.execute(tx).await?;
     }
     let raised_count = tx
         .execute(

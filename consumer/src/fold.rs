@@ -6,6 +6,7 @@ use std::fmt;
 use pglog::{Partition, Record, Session};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
 /// Name and version of a fold. Both are stored with the registration of each consumer.
@@ -66,6 +67,9 @@ pub trait RowFold: Default + Send + Sync + 'static {
     /// that say themselves which records they reflect.
     const MAY_BEGIN_LATE: bool = false;
 
+    /// Whether registrations of before schema version 5, which name no fold, are of this one.
+    const OWNS_UNNAMED: bool = false;
+
     /// Whether records of this kind concern the fold. It passes over the others, and the checkpoint moves on all the same.
     fn takes(&self, object: &str, action: &str) -> bool;
 
@@ -97,12 +101,20 @@ pub struct CheckpointKey {
 pub struct Statement {
     sql: &'static str,
     params: Vec<Box<dyn ToSql + Sync + Send>>,
+    refused_means: &'static str,
 }
 
 impl Statement {
     /// An INSERT, UPDATE or DELETE, or a SELECT that calls a function.
     pub fn new(sql: &'static str) -> Self {
-        Self { sql, params: Vec::new() }
+        Self { sql, params: Vec::new(), refused_means: "a row is there that must not be" }
+    }
+
+    /// Says what it means if a unique key refuses a row.
+    #[must_use]
+    pub fn refused_means(mut self, meaning: &'static str) -> Self {
+        self.refused_means = meaning;
+        self
     }
 
     /// Adds the value of the next parameter.
@@ -113,10 +125,18 @@ impl Statement {
     }
 
     /// Runs it.
-    pub(crate) async fn execute(&self, session: &impl Session) -> Result<u64, tokio_postgres::Error> {
+    ///
+    /// # Errors
+    /// Postgres is away, or refuses it.
+    pub(crate) async fn execute(&self, session: &impl Session) -> anyhow::Result<()> {
         let params: Vec<&(dyn ToSql + Sync)> =
             self.params.iter().map(|param| &**param as &(dyn ToSql + Sync)).collect();
-        session.execute(self.sql, &params).await
+        let executed = session.execute(self.sql, &params).await;
+        executed.map(drop).map_err(|error| {
+            let is_refused = error.code() == Some(&SqlState::UNIQUE_VIOLATION);
+            let meaning = if is_refused { self.refused_means } else { "writing the rows of the fold" };
+            anyhow::Error::new(error).context(meaning)
+        })
     }
 }
 

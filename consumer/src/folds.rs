@@ -33,7 +33,8 @@ mod tests {
         let registered = |name: &str, version| Some((name.to_owned(), version));
         let (distance, history) = (State::<DistanceFold>::default(), Rows::<HistoryFold>::default());
         assert!(matches!(claim("a", registered("distance", 1).as_ref(), &distance), Ok(Claim::Own)));
-        assert!(matches!(claim("a", None, &history), Ok(Claim::Unclaimed)));
+        assert!(matches!(claim("a", None, &Rows::<ReceiptsFold>::default()), Ok(Claim::Unclaimed)));
+        assert!(claim("a", None, &history).is_err());
         for (registered, hint) in [
             (registered("distance", 2), "this program has version 1"),
             (registered("history", 1), "start it with --fold history"),

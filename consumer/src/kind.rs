@@ -59,6 +59,8 @@ pub enum Kind {
         copy: Option<&'static str>,
         /// As [`RowFold::MAY_BEGIN_LATE`].
         may_begin_late: bool,
+        /// As [`RowFold::OWNS_UNNAMED`].
+        owns_unnamed: bool,
     },
 }
 
@@ -120,7 +122,7 @@ impl<F: RowFold> Fold for Rows<F> {
     }
 
     fn kind(&self) -> Kind {
-        Kind::Rows { copy: F::COPY, may_begin_late: F::MAY_BEGIN_LATE }
+        Kind::Rows { copy: F::COPY, may_begin_late: F::MAY_BEGIN_LATE, owns_unnamed: F::OWNS_UNNAMED }
     }
 
     fn restore(&mut self, state: Option<&str>) -> Result<()> {

@@ -24,7 +24,8 @@ impl fmt::Display for OtherFold {
         match registered {
             None => write!(
                 out,
-                "consumer {name} is registered without a fold, by another program: choose another name for fold {program}"
+                "consumer {name} is registered without a fold: start its own program once, which notes it, or choose another name \
+                 for fold {program}"
             ),
             Some((fold, version)) if fold == program.name => write!(
                 out,

@@ -29,8 +29,8 @@ pub enum Interruption {
     /// A consumer that begins here would lack records.
     #[error(
         "consumer {name} cannot begin at offset {}: records before {first_retained} are reaped, and the history does not have \
-         all of them. Begin with --copy-from OTHER and a consumer of the same fold, or with --from retained, which leaves \
-         out the reaped records",
+         all of them. Use --copy-from OTHER with a consumer of the same fold; a fold with rows can also begin with --from \
+         retained, which leaves out the reaped records",
         last_offset + 1
     )]
     Gone {
@@ -40,6 +40,15 @@ pub enum Interruption {
         last_offset: i64,
         /// The lowest offset that is not reaped.
         first_retained: i64,
+    },
+    /// A state that reflects some records only is no state of its fold.
+    #[error(
+        "the state of fold {fold} would lack the reaped records: begin with --from baseline or --from start. Only a fold with \
+         rows can leave them out"
+    )]
+    Partial {
+        /// The fold.
+        fold: FoldId,
     },
     /// The fold's state does not fit into the row of the checkpoint.
     #[error(
@@ -58,7 +67,7 @@ impl Interruption {
     /// Whether another attempt cannot help, because a person must first do what the text says.
     pub(crate) fn is_final(&self) -> bool {
         match self {
-            Self::Unregistered | Self::OtherFold(_) | Self::Gone { .. } | Self::StateTooLong { .. } => true,
+            Self::Unregistered | Self::OtherFold(_) | Self::Gone { .. } | Self::Partial { .. } | Self::StateTooLong { .. } => true,
             Self::Crash | Self::Fenced | Self::Unvouched | Self::HeldBack => false,
         }
     }

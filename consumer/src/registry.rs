@@ -82,7 +82,7 @@ impl fmt::Display for Registry {
 pub(crate) enum Claim {
     /// The registration is that of this fold.
     Own,
-    /// The registration is older than the column for the fold. A fold with rows becomes its fold.
+    /// The registration is older than the column for the fold. The fold says that it is of such a registration.
     Unclaimed,
 }
 
@@ -94,7 +94,7 @@ pub(crate) fn claim(name: &str, registered: Option<&(String, i32)>, fold: &impl 
     let id = fold.id();
     match (registered, fold.kind()) {
         (Some((fold, version)), _) if fold == id.name && *version == id.version => Ok(Claim::Own),
-        (None, Kind::Rows { .. }) => Ok(Claim::Unclaimed),
+        (None, Kind::Rows { owns_unnamed: true, .. }) => Ok(Claim::Unclaimed),
         (registered, _) => Err(OtherFold::new(name, registered, id)),
     }
 }

@@ -41,6 +41,14 @@ WITH moved AS (
 )
 SELECT name FROM moved"""
 
+# Whether a consumer that begins at the first record would miss one.
+LACKS_RECORDS = """
+SELECT EXISTS (
+    SELECT FROM (SELECT max(first_offset + record_count - 1) AS last_reaped FROM log_batches
+                 WHERE partition = 0 AND reaped_at IS NOT NULL) AS reaped
+    WHERE last_reaped > 0 AND NOT EXISTS (
+        SELECT FROM history_ranges WHERE partition = 0 AND first_offset = 1 AND last_offset >= last_reaped))"""
+
 
 class Overtaken(Exception):
     """Another process of this name has moved the checkpoint, or a dead letter was replayed."""
@@ -109,8 +117,9 @@ class Consumer:
                           ON CONFLICT DO NOTHING"""
             fold = self.fold_type()
             if self.postgres.execute(register, [self.name, fold.NAME, fold.VERSION, to_json(fold.state())]).rowcount == 1:
-                # If the first record is reaped and the history does not have it, this fails, and nothing is registered.
-                self.postgres.execute("SELECT FROM log_records_after(0, 1)")
+                # Otherwise the consumer would stop at a record that is gone, and hold back the reaper until it is unregistered.
+                if self.postgres.execute(LACKS_RECORDS).fetchone()[0]:
+                    raise SystemExit("records are reaped, and the history does not have all of them: nothing is registered")
 
     def load(self, lock=""):
         """Reads the committed offset and state."""

@@ -135,7 +135,7 @@ impl<F: Fold> Committer<'_, F> {
         let writing = async {
             if has_rows {
                 for statement in self.fold.statements(self.key) {
-                    statement.execute(client).await.context("writing the rows of the fold")?;
+                    statement.execute(client).await?;
                 }
             }
             anyhow::Ok(())

@@ -46,8 +46,8 @@ impl RowFold for HistoryFold {
             "-- consumer::history::make_parts
              SELECT make_history_parts($1, $2, $3)",
         );
-        // A record's row never differs, so it does no harm if a row is there: another consumer has archived the record, or this
-        // one has before it was unregistered.
+        // Another consumer may have archived the record, or this one before it was unregistered. A row that differs is of
+        // another past of the log: the key of the table refuses the record then, and the consumer does not pass it.
         let inserting = Statement::new(
             "-- consumer::history::insert
              INSERT INTO history
@@ -57,7 +57,15 @@ impl RowFold for HistoryFold {
                         SELECT FROM history WHERE partition = $1 AND record_offset = $2 - 1)
              FROM unnest($3::bigint[], $4::text[], $5::text[], $6::text[]::json[], $7::timestamptz[], $8::text[])
                   AS page (record_offset, object, action, data, staged_at, traceparent)
-             ON CONFLICT DO NOTHING",
+             WHERE NOT EXISTS (
+                 SELECT FROM history AS h
+                 WHERE h.partition = $1 AND h.record_offset = page.record_offset
+                   AND h.object = page.object AND h.action = page.action AND h.data::text = page.data::text
+                   AND h.staged_at = page.staged_at AND h.traceparent IS NOT DISTINCT FROM page.traceparent)",
+        )
+        .refused_means(
+            "the history has another record at one of these offsets, of a past that this log does not have: detach the parts \
+             that are newer than the log, or delete their rows beyond it",
         );
         vec![
             making.with(key.partition).with(first_offset).with(last_offset),

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use crate::fold::{CheckpointKey, FoldId, Rejection, RowFold, Statement};
 
-/// Receipts to be noted, as columns. All consumers share one table: a receipt is sent once, whoever notes it.
+/// Receipts to be noted, as columns. All consumers share one table: a receipt is sent once, whichever consumer notes it.
 #[derive(Debug, Default)]
 pub struct ReceiptsFold {
     ride_ids: Vec<i64>,
@@ -25,6 +25,8 @@ struct Receipt {
 
 impl RowFold for ReceiptsFold {
     const ID: FoldId = FoldId { name: "receipts", version: 1 };
+
+    const OWNS_UNNAMED: bool = true;
 
     fn takes(&self, object: &str, action: &str) -> bool {
         object == "receipt" && action == "create"

@@ -35,9 +35,10 @@ impl std::fmt::Debug for PostgresArgs {
 /// How long connecting to one host may take, and how long a caller waits for a connection of the pool.
 const CONNECT_WAIT: Duration = Duration::from_secs(3);
 
-/// Bounds inside the server, in ms. They are needed because a query goes on when its caller drops the future.
-const SESSION_LIMITS: &str =
-    "SET statement_timeout = 30000; SET lock_timeout = 10000; SET idle_in_transaction_session_timeout = 60000";
+/// Bounds inside the server, in ms. They are needed because a query goes on when its caller drops the future. A transaction
+/// that waits for a lock must then see what the holder has committed, whatever the default of the server is.
+const SESSION_LIMITS: &str = "SET statement_timeout = 30000; SET lock_timeout = 10000; \
+     SET idle_in_transaction_session_timeout = 60000; SET default_transaction_isolation = 'read committed'";
 
 /// `config` with the settings of every connection: bounded waits, and keepalives that notice a dead peer.
 fn tuned(config: &Config, process: &str) -> Config {

@@ -4,22 +4,27 @@
 use anyhow::Result;
 use common::shutdown::CancellationToken;
 use consumer::{Consumer, FOLDS, Fold, Interruption};
+use pglog::Partition;
 
 use crate::config::Config;
 
 /// Connects at the first fold, because there is seldom anything to fold.
-pub(crate) struct Baseline(Consumer<Box<dyn Fold>>);
+pub(crate) struct Baseline {
+    consumer: Consumer<Box<dyn Fold>>,
+    partition: Partition,
+}
 
 impl Baseline {
     pub fn new(config: &Config, shutdown: &CancellationToken) -> Self {
-        Self(Consumer::baseline(&config.postgres, &config.stream, FOLDS.first(), shutdown.clone()))
+        let consumer = Consumer::baseline(&config.postgres, &config.stream, FOLDS.first(), shutdown.clone());
+        Self { consumer, partition: config.stream.partition }
     }
 
     /// Folds up to `last_offset` in bounded steps, and commits each step. Stops early at `shutdown`, and if a consumer has
     /// registered that has not come as far: then less is reaped.
     pub async fn move_to(&mut self, last_offset: i64, shutdown: &CancellationToken) -> Result<()> {
         while !shutdown.is_cancelled() {
-            match self.0.fold_up_to(last_offset).await {
+            match self.consumer.fold_up_to(last_offset).await {
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(error) => match error.downcast_ref() {
@@ -27,11 +32,13 @@ impl Baseline {
                     Some(Interruption::Fenced) => {}
                     Some(Interruption::HeldBack) => break,
                     Some(Interruption::OtherFold(_)) => {
-                        return Err(error.context(
-                            "the baseline has another fold than this reaper, and nothing is reaped: as the owner of the tables, \
-                             run `DELETE FROM checkpoints WHERE is_baseline`. The reaper then makes a new baseline, from a \
-                             consumer with its fold or from the history",
-                        ));
+                        return Err(error.context(format!(
+                            "the baseline has another fold than this reaper, and nothing is reaped. See that the history has \
+                             every record (doctor), or that a consumer with this fold is registered. Then run, as the owner of \
+                             the tables, `DELETE FROM checkpoints WHERE is_baseline AND partition = {}`. The reaper makes a new \
+                             baseline from the consumer or from the history",
+                            self.partition
+                        )));
                     }
                     _ => return Err(error),
                 },

@@ -239,3 +239,35 @@ async fn a_consumer_whose_connection_is_cut_goes_on_where_it_committed() {
     .await;
     world.assert_converged(&["consumer0"]).await;
 }
+
+#[tokio::test]
+async fn a_process_does_not_take_a_new_registration_of_its_name_for_its_own() {
+    let world = World::new().await;
+    let mut streamer = world.streamer();
+    let mut idle = world.consumer("consumer0");
+    world.carry_rides(5, &mut streamer, &mut idle).await;
+    // Meanwhile the name is registered anew, with the same fold, and comes to the same offset.
+    Process::start(&world, "consumer", &["consumer0", "--unregister"]).succeed().await;
+    let mut successor = world.consumer("consumer0");
+    world.drain_consumer(&mut successor).await;
+    world.write_rides(1).await;
+    world.drain_streamer(&mut streamer).await;
+    let error = idle.run_once(Fault::None, None).await.unwrap_err();
+    assert!(matches!(error.downcast_ref(), Some(consumer::Interruption::Fenced)), "{error:#}");
+    assert_eq!(world.committed("consumer0").await.0, 5, "the process that was idle has committed nothing");
+    world.drain_consumer(&mut successor).await;
+    world.assert_converged(&["consumer0"]).await;
+}
+
+/// Under a stricter default a transaction that has waited for a lock would not see what the holder has committed.
+#[tokio::test]
+async fn the_servers_default_isolation_does_not_matter() {
+    let world = World::new().await;
+    let database = world.client().query_one("SELECT current_database()::text", &[]).await.unwrap();
+    let stricter = format!("ALTER DATABASE {} SET default_transaction_isolation = 'serializable'", database.get::<_, &str>(0));
+    world.client().batch_execute(&stricter).await.unwrap();
+    let config = world.consumer_config("consumer0").postgres.database_url;
+    let client = connect::postgres::connect(&config, "test", || {}).await.unwrap();
+    let level: String = client.query_one("SHOW transaction_isolation", &[]).await.unwrap().get(0);
+    assert_eq!(level, "read committed");
+}

@@ -154,6 +154,8 @@ async fn a_consumer_keeps_its_fold() {
     assert!(output.contains("start it with --fold distance"), "{output}");
     let output = Process::start(&world, "consumer", &["x", "--fold", "speed"]).fail(1).await;
     assert!(output.contains("there is no fold \"speed\": give one of distance, history, receipts"), "{output}");
+    let output = Process::start(&world, "consumer", &["x", "--from", "retained"]).fail(1).await;
+    assert!(output.contains("the state of fold distance version 1 would lack the reaped records"), "{output}");
     let copy = ["x", "--fold", "distance", "--copy-from", "history"];
     let output = Process::start(&world, "consumer", &copy).fail(1).await;
     assert!(output.contains("consumer \"history\" has fold history, and not distance"), "{output}");
@@ -181,10 +183,29 @@ async fn a_baseline_of_another_version_is_built_anew_when_its_owner_deletes_it()
     world.drain_streamer(&mut world.streamer()).await;
     archive(&world).await;
     let output = Process::start(&world, "reaper", &["--once", "--keep", "0s"]).fail(1).await;
-    let advice = "run `DELETE FROM checkpoints WHERE is_baseline`";
+    let advice = "`DELETE FROM checkpoints WHERE is_baseline AND partition = 0`";
     assert!(output.contains("the baseline has another fold") && output.contains(advice), "{output}");
     assert_eq!(world.number("SELECT count(*) FROM staged_log_records").await, 10);
     world.client().batch_execute("DELETE FROM checkpoints WHERE is_baseline").await.unwrap();
     assert_eq!(reap(&world, &["--keep", "0s"]).await.record_count, 10, "the history has what was reaped before");
     world.assert_converged(&["baseline"]).await;
+}
+
+/// The log went back, for example by a restore of some of its tables, and the history did not.
+#[tokio::test]
+async fn a_record_of_another_past_is_not_taken_for_the_logs() {
+    let world = World::new().await;
+    let of_another_past = "INSERT INTO history SELECT 0, n, 'ride', 'create', '{}', now() FROM generate_series(3, 5) n";
+    carry(&world, 2, "old").await;
+    archive(&world).await;
+    world.client().batch_execute(of_another_past).await.unwrap();
+    let output = Process::start(&world, "doctor", &["--no-stream"]).fail(1).await;
+    assert!(output.contains("it ends at offset 5, and the head of the log is 2"), "{output}");
+    carry(&world, 10, "old").await;
+    let mut history = Process::start(&world, "consumer", &["history", "--fold", "history"]);
+    history.wait_for("the history has another record at one of these offsets").await;
+    assert_eq!(world.number("SELECT last_offset FROM checkpoints WHERE name = 'history'").await, 2);
+    world.client().batch_execute("DELETE FROM history WHERE record_offset > 2").await.unwrap();
+    wait_until("it goes on by itself", async || ranges(&world).await == "1-12").await;
+    history.stop().await;
 }

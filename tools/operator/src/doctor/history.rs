@@ -24,6 +24,15 @@ pub(super) async fn history(client: &Client, config: &Config) -> Result<Finding>
     let holes: Vec<String> =
         lacking.iter().take(HOLES_LEN_MAX).map(|(first, last)| format!("{first} to {last}")).collect();
     let more = if lacking.len() > holes.len() { " and more" } else { "" };
+    let (head, last_offset) = (pglog::head(client, partition).await?, last_archived(client, partition).await?);
+    if last_offset > head {
+        return Ok(Finding::fail(
+            CHECK,
+            format!("it ends at offset {last_offset}, and the head of the log is {head}: it is of another past"),
+            "the records that get these offsets cannot be archived, and its consumer stops",
+            format!("DELETE FROM history WHERE partition = {partition} AND record_offset > {head}"),
+        ));
+    }
     let lacks = format!("it lacks the reaped records {}{more}", holes.join(", "));
     if !is_written {
         return Ok(match lacking[..] {
@@ -36,7 +45,6 @@ pub(super) async fn history(client: &Client, config: &Config) -> Result<Finding>
             ),
         });
     }
-    let last_offset = ranges.last().map_or(0, |(_, last_offset)| *last_offset);
     if last_offset > 0 && !is_part_ahead_there(client, last_offset).await? {
         return Ok(Finding::warn(
             CHECK,
@@ -64,7 +72,7 @@ pub(super) async fn folds(client: &Client, config: &Config) -> Result<Finding> {
         "log.folds",
         match row.get::<_, Option<String>>(0) {
             None => "each consumer is registered with its fold".to_owned(),
-            Some(names) => format!("registered without a fold: {names}. Only a program that knows their state goes on"),
+            Some(names) => format!("registered without a fold: {names}. Start their own programs once, which note it"),
         },
     ))
 }
@@ -103,6 +111,18 @@ async fn ranges(client: &Client, partition: Partition) -> Result<Vec<(i64, i64)>
         )
         .await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// The last offset in the history, 0 if it is empty.
+async fn last_archived(client: &Client, partition: Partition) -> Result<i64> {
+    let row = client
+        .query_one(
+            "-- operator::doctor::last_archived
+             SELECT COALESCE(max(record_offset), 0) FROM history WHERE partition = $1",
+            &[&partition],
+        )
+        .await?;
+    Ok(row.get(0))
 }
 
 /// Whether the part after the one that has `last_offset` can take records.
