@@ -89,8 +89,9 @@ pub struct Config {
     #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
     pub pause: Duration,
 
-    /// How long convergence may take after the last fault.
-    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+    /// How long convergence may take after the last fault. A receipt that a killed process had in hand is delivered after a
+    /// minute.
+    #[arg(long, default_value = "90s", value_parser = humantime::parse_duration)]
     pub settle: Duration,
 
     /// The folder of the servers and logs. It is removed at the end unless an invariant was violated.
