@@ -67,7 +67,11 @@ impl Interruption {
     /// Whether another attempt cannot help, because a person must first do what the text says.
     pub(crate) fn is_final(&self) -> bool {
         match self {
-            Self::Unregistered | Self::OtherFold(_) | Self::Gone { .. } | Self::Partial { .. } | Self::StateTooLong { .. } => true,
+            Self::Unregistered
+            | Self::OtherFold(_)
+            | Self::Gone { .. }
+            | Self::Partial { .. }
+            | Self::StateTooLong { .. } => true,
             Self::Crash | Self::Fenced | Self::Unvouched | Self::HeldBack => false,
         }
     }

@@ -264,7 +264,8 @@ async fn a_process_does_not_take_a_new_registration_of_its_name_for_its_own() {
 async fn the_servers_default_isolation_does_not_matter() {
     let world = World::new().await;
     let database = world.client().query_one("SELECT current_database()::text", &[]).await.unwrap();
-    let stricter = format!("ALTER DATABASE {} SET default_transaction_isolation = 'serializable'", database.get::<_, &str>(0));
+    let stricter =
+        format!("ALTER DATABASE {} SET default_transaction_isolation = 'serializable'", database.get::<_, &str>(0));
     world.client().batch_execute(&stricter).await.unwrap();
     let config = world.consumer_config("consumer0").postgres.database_url;
     let client = connect::postgres::connect(&config, "test", || {}).await.unwrap();

@@ -199,7 +199,7 @@ async fn a_record_of_another_past_is_not_taken_for_the_logs() {
     carry(&world, 2, "old").await;
     archive(&world).await;
     world.client().batch_execute(of_another_past).await.unwrap();
-    let output = Process::start(&world, "doctor", &["--no-stream"]).fail(1).await;
+    let output = Process::start(&world, "doctor", &[]).fail(1).await;
     assert!(output.contains("it ends at offset 5, and the head of the log is 2"), "{output}");
     carry(&world, 10, "old").await;
     let mut history = Process::start(&world, "consumer", &["history", "--fold", "history"]);

@@ -29,7 +29,8 @@ const MAKE_VERSION_4: &str = "
     GRANT SELECT ON consumer_states TO rocket_api, rocket_dashboard, rocket_operator;
     GRANT SELECT, INSERT, UPDATE ON consumer_states TO rocket_consumer, rocket_reaper;
     GRANT UPDATE ON consumer_states TO rocket_operator;
-    ALTER TABLE checkpoints DROP COLUMN fold, DROP COLUMN fold_version, DROP COLUMN state;
+    ALTER TABLE checkpoints DROP COLUMN fold, DROP COLUMN fold_version, DROP COLUMN state,
+        ALTER COLUMN generation SET DEFAULT 0;
     DROP VIEW history_ranges;
     DROP TABLE history;
     DROP FUNCTION bigint_or_null, make_history_parts, history_part_len;
