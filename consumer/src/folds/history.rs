@@ -57,11 +57,10 @@ impl RowFold for HistoryFold {
                         SELECT FROM history WHERE partition = $1 AND record_offset = $2 - 1)
              FROM unnest($3::bigint[], $4::text[], $5::text[], $6::text[]::json[], $7::timestamptz[], $8::text[])
                   AS page (record_offset, object, action, data, staged_at, traceparent)
-             WHERE NOT EXISTS (
-                 SELECT FROM history AS h
-                 WHERE h.partition = $1 AND h.record_offset = page.record_offset
-                   AND h.object = page.object AND h.action = page.action AND h.data::text = page.data::text
-                   AND h.staged_at = page.staged_at AND h.traceparent IS NOT DISTINCT FROM page.traceparent)",
+             WHERE NOT COALESCE((
+                 SELECT h.object = page.object AND h.action = page.action AND h.data::text = page.data::text
+                    AND h.staged_at = page.staged_at AND h.traceparent IS NOT DISTINCT FROM page.traceparent
+                 FROM history AS h WHERE h.partition = $1 AND h.record_offset = page.record_offset), false)",
         )
         .refused_means(
             "the history has another record at one of these offsets, of a past that this log does not have: detach the parts \

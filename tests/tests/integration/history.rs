@@ -209,3 +209,15 @@ async fn a_record_of_another_past_is_not_taken_for_the_logs() {
     wait_until("it goes on by itself", async || ranges(&world).await == "1-12").await;
     history.stop().await;
 }
+
+/// A statement that was planned while the table was empty could read all of it for each record.
+#[tokio::test]
+async fn archiving_reads_no_other_records() {
+    let world = World::new().await;
+    carry(&world, 3_000, "old").await;
+    archive(&world).await;
+    let of = "FROM pg_stat_user_tables WHERE relname = 'history_0'";
+    wait_until("the rows are counted", async || world.number(&format!("SELECT n_tup_ins {of}")).await == 3_000).await;
+    let read_count = world.number(&format!("SELECT seq_tup_read + idx_tup_fetch {of}")).await;
+    assert!(read_count < 100, "{read_count} rows were read");
+}
