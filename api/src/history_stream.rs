@@ -52,12 +52,14 @@ pub(crate) async fn watch(app: &App, selection: Selection, after: Option<i64>) -
         Some(after) => after,
         None => history_page::newest_offset(&app.database, selection.partition).await?,
     };
+    // A client that reconnects before the first record then goes on from here.
+    let beginning = stream::iter([Event::default().id(after.to_string())]);
     let watcher = Watcher { database: app.database.clone(), selection, after, pause: Duration::ZERO };
     let pages = stream::unfold(watcher, async |mut watcher| {
         let events = watcher.next_events().await?;
         Some((stream::iter(events), watcher))
     });
-    let events = pages.flatten().map(move |event| {
+    let events = beginning.chain(pages.flatten()).map(move |event| {
         let _place = &place;
         Ok::<_, Infallible>(event)
     });

@@ -20,7 +20,8 @@ pub(crate) const BASELINE: &str = "baseline";
 /// Where a consumer begins when it is registered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Start {
-    /// With the state of all reaped records, which the reaper keeps. If it keeps none for this fold: at the first record.
+    /// With the state of all reaped records, if the reaper keeps it for this fold. Otherwise at the first record; a history then
+    /// begins with the oldest record that is not reaped.
     #[default]
     Baseline,
     /// At the first record of the log. The history has the reaped ones.

@@ -29,7 +29,7 @@ pub struct Config {
     #[command(flatten)]
     pub stream: StreamArgs,
 
-    /// The fold, for example distance (the default), history or receipts. A registered consumer keeps its fold.
+    /// The name of the fold; without it, the program's first one. A registered consumer keeps its fold.
     #[arg(long, value_name = "FOLD")]
     pub fold: Option<String>,
 

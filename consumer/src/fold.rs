@@ -63,8 +63,9 @@ pub trait RowFold: Default + Send + Sync + 'static {
     /// `$3` the partition. `None`: all consumers of this fold share the same rows, and there is nothing to copy.
     const COPY: Option<&'static str> = None;
 
-    /// Whether a consumer may begin with the oldest record that is left, and lack the reaped ones. This is right only for rows
-    /// that say themselves which records they reflect.
+    /// Whether a consumer that is started without `--from`, after records were reaped, begins with the oldest record that is
+    /// left. This is right only for rows that say themselves which records they reflect. `--from retained` does the same for
+    /// every row fold: the operator decides then that the rows may lack the earlier records.
     const MAY_BEGIN_LATE: bool = false;
 
     /// Whether registrations of before schema version 5, which name no fold, are of this one.

@@ -30,7 +30,8 @@ impl fmt::Display for OtherFold {
             Some((fold, version)) if fold == program.name => write!(
                 out,
                 "consumer {name} is registered with fold {fold} version {version}, and this program has version {}: start a \
-                 consumer with another name beside it (--from start), and --unregister {name} when the new one has caught up",
+                 consumer with another name beside it (--fold {fold} --from start), and --unregister {name} when the new one \
+                 has caught up",
                 program.version
             ),
             Some((fold, version)) => write!(
