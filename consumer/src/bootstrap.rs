@@ -54,7 +54,8 @@ pub(crate) async fn register(
     // The reaper relies on the registration, so it must survive a crash.
     tx.batch_execute("SET LOCAL synchronous_commit TO DEFAULT").await.context("registering")?;
     // If the row is there, another process of this name was faster. Its row is found below.
-    if insert(tx, fold, key, role == Role::Baseline).await? {
+    let is_new = insert(tx, fold, key, role == Role::Baseline).await?;
+    if is_new {
         match role {
             Role::Baseline => begin_baseline(tx, fold, key).await?,
             Role::Consumer(Start::Baseline) => begin_after_baseline(tx, fold, key).await?,
@@ -64,9 +65,12 @@ pub(crate) async fn register(
             Role::Consumer(Start::Retained) => leave_out_reaped(tx, key).await?,
             Role::Consumer(Start::Start) => {}
         }
-        refuse_gaps(tx, key).await?;
     }
-    checkpoint::find(tx, key).await?.context("the registration is gone")
+    let registration = checkpoint::find(tx, key).await?.context("the registration is gone")?;
+    if is_new {
+        refuse_gaps(tx, key, registration.checkpoint.last_offset).await?;
+    }
+    Ok(registration)
 }
 
 /// Registers `name` with state, rows, dead letters and checkpoint of `source`, all of one offset. Returns the offset. The fold
@@ -152,16 +156,7 @@ async fn leave_out_reaped(tx: &Transaction<'_>, key: &CheckpointKey) -> Result<(
 }
 
 /// Refuses a consumer that would need a record that is gone: it would stop there, and hold back the reaper.
-async fn refuse_gaps(tx: &Transaction<'_>, key: &CheckpointKey) -> Result<()> {
-    let row = tx
-        .query_one(
-            "-- consumer::bootstrap::refuse_gaps
-             SELECT last_offset FROM checkpoints WHERE name = $1 AND partition = $2",
-            &[&key.name, &key.partition],
-        )
-        .await
-        .context("looking at the new checkpoint")?;
-    let last_offset: i64 = row.get(0);
+async fn refuse_gaps(tx: &Transaction<'_>, key: &CheckpointKey, last_offset: i64) -> Result<()> {
     let first_retained = pglog::first_retained(tx, key.partition).await.context("asking what is retained")?;
     if last_offset + 1 >= first_retained {
         return Ok(());

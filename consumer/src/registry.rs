@@ -57,16 +57,12 @@ impl Registry {
         let registration = checkpoint::find(session, key).await?;
         let registration =
             registration.with_context(|| format!("no consumer {name:?} is registered in partition {partition}"))?;
-        let fold = match &registration.fold {
-            Some((fold, _)) => {
-                self.find(fold).with_context(|| format!("consumer {name} has a fold of another program"))?
-            }
-            None => self.first(),
+        let Some((registered, _)) = &registration.fold else {
+            return Err(OtherFold::new(name, None, self.first().id()).into());
         };
-        match claim(name, registration.fold.as_ref(), &fold)? {
-            Claim::Own => Ok(fold),
-            Claim::Unclaimed => Err(OtherFold::new(name, None, fold.id()).into()),
-        }
+        let fold = self.find(registered).with_context(|| format!("consumer {name} has a fold of another program"))?;
+        claim(name, registration.fold.as_ref(), &fold)?;
+        Ok(fold)
     }
 }
 
