@@ -279,6 +279,18 @@ impl World {
     pub async fn number(&self, query: &str) -> i64 {
         self.client.query_one(query, &[]).await.unwrap().get(0)
     }
+
+    /// The number of sessions in this database that wait for a lock.
+    pub async fn waiting_count(&self) -> i64 {
+        self.waiting_count_where("true").await
+    }
+
+    /// As [`waiting_count`](Self::waiting_count), but only of sessions that meet this condition on `pg_stat_activity`.
+    pub async fn waiting_count_where(&self, condition: &str) -> i64 {
+        let waiting =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        self.number(&format!("{waiting} AND {condition}")).await
+    }
 }
 
 impl Drop for World {

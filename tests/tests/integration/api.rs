@@ -239,9 +239,7 @@ async fn one_bad_row_does_not_fail_its_neighbours() {
         async move { (n, api.post_form(&body).await) }
     });
     let release = async {
-        let waiting =
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        wait_until("the writer waits", async || world.number(waiting).await == 1).await;
+        wait_until("the writer waits", async || world.waiting_count().await == 1).await;
         lock.commit().await.unwrap();
     };
     let (answers, ()) = tokio::join!(futures_util::future::join_all(answers), release);
@@ -296,9 +294,7 @@ async fn requests_in_flight_finish_when_the_process_is_told_to_stop() {
     let form = ("content-type", "application/x-www-form-urlencoded");
     let request = reqwest::Client::new().post(&url).header(form.0, form.1).body("distance=1").send();
     let request = tokio::spawn(request);
-    let waiting =
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    wait_until("the request is in flight", async || world.number(waiting).await == 1).await;
+    wait_until("the request is in flight", async || world.waiting_count().await == 1).await;
     process.signal(Signal::SIGTERM);
     process.wait_for("stopping").await;
     wait_until("new connections are refused", async || TcpStream::connect(&address).await.is_err()).await;
@@ -319,9 +315,7 @@ async fn a_client_that_leaves_does_not_take_its_ride_along() {
     let request = "POST /rides HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-www-form-urlencoded\r\n\
                    content-length: 10\r\n\r\ndistance=5";
     socket.write_all(request.as_bytes()).await.unwrap();
-    let waiting =
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    wait_until("the request is in flight", async || world.number(waiting).await == 1).await;
+    wait_until("the request is in flight", async || world.waiting_count().await == 1).await;
     drop(socket);
     lock.commit().await.unwrap();
     wait_until("the ride is there", async || world.sql_totals().await == (1, 5_000)).await;

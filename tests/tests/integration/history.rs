@@ -1,4 +1,4 @@
-//! The history: it has every record, whatever is killed, and consumers begin with it when the log is reaped.
+//! The history loses no record when a process is killed, and a new consumer reads reaped records from it.
 
 use tests::{Process, World, wait_until};
 

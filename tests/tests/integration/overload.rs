@@ -11,9 +11,6 @@ use tokio::task::JoinSet;
 
 use crate::api::Api;
 
-const WAITING_FOR_A_LOCK: &str =
-    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-
 async fn start(world: &World, limits: Limits) -> Api {
     Api::start_within(&world.database_url_of("api").parse().unwrap(), limits).await
 }
@@ -42,7 +39,7 @@ async fn what_is_accepted_under_overload_is_there_and_the_others_are_told_when_t
             None
         });
     }
-    wait_until("the writer waits", async || world.number(WAITING_FOR_A_LOCK).await == 1).await;
+    wait_until("the writer waits", async || world.waiting_count().await == 1).await;
     // One group is being written and the queue is full: every further request is refused at once.
     wait_until("further requests are refused", async || refused_count.load(Ordering::SeqCst) >= 200 - 30).await;
     lock.commit().await.unwrap();

@@ -60,9 +60,7 @@ async fn a_process_on_the_skeleton_finishes_its_unit_of_work_after_sigterm_and_s
     let mut locker = world.connect().await;
     let lock = locker.transaction().await.unwrap();
     lock.batch_execute("LOCK TABLE ticks IN EXCLUSIVE MODE").await.unwrap();
-    let waiting =
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    wait_until("a tick waits for the lock", async || world.number(waiting).await == 1).await;
+    wait_until("a tick waits for the lock", async || world.waiting_count().await == 1).await;
     let before = tick_count(&world).await;
     ticker.process.signal(Signal::SIGTERM);
     ticker.process.wait_for("stopping").await;

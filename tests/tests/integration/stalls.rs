@@ -139,13 +139,11 @@ async fn many_readers_leave_a_connection_to_the_writer() {
     for _ in 0..30 {
         readers.spawn(reqwest::get(url.clone()));
     }
-    let waiting =
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    wait_until("readers wait", async || world.number(waiting).await >= 6).await;
+    wait_until("readers wait", async || world.waiting_count().await >= 6).await;
     for _ in 0..20 {
         assert_eq!(api.post_form("distance=1").await.0, 201);
     }
-    assert_eq!(world.number(waiting).await, 6, "readers hold only their share of the connections");
+    assert_eq!(world.waiting_count().await, 6, "readers hold only their share of the connections");
     lock.commit().await.unwrap();
     while let Some(response) = readers.join_next().await {
         let response = response.unwrap().unwrap();
@@ -191,9 +189,7 @@ async fn while_postgres_stalls_the_api_sheds_what_it_cannot_hold_and_then_recove
     for _ in 0..100 {
         answers.spawn(post(client.clone(), url.clone()));
     }
-    let waiting =
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    wait_until("the writer waits", async || world.number(waiting).await == 1).await;
+    wait_until("the writer waits", async || world.waiting_count().await == 1).await;
 
     // Clients that leave fill the queue until further requests are refused at once.
     let mut said = Vec::new();

@@ -166,9 +166,7 @@ async fn two_sessions_can_make_the_same_parts_at_once() {
         let client = second.take().unwrap();
         let making = tokio::spawn(async move { (make_parts(&client, offset, offset).await, client) });
         wait_until("the second session waits", async || {
-            let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-                           AND application_name = 'second' AND wait_event_type = 'Lock'";
-            world.number(waiting).await == 1
+            world.waiting_count_where("application_name = 'second'").await == 1
         })
         .await;
         tx.commit().await.unwrap();

@@ -166,9 +166,7 @@ async fn in_a_group_every_ride_keeps_its_own_trace() {
         async move { ride(address, n, traceparent.as_deref().as_slice()).await }
     });
     let release = async {
-        let waiting =
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        wait_until("the writer waits", async || world.number(waiting).await == 1).await;
+        wait_until("the writer waits", async || world.waiting_count().await == 1).await;
         lock.commit().await.unwrap();
     };
     tokio::join!(join_all(rides), release);

@@ -206,9 +206,7 @@ async fn a_transaction_that_is_open_during_the_upgrade_commits_before_it() {
         upgrading.batch_execute(&set).await.unwrap();
         let upgrade = tokio::spawn(async move { launcher::apply_schema(&upgrading).await });
         wait_until("the upgrade waits for the transaction", async || {
-            let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-                           AND application_name = 'upgrade' AND wait_event_type = 'Lock'";
-            world.number(waiting).await == 1
+            world.waiting_count_where("application_name = 'upgrade'").await == 1
         })
         .await;
         old.commit().await.unwrap();
