@@ -13,7 +13,7 @@ mod program;
 
 use std::process::ExitCode;
 
-use consumer::{CheckpointKey, FoldId, Registry, Rejection, RowFold, Statement, row_fold};
+use consumer::{CheckpointKey, FoldId, Registry, Rejection, RowFold, RowsOf, Statement, row_fold};
 use pglog::Record;
 use serde::Deserialize;
 
@@ -41,11 +41,12 @@ struct Credit {
 impl RowFold for Balances {
     const ID: FoldId = FoldId { name: "balances", version: 1 };
 
-    const COPY: Option<&'static str> = Some(
-        "-- balances::copy
-         INSERT INTO wallet_balances (name, partition, wallet_id, balance)
-         SELECT $2, partition, wallet_id, balance FROM wallet_balances WHERE name = $1 AND partition = $3",
-    );
+    const ROWS: RowsOf = RowsOf::Each {
+        tables: &["wallet_balances"],
+        copy: "-- balances::copy
+               INSERT INTO wallet_balances (name, partition, wallet_id, balance)
+               SELECT $2, partition, wallet_id, balance FROM wallet_balances WHERE name = $1 AND partition = $3",
+    };
 
     fn takes(&self, object: &str, action: &str) -> bool {
         object == "wallet" && action == "credit"

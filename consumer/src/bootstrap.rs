@@ -7,11 +7,13 @@ use deadpool_postgres::{ClientWrapper as Client, Transaction};
 use pglog::Session;
 use tracing::warn;
 
+use crate::advice::command;
 use crate::checkpoint::{self, Registration};
 use crate::dead_letter;
-use crate::fold::CheckpointKey;
+use crate::fold::{CheckpointKey, RowsOf};
 use crate::kind::{Fold, Kind};
 use crate::outcome::Interruption;
+use crate::own_rows;
 use crate::registry::Registry;
 
 /// The name under which the reaper keeps the state of the records that it deletes. No other consumer may have it.
@@ -40,13 +42,14 @@ pub(crate) enum Role {
 }
 
 /// Registers a consumer, in the transaction that loads it. From the commit on, no record is deleted before the consumer has
-/// passed it (I8).
+/// passed it (I8). After an error the transaction is rolled back, and nothing is registered.
 ///
 /// # Errors
-/// [`Interruption::Gone`] if it would lack records; otherwise Postgres is away.
+/// [`Interruption::Gone`] if it would lack records; [`Interruption::Unbound`] and [`Interruption::Unwritable`] if its fold
+/// cannot keep its rows; otherwise Postgres is away.
 pub(crate) async fn register(
     tx: &Transaction<'_>,
-    fold: &impl Fold,
+    fold: &mut impl Fold,
     key: &CheckpointKey,
     role: Role,
 ) -> Result<Registration> {
@@ -68,7 +71,7 @@ pub(crate) async fn register(
     }
     let registration = checkpoint::find(tx, key).await?.context("the registration is gone")?;
     if is_new {
-        refuse_gaps(tx, key, registration.checkpoint.last_offset).await?;
+        refuse_gaps(tx, fold, key, registration.checkpoint.last_offset).await?;
     }
     Ok(registration)
 }
@@ -89,12 +92,12 @@ pub async fn copy(
     let tx = client.transaction().await.context("beginning")?;
     pglog::hold_reaping(&tx).await.context("registering")?;
     let source = CheckpointKey { name: source.to_owned(), partition: *partition };
-    let found = registry.of_consumer(&tx, &source).await?;
+    let mut found = registry.of_consumer(&tx, &source).await?;
     if let Some(wanted) = fold.filter(|wanted| *wanted != found.id().name) {
         bail!("consumer {:?} has fold {}, and not {wanted}", source.name, found.id().name);
     }
-    if !insert(&tx, &found, key, false).await? {
-        bail!("consumer {name:?} is registered already: --unregister it first");
+    if !insert(&tx, &mut found, key, false).await? {
+        bail!("consumer {name:?} is registered already: run {} first", command(key, &["--unregister"]));
     }
     let copied = inherit(&tx, &found, &source.name, key).await?;
     let last_offset = copied.with_context(|| format!("consumer {:?} has just been unregistered", source.name))?;
@@ -156,7 +159,7 @@ async fn leave_out_reaped(tx: &Transaction<'_>, key: &CheckpointKey) -> Result<(
 }
 
 /// Refuses a consumer that would need a record that is gone: it would stop there, and hold back the reaper.
-async fn refuse_gaps(tx: &Transaction<'_>, key: &CheckpointKey, last_offset: i64) -> Result<()> {
+async fn refuse_gaps(tx: &Transaction<'_>, fold: &impl Fold, key: &CheckpointKey, last_offset: i64) -> Result<()> {
     let first_retained = pglog::first_retained(tx, key.partition).await.context("asking what is retained")?;
     if last_offset + 1 >= first_retained {
         return Ok(());
@@ -171,12 +174,13 @@ async fn refuse_gaps(tx: &Transaction<'_>, key: &CheckpointKey, last_offset: i64
         .await
         .context("looking for reaped records in the history")?;
     let is_whole: bool = row.get(0);
-    ensure!(is_whole, Interruption::Gone { name: key.name.clone(), last_offset, first_retained });
+    ensure!(is_whole, Interruption::Gone { key: key.clone(), fold: fold.id(), last_offset, first_retained });
     Ok(())
 }
 
 /// Inserts the consumer's row, with the first state of its fold. Returns whether it was not there before.
-async fn insert(tx: &Transaction<'_>, fold: &impl Fold, key: &CheckpointKey, is_baseline: bool) -> Result<bool> {
+async fn insert(tx: &Transaction<'_>, fold: &mut impl Fold, key: &CheckpointKey, is_baseline: bool) -> Result<bool> {
+    own_rows::require_bound_tables(tx, fold).await?;
     let inserted_count = tx
         .execute(
             "-- consumer::bootstrap::insert
@@ -186,6 +190,7 @@ async fn insert(tx: &Transaction<'_>, fold: &impl Fold, key: &CheckpointKey, is_
         )
         .await
         .context("registering")?;
+    own_rows::try_statements(tx, fold, key).await?;
     Ok(inserted_count == 1)
 }
 
@@ -205,7 +210,7 @@ async fn inherit(tx: &Transaction<'_>, fold: &impl Fold, source: &str, key: &Che
         .await
         .context("looking for the consumer to copy")?;
     let Some(row) = row else { return Ok(None) };
-    if let Kind::Rows { copy: Some(copy), .. } = fold.kind() {
+    if let Kind::Rows { of: RowsOf::Each { copy, .. }, .. } = fold.kind() {
         tx.execute(copy, &[&source, name, partition]).await.context("copying the rows")?;
     }
     dead_letter::copy(tx, source, name, *partition).await?;

@@ -63,7 +63,7 @@ pub async fn replay<F: Fold>(
     let registration = checkpoint::lock(&tx, &key).await?;
     let registration =
         registration.with_context(|| format!("no consumer {name:?} is registered in partition {partition}"))?;
-    if claim(name, registration.fold.as_ref(), fold)? == Claim::Unclaimed {
+    if claim(&key, registration.fold.as_ref(), fold)? == Claim::Unclaimed {
         checkpoint::note_fold(&tx, fold.id(), &key).await?;
     }
     let Some(row) = find(&tx, name, partition, offset).await? else { return Ok(Replay::NotThere) };

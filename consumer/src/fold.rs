@@ -50,18 +50,31 @@ pub trait StateFold: Default + Serialize + DeserializeOwned + Send + Sync + 'sta
     fn summary(&self) -> String;
 }
 
+/// Whose rows a [`RowFold`] writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowsOf {
+    /// Each consumer has rows of its own. They are a part of its state, so they are deleted with its registration.
+    Each {
+        /// The tables. Each must reference `checkpoints (name, partition) ON DELETE CASCADE`: no consumer is registered
+        /// otherwise. Rows that stayed after `--unregister` would be counted again by the next consumer of the name.
+        tables: &'static [&'static str],
+        /// How `--copy-from` copies the rows of one consumer to another. `$1` is the consumer that has them, `$2` the new one
+        /// and `$3` the partition.
+        copy: &'static str,
+    },
+    /// All consumers share the rows. Folding a record once more, as a consumer does that begins anew, must leave them as they
+    /// are.
+    All,
+}
+
 /// A fold that turns records into rows. It starts empty ([`Default`]) with each page of records, collects, and says how to write
 /// what it has collected. The rows and the checkpoint are written in one transaction (I5).
-///
-/// If each consumer has rows of its own, let their table reference `checkpoints (name, partition) ON DELETE CASCADE`. Then
-/// `--unregister` deletes them together with the registration.
 pub trait RowFold: Default + Send + Sync + 'static {
     /// Name and version.
     const ID: FoldId;
 
-    /// How `--copy-from` copies the rows of one consumer to another. `$1` is the consumer that has them, `$2` the new one and
-    /// `$3` the partition. `None`: all consumers of this fold share the same rows, and there is nothing to copy.
-    const COPY: Option<&'static str> = None;
+    /// Whose rows they are.
+    const ROWS: RowsOf;
 
     /// Whether a consumer that is started without `--from`, after records were reaped, begins with the oldest record that is
     /// left. This is right only for rows that say themselves which records they reflect. `--from retained` does the same for
@@ -83,6 +96,9 @@ pub trait RowFold: Default + Send + Sync + 'static {
 
     /// The statements that write what was collected, which they take. They run one after another in the transaction that moves
     /// the checkpoint.
+    ///
+    /// They also run once for an empty page, in the transaction that registers a consumer. So a table or a privilege that is
+    /// missing is found before there is a registration, which would hold back the reaper.
     fn statements(&mut self, key: &CheckpointKey) -> Vec<Statement>;
 }
 

@@ -16,7 +16,7 @@ pub const FOLDS: Registry = Registry(&[state_fold::<DistanceFold>, row_fold::<Hi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fold::RowFold;
+    use crate::fold::{CheckpointKey, RowFold};
     use crate::kind::{Rows, State};
     use crate::registry::{Claim, claim};
 
@@ -31,16 +31,17 @@ mod tests {
     #[test]
     fn a_fold_goes_on_with_its_own_state_only() {
         let registered = |name: &str, version| Some((name.to_owned(), version));
+        let a = CheckpointKey { name: "a".to_owned(), partition: pglog::Partition::FIRST };
         let (distance, history) = (State::<DistanceFold>::default(), Rows::<HistoryFold>::default());
-        assert!(matches!(claim("a", registered("distance", 1).as_ref(), &distance), Ok(Claim::Own)));
-        assert!(matches!(claim("a", None, &Rows::<ReceiptsFold>::default()), Ok(Claim::Unclaimed)));
-        assert!(claim("a", None, &history).is_err());
+        assert!(matches!(claim(&a, registered("distance", 1).as_ref(), &distance), Ok(Claim::Own)));
+        assert!(matches!(claim(&a, None, &Rows::<ReceiptsFold>::default()), Ok(Claim::Unclaimed)));
+        assert!(claim(&a, None, &history).is_err());
         for (registered, hint) in [
             (registered("distance", 2), "this program has version 1"),
             (registered("history", 1), "start it with --fold history"),
             (None, "registered without a fold"),
         ] {
-            let error = claim("a", registered.as_ref(), &distance).unwrap_err().to_string();
+            let error = claim(&a, registered.as_ref(), &distance).unwrap_err().to_string();
             assert!(error.contains(hint), "{error}");
         }
     }

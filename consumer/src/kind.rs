@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use pglog::Record;
 
-use crate::fold::{CheckpointKey, FoldId, Rejection, RowFold, STATE_LEN_MAX, StateFold, Statement};
+use crate::fold::{CheckpointKey, FoldId, Rejection, RowFold, RowsOf, STATE_LEN_MAX, StateFold, Statement};
 use crate::outcome::Interruption;
 
 /// A fold of either kind: [`State`] or [`Rows`].
@@ -55,8 +55,8 @@ pub enum Kind {
     State,
     /// In rows of its own.
     Rows {
-        /// As [`RowFold::COPY`].
-        copy: Option<&'static str>,
+        /// As [`RowFold::ROWS`].
+        of: RowsOf,
         /// As [`RowFold::MAY_BEGIN_LATE`].
         may_begin_late: bool,
         /// As [`RowFold::OWNS_UNNAMED`].
@@ -122,7 +122,7 @@ impl<F: RowFold> Fold for Rows<F> {
     }
 
     fn kind(&self) -> Kind {
-        Kind::Rows { copy: F::COPY, may_begin_late: F::MAY_BEGIN_LATE, owns_unnamed: F::OWNS_UNNAMED }
+        Kind::Rows { of: F::ROWS, may_begin_late: F::MAY_BEGIN_LATE, owns_unnamed: F::OWNS_UNNAMED }
     }
 
     fn restore(&mut self, state: Option<&str>) -> Result<()> {

@@ -14,6 +14,7 @@
 //! [`run`].
 
 mod administer;
+mod advice;
 mod bootstrap;
 mod checkpoint;
 mod config;
@@ -27,6 +28,7 @@ mod letters;
 mod metrics;
 mod other_fold;
 mod outcome;
+mod own_rows;
 mod place;
 mod registry;
 mod stream_reader;
@@ -50,7 +52,7 @@ pub use config::Config;
 pub use consumer::Consumer;
 pub use dead_letter::{Replay, replay};
 pub use fault::Fault;
-pub use fold::{CheckpointKey, FoldId, Rejection, RowFold, STATE_LEN_MAX, StateFold, Statement};
+pub use fold::{CheckpointKey, FoldId, Rejection, RowFold, RowsOf, STATE_LEN_MAX, StateFold, Statement};
 pub use folds::{DistanceFold, FOLDS, HistoryFold, ReceiptsFold};
 pub use kind::{Fold, Kind, Rows, State};
 pub use other_fold::OtherFold;
@@ -110,9 +112,10 @@ pub async fn run_watched(
     let injection = Injection::new(faults, health.orders());
     let last = health.is_served().then(|| metrics::start(health, &config, health.pulse("postgres", AGE_MAX)));
     let consumer = Consumer::new(&config, fold, shutdown.clone());
-    let mut folding = Folding { consumer, stream, last, name: config.name, is_draining: config.drain };
+    let key = CheckpointKey { name: config.name, partition: config.stream.partition };
+    let mut folding = Folding { consumer, stream, last, key, is_draining: config.drain };
     process::ready();
     repeat_with_faults(&mut folding, Until::drained(config.drain), &steps, injection, &shutdown).await?;
-    info!(consumer = folding.name, "consumer stopped");
+    info!(consumer = folding.key.name, "consumer stopped");
     Ok(())
 }

@@ -2,25 +2,27 @@
 
 use std::fmt;
 
-use crate::fold::FoldId;
+use crate::advice::command;
+use crate::fold::{CheckpointKey, FoldId};
 
 /// A consumer is registered with another fold than that of the program.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct OtherFold {
-    name: String,
+    key: CheckpointKey,
     registered: Option<(String, i32)>,
     program: FoldId,
 }
 
 impl OtherFold {
-    pub(crate) fn new(name: &str, registered: Option<&(String, i32)>, program: FoldId) -> Self {
-        Self { name: name.to_owned(), registered: registered.cloned(), program }
+    pub(crate) fn new(key: &CheckpointKey, registered: Option<&(String, i32)>, program: FoldId) -> Self {
+        Self { key: key.clone(), registered: registered.cloned(), program }
     }
 }
 
 impl fmt::Display for OtherFold {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, registered, program } = self;
+        let Self { key, registered, program } = self;
+        let name = &key.name;
         match registered {
             None => write!(
                 out,
@@ -30,9 +32,10 @@ impl fmt::Display for OtherFold {
             Some((fold, version)) if fold == program.name => write!(
                 out,
                 "consumer {name} is registered with fold {fold} version {version}, and this program has version {}: start a \
-                 consumer with another name beside it (--fold {fold} --from start), and --unregister {name} when the new one \
-                 has caught up",
-                program.version
+                 consumer with another name beside it ({}), and unregister this one when the new one has caught up ({})",
+                program.version,
+                command(&CheckpointKey { name: "NEW".to_owned(), ..*key }, &["--fold", fold, "--from", "start"]),
+                command(key, &["--unregister"])
             ),
             Some((fold, version)) => write!(
                 out,

@@ -1,6 +1,7 @@
 //! The results of one step of a consumer: progress, or a reason to start over from the last commit.
 
-use crate::fold::{FoldId, STATE_LEN_MAX};
+use crate::advice::command;
+use crate::fold::{CheckpointKey, FoldId, STATE_LEN_MAX};
 
 /// A reason to start over from the last commit that is no failure of a server.
 #[derive(Debug, thiserror::Error)]
@@ -28,14 +29,17 @@ pub enum Interruption {
     OtherFold(#[from] crate::other_fold::OtherFold),
     /// A consumer that begins here would lack records.
     #[error(
-        "consumer {name} cannot begin at offset {}: records before {first_retained} are reaped, and the history does not have \
-         all of them. Use --copy-from OTHER with a consumer of the same fold; a fold with rows can also begin with --from \
-         retained, which leaves out the reaped records",
-        last_offset + 1
+        "consumer {} cannot begin at offset {}: records before {first_retained} are reaped, and the history does not have \
+         all of them. Begin with the state of a consumer OTHER of the same fold ({}). A fold with rows can also leave out the \
+         reaped records ({})",
+        key.name, last_offset + 1, command(key, &["--copy-from", "OTHER"]),
+        command(key, &["--fold", fold.name, "--from", "retained"])
     )]
     Gone {
         /// The consumer.
-        name: String,
+        key: CheckpointKey,
+        /// Its fold.
+        fold: FoldId,
         /// Where it was to begin: its checkpoint.
         last_offset: i64,
         /// The lowest offset that is not reaped.
@@ -49,6 +53,27 @@ pub enum Interruption {
     Partial {
         /// The fold.
         fold: FoldId,
+    },
+    /// The rows of a consumer would stay when it is unregistered.
+    #[error(
+        "fold {fold} keeps rows of each consumer in {table}, and Postgres would not delete them together with the \
+         registration. Nothing is registered. Make the table if it is missing, delete rows of consumers that are not \
+         registered, and run as its owner: ALTER TABLE {table} ADD FOREIGN KEY (name, partition) REFERENCES checkpoints ON \
+         DELETE CASCADE"
+    )]
+    Unbound {
+        /// The fold.
+        fold: FoldId,
+        /// The table that does not reference `checkpoints`.
+        table: String,
+    },
+    /// A table of the fold is missing, or the role may not write it.
+    #[error("fold {fold} cannot write its rows: {reason}. Nothing is registered")]
+    Unwritable {
+        /// The fold.
+        fold: FoldId,
+        /// The reason, from Postgres.
+        reason: String,
     },
     /// The fold's state does not fit into the row of the checkpoint.
     #[error(
@@ -64,6 +89,17 @@ pub enum Interruption {
 }
 
 impl Interruption {
+    /// The error of a fold whose first statements fail. It is final if Postgres refused them because of a table, a column or
+    /// a privilege (class 42).
+    pub(crate) fn refused(fold: FoldId, error: anyhow::Error) -> anyhow::Error {
+        match error.downcast_ref().and_then(tokio_postgres::Error::as_db_error) {
+            Some(refusal) if refusal.code().code().starts_with("42") => {
+                Self::Unwritable { fold, reason: refusal.message().to_owned() }.into()
+            }
+            _ => error,
+        }
+    }
+
     /// Whether another attempt cannot help, because a person must first do what the text says.
     pub(crate) fn is_final(&self) -> bool {
         match self {
@@ -71,6 +107,8 @@ impl Interruption {
             | Self::OtherFold(_)
             | Self::Gone { .. }
             | Self::Partial { .. }
+            | Self::Unbound { .. }
+            | Self::Unwritable { .. }
             | Self::StateTooLong { .. } => true,
             Self::Crash | Self::Fenced | Self::Unvouched | Self::HeldBack => false,
         }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use pglog::Session;
 
 use crate::checkpoint;
@@ -58,10 +58,14 @@ impl Registry {
         let registration =
             registration.with_context(|| format!("no consumer {name:?} is registered in partition {partition}"))?;
         let Some((registered, _)) = &registration.fold else {
-            return Err(OtherFold::new(name, None, self.first().id()).into());
+            return Err(OtherFold::new(key, None, self.first().id()).into());
         };
-        let fold = self.find(registered).with_context(|| format!("consumer {name} has a fold of another program"))?;
-        claim(name, registration.fold.as_ref(), &fold)?;
+        let Ok(fold) = self.find(registered) else {
+            bail!(
+                "consumer {name} has a fold of another program, {registered}: use that program, because this one has only {self}"
+            );
+        };
+        claim(key, registration.fold.as_ref(), &fold)?;
         Ok(fold)
     }
 }
@@ -82,15 +86,19 @@ pub(crate) enum Claim {
     Unclaimed,
 }
 
-/// Whether `fold` may go on with the registration of consumer `name`.
+/// Whether `fold` may go on with the registration of the consumer.
 ///
 /// # Errors
 /// It may not: the state is not its own.
-pub(crate) fn claim(name: &str, registered: Option<&(String, i32)>, fold: &impl Fold) -> Result<Claim, OtherFold> {
+pub(crate) fn claim(
+    key: &CheckpointKey,
+    registered: Option<&(String, i32)>,
+    fold: &impl Fold,
+) -> Result<Claim, OtherFold> {
     let id = fold.id();
     match (registered, fold.kind()) {
         (Some((fold, version)), _) if fold == id.name && *version == id.version => Ok(Claim::Own),
         (None, Kind::Rows { owns_unnamed: true, .. }) => Ok(Claim::Unclaimed),
-        (registered, _) => Err(OtherFold::new(name, registered, id)),
+        (registered, _) => Err(OtherFold::new(key, registered, id)),
     }
 }

@@ -7,8 +7,10 @@ use monitor::{Pulse, counter};
 use process::{Failure, Turn, Work};
 use tracing::{info, warn};
 
+use crate::advice::command;
 use crate::consumer::Consumer;
 use crate::fault::Fault;
+use crate::fold::CheckpointKey;
 use crate::kind::Fold;
 use crate::metrics::{self, LastCommit};
 use crate::outcome::{Interruption, Progress};
@@ -26,7 +28,7 @@ pub(crate) struct Folding<F: Fold> {
     pub stream: Pulse,
     /// `None`: no metrics are served.
     pub last: Option<LastCommit>,
-    pub name: String,
+    pub key: CheckpointKey,
     pub is_draining: bool,
 }
 
@@ -40,17 +42,17 @@ impl<F: Fold> Work for Folding<F> {
             Err(error) if matches!(error.downcast_ref(), Some(Interruption::Crash)) => {
                 return Ok(self.survive_crash(&error));
             }
-            Err(error) => return Err(classify_error(error, &self.name)),
+            Err(error) => return Err(classify_error(error, &self.key)),
         };
         if self.consumer.reads_stream() {
             self.stream.beat();
         }
-        metrics::count(&self.name, &progress);
+        metrics::count(&self.key.name, &progress);
         if let (Some(last), Some((last_offset, _))) = (&self.last, self.consumer.state()) {
             metrics::set_checkpoint(last, last_offset);
         }
         if progress.record_count() > 0 {
-            log(&self.name, &progress, &self.consumer);
+            log(&self.key.name, &progress, &self.consumer);
             Ok(Turn::done())
         } else if progress.blocked {
             Ok(Turn::idle().pausing(BLOCKED_WAIT))
@@ -62,15 +64,15 @@ impl<F: Fold> Work for Folding<F> {
     }
 
     fn log_retry(&self, error: &str, wait: Duration) {
-        warn!(consumer = self.name, error, wait_ms = wait.as_millis() as u64, "step failed, trying again");
+        warn!(consumer = self.key.name, error, wait_ms = wait.as_millis() as u64, "step failed, trying again");
     }
 }
 
 impl<F: Fold> Folding<F> {
     /// The simulated crash is over. The next unit starts from the last commit.
     fn survive_crash(&self, crash: &Error) -> Turn {
-        warn!(consumer = self.name, "{crash}");
-        counter!("rocket_rides_crashes_survived_total", "consumer" => self.name.clone()).increment(1);
+        warn!(consumer = self.key.name, "{crash}");
+        counter!("rocket_rides_crashes_survived_total", "consumer" => self.key.name.clone()).increment(1);
         Turn::crashed()
     }
 }
@@ -90,14 +92,17 @@ fn log<F: Fold>(name: &str, progress: &Progress, consumer: &Consumer<F>) {
 }
 
 /// Waiting does not help against some errors. Those end the consumer, with advice.
-fn classify_error(error: Error, name: &str) -> Failure {
+fn classify_error(error: Error, key: &CheckpointKey) -> Failure {
     if error.downcast_ref().is_some_and(Interruption::is_final) {
         return Failure::Final(error);
     }
     let advice = match error.downcast_ref() {
         Some(pglog::Error::Reaped { .. }) => format!(
-            "consumer {name} needs records that are gone: run `consumer {name} --unregister`, then \
-             `consumer {name} --copy-from OTHER` with a consumer of the same fold that is further on, or with baseline"
+            "consumer {} needs records that are gone: run {}, then {}. OTHER is a consumer of the same fold that is further on, \
+             or baseline, if that has this fold",
+            key.name,
+            command(key, &["--unregister"]),
+            command(key, &["--copy-from", "OTHER"])
         ),
         Some(pglog::Error::RowsMissing { .. }) => {
             "staged_log_records were deleted by hand: restore them from a backup".to_owned()

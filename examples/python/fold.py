@@ -41,6 +41,13 @@ WITH moved AS (
 )
 SELECT name FROM moved"""
 
+# The tables whose rows Postgres would not delete together with the registration. A new consumer of the name would add to the
+# rows of the old one.
+UNBOUND = """
+SELECT name FROM unnest(%s::text[]) AS name
+WHERE NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = to_regclass(name) AND confrelid = 'checkpoints'::regclass
+                  AND contype = 'f' AND confdeltype = 'c')"""
+
 # Whether a consumer that begins at the first record would miss one.
 LACKS_RECORDS = """
 SELECT EXISTS (
@@ -63,6 +70,8 @@ class Longest:
 
     # Both are stored with the registration. Raise the version when the state of the same records would be another today.
     NAME, VERSION = "longest", 1
+    # The tables with the rows of each consumer. This fold has none.
+    TABLES = []
 
     def __init__(self, state=None):
         self.value = state or {"ride_id": None, "distance_mm": 0, "ride_count": 0}
@@ -81,7 +90,10 @@ class Longest:
         return self.value
 
     def write(self, postgres, name):
-        """Writes the rows of the applied records, in the transaction that moves the checkpoint. This fold has none."""
+        """Writes the rows of the applied records, in the transaction that moves the checkpoint. This fold has none.
+
+        It is also called when a consumer registers, with nothing applied: a missing table or privilege is found then.
+        """
 
     def __str__(self):
         return f"longest of {self.value['ride_count']} rides: {self.value['ride_id']}, {self.value['distance_mm']} mm"
@@ -109,17 +121,20 @@ class Consumer:
         self.redis = redis.Redis.from_url(os.environ["REDIS_URL"].replace("redis+unix:", "unix:"), protocol=2)
 
     def register(self):
-        """Registers the consumer at offset 0, if it is new."""
+        """Registers the consumer at offset 0, if it is new. If that fails, nothing is registered."""
         with self.postgres.transaction():
             # The reaper waits for this lock. Otherwise it could delete a record after this transaction has looked for it.
             self.postgres.execute("SELECT pg_advisory_xact_lock_shared(7306930022)")
             register = """INSERT INTO checkpoints (name, fold, fold_version, state) VALUES (%s, %s, %s, %s)
                           ON CONFLICT DO NOTHING"""
             fold = self.fold_type()
+            for (table,) in self.postgres.execute(UNBOUND, [fold.TABLES]).fetchall():
+                sys.exit(f"table {table} must exist and reference checkpoints ON DELETE CASCADE: nothing is registered")
             if self.postgres.execute(register, [self.name, fold.NAME, fold.VERSION, to_json(fold.state())]).rowcount == 1:
                 # Otherwise the consumer would stop at a record that is gone, and hold back the reaper until it is unregistered.
                 if self.postgres.execute(LACKS_RECORDS).fetchone()[0]:
-                    raise SystemExit("records are reaped, and the history does not have all of them: nothing is registered")
+                    sys.exit("records are reaped, and the history does not have all of them: nothing is registered")
+                fold.write(self.postgres, self.name)
 
     def load(self, lock=""):
         """Reads the committed offset and state."""

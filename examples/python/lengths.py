@@ -16,6 +16,7 @@ class Lengths:
     """It collects the rides of a page. The counts themselves stay in the table."""
 
     NAME, VERSION = "lengths", 1
+    TABLES = ["ride_lengths"]
 
     def __init__(self, state=None):
         self.counts = Counter()
@@ -28,10 +29,9 @@ class Lengths:
         return None
 
     def write(self, postgres, name):
-        add = """INSERT INTO ride_lengths (name, metres, ride_count) VALUES (%s, %s, %s)
+        add = """INSERT INTO ride_lengths (name, metres, ride_count) SELECT %s, * FROM unnest(%s::bigint[], %s::bigint[])
                  ON CONFLICT (name, partition, metres) DO UPDATE SET ride_count = ride_lengths.ride_count + excluded.ride_count"""
-        for metres, ride_count in self.counts.items():
-            postgres.execute(add, [name, metres, ride_count])
+        postgres.execute(add, [name, list(self.counts.keys()), list(self.counts.values())])
         self.counts.clear()
 
     def __str__(self):

@@ -5,6 +5,7 @@ use deadpool_postgres::ClientWrapper as Client;
 use pglog::{Page, Partition, WholeReader};
 use stream::codec::EntryId;
 
+use crate::advice::command;
 use crate::bootstrap::{self, Role};
 use crate::checkpoint::{self, Checkpoint};
 use crate::fold::CheckpointKey;
@@ -47,13 +48,19 @@ impl Loaded {
             }
             (None, None) => return Err(Interruption::Unregistered.into()),
         };
-        match claim(&key.name, registration.fold.as_ref(), fold) {
+        match claim(key, registration.fold.as_ref(), fold) {
             Ok(Claim::Own) => {}
             Ok(Claim::Unclaimed) => checkpoint::note_fold(&tx, fold.id(), key).await?,
             Err(other) => return Err(Interruption::OtherFold(other).into()),
         }
         fold.restore(registration.state.as_deref()).with_context(|| {
-            format!("the state of consumer {} is unreadable: --unregister it and start anew", key.name)
+            format!(
+                "the state of consumer {} is unreadable: run {}, then start it again, or begin with the state of a consumer \
+                 OTHER of the same fold ({})",
+                key.name,
+                command(key, &["--unregister"]),
+                command(key, &["--copy-from", "OTHER"])
+            )
         })?;
         tx.commit().await.context("committing the registration")?;
         let checkpoint = registration.checkpoint;

@@ -3,7 +3,7 @@
 use pglog::Record;
 use serde::Deserialize;
 
-use crate::fold::{CheckpointKey, FoldId, Rejection, RowFold, Statement};
+use crate::fold::{CheckpointKey, FoldId, Rejection, RowFold, RowsOf, Statement};
 
 /// Receipts to be noted, as columns. All consumers share one table: a receipt is sent once, whichever consumer notes it.
 #[derive(Debug, Default)]
@@ -25,6 +25,8 @@ struct Receipt {
 
 impl RowFold for ReceiptsFold {
     const ID: FoldId = FoldId { name: "receipts", version: 1 };
+
+    const ROWS: RowsOf = RowsOf::All;
 
     const OWNS_UNNAMED: bool = true;
 

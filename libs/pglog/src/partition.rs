@@ -30,6 +30,18 @@ impl Partition {
     pub const fn number(self) -> i32 {
         self.0
     }
+
+    /// Its argument in a command that a message tells a person to run, with a space before it; empty for the default.
+    ///
+    /// ```
+    /// # use pglog::Partition;
+    /// let command = |partition: Partition| format!("dead-letters list{}", partition.argument());
+    /// assert_eq!(command(Partition::FIRST), "dead-letters list");
+    /// assert_eq!(command(Partition::new(3).unwrap()), "dead-letters list --partition 3");
+    /// ```
+    pub fn argument(self) -> String {
+        if self == Self::FIRST { String::new() } else { format!(" --partition {self}") }
+    }
 }
 
 impl fmt::Display for Partition {

@@ -43,6 +43,7 @@
 //! and stops between two units. [`repeat_with_faults`] also chooses the fault that is injected into each unit.
 
 mod arguments;
+mod command;
 pub mod logs;
 mod notify;
 #[cfg(feature = "pages")]
@@ -59,7 +60,8 @@ use monitor::MonitorArgs;
 use tokio::runtime::{Builder, Runtime};
 
 pub use arguments::parse;
-pub use logs::LogArgs;
+pub use command::{command, quoted};
+pub use logs::{LogArgs, StayDown};
 pub use notify::ready;
 pub use repeat::{Failure, Injection, Turn, Until, Work, repeat, repeat_with_faults};
 pub use signals::on_signal;

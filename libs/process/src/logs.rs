@@ -7,15 +7,20 @@ use clap::{Args, ValueEnum};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
-/// The exit status of a process: 0 after success, 1 after an error, which is logged in one line with its causes. Sends the
-/// last spans first.
+/// An error after which a supervisor must not start the process again, as after a bad setting: a person has to act first.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct StayDown(#[from] pub anyhow::Error);
+
+/// The exit status of a process: 0 after success, 2 after [`StayDown`], 1 after any other error. An error is logged in one
+/// line with its causes. Sends the last spans first.
 pub fn conclude(outcome: anyhow::Result<()>) -> ExitCode {
     traces::flush();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("stopped: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<StayDown>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -11,7 +11,7 @@ use tests::{Process, World, wait_until};
 use tokio::task::JoinHandle;
 
 use crate::api::Api;
-use crate::consumer::OBJECT_COUNTS;
+use crate::consumer::{OBJECT_COUNTS, OBJECT_COUNTS_TABLE};
 use crate::reaper::reap;
 
 /// The pause between two rides of [`Traffic`].
@@ -198,6 +198,7 @@ async fn a_new_consumer_of_a_fold_without_a_baseline_says_how_to_start() {
     let mut redis = world.redis().await;
     let _: i64 =
         redis::cmd("XTRIM").arg(world.stream_name()).arg("MAXLEN").arg(0).query_async(&mut redis).await.unwrap();
+    world.client().batch_execute(OBJECT_COUNTS_TABLE).await.unwrap();
     let config = world.consumer_config("objects");
     let error = consumer::run(config, OBJECT_COUNTS, CancellationToken::new()).await.unwrap_err();
     let text = format!("{error:#}");

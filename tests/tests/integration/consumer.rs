@@ -2,7 +2,7 @@
 
 use common::shutdown::CancellationToken;
 use consumer::{
-    CheckpointKey, Consumer, DistanceFold, Fault, FoldId, Progress, Registry, Rejection, RowFold, Rows, State,
+    CheckpointKey, Consumer, DistanceFold, Fault, FoldId, Progress, Registry, Rejection, RowFold, Rows, RowsOf, State,
     Statement, row_fold,
 };
 use pglog::Record;
@@ -17,8 +17,19 @@ pub struct ObjectCounts {
 /// The folds of that application.
 pub const OBJECT_COUNTS: Registry = Registry(&[row_fold::<ObjectCounts>]);
 
+/// Its table. The owner creates it, because consumers may not create tables.
+pub const OBJECT_COUNTS_TABLE: &str = "CREATE TABLE object_counts (
+        name TEXT, partition INT, object TEXT, count BIGINT, PRIMARY KEY (name, partition, object),
+        FOREIGN KEY (name, partition) REFERENCES checkpoints ON DELETE CASCADE);
+    GRANT SELECT, INSERT, UPDATE ON object_counts TO rocket_consumer";
+
 impl RowFold for ObjectCounts {
     const ID: FoldId = FoldId { name: "objects", version: 1 };
+
+    const ROWS: RowsOf = RowsOf::Each {
+        tables: &["object_counts"],
+        copy: "INSERT INTO object_counts SELECT $2, $3, object, count FROM object_counts WHERE name = $1 AND partition = $3",
+    };
 
     fn takes(&self, object: &str, _action: &str) -> bool {
         object != "secret"
@@ -29,12 +40,12 @@ impl RowFold for ObjectCounts {
         Ok(())
     }
 
-    fn statements(&mut self, _: &CheckpointKey) -> Vec<Statement> {
+    fn statements(&mut self, key: &CheckpointKey) -> Vec<Statement> {
         let counting = Statement::new(
-            "INSERT INTO object_counts SELECT object, count(*) FROM unnest($1::text[]) object GROUP BY object
-             ON CONFLICT (object) DO UPDATE SET count = object_counts.count + excluded.count",
+            "INSERT INTO object_counts SELECT $1, $2, object, count(*) FROM unnest($3::text[]) object GROUP BY object
+             ON CONFLICT (name, partition, object) DO UPDATE SET count = object_counts.count + excluded.count",
         );
-        vec![counting.with(std::mem::take(&mut self.objects))]
+        vec![counting.with(key.name.clone()).with(key.partition).with(std::mem::take(&mut self.objects))]
     }
 }
 
@@ -44,10 +55,7 @@ async fn another_fold_runs_on_the_same_loop() {
     let insert = "INSERT INTO staged_log_records (object, action, data)
                   SELECT (ARRAY['ride', 'wallet', 'secret'])[1 + n % 3], 'create', '{}' FROM generate_series(0, 29) n";
     world.client().batch_execute(insert).await.unwrap();
-    // The owner creates the fold's own table, because consumers may not create tables.
-    let table = "CREATE TABLE object_counts (object TEXT PRIMARY KEY, count BIGINT);
-                 GRANT SELECT, INSERT, UPDATE ON object_counts TO rocket_consumer";
-    world.client().batch_execute(table).await.unwrap();
+    world.client().batch_execute(OBJECT_COUNTS_TABLE).await.unwrap();
     world.drain_streamer(&mut world.streamer()).await;
     let fold = Rows::<ObjectCounts>::default();
     let mut consumer = Consumer::new(&world.consumer_config("objects"), fold, CancellationToken::new());

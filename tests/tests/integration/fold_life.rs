@@ -3,8 +3,8 @@
 
 use common::shutdown::CancellationToken;
 use consumer::{
-    CheckpointKey, Consumer, Fault, Fold, FoldId, Interruption, Progress, Rejection, RowFold, Rows, Start, State,
-    StateFold, Statement,
+    CheckpointKey, Consumer, Fault, Fold, FoldId, Interruption, Progress, Rejection, RowFold, Rows, RowsOf, Start,
+    State, StateFold, Statement,
 };
 use pglog::{Partition, Record};
 use serde::{Deserialize, Serialize};
@@ -89,6 +89,11 @@ const SUM_ROWS: &str = "CREATE TABLE sum_rows (
 impl<const VERSION: i32> RowFold for SumRow<VERSION> {
     const ID: FoldId = FoldId { name: "sum-row", version: VERSION };
 
+    const ROWS: RowsOf = RowsOf::Each {
+        tables: &["sum_rows"],
+        copy: "INSERT INTO sum_rows SELECT $2, partition, sum FROM sum_rows WHERE name = $1 AND partition = $3",
+    };
+
     fn takes(&self, object: &str, _action: &str) -> bool {
         object == "ride"
     }
@@ -143,7 +148,8 @@ async fn a_new_version_takes_the_place_of_the_old<Old: Fold, New: Fold>(
     // The state of the old version is none of the new version's.
     let error = consumer_of(world, "sum-old", new()).run_once(Fault::None, None).await.unwrap_err();
     let told = error.to_string();
-    for words in ["version 1, and this program has version 2", "--from start", "--unregister sum-old"] {
+    for words in ["version 1, and this program has version 2", "NEW --fold sum", "--from start", "sum-old --unregister"]
+    {
         assert!(told.contains(words), "{words:?} is missing: {told}");
     }
 

@@ -46,6 +46,7 @@ mod poison;
 mod python;
 mod reaper;
 mod receipts;
+mod registration;
 mod restore;
 mod roles;
 mod secrets;

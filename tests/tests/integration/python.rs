@@ -7,7 +7,8 @@ use tokio::process::Command;
 use crate::examples::{assert_longest, example};
 use crate::fold_life::{archive_and_reap, correct_letter, stage_spoiled_ride};
 
-fn python(world: &World, role: &str, args: &[&str]) -> Process {
+/// Starts an example in Python under a role.
+pub fn python(world: &World, role: &str, args: &[&str]) -> Process {
     let mut command = Command::new(python_program("python"));
     command.args(args).current_dir(root().join("examples/python"));
     command.env("DATABASE_URL", world.database_url_of(role)).env("REDIS_URL", world.redis_url());

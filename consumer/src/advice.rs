@@ -1,0 +1,9 @@
+//! Commands in the consumer's messages. They name the program that runs, because a fold of one's own has a program of its own.
+
+use crate::fold::CheckpointKey;
+
+/// The command that starts this program for this consumer, with further arguments.
+pub(crate) fn command(CheckpointKey { name, partition }: &CheckpointKey, args: &[&str]) -> String {
+    let args = [&[name.as_str()], args].concat();
+    format!("`{}{}`", process::command(&args), partition.argument())
+}
