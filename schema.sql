@@ -529,7 +529,7 @@ CREATE TABLE IF NOT EXISTS reaped_requests (
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Receipts to be sent, one per booked ride, derived from the log.
--- Written by the process receipts, which also delivers them.
+-- Written by the process receipts, which also delivers them. An operator may make a refused receipt due again.
 -- ---------------------------------------------------------------------------------------------------------------------
 CREATE TABLE IF NOT EXISTS receipts (
     ride_id         BIGINT      NOT NULL,
@@ -539,7 +539,15 @@ CREATE TABLE IF NOT EXISTS receipts (
     -- NULL: not delivered yet.
     delivered_at    TIMESTAMPTZ,
     -- Set to a later time before each attempt, so that no two processes deliver the same receipt at once.
+    -- infinity: the receipt was refused for the last time and is put aside. `dead-letters resend` makes it due again.
     next_attempt_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    -- Attempts that have begun. The pause between two attempts grows with it.
+    attempt_count   INT         NOT NULL DEFAULT 0,
+    -- Random: a receipt of another installation, or of a ride of the same number after a restore, has another one. Each
+    -- attempt sends the same. NULL: no attempt yet.
+    message_id      UUID,
+    -- Why the newest attempt failed. NULL: none has failed.
+    last_error      TEXT,
 
     CONSTRAINT receipts_pkey PRIMARY KEY (ride_id)
 );
@@ -547,6 +555,11 @@ CREATE TABLE IF NOT EXISTS receipts (
 DO $$ BEGIN
     IF to_regclass('receipts_undelivered') IS NULL THEN
         CREATE INDEX receipts_undelivered ON receipts (next_attempt_at) WHERE delivered_at IS NULL;
+    END IF;
+    -- From before version 6.
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'receipts'::regclass AND attname = 'attempt_count') THEN
+        ALTER TABLE receipts ADD COLUMN attempt_count INT NOT NULL DEFAULT 0, ADD COLUMN message_id UUID,
+            ADD COLUMN last_error TEXT;
     END IF;
 END $$;
 

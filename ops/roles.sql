@@ -130,7 +130,8 @@ GRANT UPDATE (last_offset, duplicate_count, healed_count, rejected_count, crash_
               fold, fold_version, state)
     ON checkpoints TO rocket_receipts;
 GRANT SELECT, INSERT ON dead_letters TO rocket_receipts;
-GRANT SELECT, INSERT, UPDATE (delivered_at, next_attempt_at) ON receipts TO rocket_receipts;
+GRANT SELECT, INSERT, UPDATE (delivered_at, next_attempt_at, attempt_count, message_id, last_error)
+    ON receipts TO rocket_receipts;
 -- The address of the receipt.
 GRANT SELECT (id, email) ON users TO rocket_receipts;
 
@@ -169,6 +170,7 @@ GRANT SELECT ON ALL TABLES IN SCHEMA public TO rocket_operator;
 GRANT INSERT, DELETE, UPDATE (reason, dropped_at) ON dead_letters TO rocket_operator;
 GRANT UPDATE ON checkpoints TO rocket_operator;
 -- A replayed dead letter of receipts becomes a receipt.
-GRANT SELECT, INSERT ON receipts TO rocket_operator;
+-- It makes a receipt due again that was put aside.
+GRANT SELECT, INSERT, UPDATE (next_attempt_at, attempt_count) ON receipts TO rocket_operator;
 
 COMMIT;

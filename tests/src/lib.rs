@@ -5,6 +5,7 @@
 
 mod connection;
 mod dump;
+mod mail;
 mod payments;
 mod process;
 mod python;
@@ -20,13 +21,14 @@ mod world;
 use std::time::{Duration, Instant};
 
 pub use dump::Dump;
+pub use mail::MailServer;
 pub use payments::Payments;
 pub use process::{Process, binary};
 pub use python::python_program;
 pub use records::{ReadRecord, falsify};
 pub use servers::{Backup, PrivatePostgres, PrivateRedis, is_alive, scratch_folder};
 pub use terminal::{Look, Terminal};
-pub use tls_servers::{REDIS_COMMANDS, TlsServers, free_port};
+pub use tls_servers::{REDIS_COMMANDS, TlsServers, free_port, write_certificate};
 pub use watched::Watched;
 pub use workspace::{Help, root, workspace_binaries};
 pub use world::{World, roles, write_rides};

@@ -108,6 +108,11 @@ impl TlsServers {
     }
 }
 
+/// Writes a certificate for this machine, `server.crt` with `server.key`, and the authority that signed it, `ca.pem`.
+pub fn write_certificate(folder: &Path) {
+    Identity::new(folder);
+}
+
 /// A certificate for this machine, signed by an authority that exists only in this test.
 struct Identity {
     certificate: String,

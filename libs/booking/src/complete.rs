@@ -1,6 +1,7 @@
 //! Finishing the bookings that clients have left unfinished. Each booking is leased: see [`lease`].
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::shutdown::CancellationToken;
@@ -10,6 +11,9 @@ use pglog::Session;
 use crate::desk::Desk;
 use crate::error::Error;
 use crate::order::{Order, Payload, Reply, TARGET, User};
+
+/// Requests that are finished side by side. Each needs a connection, except while the processor charges.
+pub const SIDE_BY_SIDE_MAX: usize = 5;
 
 /// Which requests are left alone, and for how long.
 #[derive(Debug, Clone, Copy)]
@@ -39,20 +43,30 @@ pub struct Completion {
 /// # Errors
 /// Postgres is away. The errors of single requests are in the [`Completion`].
 pub async fn complete(desk: &Desk, patience: &Patience, count_max: usize) -> Result<Completion, Error> {
-    let mut unfinished = Unfinished { desk, patience, completion: Completion::default() };
-    // Each booking bounds itself by its claim; one more for taking them.
-    let wait = desk.claim_wait * (count_max as u32 + 1);
-    let round = Round { piece_count_max: count_max, take_len_max: count_max, wait };
+    let unfinished = Unfinished { desk, patience, completion: Mutex::default() };
+    // Side by side, so that a booking for which the processor hangs delays no other. Each bounds itself by its claim.
+    let round = Round {
+        piece_count_max: count_max,
+        side_by_side_max: SIDE_BY_SIDE_MAX,
+        look_interval: desk.claim_wait,
+        wait: desk.claim_wait * 2,
+    };
     // Requests that were taken and not worked on would have to wait for their next attempt, so a round is not stopped.
-    lease::run_round(&mut unfinished, &round, &CancellationToken::new()).await?;
-    Ok(unfinished.completion)
+    lease::run_round(&unfinished, &round, &CancellationToken::new()).await?;
+    Ok(unfinished.completion.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Requests that no client and no other process works on. The lease is `next_attempt_at` in table `completions`.
 struct Unfinished<'a> {
     desk: &'a Desk,
     patience: &'a Patience,
-    completion: Completion,
+    completion: Mutex<Completion>,
+}
+
+impl Unfinished<'_> {
+    fn completion(&self) -> MutexGuard<'_, Completion> {
+        self.completion.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// An unfinished request.
@@ -69,7 +83,7 @@ impl Leases for Unfinished<'_> {
     type Failure = Error;
     type Error = Error;
 
-    async fn take(&mut self, len_max: usize) -> Result<Vec<Left>, Error> {
+    async fn take(&self, len_max: usize) -> Result<Vec<Left>, Error> {
         let statement = "-- booking::take
             WITH due AS MATERIALIZED (
                 SELECT id, target, key, payload, op.created_at FROM tracked_operations AS op
@@ -121,7 +135,7 @@ impl Leases for Unfinished<'_> {
         Ok(left.collect())
     }
 
-    async fn work(&mut self, left: &Left) -> Result<Reply, Error> {
+    async fn work(&self, left: &Left) -> Result<Reply, Error> {
         let payload: Payload = serde_json::from_slice(&left.payload)
             .map_err(|error| Error::Bug(format!("Unreadable payload: {error}")))?;
         let origin_ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -132,12 +146,12 @@ impl Leases for Unfinished<'_> {
 
     /// There is nothing left to write. The booking's last phase has stored the reply under the claim's token, which admits one
     /// process at a time even if two have leased the request. `completions` only says when to try again.
-    async fn settle(&mut self, left: Left, result: Result<Reply, Error>) -> Result<Settled, Error> {
+    async fn settle(&self, left: Left, result: Result<Reply, Error>) -> Result<Settled, Error> {
         match result {
-            Ok(reply) => self.completion.replies.push(reply),
+            Ok(reply) => self.completion().replies.push(reply),
             Err(error) => {
                 tracing::debug!(operation = left.operation_id, error = %error, "not completed yet");
-                self.completion.errors.push(error);
+                self.completion().errors.push(error);
             }
         }
         Ok(Settled::Ours)

@@ -24,7 +24,7 @@ mod order;
 mod phases;
 
 pub use args::BookingArgs;
-pub use complete::{Completion, Patience, complete};
+pub use complete::{Completion, Patience, SIDE_BY_SIDE_MAX, complete};
 pub use desk::{Desk, DiePoint};
 pub use error::Error;
 pub use journey::Journey;

@@ -1,5 +1,5 @@
-//! TLS to Postgres, Redis and the collector of spans. Users: postgres in this crate, `libs/stream`, `libs/traces`, and
-//! `libs/process`, which parses the setting.
+//! TLS to Postgres, Redis, the payment processor, the mail server and the collector of spans. Users: postgres in this crate,
+//! `libs/stream`, `libs/traces`, `payments`, `receipts`, and `libs/process`, which parses the setting.
 //!
 //! `sslmode=require` in `DATABASE_URL` and `rediss://` in `REDIS_URL` ask for TLS. Then the server must show a certificate
 //! for the name in the URL, signed by an authority that the machine trusts or that is in `TLS_CA_FILE`.
@@ -43,7 +43,7 @@ static TRUST: OnceLock<Trust> = OnceLock::new();
 struct Trust {
     postgres: MakeRustlsConnect,
     config: ClientConfig,
-    redis_pem: Vec<u8>,
+    pem: Vec<u8>,
 }
 
 /// Trusts these authorities from now on. Call it before anything connects; a second call changes nothing.
@@ -75,6 +75,14 @@ pub fn client_config() -> Result<ClientConfig> {
     Ok(trusted()?.config.clone())
 }
 
+/// The trusted authorities as PEM, for a library with TLS settings of its own.
+///
+/// # Errors
+/// This machine trusts no authority at all.
+pub fn authorities_pem() -> Result<&'static [u8]> {
+    Ok(&trusted()?.pem)
+}
+
 /// The same client. If it uses TLS, it trusts the same authorities as the rest of the process.
 ///
 /// # Errors
@@ -84,7 +92,7 @@ pub fn for_redis(client: &Client) -> Result<Client> {
     if !matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
         return Ok(client.clone());
     }
-    let certificates = TlsCertificates { client_tls: None, root_cert: Some(trusted()?.redis_pem.clone()) };
+    let certificates = TlsCertificates { client_tls: None, root_cert: Some(trusted()?.pem.clone()) };
     Client::build_with_tls(info.clone(), certificates).context("preparing TLS to Redis")
 }
 
@@ -117,14 +125,14 @@ impl Trust {
     fn new(own: &Authorities) -> Result<Self> {
         // Unreadable certificates are left out. The others work without them.
         let system = rustls_native_certs::load_native_certs();
-        let (mut roots, mut redis_pem) = (RootCertStore::empty(), Vec::new());
+        let (mut roots, mut pem) = (RootCertStore::empty(), Vec::new());
         for certificate in own.0.iter().chain(&system.certs) {
             if roots.add(certificate.clone()).is_ok() {
                 let lines = format!(
                     "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
                     STANDARD.encode(certificate)
                 );
-                redis_pem.extend_from_slice(lines.as_bytes());
+                pem.extend_from_slice(lines.as_bytes());
             }
         }
         ensure!(
@@ -139,7 +147,7 @@ impl Trust {
             .context("preparing TLS")?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Self { postgres: MakeRustlsConnect::new(config.clone()), config, redis_pem })
+        Ok(Self { postgres: MakeRustlsConnect::new(config.clone()), config, pem })
     }
 }
 

@@ -27,7 +27,9 @@
 use std::time::Duration;
 
 use common::shutdown::CancellationToken;
-use tokio::time::timeout;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{sleep, timeout};
 
 /// Pieces of work that are leased, and how each step is done.
 pub trait Leases {
@@ -48,20 +50,20 @@ pub trait Leases {
     ///
     /// # Errors
     /// Ends the round.
-    fn take(&mut self, len_max: usize) -> impl Future<Output = Result<Vec<Self::Piece>, Self::Error>>;
+    fn take(&self, len_max: usize) -> impl Future<Output = Result<Vec<Self::Piece>, Self::Error>>;
 
     /// Does the work on a piece, with no transaction open.
     ///
     /// # Errors
     /// The piece stays undone, and is due again when its lease has run out.
-    fn work(&mut self, piece: &Self::Piece) -> impl Future<Output = Result<Self::Done, Self::Failure>>;
+    fn work(&self, piece: &Self::Piece) -> impl Future<Output = Result<Self::Done, Self::Failure>>;
 
     /// Records the result of the work, under the condition that the front page of this library describes.
     ///
     /// # Errors
     /// Ends the round. The piece is due again when its lease has run out, unless the statement took effect.
     fn settle(
-        &mut self,
+        &self,
         piece: Self::Piece,
         result: Result<Self::Done, Self::Failure>,
     ) -> impl Future<Output = Result<Settled, Self::Error>>;
@@ -81,14 +83,15 @@ pub enum Settled {
 pub struct Round {
     /// Pieces in all.
     pub piece_count_max: usize,
-    /// Pieces that are taken together and worked on one after another. The lease of the last one must outlast the work on
-    /// those before it.
-    pub take_len_max: usize,
-    /// The time to take, do and settle the pieces that are taken together.
+    /// Pieces that are worked on side by side. A piece that takes long holds up no other piece while there are fewer.
+    pub side_by_side_max: usize,
+    /// How often to look for more pieces while fewer are worked on.
+    pub look_interval: Duration,
+    /// The time to take pieces, and the time to do and settle each of them.
     pub wait: Duration,
 }
 
-/// Pieces were not settled in time. Those that are left are due again when their leases have run out.
+/// A step did not end in time. A piece that was not settled is due again when its lease has run out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("leased work was not settled within {0:?}")]
 pub struct Late(pub Duration);
@@ -104,50 +107,55 @@ pub struct Tally {
     pub lost_count: usize,
 }
 
-impl Tally {
-    /// All pieces that were settled.
-    pub fn piece_count(&self) -> usize {
-        self.done_count + self.failed_count + self.lost_count
-    }
-}
-
-/// Takes, does and settles pieces until fewer are due than could be taken together, until the round is full, or until `stop`.
-/// After `stop` it settles the pieces that it has taken, and takes no others.
+/// Takes, does and settles pieces until none is due and all that were taken are settled, until the round is full, or until
+/// `stop`. After `stop` and after an error it settles the pieces that it has taken, and takes no others.
 ///
 /// # Errors
-/// The error of `take` or `settle`, or [`Late`].
-pub async fn run_round<L: Leases>(leases: &mut L, round: &Round, stop: &CancellationToken) -> Result<Tally, L::Error> {
-    let mut tally = Tally::default();
-    while tally.piece_count() < round.piece_count_max && !stop.is_cancelled() {
-        let len_max = round.take_len_max.min(round.piece_count_max - tally.piece_count());
-        let taken = timeout(round.wait, run_batch(leases, len_max, &mut tally));
-        if taken.await.map_err(|_| Late(round.wait))?? < len_max {
-            break;
+/// The first error of `take` or `settle`, or [`Late`].
+pub async fn run_round<L: Leases>(leases: &L, round: &Round, stop: &CancellationToken) -> Result<Tally, L::Error> {
+    let (mut tally, mut taken_count, mut failure) = (Tally::default(), 0, None);
+    let mut in_hand = FuturesUnordered::new();
+    loop {
+        let room = round.side_by_side_max.saturating_sub(in_hand.len()).min(round.piece_count_max - taken_count);
+        if room > 0 && failure.is_none() && !stop.is_cancelled() {
+            match timeout(round.wait, leases.take(room)).await.map_err(|_| Late(round.wait).into()).flatten() {
+                Ok(pieces) => {
+                    taken_count += pieces.len();
+                    in_hand.extend(pieces.into_iter().map(|piece| finish(leases, piece, round.wait)));
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        if in_hand.is_empty() {
+            return failure.map_or(Ok(tally), Err);
+        }
+        tokio::select! {
+            Some(settled) = in_hand.next() => match settled {
+                Ok((Settled::Lost, _)) => tally.lost_count += 1,
+                Ok((Settled::Ours, true)) => tally.done_count += 1,
+                Ok((Settled::Ours, false)) => tally.failed_count += 1,
+                Err(error) => { failure.get_or_insert(error); }
+            },
+            () = sleep(round.look_interval) => {}
         }
     }
-    Ok(tally)
 }
 
-/// Returns how many pieces were taken.
-async fn run_batch<L: Leases>(leases: &mut L, len_max: usize, tally: &mut Tally) -> Result<usize, L::Error> {
-    let pieces = leases.take(len_max).await?;
-    let taken_count = pieces.len();
-    for piece in pieces {
+/// Does and settles one piece. Also returns whether the work was done.
+async fn finish<L: Leases>(leases: &L, piece: L::Piece, wait: Duration) -> Result<(Settled, bool), L::Error> {
+    let finishing = async {
         let result = leases.work(&piece).await;
         let is_done = result.is_ok();
-        match leases.settle(piece, result).await? {
-            Settled::Lost => tally.lost_count += 1,
-            Settled::Ours if is_done => tally.done_count += 1,
-            Settled::Ours => tally.failed_count += 1,
-        }
-    }
-    Ok(taken_count)
+        Ok((leases.settle(piece, result).await?, is_done))
+    };
+    timeout(wait, finishing).await.map_err(|_| Late(wait))?
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
     use std::future::pending;
+    use std::sync::Mutex;
 
     use super::*;
 
@@ -166,9 +174,15 @@ mod tests {
     /// Pieces in memory. The text of a piece says how the work on it goes.
     #[derive(Default)]
     struct Memory {
-        due: VecDeque<&'static str>,
-        steps: Vec<String>,
+        due: Mutex<VecDeque<&'static str>>,
+        steps: Mutex<Vec<String>>,
         stop: CancellationToken,
+    }
+
+    impl Memory {
+        fn note(&self, step: impl Into<String>) {
+            self.steps.lock().unwrap().push(step.into());
+        }
     }
 
     impl Leases for Memory {
@@ -177,23 +191,32 @@ mod tests {
         type Failure = ();
         type Error = Error;
 
-        async fn take(&mut self, len_max: usize) -> Result<Vec<&'static str>, Error> {
-            self.steps.push(format!("take {len_max}"));
-            Ok(self.due.drain(..len_max.min(self.due.len())).collect())
+        async fn take(&self, len_max: usize) -> Result<Vec<&'static str>, Error> {
+            self.note(format!("take {len_max}"));
+            let mut due = self.due.lock().unwrap();
+            let len = len_max.min(due.len());
+            Ok(due.drain(..len).collect())
         }
 
-        async fn work(&mut self, piece: &&'static str) -> Result<(), ()> {
+        async fn work(&self, piece: &&'static str) -> Result<(), ()> {
             match *piece {
                 "fails" => return Err(()),
                 "hangs" => pending().await,
+                // It hangs until another piece has been settled that was not due when this one was taken.
+                "waits" => {
+                    self.due.lock().unwrap().push_back("new");
+                    while !self.steps.lock().unwrap().contains(&"new".to_owned()) {
+                        tokio::task::yield_now().await;
+                    }
+                }
                 "stops" => self.stop.cancel(),
                 _ => {}
             }
             Ok(())
         }
 
-        async fn settle(&mut self, piece: &'static str, _: Result<(), ()>) -> Result<Settled, Error> {
-            self.steps.push(piece.to_owned());
+        async fn settle(&self, piece: &'static str, _: Result<(), ()>) -> Result<Settled, Error> {
+            self.note(piece);
             match piece {
                 "lost" => Ok(Settled::Lost),
                 "away" => Err(Error::Away),
@@ -202,14 +225,19 @@ mod tests {
         }
     }
 
-    async fn run(due: &[&'static str], piece_count_max: usize, take_len_max: usize) -> (Result<Tally, Error>, String) {
-        let mut memory = Memory { due: due.iter().copied().collect(), ..Memory::default() };
-        let (round, stop) = (Round { piece_count_max, take_len_max, wait: WAIT }, memory.stop.clone());
-        let tally = run_round(&mut memory, &round, &stop).await;
-        (tally, memory.steps.join(", "))
+    async fn run(
+        due: &[&'static str],
+        piece_count_max: usize,
+        side_by_side_max: usize,
+    ) -> (Result<Tally, Error>, String) {
+        let memory = Memory { due: Mutex::new(due.iter().copied().collect()), ..Memory::default() };
+        let round = Round { piece_count_max, side_by_side_max, look_interval: WAIT / 20, wait: WAIT };
+        let tally = run_round(&memory, &round, &memory.stop).await;
+        let steps = memory.steps.lock().unwrap().join(", ");
+        (tally, steps)
     }
 
-    const WAIT: Duration = Duration::from_millis(100);
+    const WAIT: Duration = Duration::from_secs(1);
 
     fn tally(done_count: usize, failed_count: usize, lost_count: usize) -> Result<Tally, Error> {
         Ok(Tally { done_count, failed_count, lost_count })
@@ -223,13 +251,18 @@ mod tests {
     #[tokio::test]
     async fn a_round_takes_no_more_than_its_bounds() {
         let due = ["a", "b", "c", "d", "e"];
-        assert_eq!(run(&due, 3, 2).await, (tally(3, 0, 0), "take 2, a, b, take 1, c".to_owned()));
+        assert_eq!(run(&due, 3, 1).await, (tally(3, 0, 0), "take 1, a, take 1, b, take 1, c".to_owned()));
         assert_eq!(run(&due, 0, 2).await, (tally(0, 0, 0), String::new()));
     }
 
     #[tokio::test]
     async fn a_piece_that_fails_or_is_lost_keeps_no_other_from_being_done() {
-        assert_eq!(run(&["fails", "lost", "a"], 3, 3).await, (tally(1, 1, 1), "take 3, fails, lost, a".to_owned()));
+        assert_eq!(run(&["fails", "lost", "a"], 3, 3).await.0, tally(1, 1, 1));
+    }
+
+    #[tokio::test]
+    async fn a_piece_that_takes_long_holds_up_none_that_becomes_due_meanwhile() {
+        assert_eq!(run(&["waits"], 5, 2).await.0, tally(2, 0, 0));
     }
 
     #[tokio::test]
@@ -238,12 +271,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_outlasts_its_time_is_not_settled() {
-        assert_eq!(run(&["a", "hangs", "b"], 3, 3).await, (Err(Error::Late(Late(WAIT))), "take 3, a".to_owned()));
+    async fn work_that_outlasts_its_time_is_not_settled_and_all_other_work_is() {
+        let (tally, steps) = run(&["a", "hangs", "b"], 3, 3).await;
+        assert_eq!(tally, Err(Error::Late(Late(WAIT))));
+        assert!(steps.contains('a') && steps.contains('b') && !steps.contains("hangs"), "{steps}");
     }
 
     #[tokio::test]
     async fn a_stop_lets_taken_pieces_be_settled_and_takes_no_more() {
-        assert_eq!(run(&["stops", "a", "b"], 5, 2).await, (tally(2, 0, 0), "take 2, stops, a".to_owned()));
+        let (done, steps) = run(&["stops", "a", "b"], 5, 2).await;
+        assert_eq!(done, tally(2, 0, 0));
+        assert!(steps.starts_with("take 2") && !steps.contains('b'), "{steps}");
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use booking::{BookingArgs, Completion, Desk, Patience};
+use booking::{BookingArgs, Completion, Desk, Patience, SIDE_BY_SIDE_MAX};
 use clap::Parser;
 use common::shutdown::CancellationToken;
 use connect::PostgresArgs;
@@ -11,12 +11,11 @@ use monitor::{counter, declare_counter};
 use process::{Failure, ProcessArgs, Turn, Until, Work};
 use tracing::{info, warn};
 
-/// Requests per round. Few, because they are taken together and finished one after another: the next attempt of the last
-/// request must not be due before its turn.
+/// Requests per round.
 const ROUND_LEN_MAX: usize = 5;
 
-/// Connections: a booking holds one, and requests are finished one after another.
-const POOL_LEN: usize = 2;
+/// Connections: each booking holds one, and one more takes bookings.
+const POOL_LEN: usize = SIDE_BY_SIDE_MAX + 1;
 
 /// The completer is not ready if Postgres has been silent for this long.
 const AGE_MAX: Duration = Duration::from_secs(5);
@@ -79,7 +78,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let desk = config.booking.desk(pool)?;
     info!(age_min = ?config.age_min, idle_min = ?config.idle_min, "completer started");
     let health = monitor::start(&config.process.monitor).await?;
-    let rounds = health.pulse("rounds", config.interval + config.booking.claim_wait * ROUND_LEN_MAX as u32);
+    let rounds = health.pulse("rounds", config.interval + config.booking.claim_wait * 2);
     health.ask_postgres(&config.postgres.database_url, health.pulse("postgres", AGE_MAX), monitor::anything);
     declare_counter("rocket_rides_requests_completed_total", "Requests of absent clients that were finished", &[]);
     declare_counter("rocket_rides_completions_failed_total", "Requests that are tried again later", &[]);

@@ -18,7 +18,7 @@ pub struct Config {
     #[arg(long, env = "RECEIPTS_DIR", group = "sink")]
     pub folder: Option<PathBuf>,
 
-    /// Deliver by this mail server, for example smtp://localhost:25
+    /// Deliver by this mail server, for example smtps://USER:PASSWORD@mail.example.com or smtp://localhost:25
     #[arg(long, env = "RECEIPTS_SMTP_URL", group = "sink", hide_env_values = true)]
     pub smtp_url: Option<String>,
 

@@ -3,12 +3,13 @@
 
 mod config;
 mod deliver;
+mod receipt;
 mod sink;
 
 use anyhow::Result;
 use common::shutdown::CancellationToken;
 use consumer::{ReceiptsFold, Registry, row_fold};
-use monitor::declare_counter;
+use monitor::{declare_counter, declare_gauge};
 
 pub use config::Config;
 use sink::Sink;
@@ -28,7 +29,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
         "Receipts that the folder or the mail server has taken",
         &[],
     );
-    declare_counter("rocket_rides_receipts_refused_total", "Receipts that it has refused, to be tried again", &[]);
+    declare_counter("rocket_rides_receipts_refused_total", "Attempts that it has refused", &[]);
+    let put_aside = "Receipts that were refused for the last time; at most 1,000 are counted";
+    declare_gauge("rocket_rides_receipts_put_aside", put_aside, &[]);
     let noted = shutdown.child_token();
     let delivering = deliver::keep_delivering(&config.consumer, &sink, &noted, &shutdown);
     let noting = async {

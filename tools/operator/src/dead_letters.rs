@@ -1,4 +1,5 @@
-//! `dead-letters`: lists and shows the records that a consumer could not fold, and folds or drops them.
+//! `dead-letters`: lists and shows the records that a consumer could not fold, and folds or drops them. The same for receipts
+//! that could not be delivered.
 //!
 //! The fold is that of the consumer, as this binary has it. It decides whether a record is accepted today.
 
@@ -10,10 +11,12 @@ use deadpool_postgres::ClientWrapper as Client;
 use pglog::Partition;
 use process::LogArgs;
 
+use crate::receipts;
+
 /// Dead letters per query. Each may have 64 KiB.
 const PAGE_LEN_MAX: i64 = 100;
 
-/// Lists, shows, replays and drops the records that consumers could not fold.
+/// Lists, shows, replays and drops the records that consumers could not fold. Lists and resends undeliverable receipts.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "dead-letters", version)]
 pub struct Config {
@@ -68,6 +71,17 @@ pub enum Action {
         /// The offset of the record.
         offset: i64,
     },
+    /// List the receipts that were refused for the last time, one per line.
+    Receipts,
+    /// Deliver a refused receipt again.
+    Resend {
+        /// The ride.
+        #[arg(required_unless_present = "all")]
+        ride_id: Option<i64>,
+        /// Deliver all receipts again that were refused for the last time.
+        #[arg(long, conflicts_with = "ride_id")]
+        all: bool,
+    },
 }
 
 /// Runs the action and prints the result. Returns `false` if a record is still rejected.
@@ -83,6 +97,8 @@ pub async fn run(config: &Config) -> Result<bool> {
         Action::Replay { name, offset: Some(offset), .. } => replay(&mut client, name, partition, *offset).await,
         Action::Replay { name, offset: None, .. } => replay_all(&mut client, name, partition).await,
         Action::Drop { name, offset } => drop_one(&client, name, partition, *offset).await,
+        Action::Receipts => receipts::list(&client).await,
+        Action::Resend { ride_id, .. } => receipts::resend(&client, *ride_id).await,
     }
 }
 

@@ -5,3 +5,4 @@ pub mod adopt;
 pub mod audit;
 pub mod dead_letters;
 pub mod doctor;
+mod receipts;

@@ -1,11 +1,14 @@
-//! The log: its version, its cluster, the consumers' progress, dead letters, and the history.
+//! The log: its version, its cluster, the consumers' progress, dead letters, receipts, and the history.
 
 use anyhow::Result;
 use deadpool_postgres::ClientWrapper as Client;
 
 use super::Config;
 use super::finding::Finding;
-use super::history;
+use super::{ask, history};
+
+/// At most this many receipts are counted.
+const COUNT_MAX: i64 = 1000;
 
 /// All checks of the log. If the tables are missing, only the first is made.
 pub(super) async fn check(client: &Client, config: &Config, findings: &mut Vec<Finding>) {
@@ -14,6 +17,7 @@ pub(super) async fn check(client: &Client, config: &Config, findings: &mut Vec<F
     if has_tables {
         findings.push(consumers(client, config).await.unwrap_or_else(|e| Finding::unseen("log.consumers", &e)));
         findings.push(dead_letters(client, config).await.unwrap_or_else(|e| Finding::unseen("log.dead_letters", &e)));
+        findings.push(receipts(client).await.unwrap_or_else(|e| Finding::unseen("receipts", &e)));
         findings.push(history::folds(client, config).await.unwrap_or_else(|e| Finding::unseen("log.folds", &e)));
         findings.push(history::history(client, config).await.unwrap_or_else(|e| Finding::unseen("log.history", &e)));
     }
@@ -99,6 +103,31 @@ async fn dead_letters(client: &Client, config: &Config) -> Result<Finding> {
             format!("{dead_letter_count} of {names}"),
             "these records had no effect on the state of their consumer",
             "look at them: SELECT * FROM dead_letters; fix the program that stages such records",
+        ),
+    })
+}
+
+async fn receipts(client: &Client) -> Result<Finding> {
+    const CHECK: &str = "receipts";
+    let exists = ask(client, "-- operator::doctor::has_receipts\nSELECT to_regclass('receipts') IS NOT NULL").await?;
+    if !exists.get::<_, bool>(0) {
+        return Ok(Finding::ok(CHECK, "this log has none"));
+    }
+    let row = client
+        .query_one(
+            "-- operator::doctor::receipts
+             SELECT count(*) FROM (SELECT FROM receipts WHERE delivered_at IS NULL AND next_attempt_at = 'infinity'
+                                   LIMIT $1) AS put_aside",
+            &[&COUNT_MAX],
+        )
+        .await?;
+    Ok(match row.get::<_, i64>(0) {
+        0 => Finding::ok(CHECK, "none is put aside"),
+        count => Finding::warn(
+            CHECK,
+            format!("{}{count} are put aside", if count == COUNT_MAX { "at least " } else { "" }),
+            "the mail server or the folder refused them for the last time, and their users have no receipt",
+            "look at the reasons: dead-letters receipts; mend the cause, then dead-letters resend --all",
         ),
     })
 }
