@@ -40,12 +40,14 @@ pub(crate) fn reference_time(headers: &HeaderMap) -> Result<Option<Timestamp>, I
     text.parse().ok().filter(|_| is_plain).map(Some).ok_or_else(|| invalid(NAME))
 }
 
-/// How long a claim holds: `X-Idempotency-Timeout`, for example `90s`; `0`: for ever. `None`: there is no header.
+/// How long a claim shall hold: `X-Idempotency-Timeout`, for example `90s`; `0`: for ever. `None`: there is no header. The
+/// settings bound it.
 pub(crate) fn timeout(headers: &HeaderMap) -> Result<Option<Option<Duration>>, Invalid> {
     duration(headers, "X-Idempotency-Timeout")
 }
 
-/// How long after the reference time the operation may be done: `X-Idempotency-Expiration`; `0`: for ever.
+/// How long after the reference time the operation may be done: `X-Idempotency-Expiration`; `0`: for ever. The settings bound
+/// it.
 pub(crate) fn expiration(headers: &HeaderMap) -> Result<Option<Option<Duration>>, Invalid> {
     duration(headers, "X-Idempotency-Expiration")
 }

@@ -9,7 +9,7 @@
 //! bad header, or a bad name     400
 //! body too long                 413
 //! the handler panics            500; may be retried
-//! the handler returns 5xx       its response; may be retried
+//! its response is not final     that response; may be retried (401, 403, 408, 425, 429, 5xx, or as `Settings::is_final` says)
 //! the store is away             503, Retry-After; may be retried
 //! otherwise                     the handler's response, which is stored
 //! ```
@@ -128,11 +128,11 @@ impl<S: Store> IdempotencyLayer<S> {
                     return Err(BoxError::from("the service failed"));
                 }
             };
-            // The status of the handler: the response in place of a long one is stored, although its status is 500.
-            let status = response.status();
-            let response = KeptResponse::read(response).await?;
-            let kept =
-                if status.is_server_error() { Err(format!("answered {status}").into()) } else { Ok(response.encode()) };
+            // The head of the handler's response: the response in place of a long one is stored, although its status is 500.
+            let (parts, body) = response.into_parts();
+            let (is_final, status) = (self.settings.ends(&parts), parts.status);
+            let response = KeptResponse::read(Response::from_parts(parts, body)).await?;
+            let kept = if is_final { Ok(response.encode()) } else { Err(format!("answered {status}").into()) };
             handled = Some(Ok(response));
             kept
         };

@@ -34,12 +34,13 @@
 //! use axum::routing::post;
 //! use idempotency::{IdempotencyLayer, PostgresStore, Settings, value};
 //!
+//! #[derive(Clone)]
+//! struct UserId(i64);
+//!
 //! fn router(pool: deadpool_postgres::Pool) -> Router {
-//!     // Two users may choose the same key for different operations.
-//!     let settings = Settings::default().target(|parts| {
-//!         let user = parts.headers.get("authorization").and_then(|user| user.to_str().ok()).unwrap_or("nobody");
-//!         Ok(format!("[{}]{} for {user}", parts.method, parts.uri.path()))
-//!     });
+//!     // Two users may choose the same key. Your own layer, around this one, has authenticated the user. Without a scope, a hash
+//!     // of the header `Authorization` keeps users apart.
+//!     let settings = Settings::default().scope(|parts| Ok(parts.extensions.get().map(|UserId(id)| id.to_string())));
 //!     let layer = IdempotencyLayer::new(PostgresStore::new(pool)).with(settings);
 //!     // A route may override the shared settings.
 //!     let quick = layer.clone().with(Settings::default().timeout(value(Some(Duration::from_secs(10)))));

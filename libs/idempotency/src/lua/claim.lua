@@ -14,7 +14,11 @@ if not status then
     for _, old in ipairs({ 'running', 'failed', 'finished' }) do
         redis.call('ZREM', prefix .. ':expires:' .. old, operation)
     end
-    redis.call('HSET', operation, 'id', redis.call('INCR', prefix .. ':last_id'), 'target', ARGV[2], 'key', ARGV[3],
+    for _, index in ipairs({ ':timeouts', ':expires:running', ':expires:failed', ':expires:finished' }) do
+        prune(prefix .. index)
+    end
+    -- The id tells this operation from an evicted one of the same name.
+    redis.call('HSET', operation, 'id', digits(now), 'target', ARGV[2], 'key', ARGV[3],
         'payload', ARGV[4], 'recovery_point', 'started', 'token', 0, 'error_count', 0,
         'reference_time', digits(reference_time), 'created_at', digits(now))
     if expiration then

@@ -3,7 +3,9 @@
 --   <prefix>:{<target>}:<key>   hash, with the fields of tracked_operations; times in microseconds since 1970
 --   <prefix>:timeouts           running operations by the time when their claims run out
 --   <prefix>:expires:<status>   operations of a status by the time when they expire
---   <prefix>:last_id            the id that was given last
+--
+-- Each key expires a day after the last operation in it: until then a sweeper can look at it. So nothing stays if no sweeper
+-- runs. An operation without an expiration stays for ever, as its owner wanted it.
 
 local prefix = ARGV[1]
 
@@ -22,6 +24,31 @@ local function has_passed(time, now)
     return time and tonumber(time) <= now
 end
 
+-- Removes the first entries of an index whose operations are gone. Each claim adds at most one entry.
+local function prune(index)
+    for _, operation in ipairs(redis.call('ZRANGE', index, 0, 4)) do
+        if redis.call('EXISTS', operation) == 0 then
+            redis.call('ZREM', index, operation)
+        end
+    end
+end
+
+-- Lets an operation and the indexes expire a day after the operation and its claim have expired.
+local function keep(operation, status)
+    local found = redis.call('HMGET', operation, 'timeout_at', 'expires_at')
+    if not found[2] then
+        redis.call('PERSIST', operation)
+        return
+    end
+    local last = math.max(tonumber(found[1]) or 0, tonumber(found[2]))
+    local last_ms = digits(last / 1000 + 24 * 3600 * 1000)
+    redis.call('PEXPIREAT', operation, last_ms)
+    for _, index in ipairs({ prefix .. ':timeouts', prefix .. ':expires:' .. status }) do
+        redis.call('PEXPIREAT', index, last_ms, 'NX')
+        redis.call('PEXPIREAT', index, last_ms, 'GT')
+    end
+end
+
 -- Sets the status of an operation, and updates both indexes.
 local function enter(operation, status)
     local found = redis.call('HMGET', operation, 'status', 'timeout_at', 'expires_at')
@@ -37,6 +64,7 @@ local function enter(operation, status)
         redis.call('ZREM', prefix .. ':timeouts', operation)
     end
     redis.call('HSET', operation, 'status', status)
+    keep(operation, status)
 end
 
 -- Marks an operation as failed, so that it can be claimed again.

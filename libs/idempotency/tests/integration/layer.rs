@@ -161,22 +161,17 @@ async fn a_key_is_bare_or_quoted_under_either_name(world: &impl World) {
 
 async fn an_16_time_headers_are_those_of_the_operation(world: &impl World) {
     let server = Server::counting(world).await;
-    let reference_time: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+    let reference_time = Timestamp::now().round(jiff::Unit::Second).unwrap() - SignedDuration::from_hours(1);
     let request = server
         .post("/", "key")
-        .header("x-idempotency-reference-time", "2026-01-01T01:00:00+01:00")
-        .header("x-idempotency-timeout", "1.5m")
-        .header("x-idempotency-expiration", "876000h");
+        .header("x-idempotency-reference-time", reference_time.to_string().replace('Z', "+00:00"))
+        .header("x-idempotency-timeout", "2.5m")
+        .header("x-idempotency-expiration", "48h");
     assert_eq!(send(request).await.status(), 200);
     let tracked = world.store().find("[POST]/", "key").await.unwrap().unwrap();
     assert_eq!(tracked.reference_time, reference_time);
-    assert_eq!(tracked.timeout_at, Some(tracked.started_at + SignedDuration::from_secs(90)));
-    assert_eq!(tracked.expires_at, Some(reference_time + SignedDuration::from_hours(876_000)));
-
-    let never = server.post("/", "never").header("x-idempotency-timeout", "0").header("x-idempotency-expiration", "0s");
-    assert_eq!(send(never).await.status(), 200);
-    let tracked = world.store().find("[POST]/", "never").await.unwrap().unwrap();
-    assert_eq!((tracked.timeout_at, tracked.expires_at), (None, None));
+    assert_eq!(tracked.timeout_at, Some(tracked.started_at + SignedDuration::from_secs(150)));
+    assert_eq!(tracked.expires_at, Some(reference_time + SignedDuration::from_hours(48)));
 
     assert_eq!(send(server.post("/", "default")).await.status(), 200);
     let tracked = world.store().find("[POST]/", "default").await.unwrap().unwrap();
@@ -318,13 +313,14 @@ async fn an_answer_that_breaks_off_is_500_and_may_be_tried_again(world: &impl Wo
     assert_eq!(server.ran(), 2);
 }
 
+#[derive(Clone)]
+struct UserId(i64);
+
 /// The router of the library's front page.
 fn documented<S: Store>(store: S) -> Router {
-    // Two users may choose the same key for different operations.
-    let settings = Settings::default().target(|parts| {
-        let user = parts.headers.get("authorization").and_then(|user| user.to_str().ok()).unwrap_or("nobody");
-        Ok(format!("[{}]{} for {user}", parts.method, parts.uri.path()))
-    });
+    // Two users may choose the same key. Your own layer, around this one, has authenticated the user. Without a scope, a hash of
+    // the header `Authorization` keeps users apart.
+    let settings = Settings::default().scope(|parts| Ok(parts.extensions.get().map(|UserId(id)| id.to_string())));
     let layer = IdempotencyLayer::new(store).with(settings);
     // A route may override the shared settings.
     let quick = layer.clone().with(Settings::default().timeout(value(Some(Duration::from_secs(10)))));
@@ -334,14 +330,24 @@ fn documented<S: Store>(store: S) -> Router {
 }
 
 async fn the_documented_service_keeps_users_apart(world: &impl World) {
-    let server = Server::of(documented(world.store()), Arc::default()).await;
+    // The tokens of the users are renewed, and a user is found by any of them.
+    let authenticate = async |mut request: AxumRequest, next: Next| {
+        let user_id = request.headers().get("authorization").map(|token| token.len() as i64);
+        if let Some(id) = user_id {
+            request.extensions_mut().insert(UserId(id));
+        }
+        next.run(request).await
+    };
+    let router = documented(world.store()).layer(middleware::from_fn(authenticate));
+    let server = Server::of(router, Arc::default()).await;
     for (user, tip) in [("jane", "5"), ("joe", "7")] {
         for is_again in [false, true] {
-            let response = send(server.post("/tips", "key").header("authorization", user).body(tip)).await;
+            let token = if is_again { user.to_uppercase() } else { user.to_owned() };
+            let response = send(server.post("/tips", "key").header("authorization", token).body(tip)).await;
             assert_eq!(is_replayed(&response), is_again);
             assert_text(response, 200, tip).await;
         }
-        let tracked = world.store().find(&format!("[POST]/tips for {user}"), "key").await.unwrap().unwrap();
+        let tracked = world.store().find(&format!("[POST]/tips of 1:{}", user.len()), "key").await.unwrap().unwrap();
         assert_eq!(tracked.timeout_at, Some(tracked.started_at + SignedDuration::from_secs(10)));
     }
     assert_eq!(send(server.client.post(format!("http://{}/rides", server.address))).await.status(), 400);

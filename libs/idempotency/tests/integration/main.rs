@@ -6,6 +6,7 @@ mod support;
 
 mod layer;
 mod layer_refusals;
+mod layer_safety;
 mod manager;
 mod phases;
 mod results;
