@@ -37,8 +37,19 @@ const CONNECT_WAIT: Duration = Duration::from_secs(3);
 
 /// Bounds inside the server, in ms. They are needed because a query goes on when its caller drops the future. A transaction
 /// that waits for a lock must then see what the holder has committed, whatever the default of the server is.
-const SESSION_LIMITS: &str = "SET statement_timeout = 30000; SET lock_timeout = 10000; \
-     SET idle_in_transaction_session_timeout = 60000; SET default_transaction_isolation = 'read committed'";
+///
+/// The server also ends the session of a process that is gone or stopped. Keepalives find a machine that is gone, within
+/// 25 s; on a unix socket they do nothing. A session that says nothing is ended after five minutes, unless the operator has
+/// set another limit. [`POOL_IDLE_MAX`] is shorter.
+const SESSION_LIMITS: &str = "-- connect::limit_session
+     SET statement_timeout = 30000; SET lock_timeout = 10000;
+     SET idle_in_transaction_session_timeout = 60000; SET default_transaction_isolation = 'read committed';
+     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
+     SET tcp_user_timeout = '25s'; SELECT set_config('idle_session_timeout', '5min', false)
+     WHERE current_setting('idle_session_timeout') = '0'";
+
+/// A pool closes a connection that was not used for so long, before the server does.
+const POOL_IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// `config` with the settings of every connection: bounded waits, and keepalives that notice a dead peer.
 fn tuned(config: &Config, process: &str) -> Config {
@@ -76,7 +87,7 @@ pub fn pool(config: &Config, process: &str, size: usize) -> Result<Pool> {
     } else {
         Manager::from_config(tuned, NoTls, recycling)
     };
-    Pool::builder(manager)
+    let pool = Pool::builder(manager)
         .max_size(size)
         .runtime(Runtime::Tokio1)
         .wait_timeout(Some(CONNECT_WAIT))
@@ -85,8 +96,21 @@ pub fn pool(config: &Config, process: &str, size: usize) -> Result<Pool> {
         .post_create(Hook::async_fn(|client, _| {
             Box::pin(async move { client.batch_execute(SESSION_LIMITS).await.map_err(HookError::Backend) })
         }))
+        // For a process that was stopped: the server has closed the connection, and the process has not read that yet.
+        .pre_recycle(Hook::sync_fn(|_, metrics| {
+            if metrics.last_used() < POOL_IDLE_MAX { Ok(()) } else { Err(HookError::message("idle for too long")) }
+        }))
         .build()
-        .context("building the connection pool")
+        .context("building the connection pool")?;
+    let weak = pool.weak();
+    tokio::spawn(async move {
+        while let Some(pool) = weak.upgrade() {
+            pool.retain(|_, metrics| metrics.last_used() < POOL_IDLE_MAX);
+            drop(pool);
+            tokio::time::sleep(POOL_IDLE_MAX / 4).await;
+        }
+    });
+    Ok(pool)
 }
 
 /// A connection of the pool. The wait is measured.

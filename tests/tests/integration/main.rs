@@ -51,6 +51,7 @@ mod restore;
 mod roles;
 mod secrets;
 mod seed;
+mod sessions;
 mod settings;
 mod shipping;
 mod skeleton;
