@@ -14,6 +14,7 @@ use tracing::debug;
 
 use crate::appender::{Appender, StreamAddress};
 use crate::fault::Fault;
+use crate::hints::Hints;
 use crate::leadership::{LeaderSession, LockPolicy};
 use crate::publish::Published;
 
@@ -36,12 +37,13 @@ pub enum Step {
 pub(crate) struct Leader {
     session: LeaderSession,
     address: StreamAddress,
+    hints: Hints,
     /// `None` until Redis is needed, and after every error.
     appender: Option<Appender>,
 }
 
 impl Leader {
-    /// Connects to Postgres. A hint that records were staged is passed on to `hint`.
+    /// Connects to Postgres. While it leads, a hint that records were staged is passed on to `hint`.
     ///
     /// # Errors
     /// Postgres is away, or the tables are of another version.
@@ -51,8 +53,13 @@ impl Leader {
         hint: Arc<Notify>,
         policy: LockPolicy,
     ) -> Result<Self> {
-        let session = LeaderSession::connect(postgres, hint, policy).await?;
-        Ok(Self { session, address: address.clone(), appender: None })
+        let session = LeaderSession::connect(postgres, policy).await?;
+        Ok(Self { session, address: address.clone(), hints: Hints::new(postgres, hint), appender: None })
+    }
+
+    /// Whether the session holds the lock.
+    pub fn leads(&self) -> bool {
+        self.session.is_leading()
     }
 
     /// Forgets the stream: its connection, and where publishing goes on.
@@ -77,6 +84,7 @@ impl Leader {
             }
             return Ok(Step::StandingBy);
         }
+        self.hints.listen();
         let client = &self.session.client;
         if let Some(appender) = &mut self.appender
             && let Some(ready) = appender.next_page(client, page_start).await?

@@ -10,12 +10,20 @@
 //! ```text
 //! disconnected ───connect───▶ standing by ───lock taken───▶ leading
 //!      ▲                           │                           │
-//!      └───────── error of Postgres, or no answer in 45 s ─────┘
+//!      └─ error of Postgres, no answer in 45 s, 10 s without Redis
 //! ```
 //!
-//! A streamer that stands by asks for the lock twice a second. The leader never gives the lock back: it ends with the
-//! session, and the session ends with the process. An error of Redis changes no state. The leader keeps its lock and
-//! connects to Redis again, because another streamer could not do better.
+//! A streamer that stands by asks for the lock twice a second. The lock ends with the session, and the session ends with
+//! the process. A leader that loses Redis keeps its lock and connects again. After ten seconds without success it ends the
+//! session, because another streamer may reach Redis. It does not ask for the lock in the next 1.5 s, so a streamer that
+//! stands by gets it. If no other streamer runs, the same one leads again. It cuts batches all the time.
+//!
+//! # Hints
+//!
+//! The session with the lock never listens for hints. Postgres sends each hint to every session that listens. A process
+//! that is stopped reads none of them, and when its socket is full the server waits until it reads. No time limit of
+//! Postgres ends a session that waits so. On a unix socket a stopped leader would keep the lock for ever. Therefore
+//! [`hints`](crate::hints) has a session of its own.
 //!
 //! # Window of trust
 //!
@@ -48,20 +56,23 @@
 //! | the leader is killed | its session closes; another streamer leads within half a second |
 //! | the leader is stopped, or its machine is gone | another streamer leads when Postgres ends the session, within 20 s |
 //! | Postgres fails over or becomes read-only | the leader connects anew, and all streamers ask the new primary for the lock |
-//! | Redis is away | the leader keeps the lock, cuts batches and tries again; consumers read from Postgres |
+//! | Redis is away | the leader cuts batches and tries again; consumers read from Postgres |
+//! | only the leader cannot reach Redis | after ten seconds another streamer leads |
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
 use pglog::Partition;
-use tokio::sync::Notify;
+
+/// How often a streamer that stands by asks for the leadership: the length of the pause when a leader dies.
+pub(crate) const STANDBY_WAIT: Duration = Duration::from_millis(500);
 
 /// The limits of the session, see "Window of trust": a leader asks ten times a second, so a session that is silent for 15 s
 /// is abandoned. Counting a huge backlog may take longer than a statement of other processes, though not longer than a
 /// step.
-const SESSION_LIMITS: &str = "SET idle_session_timeout = '15s'; SET tcp_keepalives_idle = 10;
-    SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; SET tcp_user_timeout = '20s'; SET statement_timeout = '40s'";
+const SESSION_LIMITS: &str =
+    "SET idle_session_timeout = '15s'; SET tcp_user_timeout = '20s'; SET statement_timeout = '40s'";
 
 /// A session with Postgres that leads, or asks to.
 pub(crate) struct LeaderSession {
@@ -80,16 +91,20 @@ pub(crate) enum LockPolicy {
 }
 
 impl LeaderSession {
-    /// Connects and listens for hints, which are passed on to `hint`.
+    /// Connects.
     ///
     /// # Errors
     /// Postgres is away, or the tables are of another version.
-    pub async fn connect(config: &tokio_postgres::Config, hint: Arc<Notify>, policy: LockPolicy) -> Result<Self> {
-        let client = connect::postgres::connect(config, "streamer", move || hint.notify_one()).await?;
+    pub async fn connect(config: &tokio_postgres::Config, policy: LockPolicy) -> Result<Self> {
+        let client = connect::postgres::connect(config, "streamer", || {}).await?;
         client.batch_execute(SESSION_LIMITS).await.context("setting up the session")?;
-        client.batch_execute(&format!("LISTEN {}", pglog::HINT_CHANNEL)).await.context("listening for hints")?;
         pglog::prepare_session(&client).await.context("setting up the session")?;
         Ok(Self { client, leads: policy == LockPolicy::Ignore })
+    }
+
+    /// Whether this session led when it was last asked.
+    pub fn is_leading(&self) -> bool {
+        self.leads
     }
 
     /// Whether this session leads. If it does not, it asks for the lock, and does not wait for it.

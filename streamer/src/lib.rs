@@ -16,6 +16,7 @@ mod config;
 mod cursor;
 mod fault;
 mod foreign;
+mod hints;
 mod leader;
 mod leadership;
 mod metrics;

@@ -63,11 +63,13 @@ pub(crate) fn count(published: &Published, is_fault: bool, last: &LastPublished)
     histogram!("rocket_rides_publish_duration_seconds").record(published.elapsed);
 }
 
-/// Says whether this streamer leads. One that stands by has nothing to publish.
-pub(crate) fn set_leader(is_leader: bool, last: &LastPublished) {
+/// Says whether this streamer leads.
+pub(crate) fn set_leader(is_leader: bool) {
     gauge!("rocket_rides_leader").set(f64::from(u8::from(is_leader)));
-    if !is_leader {
-        *last.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        gauge!("rocket_rides_unpublished_records").set(0.0);
-    }
+}
+
+/// For a streamer that stands by: it has nothing to publish.
+pub(crate) fn forget_published(last: &LastPublished) {
+    *last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    gauge!("rocket_rides_unpublished_records").set(0.0);
 }

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use crate::config::Config;
 use crate::fault::Fault;
 use crate::leader::Step;
+use crate::leadership::STANDBY_WAIT;
 use crate::metrics::{self, LastPublished};
 use crate::publish::Published;
 use crate::refusal::Refused;
@@ -18,9 +19,6 @@ use crate::streamer::Streamer;
 /// How long an idle leader waits for a hint before it looks at the table by itself. It bounds the delay of records whose
 /// clients send no hint. A look costs two index probes.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
-
-/// How often a streamer that stands by asks for the leadership: the length of the pause when a leader dies.
-const STANDBY_WAIT: Duration = Duration::from_millis(500);
 
 /// Leads the partition, or stands by.
 pub(crate) struct Publishing {
@@ -47,9 +45,9 @@ impl Work for Publishing {
     type Fault = Fault;
 
     async fn run_once(&mut self, fault: Fault) -> Result<Turn, Failure> {
-        let step = self.streamer.run_once(fault).await.map_err(classify_error)?;
-        metrics::set_leader(!matches!(step, Step::StandingBy), &self.last);
-        match step {
+        let step = self.streamer.run_once(fault).await;
+        metrics::set_leader(self.streamer.leads());
+        match step.map_err(classify_error)? {
             Step::Published(published) => {
                 log(&published, fault);
                 metrics::count(&published, fault != Fault::None, &self.last);
@@ -67,6 +65,7 @@ impl Work for Publishing {
                     info!(partition = self.partition.number(), "standing by: another streamer leads");
                 }
                 self.stands_by = true;
+                metrics::forget_published(&self.last);
                 let is_finished = self.is_draining && self.streamer.is_nothing_left().await;
                 Ok(if is_finished { Turn::idle() } else { Turn::waiting().pausing(STANDBY_WAIT) })
             }
