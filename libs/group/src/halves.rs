@@ -37,22 +37,28 @@ impl<D: Destination> Group<D> {
         self.requests.len()
     }
 
-    /// Writes the group and empties it. Adds one outcome per request to `outcomes`.
+    /// Writes the group and empties it. Adds one outcome per request to `outcomes`. Returns whether the destination took the
+    /// group; it may have refused single requests.
     ///
     /// All other requests wait meanwhile, so everything after `connect` has one deadline. A second writing task beside a
     /// stuck one would not help: a lock, the disk or the network that stops one statement stops the next one too, and each
     /// task would hold another group whose fate is unknown.
-    pub async fn write(&mut self, destination: &D, wait: Duration, outcomes: &mut Outcomes<D>) {
-        let connection = match destination.connect().await {
-            Ok(connection) => connection,
-            Err(error) => return self.fail(&error, outcomes),
+    pub async fn write(&mut self, destination: &D, wait: Duration, outcomes: &mut Outcomes<D>) -> bool {
+        let error = match destination.connect().await {
+            Ok(connection) => {
+                let deadline = Instant::now() + wait;
+                match timeout_at(deadline, self.write_by_halves(destination, &connection, outcomes)).await {
+                    Ok(written) => written.err(),
+                    Err(_) => Some(destination.abandon(connection)),
+                }
+            }
+            Err(error) => Some(error),
         };
-        let deadline = Instant::now() + wait;
-        match timeout_at(deadline, self.write_by_halves(destination, &connection, outcomes)).await {
-            Ok(Ok(())) => self.requests.clear(),
-            Ok(Err(error)) => self.fail(&error, outcomes),
-            Err(_) => self.fail(&destination.abandon(connection), outcomes),
+        if let Some(error) = &error {
+            outcomes.extend(self.responders.drain(..).map(|responder| (responder, Err(error.clone()))));
         }
+        self.requests.clear();
+        error.is_none()
     }
 
     /// Writes as many requests as possible, the first ones first. After an error the requests that still have a responder
@@ -96,11 +102,5 @@ impl<D: Destination> Group<D> {
             len = left.len().min(next_len);
         }
         Ok(())
-    }
-
-    /// Gives this error to every request that has no outcome yet.
-    fn fail(&mut self, error: &D::Error, outcomes: &mut Outcomes<D>) {
-        outcomes.extend(self.responders.drain(..).map(|responder| (responder, Err(error.clone()))));
-        self.requests.clear();
     }
 }

@@ -11,7 +11,7 @@
 //! waits   --next group-----> written with all others that wait
 //!            all rows are durable     a response each
 //!            one request is bad       half as many are tried next, until only the bad request fails
-//!            any other failure        the requests without a response get this error
+//!            any other failure        the requests without a response get this error; a pause of 0.5 s at most
 //!            the deadline passes      the same, and the connection is given up
 //! ```
 //!

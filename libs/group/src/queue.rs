@@ -2,13 +2,18 @@
 
 use std::time::Duration;
 
+use common::backoff::Backoff;
+use common::tasks::after_all_other_tasks;
 use monitor::Pulse;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::destination::Destination;
 use crate::halves::{Group, Outcomes, Responder};
-use common::tasks::after_all_other_tasks;
+
+/// The longest pause after a group that failed as a whole. Requests wait meanwhile, so it is short: a client that sends its
+/// request again at once is refused a few times a second, and the destination is not flooded.
+const RETRY_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// The bounds of a queue.
 #[derive(Debug, Clone, Copy)]
@@ -90,14 +95,21 @@ async fn write_groups<D: Destination>(
 ) {
     let mut group = Group::with_capacity(limits.group_len_max);
     let mut outcomes = Vec::new();
+    let mut backoff = Backoff::up_to(RETRY_WAIT_MAX);
     while next_group(&mut waiting, &mut group, limits.group_len_max, &mut outcomes, &pulse).await {
         let earlier = std::mem::take(&mut outcomes);
         // The write comes first. The connection's task, which is ready now, puts the statement on the wire before the clients'
         // tasks wake up and use the processor.
-        tokio::join!(group.write(&destination, limits.write_wait, &mut outcomes), async {
+        let (is_taken, ()) = tokio::join!(group.write(&destination, limits.write_wait, &mut outcomes), async {
             after_all_other_tasks().await;
             send::<D>(earlier);
         });
+        if is_taken {
+            backoff.reset();
+        } else {
+            send::<D>(std::mem::take(&mut outcomes));
+            tokio::time::sleep(backoff.next_wait()).await;
+        }
     }
 }
 

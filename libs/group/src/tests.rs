@@ -1,7 +1,7 @@
 //! The rules of a group writer, with a destination in memory.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use monitor::Health;
 use tokio::sync::Semaphore;
@@ -312,6 +312,23 @@ async fn without_a_connection_every_request_of_the_group_fails() {
     memory.0.connections.add_permits(1);
     assert_eq!(queue.write(3).await, wrote(3));
     assert_eq!(memory.attempts(), [[3]]);
+}
+
+#[tokio::test]
+async fn a_destination_that_fails_is_tried_less_and_less_often_and_then_at_once_again() {
+    let memory = Memory::open();
+    let (queue, _task) = start(&memory, LIMITS);
+    let began_at = Instant::now();
+    for _ in 0..6 {
+        assert_eq!(queue.write(BROKEN).await, Err(Error::Broken));
+    }
+    // At least half of 100, 200, 400, 500 and 500 ms.
+    assert!(began_at.elapsed() >= Duration::from_millis(850), "{:?}", began_at.elapsed());
+    let began_at = Instant::now();
+    for request in 0..100 {
+        assert_eq!(queue.write(request).await, wrote(request));
+    }
+    assert!(began_at.elapsed() < PATIENCE, "after a success there is no pause: {:?}", began_at.elapsed());
 }
 
 #[tokio::test]
