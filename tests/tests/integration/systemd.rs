@@ -113,6 +113,25 @@ async fn every_process_tells_systemd_when_it_is_ready_and_when_it_stops() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
+/// In `NOTIFY_SOCKET` an abstract name begins with @.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_notification_reaches_an_abstract_socket_too() {
+    use std::os::linux::net::SocketAddrExt;
+    let name = format!("rrl-{:016x}", rand::random::<u64>());
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+    let socket = std::os::unix::net::UnixDatagram::bind_addr(&address).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let socket = UnixDatagram::from_std(socket).unwrap();
+    let (world, mut command) = (World::new().await, Command::new(binary("streamer")));
+    command.args(world.flags("streamer")).env("NOTIFY_SOCKET", format!("@{name}"));
+    let process = Process::spawn("streamer", command);
+    assert_eq!(told(&socket, &process).await, "READY=1");
+    process.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(told(&socket, &process).await, "STOPPING=1");
+    process.succeed().await;
+}
+
 async fn told(socket: &UnixDatagram, process: &Process) -> String {
     let mut buffer = [0; 100];
     let received = tokio::time::timeout(tests::PATIENCE, socket.recv(&mut buffer)).await;
