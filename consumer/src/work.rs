@@ -71,7 +71,7 @@ impl<F: Fold> Work for Folding<F> {
 impl<F: Fold> Folding<F> {
     /// The simulated crash is over. The next unit starts from the last commit.
     fn survive_crash(&self, crash: &Error) -> Turn {
-        warn!(consumer = self.key.name, "{crash}");
+        info!(consumer = self.key.name, "{crash}");
         counter!("rocket_rides_crashes_survived_total", "consumer" => self.key.name.clone()).increment(1);
         Turn::crashed()
     }

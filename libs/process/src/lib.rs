@@ -44,6 +44,7 @@
 
 mod arguments;
 mod command;
+mod failures;
 pub mod logs;
 mod notify;
 #[cfg(feature = "pages")]

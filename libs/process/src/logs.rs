@@ -6,6 +6,10 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::failures::{self, ToldOnce};
 
 /// An error after which a supervisor must not start the process again, as after a bad setting: a person has to act first.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +20,7 @@ pub struct StayDown(#[from] pub anyhow::Error);
 /// line with its causes. Sends the last spans first.
 pub fn conclude(outcome: anyhow::Result<()>) -> ExitCode {
     traces::flush();
+    failures::tell_at_exit();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -83,8 +88,11 @@ fn parse_endpoint(text: &str) -> Result<String, String> {
 /// Starts logging to standard error, line by line, so that a process manager shows each line at once. Lines are coloured on
 /// a terminal, or if `FORCE_COLOR` is set. Starts the export of spans too, if a collector is set. If the export cannot start,
 /// this logs a warning and the process goes on without.
+///
+/// A failure that repeats is told when it begins, now and then with a count, and when it ends.
 pub fn start(args: &LogArgs) {
-    let filter = EnvFilter::new(&args.rust_log);
+    let own = failures::OWN_LEVEL.parse().expect("a level per module is a directive");
+    let filter = EnvFilter::new(&args.rust_log).add_directive(own);
     let colours = std::io::stderr().is_terminal() || std::env::var_os("FORCE_COLOR").is_some();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -93,8 +101,8 @@ pub fn start(args: &LogArgs) {
         .log_internal_errors(false)
         .with_target(false);
     match args.log_format {
-        LogFormat::Text => builder.with_ansi(colours).compact().init(),
-        LogFormat::Json => builder.with_ansi(false).json().flatten_event(true).init(),
+        LogFormat::Text => builder.with_ansi(colours).compact().finish().with(ToldOnce).init(),
+        LogFormat::Json => builder.with_ansi(false).json().flatten_event(true).finish().with(ToldOnce).init(),
     }
     if let Some(endpoint) = args.otel_exporter_otlp_endpoint.as_deref().filter(|endpoint| !endpoint.is_empty()) {
         match traces::start(endpoint) {

@@ -60,6 +60,7 @@ mod states;
 mod streamer;
 mod systemd;
 mod tls;
+mod told_once;
 mod traces;
 mod upgrade;
 mod whole_reader;

@@ -33,7 +33,7 @@ pub(crate) async fn watch(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // An error means that signals cannot be caught; then the board follows a new width only at its next update.
     let mut resized = signal(SignalKind::window_change()).ok();
-    let (mut board, started_at) = (Board::default(), Instant::now());
+    let (mut board, started_at, mut unanswered_count) = (Board::default(), Instant::now(), 0_u32);
     let taken_away = TakeAway(console.clone());
     let frames = console.has_board().then(|| tokio::spawn(show_lines(console.clone())));
     // The first tick comes at once. The api does not answer yet, and only a board has something to show.
@@ -50,10 +50,16 @@ pub(crate) async fn watch(
                     if !console.has_board() {
                         console.print(index, "summary", &summary::line(&totals));
                     }
+                    unanswered_count = 0;
                     board.note(started_at.elapsed(), totals);
                 }
                 Err(error) if !console.has_board() => {
-                    console.print(index, "summary", &format!("the api does not answer: {error}"));
+                    unanswered_count += 1;
+                    // The first time, and then less and less often.
+                    if unanswered_count.is_power_of_two() {
+                        let line = format!("the api does not answer, {unanswered_count} times in a row: {error}");
+                        console.print(index, "summary", &line.replace(", 1 times in a row", ""));
+                    }
                 }
                 // Until the first response the api is still starting.
                 Err(error) if board.totals().is_some() => board.complain(error.to_string()),
