@@ -46,6 +46,15 @@ pub(crate) struct Payload {
     pub journey: Journey,
 }
 
+impl Payload {
+    /// Whether two stored payloads ask for the same ride. A program of another version may have stored one of them, so their
+    /// bytes may differ: a field that is new has its default value in older payloads.
+    pub fn is_same(stored: &[u8], asked: &[u8]) -> bool {
+        let read = |bytes| serde_json::from_slice::<Self>(bytes).ok();
+        stored == asked || read(stored).is_some_and(|stored| read(asked) == Some(stored))
+    }
+}
+
 /// The stored response. Every retry receives these bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {

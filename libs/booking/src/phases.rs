@@ -9,7 +9,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::desk::{Desk, DiePoint};
 use crate::error::Error;
-use crate::order::{AMOUNT_CENTS, CURRENCY, Order, Reply, User};
+use crate::order::{AMOUNT_CENTS, CURRENCY, Order, Payload, Reply, User};
 
 /// The ride is written, and not paid for.
 pub(crate) const RIDE_CREATED: &str = "ride_created";
@@ -39,6 +39,10 @@ struct Declined(String);
 
 impl Phases for Trip<'_> {
     type Error = Error;
+
+    fn is_same(&self, stored: &[u8], asked: &[u8]) -> bool {
+        Payload::is_same(stored, asked)
+    }
 
     async fn next_phase(&self, claim: &mut Claim) -> Result<PhaseEnd, Error> {
         match claim.recovery_point.as_str() {

@@ -28,7 +28,8 @@ pub struct Operation {
     pub target: String,
     /// The name that the client has chosen; 1 to 255 characters.
     pub key: String,
-    /// The request itself. The same key with another payload is refused. A process that completes the operation later works
+    /// The request itself. The same key with another payload is refused, unless [`Phases`](crate::Phases) say that it asks for
+    /// the same. A process that completes the operation later works
     /// from the payload.
     pub payload: Vec<u8>,
     /// The time from which `expiration` counts. If it is `None` or in the future, it is the time of the first claim, by the

@@ -14,6 +14,12 @@ pub trait Phases: Sync {
     /// Why the work stops. If its [source](std::error::Error::source) is a conflict of transactions, the phase is tried again.
     type Error: std::error::Error + From<Error> + Send + 'static;
 
+    /// Whether a stored payload asks for the same as another. Override it if a program serialises the payload: another version
+    /// of the program may write the same request in other bytes.
+    fn is_same(&self, stored: &[u8], asked: &[u8]) -> bool {
+        stored == asked
+    }
+
     /// Does the phase that begins at the claim's recovery point: first calls other servers, with no transaction open, then
     /// [begins](Claim::begin) the phase and [advances](Phase::advance) or [finishes](Phase::finish).
     ///

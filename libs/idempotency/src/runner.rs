@@ -119,13 +119,29 @@ impl Runner<PostgresStore> {
     /// The error of a phase, or an error of the store as in [`call`](Self::call). The effects of earlier phases stay, and the
     /// next call goes on from there.
     pub async fn call_in_phases<P: Phases>(&self, operation: &Operation, work: &P) -> Result<Outcome, P::Error> {
-        let mut claim = match self.claim(operation).await? {
+        let claimed = match self.claim(operation).await {
+            Err(Error::Mismatch { .. }) => self.claim_as_stored(operation, work).await?,
+            claimed => claimed?,
+        };
+        let mut claim = match claimed {
             Claimed::Finished(result) => return Ok(Outcome { result, is_replayed: true }),
             Claimed::Mine(claim) => claim,
         };
         let driven = unless_it_panics(drive(work, &mut claim)).await;
         let result = self.or_give_back(&claim, driven).await?;
         Ok(Outcome { result, is_replayed: false })
+    }
+
+    /// Claims an operation whose stored payload has other bytes, if it asks for the same.
+    async fn claim_as_stored<P: Phases>(&self, operation: &Operation, work: &P) -> Result<Claimed, Error> {
+        let Some(stored) = self.store.find(&operation.target, &operation.key).await? else {
+            // It was deleted in the meantime.
+            return self.claim(operation).await;
+        };
+        if !work.is_same(&stored.payload, &operation.payload) {
+            return Err(operation.mismatch());
+        }
+        self.claim(&Operation { payload: stored.payload, ..operation.clone() }).await
     }
 
     /// Does `work` in one phase, unless it has been done: its effects in Postgres and its result are stored together, or

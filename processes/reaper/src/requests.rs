@@ -18,8 +18,8 @@ pub(crate) struct Forgotten {
     pub unfinished_count: u64,
 }
 
-/// Forgets requests that are older than `keep` and are finished or expired; at most [`REQUESTS_LEN_MAX`]. A request that a
-/// process works on is left alone.
+/// Forgets requests that were finished longer than `keep` ago, and unfinished ones that are older than `keep` and expired; at
+/// most [`REQUESTS_LEN_MAX`]. A request that a process works on is left alone.
 ///
 /// # Errors
 /// Postgres is away.
@@ -30,6 +30,8 @@ pub(crate) async fn forget(client: &Client, keep: Duration) -> Result<Forgotten>
              WITH old AS (
                  SELECT id FROM tracked_operations
                  WHERE created_at < now() - $1 * INTERVAL '1 second'
+                   -- The client learns the response when the request is finished, and may ask for it from then on.
+                   AND (finished_at IS NULL OR finished_at < now() - $1 * INTERVAL '1 second')
                    AND (status <> 'running' OR timeout_at <= now())
                    -- A request that may still be retried stays, however old it is: if it were forgotten, a retry would do
                    -- it again. Finished bookings do not expire.

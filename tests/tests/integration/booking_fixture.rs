@@ -130,7 +130,7 @@ impl BookingFixture {
         self.execute(&format!(
             "UPDATE tracked_operations SET created_at = created_at - INTERVAL '{by}',
                  started_at = started_at - INTERVAL '{by}', timeout_at = timeout_at - INTERVAL '{by}',
-                 expires_at = expires_at - INTERVAL '{by}'"
+                 expires_at = expires_at - INTERVAL '{by}', finished_at = finished_at - INTERVAL '{by}'"
         ))
         .await;
     }

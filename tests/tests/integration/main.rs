@@ -9,6 +9,7 @@ mod booking_fixture;
 mod bookings;
 mod bookings_completed;
 mod bookings_crashes;
+mod bookings_forgotten;
 mod bootstrap;
 mod browser;
 mod causes;
