@@ -123,9 +123,6 @@ impl LeaderSession {
                 .await
                 .context("asking for the leadership")?;
             self.leads = row.get(0);
-            if self.leads {
-                tracing::info!(partition = partition.number(), "leading");
-            }
         }
         Ok(self.leads)
     }

@@ -26,7 +26,8 @@ pub(crate) struct Publishing {
     last: LastPublished,
     partition: Partition,
     is_draining: bool,
-    stands_by: bool,
+    /// Whether this streamer leads, as the log says. `None` before it has said either.
+    told_leads: Option<bool>,
 }
 
 impl Publishing {
@@ -36,7 +37,18 @@ impl Publishing {
             last,
             partition: config.stream.partition,
             is_draining: config.drain,
-            stands_by: false,
+            told_leads: None,
+        }
+    }
+
+    /// Logs whether this streamer leads, if that is news. A leader that leads again after an error logs nothing.
+    fn tell(&mut self, leads: bool) {
+        let before = self.told_leads.replace(leads);
+        let partition = self.partition.number();
+        if leads && before != Some(true) {
+            info!(partition, "leading");
+        } else if !leads && before != Some(false) {
+            info!(partition, "standing by: another streamer leads");
         }
     }
 }
@@ -46,25 +58,22 @@ impl Work for Publishing {
 
     async fn run_once(&mut self, fault: Fault) -> Result<Turn, Failure> {
         let step = self.streamer.run_once(fault).await;
-        metrics::set_leader(self.streamer.leads());
+        let leads = self.streamer.leads();
+        metrics::set_leader(leads);
+        if leads {
+            self.tell(true);
+        }
         match step.map_err(classify_error)? {
             Step::Published(published) => {
                 log(&published, fault);
                 metrics::count(&published, fault != Fault::None, &self.last);
-                self.stands_by = false;
                 // A client that stages a record while this process publishes sends a hint, which ends the pause.
                 let goes_on = self.is_draining || self.streamer.is_behind_head();
                 Ok(Turn::done().pausing(if goes_on { Duration::ZERO } else { IDLE_WAIT }))
             }
-            Step::Idle => {
-                self.stands_by = false;
-                Ok(Turn::idle().pausing(IDLE_WAIT))
-            }
+            Step::Idle => Ok(Turn::idle().pausing(IDLE_WAIT)),
             Step::StandingBy => {
-                if !self.stands_by {
-                    info!(partition = self.partition.number(), "standing by: another streamer leads");
-                }
-                self.stands_by = true;
+                self.tell(false);
                 metrics::forget_published(&self.last);
                 let is_finished = self.is_draining && self.streamer.is_nothing_left().await;
                 Ok(if is_finished { Turn::idle() } else { Turn::waiting().pausing(STANDBY_WAIT) })
@@ -74,7 +83,7 @@ impl Work for Publishing {
 
     /// A hint ends the leader's pause. A streamer that stands by asks for the leadership at its own pace.
     async fn woken(&self) {
-        if self.stands_by { std::future::pending().await } else { self.streamer.hinted().await }
+        if self.told_leads == Some(false) { std::future::pending().await } else { self.streamer.hinted().await }
     }
 
     fn log_retry(&self, error: &str, wait: Duration) {

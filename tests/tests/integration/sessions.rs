@@ -34,7 +34,7 @@ async fn a_stopped_leader_with_a_thousand_hints_behind_it_loses_the_lock() {
     }
     let stuck = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
                  AND application_name LIKE 'streamer%' AND wait_event = 'ClientWrite'";
-    assert_eq!(world.number(stuck).await, 1, "the socket of the stopped process is full");
+    assert!(world.number(stuck).await > 0, "the socket of the stopped process is full");
     standby.wait_for("batch published").await;
     wait_until("the new leader has ended the session that reads no hints", async || world.number(stuck).await == 0)
         .await;
@@ -78,9 +78,9 @@ async fn a_leader_that_cannot_reach_redis_leaves_the_lead_to_one_that_can() {
     wait_until("the records have offsets", is_cut).await;
     // Alone, it leads again and again, and goes on cutting batches.
     cut_off.wait_for("stepping down").await;
-    wait_until("it leads again", async || cut_off.output().matches(" leading").count() >= 2).await;
     world.write_rides(10).await;
     wait_until("the records have offsets", is_cut).await;
+    assert_eq!(cut_off.output().matches(" leading").count(), 1, "that is no news: {}", cut_off.output());
     let mut sound = Process::start(&world, "streamer", &[]);
     sound.wait_for("batch published").await;
     cut_off.wait_for("standing by").await;
