@@ -19,7 +19,8 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use crate::receipt::{Kept, Receipt};
-use crate::sink::{Refusal, SINK_WAIT, Sink};
+use crate::refusal::Refusal;
+use crate::sink::{SINK_WAIT, Sink};
 
 /// How often to look for receipts.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);

@@ -4,6 +4,7 @@
 mod config;
 mod deliver;
 mod receipt;
+mod refusal;
 mod sink;
 
 use anyhow::Result;

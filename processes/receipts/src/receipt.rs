@@ -4,7 +4,7 @@ use anyhow::Context;
 use deadpool_postgres::ClientWrapper as Client;
 use serde::Deserialize;
 
-use crate::sink::Refusal;
+use crate::refusal::Refusal;
 
 /// A row of table `receipts`. The payload is read one receipt at a time, so that a strange payload stops no other receipt.
 pub(crate) struct Kept {

@@ -21,6 +21,7 @@ use url::Url;
 
 use crate::config::Config;
 use crate::receipt::Receipt;
+use crate::refusal::Refusal;
 
 /// How long a mail server may take for one mail, from connecting to its last response.
 pub(crate) const SINK_WAIT: Duration = Duration::from_secs(20);
@@ -36,34 +37,6 @@ pub(crate) struct Sink {
 enum Way {
     Folder(PathBuf),
     Smtp(AsyncSmtpTransport<Tokio1Executor>),
-}
-
-/// Why a receipt was not taken.
-pub(crate) struct Refusal {
-    /// Another attempt will fare no better.
-    pub is_permanent: bool,
-    pub error: Error,
-}
-
-impl Refusal {
-    pub(crate) fn permanent(error: Error) -> Self {
-        Self { is_permanent: true, error }
-    }
-
-    pub(crate) fn passing(error: Error) -> Self {
-        Self { is_permanent: false, error }
-    }
-
-    /// A 5xx response is permanent. 530, 534, 535 and 538 are about our password, and so about no single receipt.
-    fn by_mail_server(error: smtp::Error) -> Self {
-        let is_permanent =
-            error.is_permanent() && error.status().is_none_or(|status| status.category != Category::Unspecified3);
-        let mut error = Error::new(error).context("sending a mail");
-        if format!("{error:#}").contains("STARTTLS is not supported") {
-            error = error.context("if mails may be sent unencrypted, add ?tls=none to RECEIPTS_SMTP_URL");
-        }
-        Self { is_permanent, error: connect::tls::explain(error) }
-    }
 }
 
 impl Sink {
@@ -92,7 +65,7 @@ impl Sink {
         match &self.way {
             Way::Folder(folder) => write(folder, receipt.ride_id, &message.formatted()).await.map_err(Refusal::passing),
             Way::Smtp(transport) => match timeout(SINK_WAIT, transport.send(message)).await {
-                Ok(sent) => sent.map(|_| ()).map_err(Refusal::by_mail_server),
+                Ok(sent) => sent.map(|_| ()).map_err(by_mail_server),
                 Err(_) => Err(Refusal::passing(anyhow!("the mail server took longer than {SINK_WAIT:?}"))),
             },
         }
@@ -113,6 +86,18 @@ impl Sink {
     }
 }
 
+/// The refusal of a mail server. A 5xx response is permanent. 530, 534, 535 and 538 are about our password, and so about no single
+/// receipt.
+fn by_mail_server(error: smtp::Error) -> Refusal {
+    let is_permanent =
+        error.is_permanent() && error.status().is_none_or(|status| status.category != Category::Unspecified3);
+    let mut error = Error::new(error).context("sending a mail");
+    if format!("{error:#}").contains("STARTTLS is not supported") {
+        error = error.context("if mails may be sent unencrypted, add ?tls=none to RECEIPTS_SMTP_URL");
+    }
+    Refusal { is_permanent, error: connect::tls::explain(error) }
+}
+
 /// The mail server of a URL: `smtp://[USER:PASSWORD@]HOST[:PORT][?tls=required|opportunistic|none]` or `smtps://...`.
 ///
 /// Without `tls=`, `smtp://` requires STARTTLS, unless the server is on this machine and gets no password. There STARTTLS is
@@ -128,7 +113,8 @@ fn transport(url: &str) -> Result<AsyncSmtpTransport<Tokio1Executor>> {
             url.set_query(None);
             Tls::None
         }
-        ("smtp", None) if is_local && url.password().is_none() => Tls::Opportunistic(trusting(&host)?),
+        // A machine without authorities may have a mail server of its own.
+        ("smtp", None) if is_local && url.password().is_none() => trusting(&host).map_or(Tls::None, Tls::Opportunistic),
         ("smtp", Some("opportunistic")) => Tls::Opportunistic(trusting(&host)?),
         ("smtp", None | Some("required")) => Tls::Required(trusting(&host)?),
         ("smtps", None) => Tls::Wrapper(trusting(&host)?),

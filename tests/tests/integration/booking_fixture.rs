@@ -115,7 +115,10 @@ impl BookingFixture {
 
     fn desk(&self, stripe: Stripe) -> booking::Desk {
         let config = self.world.database_url_of("completer").parse().unwrap();
-        booking::Desk::new(connect::postgres::pool(&config, "completer", booking::SIDE_BY_SIDE_MAX + 1).unwrap(), stripe)
+        booking::Desk::new(
+            connect::postgres::pool(&config, "completer", booking::SIDE_BY_SIDE_MAX + 1).unwrap(),
+            stripe,
+        )
     }
 
     /// Runs one round of the completer, for which every request is old enough.

@@ -106,7 +106,7 @@ fn bash_completes_flags_values_and_subcommands() {
         (&["streamer", "--log-format", ""], "text json"),
         (&["launcher", "wi"], "with-servers"),
         (&["launcher", "up", "--summ"], "--summary-every"),
-        (&["dead-letters", "re"], "replay"),
+        (&["dead-letters", "rep"], "replay"),
         (&["manual", "--in"], "--into"),
     ] {
         assert_eq!(completed(&share, words), offered, "{words:?}");
