@@ -54,11 +54,14 @@ impl Body {
     /// Reads a whole body.
     ///
     /// # Errors
-    /// It is too large, broke off, or took longer than `wait`.
+    /// It is compressed or too large, broke off, or took longer than `wait`.
     pub async fn read<B>(headers: &HeaderMap, body: B, wait: Duration) -> Result<Self, Error>
     where
         B: HttpBody<Data = Bytes> + Unpin,
     {
+        if web::is_encoded(headers) {
+            return Err(Error::Encoded);
+        }
         let bytes = read_body(body, BODY_LEN_MAX, wait).await.map_err(|error| match error {
             BodyError::TooLarge => Error::TooLarge { max: BODY_LEN_MAX },
             BodyError::TooSlow => Error::TooSlow,
@@ -72,9 +75,11 @@ impl Body {
     /// # Errors
     /// The body is neither a form nor a JSON object.
     pub fn params(&self) -> Result<Params<Cow<'_, str>>, Error> {
+        // Some programs put a byte order mark before every text.
+        let bytes = self.bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.bytes);
         match self.kind {
-            Kind::Form => parse_form(&self.bytes),
-            Kind::Json => parse_json(&self.bytes),
+            Kind::Form => parse_form(bytes),
+            Kind::Json => parse_json(bytes),
             // A request without a type and without a body lacks its parameters, not its type.
             Kind::Unnamed if self.bytes.is_empty() => Ok(Params::default()),
             Kind::Unnamed | Kind::Other => Err(Error::UnsupportedType),

@@ -22,16 +22,16 @@ pub(crate) const KEY_LEN_MIN: usize = 20;
 /// The longest key, in characters.
 pub(crate) const KEY_LEN_MAX: usize = 255;
 
-/// Whether these headers alone make a request one for a booked ride.
+/// Whether these headers alone make a request one for a booked ride. `Authorization` does not: it may be meant for a proxy.
 pub(crate) fn is_asked_for(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::AUTHORIZATION) || headers.contains_key(KEY)
+    headers.contains_key(KEY)
 }
 
 /// Books a ride or continues a booking. A repeated request receives the response of the first request with its key.
 pub(crate) async fn book(
     app: &App,
     headers: &HeaderMap,
-    peer: IpAddr,
+    client: IpAddr,
     traceparent: Option<TraceParent>,
     body: &Body,
 ) -> Result<Response, Error> {
@@ -43,7 +43,7 @@ pub(crate) async fn book(
     }
     let user = desk.user(email).await.map_err(|error| api_error(&error))?.ok_or(Error::CredentialsInvalid)?;
     let key = read_key(headers)?;
-    let order = Order { traceparent, ..read_order(&body.params()?, peer)? };
+    let order = Order { traceparent, ..read_order(&body.params()?, client)? };
     // A task of its own: if the client leaves, this future is dropped, and the booking goes on.
     let booking = tokio::spawn(async move { desk.book(&user, &key, &order).await }.in_current_span());
     let reply = booking.await.map_err(|_| Error::BookingFailed)?.map_err(|error| api_error(&error))?;

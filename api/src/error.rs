@@ -1,10 +1,13 @@
 //! Every error of a request, as the client sees it. No text of the database leaves the process.
 
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use web::ErrorResponse;
 
 use crate::paths::{DOCS, HISTORY, RIDE, RIDES, TOTALS};
+
+/// How a client shows who it is: the bare address of a user, which is no scheme of a standard.
+pub(crate) const CHALLENGE: &str = r#"Email realm="rides""#;
 
 /// An error of a request. Its text says what to change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -106,6 +109,9 @@ pub enum Error {
     /// The body is neither a form nor JSON.
     #[error("Send the body as application/x-www-form-urlencoded or as application/json.")]
     UnsupportedType,
+    /// The body is compressed.
+    #[error("Send the body as it is, without Content-Encoding: it is not decompressed.")]
+    Encoded,
     /// The path is unknown.
     #[error(
         "There is nothing at this path. Try POST {RIDES}, GET {RIDES}, GET {RIDE}, GET {TOTALS}, GET {HISTORY} or GET {DOCS}."
@@ -170,6 +176,7 @@ impl Error {
             Self::TooLarge { .. } => "body_too_large",
             Self::TooSlow => "body_too_slow",
             Self::UnsupportedType => "content_type_unsupported",
+            Self::Encoded => "content_encoding_unsupported",
             Self::NoSuchPath => "path_unknown",
             Self::NoSuchRide => "ride_unknown",
             Self::RecordsMissing { .. } => "records_missing",
@@ -207,7 +214,7 @@ impl Error {
             Self::KeyExpired | Self::RecordsMissing { .. } => StatusCode::GONE,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::UnsupportedType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::UnsupportedType | Self::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::NoSuchPath | Self::NoSuchRide => StatusCode::NOT_FOUND,
             Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::Overloaded | Self::TooManyWatchers | Self::Unavailable | Self::Processor | Self::BookingsOff => {
@@ -221,6 +228,14 @@ impl Error {
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let (status, code, is_temporary) = (self.status(), self.code(), self.is_temporary());
-        ErrorResponse { status, code, error: self.to_string().into(), is_temporary }.into_response()
+        let error = ErrorResponse { status, code, error: self.to_string().into(), is_temporary };
+        let mut response = error.into_response();
+        let advice = match self {
+            Self::CredentialsMissing | Self::CredentialsInvalid => Some((header::WWW_AUTHENTICATE, CHALLENGE)),
+            Self::Encoded => Some((header::ACCEPT_ENCODING, "identity")),
+            _ => None,
+        };
+        response.headers_mut().extend(advice.map(|(name, value)| (name, HeaderValue::from_static(value))));
+        response
     }
 }

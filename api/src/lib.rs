@@ -63,7 +63,7 @@ pub use limits::Limits;
 pub use ride::Ride;
 use routes::Site;
 pub use totals::{ConsumerTotal, Sum, Totals};
-pub use web::Origins;
+pub use web::{Hosts, Origins, Proxies};
 use writer::Writer;
 
 /// The connections for booked rides. A booking holds a connection, except while the payment processor charges.
@@ -99,6 +99,11 @@ pub struct Config {
     #[arg(long, visible_alias = "cors-origins", env = "API_CORS_ORIGINS")]
     pub api_cors_origins: Option<Origins>,
 
+    /// Reverse proxies that are trusted to tell a client's address, in X-Forwarded-For or Forwarded: a list of addresses and
+    /// networks such as 10.0.0.0/8,::1. Without it, none.
+    #[arg(long, env = "TRUSTED_PROXIES")]
+    pub trusted_proxies: Option<Proxies>,
+
     /// Booked rides. Without a key of the payment processor only guests are taken.
     #[command(flatten)]
     pub booking: BookingArgs,
@@ -110,6 +115,17 @@ pub struct Config {
     /// The arguments of every process.
     #[command(flatten)]
     pub process: ProcessArgs,
+}
+
+/// Who may reach the api, and how. By default pages of no other origin, only local names, and no proxy that is believed.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// The origins whose pages may use the api; `None`: no other.
+    pub origins: Option<Origins>,
+    /// The names of the api.
+    pub hosts: Hosts,
+    /// The proxies that are believed.
+    pub proxies: Proxies,
 }
 
 /// The runtime of the api. It uses half of the processors and leaves the others to Postgres, which does as much work per
@@ -140,7 +156,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let postgres = &config.postgres.database_url;
     health.ask_postgres(postgres, health.pulse("postgres", AGE_MAX), monitor::anything);
     let limits = Limits { http: web::Limits::default().within_open_files(), ..Limits::default() };
-    serve(postgres, desk, config.api_cors_origins, listener, limits, &health, shutdown).await
+    let access = Access {
+        origins: config.api_cors_origins,
+        hosts: config.process.monitor.http_hosts.unwrap_or_default(),
+        proxies: config.trusted_proxies.unwrap_or_default(),
+    };
+    serve(postgres, desk, access, listener, limits, &health, shutdown).await
 }
 
 /// As [`run`], on a socket that is already open and within the given limits. Rides are booked if there is a desk. The pulse
@@ -151,7 +172,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
 pub async fn serve(
     postgres: &tokio_postgres::Config,
     desk: Option<Desk>,
-    origins: Option<Origins>,
+    access: Access,
     listener: TcpListener,
     limits: Limits,
     health: &Health,
@@ -164,7 +185,7 @@ pub async fn serve(
     process::ready();
     let watchers = Arc::new(Semaphore::new(limits.watcher_count_max));
     let app = App { database, writer, desk, body_wait: limits.http.body_wait, watchers, shutdown: shutdown.clone() };
-    let server = server(&limits, origins, health.is_served());
+    let server = server(&limits, access, health.is_served());
     let mut serving = tokio::spawn(server.serve(listener, Site::new(app), shutdown.clone()));
     let served = tokio::select! {
         served = &mut serving => served,
@@ -188,15 +209,16 @@ pub async fn serve(
     Ok(())
 }
 
-/// The HTTP server: request ids on every response, CORS for these origins, and metrics if a monitor serves them.
-fn server(limits: &Limits, origins: Option<Origins>, has_metrics: bool) -> Server {
-    let cors = origins.map(|origins| Cors {
+/// The HTTP server: request ids on every response, and metrics if a monitor serves them.
+fn server(limits: &Limits, access: Access, has_metrics: bool) -> Server {
+    let cors = access.origins.map(|origins| Cors {
         origins,
         methods: CORS_METHODS,
         request_headers: CORS_REQUEST_HEADERS,
         response_headers: CORS_RESPONSE_HEADERS,
     });
     let server = Server::new(limits.http).with_request_ids().with_cors(cors);
+    let server = server.with_hosts(access.hosts).with_proxies(access.proxies);
     if has_metrics { server.with_metrics(routes::route_of) } else { server }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use axum::http::StatusCode;
 use serde_json::json;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder};
@@ -10,7 +11,7 @@ use utoipa::{IntoResponses, ToResponse};
 
 use crate::body::BODY_LEN_MAX;
 use crate::bookings::{KEY_LEN_MAX, KEY_LEN_MIN};
-use crate::error::Error;
+use crate::error::{CHALLENGE, Error};
 
 type Responses = BTreeMap<String, RefOr<Response>>;
 
@@ -75,6 +76,7 @@ impl IntoResponses for BookingErrors {
             Error::KeyExpired,
             Error::TooLarge { max: BODY_LEN_MAX },
             Error::UnsupportedType,
+            Error::Encoded,
             Error::DistanceMissing,
             Error::DistanceNotANumber,
             Error::DistanceOutOfRange,
@@ -133,9 +135,14 @@ fn response_of(errors: &[&Error]) -> Response {
         .item(Ref::from_schema_name("ErrorBody"))
         .item(ObjectBuilder::new().property("code", code))
         .build();
-    let response = ResponseBuilder::new()
+    let mut response = ResponseBuilder::new()
         .description(lines.join("\n"))
         .content("application/json", Content::new(Some(RefOr::T(schema.into()))));
+    if errors.iter().any(|error| error.status() == StatusCode::UNAUTHORIZED) {
+        let challenge = HeaderBuilder::new().schema(Some(Object::with_type(Type::String)));
+        let about = format!("`{CHALLENGE}`: send the e-mail address of a user as `Authorization`.");
+        response = response.header("WWW-Authenticate", challenge.description(Some(about)).build());
+    }
     if !errors.iter().any(|error| error.is_temporary()) {
         return response.build();
     }

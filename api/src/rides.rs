@@ -42,10 +42,10 @@ pub(crate) struct Created {
     ride: Ride,
 }
 
-/// Takes a ride: a guest's, or a booked one if anything in the request is of one.
+/// Takes a ride: a guest's, or a booked one if the request has coordinates or an `Idempotency-Key`.
 ///
-/// Booked is a ride with coordinates, `Authorization` or `Idempotency-Key`, and it needs all of them. It is charged
-/// once, however often the request is sent with its key.
+/// A booked ride needs both, and `Authorization`. It is charged once, however often the request is sent with its key. A
+/// guest's ride may have any `Authorization`: a proxy may need one of its own.
 #[utoipa::path(
     post, path = RIDES, operation_id = "create_ride", tag = "rides", params(BookingHeaders), security((), ("user" = [])),
     request_body(content((RideBody = "application/json"), (RideBody = "application/x-www-form-urlencoded"))),
@@ -94,7 +94,9 @@ where
     let params = (!bookings::is_asked_for(headers)).then(|| body.params()).transpose()?;
     let Some(params) = params.filter(|params| !params.have_coordinates()) else {
         // In a box: this future is large, and the future of every guest's ride would have to be as large.
-        return Box::pin(bookings::book(app, headers, info.peer, traceparent, &body)).instrument(info.id.span()).await;
+        return Box::pin(bookings::book(app, headers, info.client, traceparent, &body))
+            .instrument(info.id.span())
+            .await;
     };
     let distance_mm = parse_distance(params.distance.as_deref().ok_or(Error::DistanceMissing)?)?;
     let ride = app.writer.write(NewRide { distance_mm, traceparent }).await?;

@@ -91,7 +91,8 @@ impl Payments {
     pub async fn plan(&self, kind: &str, count: u32) {
         let body = format!("kind={kind}&count={count}&ms=3000");
         let request = self.client.post(format!("{}/_faults", self.base)).bearer_auth(KEY);
-        let request = request.header("content-type", "application/x-www-form-urlencoded").body(body);
+        let request =
+            request.header("x-fault-order", "1").header("content-type", "application/x-www-form-urlencoded").body(body);
         let response = request.send().await.unwrap();
         assert!(response.status().is_success(), "{}", response.text().await.unwrap());
     }

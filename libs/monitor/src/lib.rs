@@ -36,13 +36,14 @@ mod server;
 use std::net::{IpAddr, SocketAddr};
 
 use clap::Args;
+use web::Hosts;
 
 pub use declare::{declare_counter, declare_gauge};
 pub use health::{Health, Pulse};
 pub use metrics::{Unit, counter, describe_counter, describe_histogram, gauge, histogram};
-pub use orders::Orders;
+pub use orders::{ORDER_HEADER, Orders, is_order};
 pub use probe::{Question, anything};
-pub use server::{ORDER_HEADER, start};
+pub use server::start;
 
 /// Where a process serves its metrics and health.
 #[derive(Debug, Clone, Args)]
@@ -54,6 +55,11 @@ pub struct MonitorArgs {
     /// The address to serve them on. 0.0.0.0 listens to the whole network
     #[arg(long, env = "MONITOR_BIND", default_value = "127.0.0.1")]
     pub monitor_bind: IpAddr,
+
+    /// Names under which every HTTP server of this process answers, such as rides.example.com,b.example; * is any name. It
+    /// always answers to IP addresses, localhost, and other names without a dot
+    #[arg(long, env = "HTTP_HOSTS")]
+    pub http_hosts: Option<Hosts>,
 
     /// For development: take orders to inject a fault (POST /fault), as the buttons of the live page give them
     #[arg(long, env = "FAULT_ORDERS")]

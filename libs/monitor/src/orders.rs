@@ -1,7 +1,19 @@
-//! Faults that an operator orders: the buttons of the live page, in development only.
+//! Faults that an operator orders, in development only: the buttons of the live page, and the plans of `payments`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use axum::http::HeaderMap;
+
+/// A header that every order must have. A browser lets a page of another site send it only if this server allows it, which it
+/// does not. A page whose own host name points at this server needs no permission, so an order must also be sent to
+/// `localhost` or a loopback address.
+pub const ORDER_HEADER: &str = "x-fault-order";
+
+/// Whether a request with these headers may order a fault: a person on this machine has sent it, and no page of another site.
+pub fn is_order(headers: &HeaderMap) -> bool {
+    headers.contains_key(ORDER_HEADER) && web::is_this_machine(headers)
+}
 
 /// At most this many orders are kept. More are refused.
 const OPEN_MAX: u32 = 10;

@@ -1,6 +1,5 @@
 //! The paths of the monitor.
 
-use std::net::IpAddr;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
@@ -21,17 +20,13 @@ use web::{Limits, Server};
 use crate::MonitorArgs;
 use crate::declare::declare_counter;
 use crate::health::Health;
+use crate::orders::is_order;
 
 /// The buckets of every metric in seconds: from a quick commit to the longest wait of a client.
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0];
 
 /// The buckets of every metric that is the size of a batch.
 const SIZES: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
-
-/// A header that every order must have. A browser lets a page of another site send it only if this server allows it, which it
-/// does not. A page whose own host name points at this server needs no permission, so an order must also be sent to
-/// `localhost` or a loopback address.
-pub const ORDER_HEADER: &str = "x-fault-order";
 
 /// How often measurements are put into their buckets. Without this they would pile up until the next scrape.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -63,8 +58,9 @@ pub async fn start(args: &MonitorArgs) -> Result<Health> {
         .with_state(app);
     info!(%address, "monitor started");
     let limits = Limits { connection_count_max: CONNECTION_COUNT_MAX, ..Limits::default() };
+    let server = Server::new(limits).with_hosts(args.http_hosts.clone().unwrap_or_default());
     // This token is never cancelled: the monitor responds until the process ends.
-    tokio::spawn(Server::new(limits).serve(listener, router, CancellationToken::new()));
+    tokio::spawn(server.serve(listener, router, CancellationToken::new()));
     Ok(health)
 }
 
@@ -142,36 +138,12 @@ async fn order(State(app): State<App>, headers: HeaderMap) -> (StatusCode, &'sta
     let Some(orders) = app.health.order_book() else {
         return (StatusCode::NOT_FOUND, "no orders are taken here: FAULT_ORDERS is not set\n");
     };
-    if !headers.contains_key(ORDER_HEADER) || !is_this_machine(web::host(&headers)) {
+    if !is_order(&headers) {
         return (StatusCode::FORBIDDEN, "give the header x-fault-order, and ask for localhost\n");
     }
     if orders.place() {
         (StatusCode::ACCEPTED, "the next batch will suffer\n")
     } else {
         (StatusCode::TOO_MANY_REQUESTS, "too many orders are open: wait for the next batches\n")
-    }
-}
-
-/// Whether a `Host` header can only mean this machine: `127.0.0.1:5013`, `localhost`.
-fn is_this_machine(host: &str) -> bool {
-    let name = web::without_port(host);
-    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_this_machine;
-
-    #[test]
-    fn only_names_that_no_other_machine_can_have_mean_this_machine() {
-        for host in ["127.0.0.1:5013", "127.0.0.1", "localhost:1", "LOCALHOST", "[::1]:5013", "[::1]"] {
-            assert!(is_this_machine(host), "{host}");
-        }
-        for host in
-            ["rides.example.com:5013", "127.0.0.1.example.com", "", ":5013", "10.0.0.1:5013", "localhost.example.com"]
-        {
-            assert!(!is_this_machine(host), "{host}");
-        }
     }
 }

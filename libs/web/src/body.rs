@@ -5,6 +5,8 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use axum::body::{Bytes, HttpBody};
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_ENCODING;
 use tokio::time::timeout;
 
 /// Why a body was not read.
@@ -17,6 +19,12 @@ pub enum BodyError {
     TooSlow,
     /// The connection broke, or the client sent something that is not a body.
     Broken,
+}
+
+/// Whether the body of a request with these headers is compressed, for example by gzip. No server here decompresses a body: a
+/// small one could become very large. The response should be 415.
+pub fn is_encoded(headers: &HeaderMap) -> bool {
+    headers.get_all(CONTENT_ENCODING).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 /// Reads a body of at most `len_max` bytes that arrives within `wait`.

@@ -49,6 +49,18 @@ pub struct ErrorResponse {
 }
 
 impl ErrorResponse {
+    /// 403: the request asks for a name that is none of this server's [`Hosts`](crate::Hosts).
+    pub fn unknown_host() -> Self {
+        Self {
+            status: StatusCode::FORBIDDEN,
+            code: "host_unknown",
+            error: "This server does not answer under the name in the request's Host header. Ask for its address or \
+                    localhost, or add the name to HTTP_HOSTS."
+                .into(),
+            is_temporary: false,
+        }
+    }
+
     /// 503: the request took longer than [`Limits::request_wait`](crate::Limits::request_wait).
     pub fn late() -> Self {
         Self {

@@ -15,8 +15,8 @@ use crate::request_id::RequestId;
 /// Facts about a request that are not in its header.
 #[derive(Debug, Clone)]
 pub struct RequestInfo {
-    /// The client's address, or its proxy's.
-    pub peer: IpAddr,
+    /// The address of the client; of the last proxy, if it is not [trusted](crate::Proxies).
+    pub client: IpAddr,
     /// The request's id.
     pub id: RequestId,
 }

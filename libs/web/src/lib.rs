@@ -23,10 +23,11 @@
 //!
 //! 1. [`Server`] accepts a connection if there is a free place, and reads the header within [`Limits::header_wait`].
 //! 2. The request gets a [`RequestId`]: the client's, or a new one.
-//! 3. A preflight request of a browser is answered here, as [`Cors`] says. Every other request goes to the [`Handler`]:
+//! 3. A request that asks for a name that is none of the server's ([`Hosts`]) is refused.
+//! 4. A preflight request of a browser is answered here, as [`Cors`] says. Every other request goes to the [`Handler`]:
 //!    usually a `Router`, whose handlers return an [`ErrorResponse`] for an error.
-//! 4. If the handler takes longer than [`Limits::request_wait`], it is dropped, and the client gets [`Handler::late`].
-//! 5. The response is counted, gets its headers, and is written within [`Limits::response_wait`].
+//! 5. If the handler takes longer than [`Limits::request_wait`], it is dropped, and the client gets [`Handler::late`].
+//! 6. The response is counted, gets its headers, and is written within [`Limits::response_wait`].
 //!
 //! # Why not tower-http
 //!
@@ -51,16 +52,18 @@ mod handler;
 mod host;
 mod limits;
 mod metrics;
+mod proxies;
 mod request_id;
 mod server;
 
-pub use body::{BodyError, read_body};
+pub use body::{BodyError, is_encoded, read_body};
 pub use compression::{accepts_gzip, compress, gunzip};
 pub use cors::{Cors, Origins};
 pub use error_response::{ErrorBody, ErrorResponse};
 pub use handler::{Handler, RequestInfo, route};
-pub use host::{host, without_port};
+pub use host::{Hosts, is_this_machine};
 pub use limits::Limits;
 pub use metrics::{describe_metrics, route_of};
+pub use proxies::Proxies;
 pub use request_id::RequestId;
 pub use server::Server;

@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use common::backoff::Backoff;
 use common::shutdown::{CancellationToken, sleep_or_stop};
 use hyper::body::Incoming;
@@ -22,9 +22,12 @@ use tracing::{debug, warn};
 
 use crate::connection::{Exchanges, Watched};
 use crate::cors::{Cors, Visit};
+use crate::error_response::ErrorResponse;
 use crate::handler::{Handler, RequestInfo};
+use crate::host::Hosts;
 use crate::limits::Limits;
 use crate::metrics::Measurement;
+use crate::proxies::Proxies;
 use crate::request_id::RequestId;
 
 /// The largest header, in bytes, including the request line. The response to a larger header is 431. Browsers with many
@@ -40,10 +43,12 @@ const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// The least time between two warnings that all connections are taken.
 const CROWDED_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A server. By default it has neither request ids on its responses, nor CORS, nor metrics.
+/// A server. By default it answers to no name that has to be set, and has neither request ids on its responses, nor CORS, nor metrics.
 #[derive(Debug, Clone)]
 pub struct Server {
     limits: Limits,
+    hosts: Hosts,
+    proxies: Proxies,
     cors: Option<Cors>,
     has_request_ids: bool,
     route_of: Option<fn(&str) -> &'static str>,
@@ -52,7 +57,26 @@ pub struct Server {
 impl Server {
     /// A server with these limits.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, cors: None, has_request_ids: false, route_of: None }
+        Self {
+            limits,
+            hosts: Hosts::default(),
+            proxies: Proxies::default(),
+            cors: None,
+            has_request_ids: false,
+            route_of: None,
+        }
+    }
+
+    /// Also answers under these names.
+    #[must_use]
+    pub fn with_hosts(self, hosts: Hosts) -> Self {
+        Self { hosts, ..self }
+    }
+
+    /// Believes these proxies about the addresses of clients.
+    #[must_use]
+    pub fn with_proxies(self, proxies: Proxies) -> Self {
+        Self { proxies, ..self }
     }
 
     /// Puts the request's id on every response, as `X-Request-Id`.
@@ -162,9 +186,13 @@ impl Server {
     async fn respond(&self, handler: &impl Handler, peer: IpAddr, request: Request<Incoming>) -> Response {
         let measurement =
             self.route_of.map(|route_of| Measurement::begin(request.method(), route_of(request.uri().path())));
-        let info = RequestInfo { peer, id: RequestId::of(request.headers()) };
+        let client = self.proxies.client(peer, request.headers());
+        let info = RequestInfo { client, id: RequestId::of(request.headers()) };
         let visit = self.cors.as_ref().map(|cors| Visit::of(cors, &request));
         let handled = async {
+            if !self.hosts.accept(request.headers()) {
+                return ErrorResponse::unknown_host().into_response();
+            }
             match visit.as_ref().and_then(Visit::preflight) {
                 Some(preflight) => preflight,
                 None => handler.handle(request, &info).await,

@@ -44,7 +44,7 @@ pub use crate::processes::Target;
 use crate::processes::Watch;
 use crate::recount::Recounts;
 use crate::sampler::{Pulses, Sampler};
-use crate::server::{App, local_hosts};
+use crate::server::App;
 use crate::stream_end::Stream;
 
 /// The process is not ready if a server has not answered for this long.
@@ -110,9 +110,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
 
     info!(%address, stream = ?config.stream, faults = desk.is_some(), "dashboard started");
     process::ready();
-    let app = App { samples, memory, desk, hosts: local_hosts(bind), shutdown: shutdown.clone() };
-    let serving =
-        Server::new(Limits::default().within_open_files()).serve(listener, server::router(app), shutdown.clone());
+    let app = App { samples, memory, desk, shutdown: shutdown.clone() };
+    let server = Server::new(Limits::default().within_open_files())
+        .with_hosts(config.process.monitor.http_hosts.clone().unwrap_or_default());
+    let serving = server.serve(listener, server::router(app), shutdown.clone());
     tokio::select! {
         () = serving => {}
         // Without the sampler the page would show old figures for ever, so the process ends, and a supervisor starts it again.

@@ -1,7 +1,6 @@
 //! Serves the page: its files, and samples as server-sent events.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -42,15 +41,7 @@ pub(crate) struct App {
     pub memory: SharedMemory,
     /// `None`: the page has no buttons that inject faults.
     pub desk: Option<FaultDesk>,
-    /// The host names under which the page is served; `None`: any.
-    pub hosts: Option<Vec<String>>,
     pub shutdown: CancellationToken,
-}
-
-/// The names of a server that only this machine can reach; `None` if other machines can reach it. If the page were served
-/// under any name, an attacker could point a name at this address, read the page and press its buttons.
-pub(crate) fn local_hosts(bind: IpAddr) -> Option<Vec<String>> {
-    bind.is_loopback().then(|| vec!["localhost".to_owned(), "[::1]".to_owned(), bind.to_string()])
 }
 
 pub(crate) fn router(app: App) -> Router {
@@ -63,19 +54,14 @@ pub(crate) fn router(app: App) -> Router {
     for (path, content_type, content) in ASSETS {
         router = router.route(path, get(async move || ([(header::CONTENT_TYPE, content_type)], content)));
     }
-    let guarded = middleware::from_fn_with_state(app.clone(), guard);
     router
         .fallback(async || (StatusCode::NOT_FOUND, "There is nothing here. The page is at /\n"))
-        .layer(guarded)
+        .layer(middleware::from_fn(secure))
         .with_state(app)
 }
 
-/// Checks the host name before a request is handled, and sets security headers afterwards.
-async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
-    let name = web::without_port(web::host(request.headers()));
-    if app.hosts.is_some_and(|hosts| !hosts.iter().any(|known| known.eq_ignore_ascii_case(name))) {
-        return (StatusCode::FORBIDDEN, "This page is for this machine only: open it as localhost.\n").into_response();
-    }
+/// Sets security headers.
+async fn secure(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
@@ -134,11 +120,11 @@ async fn state(State(app): State<App>) -> Response {
     }
 }
 
-/// The token that the page needs for its buttons. A page of another site cannot read it.
-async fn faults(State(app): State<App>) -> Response {
+/// The token that the page needs for its buttons. A page of another site cannot read it, also if `HTTP_HOSTS` is `*`.
+async fn faults(State(app): State<App>, headers: HeaderMap) -> Response {
     match &app.desk {
-        Some(desk) => Json(json!({ "token": desk.token })).into_response(),
-        None => Json(json!({ "token": null })).into_response(),
+        Some(desk) if web::is_this_machine(&headers) => Json(json!({ "token": desk.token })).into_response(),
+        _ => Json(json!({ "token": null })).into_response(),
     }
 }
 

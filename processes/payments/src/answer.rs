@@ -1,6 +1,6 @@
 //! Responses in Stripe's form.
 
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{AppendHeaders, IntoResponse, Response};
 use serde_json::{Value, json};
@@ -67,6 +67,9 @@ impl Answer {
 impl IntoResponse for Answer {
     fn into_response(self) -> Response {
         let replayed = self.replayed.then_some((HeaderName::from_static("idempotent-replayed"), "true"));
-        (self.status, [(CONTENT_TYPE, "application/json")], AppendHeaders(replayed), self.body).into_response()
+        let challenge =
+            (self.status == StatusCode::UNAUTHORIZED).then_some((WWW_AUTHENTICATE, r#"Bearer realm="payments""#));
+        let headers = AppendHeaders(replayed.into_iter().chain(challenge));
+        (self.status, [(CONTENT_TYPE, "application/json")], headers, self.body).into_response()
     }
 }

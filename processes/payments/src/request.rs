@@ -42,6 +42,15 @@ pub(crate) fn body(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Answer>
     body.map_err(|error| Answer::error(error.status(), "invalid_request_error", None, &error.body_text()))
 }
 
+/// Refuses a compressed body.
+pub(crate) fn plain(headers: &HeaderMap) -> Result<(), Answer> {
+    if web::is_encoded(headers) {
+        let message = "Send the body without Content-Encoding.";
+        return Err(Answer::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", None, message));
+    }
+    Ok(())
+}
+
 /// The idempotency key, if there is one.
 pub(crate) fn key(headers: &HeaderMap) -> Result<Option<String>, Answer> {
     let Some(key) = headers.get("idempotency-key") else { return Ok(None) };

@@ -71,7 +71,8 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
     let app = App { ledger, journal, faults: Arc::new(Mutex::new(Faults::new(dice))), shutdown: shutdown.clone() };
     let router = router(app, config.faults);
     let limits = Limits { request_wait: REQUEST_WAIT, ..Limits::default() }.within_open_files();
-    let serving = Server::new(limits).serve(listener, router, shutdown.clone());
+    let hosts = config.process.monitor.http_hosts.unwrap_or_default();
+    let serving = Server::new(limits).with_hosts(hosts).serve(listener, router, shutdown.clone());
     tokio::select! {
         () = serving => {}
         // Without the writing task no charge can be made, so the process ends, and a supervisor starts it again.
@@ -123,6 +124,7 @@ async fn create(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Answer, Answer> {
+    request::plain(headers)?;
     let (form, key) = (request::form(&request::body(body)?)?, request::key(headers)?);
     let fields = serde_urlencoded::to_string(&form).map_err(|_| Answer::internal())?;
     let request = format!("{what}?{fields}");
@@ -219,7 +221,11 @@ async fn list_charges(State(app): State<App>, RawQuery(query): RawQuery) -> Resu
     Ok(Answer::ok(&json!({ "object": "list", "url": CHARGES, "has_more": start > 0, "data": data })))
 }
 
-async fn plan_faults(State(app): State<App>, body: Body) -> Result<Answer, Answer> {
+async fn plan_faults(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Answer, Answer> {
+    if !monitor::is_order(&headers) {
+        let message = "Give the header x-fault-order, and ask for localhost.";
+        return Err(Answer::error(StatusCode::FORBIDDEN, "invalid_request_error", None, message));
+    }
     let body = request::body(body)?;
     let plan: Result<Plan, String> = match body.first() {
         Some(b'{') => serde_json::from_slice(&body).map_err(|error| error.to_string()),

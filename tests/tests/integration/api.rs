@@ -39,7 +39,8 @@ impl Api {
         let (postgres, shutdown) = (postgres.clone(), CancellationToken::new());
         let stop = shutdown.clone();
         tokio::spawn(async move {
-            api::serve(&postgres, desk, None, listener, limits, &monitor::Health::default(), stop).await.unwrap()
+            let (access, health) = (api::Access::default(), monitor::Health::default());
+            api::serve(&postgres, desk, access, listener, limits, &health, stop).await.unwrap()
         });
         Self { port, client: reqwest::Client::new(), shutdown }
     }

@@ -95,7 +95,7 @@ async fn ra_t09_to_t13_what_is_missing_or_wrong_is_named_in_the_order_of_the_che
         (&[("idempotency-key", "xxx")], "", 401, missing),
         (&[], JOURNEY, 401, missing),
         (&[], "origin_lat=0", 401, missing),
-        (&[("authorization", "bad-user@example.com")], "", 401, unknown),
+        (&[("authorization", "bad-user@example.com")], JOURNEY, 401, unknown),
         (&[("authorization", USER)], JOURNEY, 400, no_key),
         (&[("authorization", USER), ("idempotency-key", "")], "", 400, no_key),
         (&[("authorization", USER), ("idempotency-key", "xxx")], "", 400, short_key),

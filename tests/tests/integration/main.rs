@@ -44,6 +44,7 @@ mod monitor;
 mod openapi;
 mod overload;
 mod poison;
+mod proxies;
 mod python;
 mod reaper;
 mod receipts;

@@ -79,6 +79,8 @@ impl Http {
         let mut request = self.client.post(format!("{}{path}", self.base)).body(form.to_owned());
         request = request.header("authorization", "Bearer sk_test_any");
         request = request.header("content-type", "application/x-www-form-urlencoded");
+        // Only the planning of faults looks at it.
+        request = request.header("x-fault-order", "1");
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
