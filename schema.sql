@@ -1,7 +1,7 @@
 -- Rocket Rides Log, chapter one: the tables, in the order in which data flows.
 --
 --     rides ─▶ staged_log_records ─▶ log_batches ─▶ checkpoints (consumer_states), dead_letters, history, receipts
---     users, tracked_operations ─▶ bookings, audit_records, completions, reaped_requests
+--     users, charge_secret, tracked_operations ─▶ bookings, audit_records, completions, reaped_requests
 --
 -- The api writes a ride and its log record in one transaction. The streamer decides the order of the records, once, here
 -- in Postgres. Each consumer stores the state that it derives from the log together with the offset that it has reached.
@@ -455,9 +455,13 @@ CREATE TABLE IF NOT EXISTS bookings (
     amount_cents     BIGINT           NOT NULL,
     currency         TEXT             NOT NULL,
     stripe_customer_id TEXT           NOT NULL,
-    -- The idempotency key that the payment processor receives. It is random, because another database of the same
-    -- account may already have charged under any key that could be computed.
+    -- The idempotency key that the payment processor receives: derive_charge_key(). The default is for programs from
+    -- before version 6.
     charge_key       UUID             NOT NULL DEFAULT gen_random_uuid(),
+    -- The fields of the request to the payment processor. Every attempt sends these, also after an upgrade to programs
+    -- that word it differently: the processor refuses a key that comes again with other fields. NULL: booked before
+    -- version 6.
+    charge_form      JSON,
     -- NULL: the processor has not charged yet, or has declined.
     stripe_charge_id TEXT,
 
@@ -466,11 +470,59 @@ CREATE TABLE IF NOT EXISTS bookings (
     CONSTRAINT bookings_user_fkey FOREIGN KEY (user_id) REFERENCES users ON DELETE RESTRICT,
     CONSTRAINT bookings_operation_fkey FOREIGN KEY (operation_id) REFERENCES tracked_operations ON DELETE SET NULL,
     CONSTRAINT bookings_operation_key UNIQUE (operation_id),
+    CONSTRAINT bookings_charge_key_key UNIQUE (charge_key),
     CONSTRAINT bookings_stripe_charge_id_key UNIQUE (stripe_charge_id),
     CONSTRAINT bookings_stripe_charge_id_length CHECK (length(stripe_charge_id) BETWEEN 1 AND 255),
     CONSTRAINT bookings_latitudes CHECK (origin_lat BETWEEN -90 AND 90 AND target_lat BETWEEN -90 AND 90),
     CONSTRAINT bookings_longitudes CHECK (origin_lon BETWEEN -180 AND 180 AND target_lon BETWEEN -180 AND 180)
 );
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- The secret of this installation. Keys for the payment processor are derived from it, so that they cannot be guessed, and
+-- so that the same request has the same key after Postgres was put back to an older state: then the processor, which was
+-- not put back, returns the charge that it has made.
+-- Written once, by this file. Read by the two functions below, and by no role. A copy of the database that is to live beside
+-- the original needs a secret of its own: UPDATE charge_secret SET secret = DEFAULT, system_identifier = DEFAULT.
+-- ---------------------------------------------------------------------------------------------------------------------
+CREATE TABLE IF NOT EXISTS charge_secret (
+    -- 244 random bits.
+    secret            BYTEA  NOT NULL DEFAULT uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()),
+    -- The cluster in which the secret was made. Only people compare it: a restored database may be the original or a copy.
+    system_identifier BIGINT NOT NULL DEFAULT (pg_control_system()).system_identifier,
+
+    -- If a dump is restored into tables that existed before, there are two rows. Then no ride is booked until one is deleted.
+    CONSTRAINT charge_secret_pkey PRIMARY KEY (secret)
+);
+
+INSERT INTO charge_secret SELECT WHERE NOT EXISTS (SELECT FROM charge_secret);
+
+-- The key of a charge. The same user, client's key and journey have the same key, until a ride is booked with it: the client's
+-- keys are forgotten after some days, and a client may then use one again for a new ride.
+CREATE OR REPLACE FUNCTION derive_charge_key(of_user BIGINT, client_key TEXT, journey DOUBLE PRECISION[])
+RETURNS UUID LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    request BYTEA := int8send(of_user) || array_send(journey) || convert_to(client_key, 'UTF8');
+    derived UUID;
+BEGIN
+    FOR earlier_count IN 0 .. 1000000 LOOP
+        derived := encode(substring(sha256((SELECT secret FROM charge_secret) || sha256(int8send(earlier_count) || request))
+                                    FOR 16), 'hex')::uuid;
+        EXIT WHEN NOT EXISTS (SELECT FROM bookings WHERE charge_key = derived);
+    END LOOP;
+    RETURN derived;
+END $$;
+
+-- A name of this installation, without a meaning. Charges carry it, so that an audit can tell them from others' charges.
+CREATE OR REPLACE FUNCTION installation_id() RETURNS UUID LANGUAGE sql SECURITY DEFINER AS $$
+    SELECT encode(substring(sha256((SELECT secret FROM charge_secret) || sha256('installation')) FOR 16), 'hex')::uuid
+$$;
+
+DO $$ BEGIN
+    -- No caller may choose the tables that the functions find.
+    EXECUTE format('ALTER FUNCTION derive_charge_key SET search_path = %I, pg_temp', current_schema());
+    EXECUTE format('ALTER FUNCTION installation_id SET search_path = %I, pg_temp', current_schema());
+    REVOKE EXECUTE ON FUNCTION derive_charge_key, installation_id FROM PUBLIC;
+END $$;
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- The actions that were taken for users. Each row is written in the transaction that takes the action.
@@ -595,6 +647,13 @@ DO $$ BEGIN
     END IF;
 END $$;
 -- <<< log.sql
+
+DO $$ BEGIN
+    -- From before version 6. The index takes a second per million bookings, in which no ride is booked.
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'bookings'::regclass AND attname = 'charge_form') THEN
+        ALTER TABLE bookings ADD COLUMN charge_form JSON, ADD CONSTRAINT bookings_charge_key_key UNIQUE (charge_key);
+    END IF;
+END $$;
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- The total distance of all rides, as each consumer with the fold `distance` has derived it: its state in checkpoints, in

@@ -48,10 +48,13 @@ REVOKE EXECUTE ON FUNCTION refuse_change_of_staged_log_records() FROM PUBLIC;
 -- This function runs under the rights of the owner. A dump without privileges loses what schema.sql has revoked.
 REVOKE EXECUTE ON FUNCTION make_history_parts FROM PUBLIC, rocket_api, rocket_completer, rocket_streamer,
     rocket_consumer, rocket_receipts, rocket_reaper, rocket_dashboard, rocket_operator;
+REVOKE EXECUTE ON FUNCTION derive_charge_key, installation_id FROM PUBLIC, rocket_api, rocket_completer, rocket_streamer,
+    rocket_consumer, rocket_receipts, rocket_reaper, rocket_dashboard, rocket_operator;
 
 -- Begin with no privileges, so that a grant that was removed from this file is removed from the database.
 REVOKE ALL ON log_identity, rides, staged_log_records, log_batches, checkpoints, consumer_states, dead_letters, history,
-    history_ranges, tracked_operations, users, bookings, audit_records, completions, reaped_requests, receipts
+    history_ranges, tracked_operations, users, charge_secret, bookings, audit_records, completions, reaped_requests,
+    receipts
     FROM PUBLIC, rocket_api, rocket_completer, rocket_streamer, rocket_consumer, rocket_receipts, rocket_reaper,
     rocket_dashboard, rocket_operator;
 
@@ -86,10 +89,12 @@ GRANT SELECT, INSERT (target, key, payload, reference_time, timeout_at, expires_
     UPDATE (status, recovery_point, token, error_count, error_message, result, started_at, timeout_at,
             expires_at, finished_at)
     ON tracked_operations TO rocket_api, rocket_completer;
--- charge_key is not granted: its default is a random number, made by Postgres.
 GRANT SELECT, INSERT (ride_id, user_id, operation_id, origin_lat, origin_lon, target_lat, target_lon, amount_cents,
-                      currency, stripe_customer_id),
+                      currency, stripe_customer_id, charge_key, charge_form),
     UPDATE (stripe_charge_id) ON bookings TO rocket_api, rocket_completer;
+-- Both read the secret for their callers, who may not.
+GRANT EXECUTE ON FUNCTION derive_charge_key TO rocket_api, rocket_completer;
+GRANT EXECUTE ON FUNCTION installation_id TO rocket_api, rocket_completer;
 GRANT INSERT (action, data, origin_ip, resource_id, resource_type, user_id)
     ON audit_records TO rocket_api, rocket_completer;
 GRANT SELECT, INSERT, UPDATE ON completions TO rocket_completer;
@@ -167,6 +172,8 @@ GRANT SELECT (name, partition, dropped_at) ON dead_letters TO rocket_dashboard;
 -- checkpoint and the state of a consumer. Writes neither rides nor records nor batches: only the tables' owner may adopt.
 -- ---------------------------------------------------------------------------------------------------------------------
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO rocket_operator;
+REVOKE SELECT ON charge_secret FROM rocket_operator;
+GRANT SELECT (system_identifier) ON charge_secret TO rocket_operator;
 GRANT INSERT, DELETE, UPDATE (reason, dropped_at) ON dead_letters TO rocket_operator;
 GRANT UPDATE ON checkpoints TO rocket_operator;
 -- A replayed dead letter of receipts becomes a receipt.

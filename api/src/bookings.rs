@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use booking::{Journey, Order, Reply};
+use payments::ChargeError;
 use traces::TraceParent;
 use tracing::{Instrument, error};
 
@@ -123,6 +124,11 @@ fn api_error(error: &booking::Error) -> Error {
         Booking::Operation(Operation::StillRunning { .. } | Operation::Fenced) => Error::KeyInProgress,
         Booking::Operation(Operation::Expired { .. }) => Error::KeyExpired,
         Booking::Conflict => Error::Conflict,
+        Booking::Processor(ChargeError::Pending { .. }) => Error::PaymentPending,
+        refusal if refusal.is_refusal() => {
+            error!(error = error.explain(), "the payment processor refuses a charge: an operator has to look");
+            Error::ProcessorRefused
+        }
         Booking::Processor(_) => Error::Processor,
         Booking::Operation(Operation::Invalid(_)) => Error::KeyMalformed,
         Booking::Unavailable(_) | Booking::Operation(Operation::Pool(_)) => Error::Unavailable,

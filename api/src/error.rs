@@ -9,6 +9,9 @@ use crate::paths::{DOCS, HISTORY, RIDE, RIDES, TOTALS};
 /// How a client shows who it is: the bare address of a user, which is no scheme of a standard.
 pub(crate) const CHALLENGE: &str = r#"Email realm="rides""#;
 
+/// The `Retry-After` of a payment that is pending.
+const PENDING_WAIT_S: u64 = 30;
+
 /// An error of a request. Its text says what to change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -78,6 +81,18 @@ pub enum Error {
     /// The payment processor is away or slow. The ride is kept; a retry of the request charges it, once.
     #[error("Error from payment processor. Please contact support.")]
     Processor,
+    /// The processor has the charge, and has not decided yet.
+    #[error(
+        "The payment is pending at the payment processor. Please retry later with the same Idempotency-Key: you are not \
+         charged twice."
+    )]
+    PaymentPending,
+    /// The processor refuses for a reason that has nothing to do with the card, such as a bad key.
+    #[error(
+        "The payment processor refuses to charge for this ride. A retry helps only after an operator has looked. Please \
+         contact support."
+    )]
+    ProcessorRefused,
     /// A booking failed. A retry of the request continues where it stopped.
     #[error(
         "Internal server error. Please retry the request periodically with the same Idempotency-Key until it succeeds."
@@ -170,6 +185,8 @@ impl Error {
             Self::KeyExpired => "idempotency_key_expired",
             Self::Conflict => "conflict",
             Self::Processor => "processor_unavailable",
+            Self::PaymentPending => "payment_pending",
+            Self::ProcessorRefused => "processor_refused",
             Self::BookingFailed => "booking_failed",
             Self::BookingsOff => "bookings_off",
             Self::Malformed(_) => "body_malformed",
@@ -191,6 +208,14 @@ impl Error {
     /// Whether the same request may succeed a little later.
     pub(crate) fn is_temporary(&self) -> bool {
         matches!(self, Self::KeyInProgress | Self::Conflict) || self.status() == StatusCode::SERVICE_UNAVAILABLE
+    }
+
+    /// When a retry may succeed, if that is not soon.
+    fn retry_after_s(&self) -> Option<u64> {
+        match self {
+            Self::PaymentPending => Some(PENDING_WAIT_S),
+            _ => None,
+        }
     }
 
     pub(crate) fn status(&self) -> StatusCode {
@@ -217,9 +242,13 @@ impl Error {
             Self::UnsupportedType | Self::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::NoSuchPath | Self::NoSuchRide => StatusCode::NOT_FOUND,
             Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Overloaded | Self::TooManyWatchers | Self::Unavailable | Self::Processor | Self::BookingsOff => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Overloaded
+            | Self::TooManyWatchers
+            | Self::Unavailable
+            | Self::Processor
+            | Self::PaymentPending
+            | Self::BookingsOff => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ProcessorRefused => StatusCode::BAD_GATEWAY,
             Self::Internal | Self::BookingFailed => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -236,6 +265,9 @@ impl IntoResponse for Error {
             _ => None,
         };
         response.headers_mut().extend(advice.map(|(name, value)| (name, HeaderValue::from_static(value))));
+        if let Some(retry_after_s) = self.retry_after_s() {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
+        }
         response
     }
 }

@@ -5,6 +5,7 @@ use monitor::{counter, declare_counter, describe_histogram, histogram};
 /// Describes every metric.
 pub(crate) fn describe() {
     web::describe_metrics();
+    booking::describe_metrics();
     declare_counter("rocket_rides_rides_written_total", "Guests' rides that were written and confirmed", &[]);
     describe_histogram!("rocket_rides_group_size", "Rides that were committed together");
     declare_counter("rocket_rides_idempotent_replays_total", "Bookings that were answered as they were before", &[]);

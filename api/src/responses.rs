@@ -90,6 +90,8 @@ impl IntoResponses for BookingErrors {
             Error::Overloaded,
             Error::Unavailable,
             Error::Processor,
+            Error::PaymentPending,
+            Error::ProcessorRefused,
             Error::BookingsOff,
         ])
     }

@@ -86,13 +86,19 @@ impl Payments {
         StripeArgs { stripe_api_base: self.base.clone(), stripe_api_key: Some(KEY.to_owned()) }
     }
 
-    /// Injects a fault into the next `count` charges: `time-out`, `error-before`, `error-after`, `die-after-charge`, or
-    /// `slow` (3 s).
+    /// Injects a fault into the next `count` charges, for example `time-out`, `error-after`, `slow` (3 s), or `pending` (3 s).
     pub async fn plan(&self, kind: &str, count: u32) {
-        let body = format!("kind={kind}&count={count}&ms=3000");
-        let request = self.client.post(format!("{}/_faults", self.base)).bearer_auth(KEY);
-        let request =
-            request.header("x-fault-order", "1").header("content-type", "application/x-www-form-urlencoded").body(body);
+        self.order("_faults", format!("kind={kind}&count={count}&ms=3000")).await;
+    }
+
+    /// Forgets every idempotency key, as Stripe does after a day.
+    pub async fn forget_keys(&self) {
+        self.order("_forget-keys", String::new()).await;
+    }
+
+    async fn order(&self, path: &str, body: String) {
+        let request = self.client.post(format!("{}/{path}", self.base)).bearer_auth(KEY);
+        let request = request.header("x-fault-order", "1").header("content-type", "application/x-www-form-urlencoded").body(body);
         let response = request.send().await.unwrap();
         assert!(response.status().is_success(), "{}", response.text().await.unwrap());
     }

@@ -9,9 +9,9 @@ use crate::error::Error;
 use crate::order::{Order, Payload, Reply, TARGET, User};
 use crate::phases::Trip;
 
-/// How long an unfinished request may be sent again. Stripe remembers our key for 24 hours and might charge a second time
-/// after that, so then a human has to look.
-const EXPIRATION: Duration = Duration::from_secs(23 * 3600);
+/// How long an unfinished request may be sent again. After 23 hours it is not charged any more, but the charge is looked for.
+/// What is not settled by then, a human has to settle.
+const EXPIRATION: Duration = Duration::from_secs(72 * 3600);
 
 impl Desk {
     /// Books a ride, goes on where an earlier request with this key has stopped, or returns the stored response. If the future

@@ -9,7 +9,7 @@ pub enum Error {
     /// Transactions were in each other's way, several times.
     #[error("conflict with a concurrent request")]
     Conflict,
-    /// The processor is away, slow, or broken. It is unknown whether it has charged; the next try asks under the same key.
+    /// The processor is away, slow, or broken, or it refuses, or the charge is pending. The next try asks under the same key.
     #[error("the payment processor: {0}")]
     Processor(payments::ChargeError),
     /// The client asked for a failure.
@@ -24,6 +24,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the processor refuses for a reason that only an operator can remove.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Processor(payments::ChargeError::Refused { .. }))
+    }
+
     /// The error with its causes, for the log.
     pub fn explain(&self) -> String {
         let mut text = self.to_string();

@@ -11,17 +11,19 @@
 //!
 //! Each arrow is one transaction, which also moves the recovery point. If the processor is away or does not answer, it is
 //! unknown whether it has charged. The request then stays at `ride_created`, and the next try asks under the same key of
-//! ours, so that it is charged once. The api books, and completer finishes the bookings that clients have left; both use
+//! ours, or looks for the charge, so that it is charged once. The api books, and completer finishes the bookings that clients have left; both use
 //! this library.
 
 mod args;
 mod book;
+mod charging;
 mod complete;
 mod desk;
 mod error;
 mod journey;
 mod order;
 mod phases;
+mod unfinished;
 
 pub use args::BookingArgs;
 pub use complete::{Completion, Patience, SIDE_BY_SIDE_MAX, complete};
@@ -29,3 +31,4 @@ pub use desk::{Desk, DiePoint};
 pub use error::Error;
 pub use journey::Journey;
 pub use order::{AMOUNT_CENTS, CURRENCY, Order, Reply, User};
+pub use unfinished::{DOUBTFUL_AFTER, Unfinished, describe_metrics, unfinished};

@@ -1,12 +1,14 @@
 //! The phases of a booking, each by the recovery point at which it begins.
 
+use std::time::Duration;
+
 use deadpool_postgres::Transaction;
 use idempotency::{Claim, Phase, PhaseEnd, Phases};
-use payments::{Charge, ChargeError};
 use pglog::{NewRecord, Session};
 use serde_json::{Value, json};
 use tokio_postgres::error::SqlState;
 
+use crate::charging::{Bill, Declined, settle};
 use crate::desk::{Desk, DiePoint};
 use crate::error::Error;
 use crate::order::{AMOUNT_CENTS, CURRENCY, Order, Payload, Reply, User};
@@ -28,14 +30,8 @@ struct Booked {
     ride_id: i64,
     distance_mm: i64,
     created_at: String,
-    charge_key: String,
-    amount_cents: i64,
-    currency: String,
-    stripe_customer_id: String,
+    bill: Bill,
 }
-
-/// A charge that the processor declined, and its reason.
-struct Declined(String);
 
 impl Phases for Trip<'_> {
     type Error = Error;
@@ -65,18 +61,26 @@ impl Phases for Trip<'_> {
 
 impl Trip<'_> {
     async fn create_ride(&self, claim: &mut Claim) -> Result<PhaseEnd, Error> {
-        let (operation_id, journey, distance_mm) = (claim.id, &self.order.journey, self.order.journey.distance_mm());
+        let (operation_id, claim_key) = (claim.id, claim.key.clone());
+        let (journey, distance_mm) = (&self.order.journey, self.order.journey.distance_mm());
         let mut client = self.desk.client().await?;
         let phase = claim.begin(&mut client).await?;
         let row = phase
             .tx()
             .query_one(
                 "-- booking::create_ride
-                 WITH ride AS (INSERT INTO rides (distance_mm) VALUES ($1) RETURNING id)
+                 WITH ride AS (INSERT INTO rides (distance_mm) VALUES ($1) RETURNING id),
+                 keyed AS MATERIALIZED (
+                     SELECT id, derive_charge_key($2, $11, ARRAY[$4, $5, $6, $7]::float8[]) AS charge_key FROM ride)
                  INSERT INTO bookings (ride_id, user_id, operation_id, origin_lat, origin_lon, target_lat, target_lon,
-                                       amount_cents, currency, stripe_customer_id)
-                 SELECT id, $2::bigint, $3::bigint, $4::float8, $5::float8, $6::float8, $7::float8, $8::bigint, $9::text, $10::text
-                 FROM ride
+                                       amount_cents, currency, stripe_customer_id, charge_key, charge_form)
+                 SELECT id, $2::bigint, $3::bigint, $4::float8, $5::float8, $6::float8, $7::float8, $8::bigint, $9::text,
+                        $10::text, charge_key,
+                        json_build_object(
+                            'amount', $8::text, 'currency', $9, 'customer', $10, 'description', 'Charge for ride ' || id,
+                            'metadata[charge_key]', charge_key, 'metadata[installation]', installation_id(),
+                            'metadata[ride_id]', id::text)
+                 FROM keyed
                  RETURNING ride_id",
                 &[
                     &distance_mm,
@@ -89,6 +93,7 @@ impl Trip<'_> {
                     &AMOUNT_CENTS,
                     &CURRENCY,
                     &self.user.stripe_customer_id,
+                    &claim_key,
                 ],
             )
             .await?;
@@ -112,7 +117,7 @@ impl Trip<'_> {
         if self.order.raise_error {
             return Err(Error::Raised);
         }
-        let charged = self.charge(&booked).await?;
+        let charged = settle(self.desk, &booked.bill).await?;
         self.desk.pass(DiePoint::Charged);
         let mut client = self.desk.client().await?;
         let phase = claim.begin(&mut client).await?;
@@ -125,27 +130,11 @@ impl Trip<'_> {
         }
     }
 
-    /// Returns the charge's id, or the reason why the processor declined it.
-    async fn charge(&self, booked: &Booked) -> Result<Result<String, Declined>, Error> {
-        let charge = Charge {
-            amount_cents: booked.amount_cents,
-            currency: &booked.currency,
-            customer: &booked.stripe_customer_id,
-            description: &format!("Charge for ride {}", booked.ride_id),
-            idempotency_key: &booked.charge_key,
-        };
-        match self.desk.stripe.charge(&charge).await {
-            Ok(charge_id) => Ok(Ok(charge_id)),
-            Err(ChargeError::Declined { message }) => Ok(Err(Declined(message))),
-            Err(error) => Err(Error::Processor(error)),
-        }
-    }
-
     async fn note_charge(&self, phase: Phase<'_>, booked: &Booked, charge_id: &str) -> Result<PhaseEnd, Error> {
         let ride_id = booked.ride_id;
         let charge = json!({
             "id": charge_id, "ride_id": ride_id, "user_id": self.user.id,
-            "amount": booked.amount_cents, "currency": booked.currency,
+            "amount": booked.bill.amount_cents, "currency": booked.bill.currency,
         });
         let noting = async {
             let statement = "-- booking::create_charge
@@ -185,7 +174,7 @@ impl Trip<'_> {
         let phase = claim.begin(&mut client).await?;
         let receipt = json!({
             "ride_id": booked.ride_id, "user_id": self.user.id,
-            "amount": booked.amount_cents, "currency": booked.currency,
+            "amount": booked.bill.amount_cents, "currency": booked.bill.currency,
         });
         let text = receipt.to_string();
         let (audited, staged) = tokio::join!(
@@ -242,19 +231,32 @@ async fn find(client: &impl Session, claim: &Claim, recovery_point: &str) -> Res
         .query_opt(
             "-- booking::find
              SELECT ride_id, distance_mm, charge_key::text, amount_cents, currency, stripe_customer_id,
-                    to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS created_at
-             FROM bookings JOIN rides ON rides.id = ride_id WHERE operation_id = $1",
+                    to_char(rides.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS created_at,
+                    -- Before version 6 the form was made anew for each attempt, like this.
+                    COALESCE(charge_form, json_build_object(
+                        'amount', amount_cents::text, 'currency', currency, 'customer', stripe_customer_id,
+                        'description', 'Charge for ride ' || ride_id))::text AS charge_form,
+                    extract(epoch FROM op.created_at)::bigint AS booked_at_s,
+                    extract(epoch FROM now() - op.created_at)::float8 AS age_s
+             FROM bookings JOIN rides ON rides.id = ride_id JOIN tracked_operations AS op ON op.id = operation_id
+             WHERE operation_id = $1",
             &[&claim.id],
         )
         .await?;
     let row = row.ok_or_else(|| Error::Bug(format!("Should have ride for key at {recovery_point}.")))?;
+    let form = serde_json::from_str(row.get("charge_form"));
     Ok(Booked {
         ride_id: row.get("ride_id"),
         distance_mm: row.get("distance_mm"),
         created_at: row.get("created_at"),
-        charge_key: row.get("charge_key"),
-        amount_cents: row.get("amount_cents"),
-        currency: row.get("currency"),
-        stripe_customer_id: row.get("stripe_customer_id"),
+        bill: Bill {
+            form: form.map_err(|error| Error::Bug(format!("Unreadable charge_form: {error}")))?,
+            charge_key: row.get("charge_key"),
+            amount_cents: row.get("amount_cents"),
+            currency: row.get("currency"),
+            stripe_customer_id: row.get("stripe_customer_id"),
+            age: Duration::from_secs_f64(row.get::<_, f64>("age_s").max(0.0)),
+            booked_at_s: row.get("booked_at_s"),
+        },
     })
 }

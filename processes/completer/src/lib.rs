@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use booking::{BookingArgs, Completion, Desk, Patience, SIDE_BY_SIDE_MAX};
+use booking::{BookingArgs, Completion, Desk, Patience, SIDE_BY_SIDE_MAX, Unfinished};
 use clap::Parser;
 use common::shutdown::CancellationToken;
 use connect::PostgresArgs;
 use monitor::{counter, declare_counter};
 use process::{Failure, ProcessArgs, Turn, Until, Work};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 /// Requests per round.
 const ROUND_LEN_MAX: usize = 5;
@@ -80,6 +80,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let health = monitor::start(&config.process.monitor).await?;
     let rounds = health.pulse("rounds", config.interval + config.booking.claim_wait * 2);
     health.ask_postgres(&config.postgres.database_url, health.pulse("postgres", AGE_MAX), monitor::anything);
+    booking::describe_metrics();
+    Unfinished::describe();
     declare_counter("rocket_rides_requests_completed_total", "Requests of absent clients that were finished", &[]);
     declare_counter("rocket_rides_completions_failed_total", "Requests that are tried again later", &[]);
     process::ready();
@@ -105,6 +107,7 @@ impl Work for Completing {
     async fn run_once(&mut self, (): ()) -> Result<Turn, Failure> {
         let completion = booking::complete(&self.desk, &self.patience, ROUND_LEN_MAX).await?;
         log(&completion);
+        booking::unfinished(&self.desk).await?.record();
         counter!("rocket_rides_requests_completed_total").increment(completion.replies.len() as u64);
         counter!("rocket_rides_completions_failed_total").increment(completion.errors.len() as u64);
         let is_full = completion.replies.len() + completion.errors.len() == ROUND_LEN_MAX;
@@ -121,6 +124,10 @@ fn log(completion: &Completion) {
         info!("API call completed: status={}", reply.status);
     }
     for error in &completion.errors {
-        warn!("API call failed: {}", error.explain());
+        if error.is_refusal() {
+            error!("API call failed, and an operator has to look: {}", error.explain());
+        } else {
+            warn!("API call failed: {}", error.explain());
+        }
     }
 }

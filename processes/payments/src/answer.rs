@@ -5,7 +5,10 @@ use axum::http::{HeaderName, StatusCode};
 use axum::response::{AppendHeaders, IntoResponse, Response};
 use serde_json::{Value, json};
 
-use crate::ledger::{DECLINED_CODE, DECLINED_MESSAGE, Made};
+use crate::ledger::{DECLINED_CODE, DECLINED_MESSAGE, Made, new_id};
+
+/// Stripe's name for a request.
+const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
 /// A response: a status and a body.
 #[derive(Debug)]
@@ -13,24 +16,26 @@ pub(crate) struct Answer {
     status: StatusCode,
     body: String,
     replayed: bool,
+    should_retry: Option<bool>,
 }
 
 impl Answer {
     /// 200 with an object.
     pub fn ok(object: &Value) -> Self {
-        Self { status: StatusCode::OK, body: object.to_string(), replayed: false }
+        Self { status: StatusCode::OK, body: object.to_string(), replayed: false, should_retry: None }
     }
 
     /// The response for a charge or a customer, byte for byte the same each time.
     pub fn of(made: &Made) -> Self {
         match made {
             Made::Customer(customer) => Self::ok(&customer.to_json()),
-            Made::Charge(charge) if charge.declined => {
+            // A charge that is pending is declined later.
+            Made::Charge(charge) if charge.declined && charge.settles_at_ms.is_none() => {
                 let (code, message) = (DECLINED_CODE, DECLINED_MESSAGE);
                 let error = json!({ "type": "card_error", "code": code, "message": message, "charge": charge.id });
                 Self { status: StatusCode::PAYMENT_REQUIRED, ..Self::ok(&json!({ "error": error })) }
             }
-            Made::Charge(charge) => Self::ok(&charge.to_json()),
+            Made::Charge(charge) => Self::ok(&charge.to_json_as_made()),
         }
     }
 
@@ -42,6 +47,11 @@ impl Answer {
     /// The same response, marked as a replay.
     pub fn again(self) -> Self {
         Self { replayed: true, ..self }
+    }
+
+    /// The same response, with Stripe's advice on a retry.
+    pub fn advising(self, should_retry: bool) -> Self {
+        Self { should_retry: Some(should_retry), ..self }
     }
 
     /// An error of a type of Stripe's, with or without a code.
@@ -69,7 +79,9 @@ impl IntoResponse for Answer {
         let replayed = self.replayed.then_some((HeaderName::from_static("idempotent-replayed"), "true"));
         let challenge =
             (self.status == StatusCode::UNAUTHORIZED).then_some((WWW_AUTHENTICATE, r#"Bearer realm="payments""#));
-        let headers = AppendHeaders(replayed.into_iter().chain(challenge));
-        (self.status, [(CONTENT_TYPE, "application/json")], headers, self.body).into_response()
+        let advice = self.should_retry.map(|advice| ("stripe-should-retry", if advice { "true" } else { "false" }));
+        let headers = [(CONTENT_TYPE, "application/json".to_owned()), (REQUEST_ID, new_id("req"))];
+        let further = (AppendHeaders(replayed), AppendHeaders(challenge), AppendHeaders(advice));
+        (self.status, headers, further.0, further.1, further.2, self.body).into_response()
     }
 }

@@ -1,7 +1,7 @@
 //! The ledger: customers, charges, and the result of each idempotency key. Only the journal's writing task changes it, except
 //! for the keys of requests in progress: so every entry here is on disk.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
 
 use rand::distr::{Alphanumeric, SampleString};
@@ -49,7 +49,7 @@ pub(crate) struct Customer {
     pub source: String,
 }
 
-/// A charge, paid or declined. `created` is in seconds since 1970.
+/// A charge: paid, declined, or one of these later. `created` is in seconds since 1970.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ChargeObject {
     pub id: String,
@@ -58,7 +58,12 @@ pub(crate) struct ChargeObject {
     pub currency: String,
     pub customer: String,
     pub description: Option<String>,
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
     pub declined: bool,
+    /// Until then it is pending; in milliseconds since 1970. `None`: it never was.
+    #[serde(default)]
+    pub settles_at_ms: Option<u64>,
 }
 
 /// The state of an idempotency key.
@@ -121,8 +126,24 @@ impl Customer {
 }
 
 impl ChargeObject {
-    /// The charge as Stripe shows it, with the fields that this project reads.
+    /// The charge as Stripe shows it now, with the fields that this project reads.
     pub fn to_json(&self) -> Value {
+        self.to_json_at(now_ms())
+    }
+
+    /// The charge as it was when it was made: every retry receives this response.
+    pub fn to_json_as_made(&self) -> Value {
+        self.to_json_at(0)
+    }
+
+    fn to_json_at(&self, at_ms: u64) -> Value {
+        let is_pending = self.settles_at_ms.is_some_and(|settles_at_ms| at_ms < settles_at_ms);
+        let has_failed = self.declined && !is_pending;
+        let status = match (is_pending, has_failed) {
+            (true, _) => "pending",
+            (_, true) => "failed",
+            _ => "succeeded",
+        };
         json!({
             "id": self.id,
             "object": "charge",
@@ -131,11 +152,12 @@ impl ChargeObject {
             "currency": self.currency,
             "customer": self.customer,
             "description": self.description,
-            "failure_code": self.declined.then_some(DECLINED_CODE),
-            "failure_message": self.declined.then_some(DECLINED_MESSAGE),
+            "failure_code": has_failed.then_some(DECLINED_CODE),
+            "failure_message": has_failed.then_some(DECLINED_MESSAGE),
             "livemode": false,
-            "paid": !self.declined,
-            "status": if self.declined { "failed" } else { "succeeded" },
+            "metadata": self.metadata,
+            "paid": status == "succeeded",
+            "status": status,
         })
     }
 }
@@ -147,5 +169,10 @@ pub(crate) fn new_id(prefix: &str) -> String {
 
 /// The present time, in seconds since 1970.
 pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    now_ms() / 1000
+}
+
+/// The present time, in milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

@@ -3,13 +3,15 @@
 //!
 //! A charge is requested at least once and made once: the client sends the same key in each attempt, and the server gives a
 //! known key the same response again. So after a time-out, a 500 or a crash on either side the client retries the charge.
-//! It never has to ask whether the charge was made.
+//! Where a key is too old or spent, the client looks for the charge by its metadata.
 
 mod answer;
 mod args;
+mod charge;
 mod faults;
 mod journal;
 mod ledger;
+mod outcome;
 mod paths;
 mod request;
 mod server;
@@ -27,9 +29,10 @@ use process::ProcessArgs;
 use tokio::net::TcpListener;
 
 pub use args::StripeArgs;
+pub use charge::{CHARGE_KEY, ChargeError, ChargeForm, ChargeState, Charged};
 pub use ledger::{BAD_CUSTOMER, GOOD_CUSTOMER};
 pub use server::serve;
-pub use stripe::{Charge, ChargeError, Charged, Stripe};
+pub use stripe::{ChargePage, Stripe, describe_metrics};
 
 /// Takes charges as Stripe does, for development and tests. No money moves.
 #[derive(Debug, Clone, Parser)]

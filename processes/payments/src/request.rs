@@ -86,18 +86,37 @@ pub(crate) fn read_charge(mut form: Form, ledger: &Ledger) -> Result<Made, Answe
         return Err(Answer::invalid(None, &format!("Invalid currency: {currency}.")));
     }
     let (customer, description) = (take(&mut form, "customer")?, form.remove("description"));
+    let metadata = take_metadata(&mut form);
     nothing_else(form)?;
     let Some(payer) = ledger.customers.get(&customer) else {
         return Err(Answer::invalid("resource_missing", &format!("No such customer: '{customer}'")));
     };
     let declined = payer.source == BAD_SOURCE;
-    let charge = ChargeObject { id: new_id("ch"), created: now(), amount, currency, customer, description, declined };
-    Ok(Made::Charge(charge))
+    Ok(Made::Charge(ChargeObject {
+        id: new_id("ch"),
+        created: now(),
+        amount,
+        currency,
+        customer,
+        description,
+        metadata,
+        declined,
+        settles_at_ms: None,
+    }))
 }
 
 fn take(form: &mut Form, name: &str) -> Result<String, Answer> {
     let value = form.remove(name).filter(|value| !value.is_empty());
     value.ok_or_else(|| Answer::invalid("parameter_missing", &format!("Missing required param: {name}.")))
+}
+
+/// The fields `metadata[name]`, by their names.
+fn take_metadata(form: &mut Form) -> BTreeMap<String, String> {
+    let name_of = |field: &str| Some(field.strip_prefix("metadata[")?.strip_suffix(']')?.to_owned());
+    let metadata: BTreeMap<String, String> =
+        form.iter().filter_map(|(field, value)| Some((name_of(field)?, value.clone()))).collect();
+    form.retain(|field, _| name_of(field).is_none());
+    metadata
 }
 
 fn nothing_else(form: Form) -> Result<(), Answer> {

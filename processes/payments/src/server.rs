@@ -28,7 +28,7 @@ use crate::Config;
 use crate::answer::Answer;
 use crate::faults::{Fault, Faults, Plan};
 use crate::journal::{self, Journal, lock};
-use crate::ledger::{Entry, Known, Ledger, Made};
+use crate::ledger::{ChargeObject, Entry, Known, Ledger, Made, now_ms};
 use crate::paths::{CHARGES, CUSTOMERS};
 use crate::request::{self, Form};
 
@@ -99,7 +99,11 @@ fn router(app: App, faults: bool) -> Router {
         .route(&format!("{CHARGES}/{{id}}"), get(show_charge))
         .layer(from_fn(request::authorize));
     let other = Router::new().route("/healthz", get(async || Answer::ok(&json!({ "status": "ok" }))));
-    let other = if faults { other.route("/_faults", post(plan_faults)) } else { other };
+    let other = if faults {
+        other.route("/_faults", post(plan_faults)).route("/_forget-keys", post(forget_keys))
+    } else {
+        other
+    };
     v1.merge(other)
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_path)
@@ -136,7 +140,7 @@ async fn create(
         }
         made
     };
-    let (fault, slow) = match made {
+    let (fault, wait) = match made {
         Made::Charge(_) => app.faults.lock().unwrap_or_else(PoisonError::into_inner).draw(),
         Made::Customer(_) => (None, Duration::ZERO),
     };
@@ -145,7 +149,7 @@ async fn create(
     }
     let shutdown = app.shutdown.clone();
     // In a task of its own: if the client leaves, this future is dropped, and the key would stay taken.
-    let carried_out = tokio::spawn(carry_out(app, Entry { key, request, made }, fault, slow));
+    let carried_out = tokio::spawn(carry_out(app, Entry { key, request, made }, fault, wait));
     let answer = carried_out.await.map_err(|_| Answer::internal())??;
     let outcome = if answer.is_good() { "made" } else { "declined" };
     monitor::counter!("rocket_rides_charges_total", "outcome" => outcome).increment(1);
@@ -180,14 +184,21 @@ fn take_key(ledger: &mut Ledger, key: Option<&str>, request: &str) -> Result<Opt
     }
 }
 
-async fn carry_out(app: App, entry: Entry, fault: Option<Fault>, slow: Duration) -> Result<Answer, Answer> {
-    if fault == Some(Fault::ErrorBefore) {
+async fn carry_out(app: App, mut entry: Entry, fault: Option<Fault>, wait: Duration) -> Result<Answer, Answer> {
+    if let Some(refusal) = fault.and_then(Fault::refusal) {
         if let Some(key) = &entry.key {
             lock(&app.ledger).keys.remove(key);
         }
-        return Err(Answer::internal());
+        return Err(refusal);
     }
-    tokio::time::sleep(slow).await;
+    match (fault, &mut entry.made) {
+        (Some(Fault::Slow), _) => tokio::time::sleep(wait).await,
+        (Some(Fault::Pending | Fault::PendingThenDeclined), Made::Charge(charge)) => {
+            charge.settles_at_ms = Some(now_ms() + wait.as_millis() as u64);
+            charge.declined |= fault == Some(Fault::PendingThenDeclined);
+        }
+        _ => {}
+    }
     let answer = Answer::of(&entry.made);
     debug!(request = entry.request, key = entry.key, "carried out");
     app.journal.append(entry).await.ok_or_else(Answer::internal)?;
@@ -203,7 +214,8 @@ async fn show_charge(State(app): State<App>, Path(id): Path<String>) -> Result<A
     Ok(Answer::ok(&ledger.charges[*place].to_json()))
 }
 
-/// Lists at most `limit` charges that are older than `starting_after`, the newest first.
+/// Lists at most `limit` charges that are older than `starting_after`, the newest first; of one customer, and those after a
+/// time, if the query says so.
 async fn list_charges(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Answer, Answer> {
     let mut query = request::form(query.unwrap_or_default().as_bytes())?;
     let limit = match query.remove("limit").map(|limit| limit.parse()) {
@@ -211,14 +223,20 @@ async fn list_charges(State(app): State<App>, RawQuery(query): RawQuery) -> Resu
         Some(Ok(limit @ 1..=100)) => limit,
         Some(_) => return Err(Answer::invalid("parameter_invalid_integer", "A limit is between 1 and 100.")),
     };
+    let since = query.remove("created[gt]").map_or(Ok(0), |since| since.parse());
+    let since: u64 = since.map_err(|_| Answer::invalid("parameter_invalid_integer", "A time is a whole number."))?;
+    let customer = query.remove("customer");
     let ledger = lock(&app.ledger);
     let end = match query.remove("starting_after") {
         None => ledger.charges.len(),
         Some(id) => *ledger.places.get(&id).ok_or_else(|| no_such_charge(StatusCode::BAD_REQUEST, &id))?,
     };
-    let start = end.saturating_sub(limit);
-    let data: Vec<Value> = ledger.charges[start..end].iter().rev().map(|charge| charge.to_json()).collect();
-    Ok(Answer::ok(&json!({ "object": "list", "url": CHARGES, "has_more": start > 0, "data": data })))
+    let is_theirs = |charge: &&ChargeObject| customer.as_ref().is_none_or(|customer| *customer == charge.customer);
+    let newer = ledger.charges[..end].iter().rev().take_while(|charge| charge.created > since);
+    let mut wanted = newer.filter(is_theirs);
+    let data: Vec<Value> = wanted.by_ref().take(limit).map(|charge| charge.to_json()).collect();
+    let has_more = wanted.next().is_some();
+    Ok(Answer::ok(&json!({ "object": "list", "url": CHARGES, "has_more": has_more, "data": data })))
 }
 
 async fn plan_faults(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Answer, Answer> {
@@ -234,6 +252,12 @@ async fn plan_faults(State(app): State<App>, headers: HeaderMap, body: Body) -> 
     let plan = plan.map_err(|error| Answer::invalid(None, &error))?;
     app.faults.lock().unwrap_or_else(PoisonError::into_inner).plan(plan);
     Ok(Answer::ok(&json!(plan)))
+}
+
+/// Forgets every key that is not in use, as Stripe does after a day. The journal still has them.
+async fn forget_keys(State(app): State<App>) -> Answer {
+    lock(&app.ledger).keys.retain(|_, known| matches!(known, Known::InHand));
+    Answer::ok(&json!({}))
 }
 
 fn no_such_charge(status: StatusCode, id: &str) -> Answer {

@@ -1,24 +1,45 @@
-//! The client: makes charges and customers by Stripe's HTTP API. The caller chooses an idempotency key and keeps it: any number
+//! The client: makes and finds charges by Stripe's HTTP API. The caller chooses an idempotency key and keeps it: any number
 //! of requests with this key, after any error and from any process, charge once.
 
 use std::error::Error;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use hyper::{Request, StatusCode};
+use hyper::http::request::Builder;
+use hyper::{Method, Request, StatusCode};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use monitor::{counter, declare_counter, describe_histogram, histogram};
 use rustls::crypto::ring;
 use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tracing::{debug, warn};
 
 use crate::args::{StripeArgs, parse_base};
+use crate::charge::{ChargeError, ChargeForm, ChargeState, Charged};
+use crate::outcome::Heard;
 use crate::paths::{CHARGES, CUSTOMERS};
+
+/// The version of Stripe's API that this client was written for. Without it, Stripe would answer in the version that the
+/// account was opened with.
+const API_VERSION: &str = "2024-06-20";
+
+/// The metrics, and the outcome of a charge that is paid.
+const REQUESTS: &str = "rocket_rides_processor_requests_total";
+const SECONDS: &str = "rocket_rides_processor_seconds";
+const PAID: &str = "paid";
+
+/// How long the search for one charge may take. It is a part of the time that a booking has.
+const FIND_WAIT: Duration = Duration::from_secs(45);
+
+/// No charge is older: the autumn of 2017, in seconds since 1970. localstripe refuses earlier times.
+const SINCE_MIN_S: i64 = 1_510_000_000;
 
 /// How long a charge may take, from connecting to the last byte of the response. Stripe usually responds within a second.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
@@ -26,51 +47,11 @@ const ANSWER_WAIT: Duration = Duration::from_secs(10);
 /// How long connecting may take. It is a part of [`ANSWER_WAIT`].
 const CONNECT_WAIT: Duration = Duration::from_secs(3);
 
-/// The longest response that is read, in bytes. A charge has some 3000.
-const ANSWER_LEN_MAX: usize = 256 * 1024;
+/// The longest response that is read, in bytes. A charge has some 3000, and a page has a hundred.
+const ANSWER_LEN_MAX: usize = 2 << 20;
 
 /// The longest idempotency key that Stripe accepts, in bytes.
 pub(crate) const IDEMPOTENCY_KEY_LEN_MAX: usize = 255;
-
-/// A charge to be made.
-#[derive(Debug, Clone, Copy)]
-pub struct Charge<'a> {
-    /// In the currency's smallest unit, cents for usd. Stripe accepts 50 and more.
-    pub amount_cents: i64,
-    /// Three letters, for example `usd`.
-    pub currency: &'a str,
-    /// The customer's id, for example `cus_good`.
-    pub customer: &'a str,
-    /// The text on the account, for example `Charge for ride 12`.
-    pub description: &'a str,
-    /// 1 to 255 visible characters, the same in each attempt and in no other charge. Stripe keeps it for at least 24 hours;
-    /// a retry after that may charge again.
-    pub idempotency_key: &'a str,
-}
-
-/// Why a charge was not made, or may not have been made.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ChargeError {
-    /// The card was declined. This is final: Stripe gives the same response to every retry with this key.
-    #[error("declined: {message}")]
-    Declined {
-        /// Stripe's words, for people: `Your card was declined.`
-        message: String,
-    },
-    /// The request or the key is wrong. Nothing was charged. A retry helps only after an operator has corrected the settings:
-    /// the error says nothing about the card.
-    #[error("refused: {message}")]
-    Refused {
-        /// The reason, for operators.
-        message: String,
-    },
-    /// There was no usable response. The charge may have been made or not: retry with the same key.
-    #[error("payments unavailable: {message}")]
-    Unavailable {
-        /// The cause, for operators.
-        message: String,
-    },
-}
 
 /// A pool of connections to Stripe. Clones share it.
 #[derive(Clone)]
@@ -106,19 +87,29 @@ impl Stripe {
         Ok(Self { client, base, bearer, answer_wait })
     }
 
-    /// Charges a customer's card. Returns the charge's id, for example `ch_3PqJ0s2eZvKYlo2C`.
+    /// Charges a customer's card, under a key that is the same in each attempt and in no other charge: 1 to 255 visible
+    /// characters. Returns a charge that is paid. Stripe keeps the key for at least 24 hours; a retry after that may charge
+    /// again.
     ///
     /// # Errors
     /// Only [`ChargeError::Declined`] is final. After any other error, retry later with the same key.
-    pub async fn charge(&self, charge: &Charge<'_>) -> Result<String, ChargeError> {
-        let amount = charge.amount_cents.to_string();
-        let form = [
-            ("amount", amount.as_str()),
-            ("currency", charge.currency),
-            ("customer", charge.customer),
-            ("description", charge.description),
-        ];
-        self.post(CHARGES, &form, charge.idempotency_key).await
+    pub async fn charge(&self, form: &ChargeForm, idempotency_key: &str) -> Result<Charged, ChargeError> {
+        let began = Instant::now();
+        let charged = self.charge_unmeasured(form, idempotency_key).await;
+        let outcome = charged.as_ref().map_or_else(ChargeError::outcome, |_| PAID);
+        counter!(REQUESTS, "outcome" => outcome).increment(1);
+        histogram!(SECONDS).record(began.elapsed().as_secs_f64());
+        charged
+    }
+
+    async fn charge_unmeasured(&self, form: &ChargeForm, idempotency_key: &str) -> Result<Charged, ChargeError> {
+        let charged: Charged = self.post(CHARGES, form, idempotency_key).await?;
+        match charged.state() {
+            // A retry gets the response of the first request, whatever has become of the charge.
+            ChargeState::Pending => self.get(&format!("{CHARGES}/{}", charged.id), &[]).await,
+            ChargeState::Paid | ChargeState::Failed => Ok(charged),
+        }
+        .and_then(Charged::if_paid)
     }
 
     /// Creates a customer who pays with `source`, for example `tok_visa`. Returns its id, for example `cus_9s6XKzkNRi`.
@@ -131,119 +122,197 @@ impl Stripe {
         source: &str,
         idempotency_key: &str,
     ) -> Result<String, ChargeError> {
-        self.post(CUSTOMERS, &[("email", email), ("source", source)], idempotency_key).await
+        #[derive(Deserialize)]
+        struct Created {
+            id: String,
+        }
+        let form = ChargeForm::from([("email", email), ("source", source)]);
+        let Created { id } = self.post(CUSTOMERS, &form, idempotency_key).await?;
+        Ok(id)
     }
 
-    /// Every charge that was made and not declined, the newest first.
+    /// The charge of this id. `None`: there is none.
     ///
     /// # Errors
     /// There was no usable response.
-    pub async fn charges(&self) -> Result<Vec<Charged>> {
+    pub async fn show(&self, charge_id: &str) -> Result<Option<Charged>, ChargeError> {
+        let (heard, _) = self.ask(self.request(Method::GET, &format!("{CHARGES}/{charge_id}"))).await?;
+        if heard.status == StatusCode::NOT_FOUND { Ok(None) } else { heard.understand().map(Some) }
+    }
+
+    /// The charges that were made after `since_s` (seconds since 1970), of one customer or of all; the newest first, a page at
+    /// a time. `after` is the last charge of the page before.
+    ///
+    /// # Errors
+    /// There was no usable response.
+    pub async fn page(
+        &self,
+        customer: Option<&str>,
+        since_s: i64,
+        after: Option<&Charged>,
+    ) -> Result<ChargePage, ChargeError> {
+        // A list shows each charge at once. Stripe's search does so a minute later, or more.
+        let since_s = since_s.max(SINCE_MIN_S).to_string();
+        let mut query = vec![("limit", "100"), ("created[gt]", since_s.as_str())];
+        query.extend(customer.map(|customer| ("customer", customer)));
+        query.extend(after.map(|after| ("starting_after", after.id.as_str())));
+        self.get(CHARGES, &query).await
+    }
+
+    /// The charge that was made with this form after `since_s`. Looks at every charge of the customer since then; a charge
+    /// that is paid comes before others. `None`: there certainly is none.
+    ///
+    /// # Errors
+    /// [`ChargeError::Refused`] if the form has no key to look for. [`ChargeError::Unavailable`] if there was no usable
+    /// response, or if there are too many charges to look at.
+    pub async fn find(&self, form: &ChargeForm, since_s: i64) -> Result<Option<Charged>, ChargeError> {
+        let Some(charge_key) = form.charge_key() else {
+            let message = "the charge has no charge_key in its metadata, so it cannot be looked for".to_owned();
+            return Err(ChargeError::Refused { message });
+        };
+        let finding = async {
+            let (mut found, mut last) = (None::<Charged>, None);
+            loop {
+                let ChargePage { data, has_more } = self.page(form.field("customer"), since_s, last.as_ref()).await?;
+                last = data.last().cloned();
+                for charged in data.into_iter().filter(|charged| charged.charge_key() == Some(charge_key)) {
+                    if charged.is_paid() {
+                        return Ok(Some(charged));
+                    }
+                    // A charge that may still be paid says more than one that has failed.
+                    if found.as_ref().is_none_or(|found| found.state() == ChargeState::Failed) {
+                        found = Some(charged);
+                    }
+                }
+                if !has_more || last.is_none() {
+                    return Ok(found);
+                }
+            }
+        };
+        tokio::time::timeout(FIND_WAIT, finding).await.unwrap_or_else(|_| {
+            let message = format!("the customer's charges could not be read within {FIND_WAIT:?}");
+            Err(ChargeError::Unavailable { message })
+        })
+    }
+
+    /// Every paid charge, the newest first.
+    ///
+    /// # Errors
+    /// There was no usable response.
+    pub async fn charges(&self) -> Result<Vec<Charged>, ChargeError> {
         let mut charges: Vec<Charged> = Vec::new();
         loop {
-            let after = charges.last().map_or_else(String::new, |last| format!("&starting_after={}", last.id));
-            let request = Request::get(format!("{}{CHARGES}?limit=100{after}", self.base))
-                .header(AUTHORIZATION, self.bearer.clone())
-                .body(Full::default())?;
-            let answer = tokio::time::timeout(self.answer_wait, self.exchange(request)).await;
-            let (status, body) = answer.with_context(|| format!("no answer from {}", self.base))??;
-            ensure!(status.is_success(), "reading charges: HTTP {status}");
-            let page: Page = serde_json::from_slice(&body).context("reading charges")?;
+            let page = self.page(None, 0, charges.last()).await?;
             charges.extend(page.data);
             if !page.has_more {
-                charges.retain(|charge| charge.paid);
+                charges.retain(Charged::is_paid);
                 return Ok(charges);
             }
         }
     }
 
-    async fn post(&self, path: &str, form: &[(&str, &str)], idempotency_key: &str) -> Result<String, ChargeError> {
-        let refused = |error: &dyn Error| ChargeError::Refused { message: format!("bad request: {error}") };
+    async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<T, ChargeError> {
+        let query = serde_urlencoded::to_string(query).map_err(|error| bad_request(&error))?;
+        let path = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+        let (heard, _) = self.ask(self.request(Method::GET, &path)).await?;
+        heard.understand()
+    }
+
+    async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        form: &ChargeForm,
+        idempotency_key: &str,
+    ) -> Result<T, ChargeError> {
         // Stripe accepts a request without a key too, and then every retry would charge again.
         if idempotency_key.is_empty() || idempotency_key.len() > IDEMPOTENCY_KEY_LEN_MAX {
             return Err(ChargeError::Refused { message: "an idempotency key has 1 to 255 characters".to_owned() });
         }
-        let body = serde_urlencoded::to_string(form).map_err(|error| refused(&error))?;
-        let request = Request::post(format!("{}{path}", self.base))
-            .header(AUTHORIZATION, self.bearer.clone())
+        let body = serde_urlencoded::to_string(form).map_err(|error| bad_request(&error))?;
+        let request = self
+            .request(Method::POST, path)
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .header("idempotency-key", idempotency_key)
-            .body(Full::from(body))
-            .map_err(|error| refused(&error))?;
-        let (status, body) = match tokio::time::timeout(self.answer_wait, self.exchange(request)).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Err(ChargeError::Unavailable { message: format!("{error:#}") }),
+            .header("idempotency-key", idempotency_key);
+        let (heard, elapsed) = self.ask_with(request, Full::from(body)).await?;
+        let (status, elapsed_ms) = (heard.status.as_u16(), elapsed.as_millis() as u64);
+        let request_id = heard.request_id().unwrap_or("none");
+        match heard.understand() {
+            Ok(object) => {
+                debug!(path, key = idempotency_key, status, request_id, elapsed_ms, "the processor answered");
+                Ok(object)
+            }
+            Err(error) => {
+                let outcome = error.outcome();
+                warn!(
+                    path,
+                    key = idempotency_key,
+                    status,
+                    request_id,
+                    elapsed_ms,
+                    outcome,
+                    error = %error,
+                    "the processor answered with an error"
+                );
+                Err(error)
+            }
+        }
+    }
+
+    fn request(&self, method: Method, path: &str) -> Builder {
+        Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base))
+            .header(AUTHORIZATION, self.bearer.clone())
+            .header("stripe-version", API_VERSION)
+    }
+
+    async fn ask(&self, request: Builder) -> Result<(Heard, Duration), ChargeError> {
+        self.ask_with(request, Full::default()).await
+    }
+
+    /// The response, and how long it took.
+    async fn ask_with(&self, request: Builder, body: Full<Bytes>) -> Result<(Heard, Duration), ChargeError> {
+        let request = request.body(body).map_err(|error| bad_request(&error))?;
+        let began = Instant::now();
+        match tokio::time::timeout(self.answer_wait, self.exchange(request)).await {
+            Ok(Ok(heard)) => Ok((heard, began.elapsed())),
+            Ok(Err(error)) => Err(ChargeError::Unavailable { message: format!("{error:#}") }),
             Err(_) => {
                 let message = format!("no answer from {} within {:?}", self.base, self.answer_wait);
-                return Err(ChargeError::Unavailable { message });
+                Err(ChargeError::Unavailable { message })
             }
-        };
-        understand(status, &body)
+        }
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes)> {
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Heard> {
         let response = self.client.request(request).await.with_context(|| format!("asking {}", self.base))?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_LEN_MAX).collect().await;
+        let (parts, body) = response.into_parts();
+        let body = Limited::new(body, ANSWER_LEN_MAX).collect().await;
         let body = body.map_err(anyhow::Error::from_boxed).with_context(|| format!("reading from {}", self.base))?;
-        Ok((status, body.to_bytes()))
+        Ok(Heard { status: parts.status, headers: parts.headers, body: body.to_bytes() })
     }
 }
 
-/// A charge, as Stripe lists it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Charged {
-    /// For example `ch_3PqJ0s2eZvKYlo2C`.
-    pub id: String,
-    /// In the currency's smallest unit.
-    pub amount: i64,
-    /// Three letters, for example `usd`.
-    pub currency: String,
-    /// The customer who was charged.
-    pub customer: Option<String>,
-    /// The description in the request.
-    pub description: Option<String>,
-    /// Whether the charge was paid.
-    pub paid: bool,
+/// A page of charges.
+#[derive(Debug, Deserialize)]
+pub struct ChargePage {
+    /// The charges, the newest first.
+    pub data: Vec<Charged>,
+    /// Whether there are older ones.
+    pub has_more: bool,
 }
 
-#[derive(Deserialize)]
-struct Page {
-    data: Vec<Charged>,
-    has_more: bool,
+/// Describes the metrics of the client.
+pub fn describe_metrics() {
+    let help = "Charges that the payment processor was asked for, by the outcome";
+    for outcome in [PAID, "declined", "pending", "refused", "spent", "busy", "unavailable"] {
+        declare_counter(REQUESTS, help, &[("outcome", outcome)]);
+    }
+    describe_histogram!(SECONDS, "The time from asking for a charge to the response");
 }
 
-/// The relevant part of a response: the id of the charge or customer, or else the error.
-#[derive(Deserialize)]
-struct Reply {
-    id: Option<String>,
-    error: Option<Problem>,
-}
-
-#[derive(Deserialize)]
-struct Problem {
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    code: Option<String>,
-    message: Option<String>,
-}
-
-fn understand(status: StatusCode, body: &[u8]) -> Result<String, ChargeError> {
-    let problem = match serde_json::from_slice(body) {
-        Ok(Reply { id: Some(id), .. }) if status.is_success() => return Ok(id),
-        Ok(Reply { error: Some(problem), .. }) => problem,
-        // Stripe does not send such a response, so its status means nothing: the 402 of a proxy must not end a ride.
-        _ => return Err(ChargeError::Unavailable { message: format!("HTTP {status}, and not in Stripe's words") }),
-    };
-    let is_declined = problem.kind.as_deref() == Some("card_error") || problem.code.as_deref() == Some("card_declined");
-    let message = problem.message.unwrap_or_else(|| format!("HTTP {status}"));
-    Err(match status.as_u16() {
-        400..=499 if is_declined => ChargeError::Declined { message },
-        // A 402 without the word "declined" is not from Stripe.
-        402 | 408 | 409 | 429 => ChargeError::Unavailable { message },
-        400..=499 => ChargeError::Refused { message },
-        _ => ChargeError::Unavailable { message },
-    })
+fn bad_request(error: &dyn Error) -> ChargeError {
+    ChargeError::Refused { message: format!("bad request: {error}") }
 }
 
 fn connector(base: &str) -> Result<HttpsConnector<HttpConnector>> {

@@ -113,7 +113,8 @@ impl BookingFixture {
         }
     }
 
-    fn desk(&self, stripe: Stripe) -> booking::Desk {
+    /// A desk of the completer.
+    pub fn desk(&self, stripe: Stripe) -> booking::Desk {
         let config = self.world.database_url_of("completer").parse().unwrap();
         booking::Desk::new(
             connect::postgres::pool(&config, "completer", booking::SIDE_BY_SIDE_MAX + 1).unwrap(),
@@ -139,7 +140,8 @@ impl BookingFixture {
     }
 }
 
-fn impatient() -> Patience {
+/// The patience of a completer for which every request is old enough.
+pub fn impatient() -> Patience {
     let wait = Duration::from_secs(60);
     Patience { age_min: Duration::from_secs(300), idle_min: wait, retry_wait: wait, retry_wait_max: wait }
 }

@@ -6,7 +6,7 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use payments::{Charge, ChargeError, Stripe, StripeArgs};
+use payments::{ChargeError, ChargeForm, Stripe, StripeArgs};
 use serde_json::Value;
 use tests::{World, python_program};
 use tokio::process::{Child, Command};
@@ -65,10 +65,14 @@ impl LocalStripe {
     }
 }
 
-fn fare<'a>(customer: &'a str, idempotency_key: &'a str) -> Charge<'a> {
-    Charge {
-        amount_cents: 2000, currency: "usd", customer, description: "Charge for ride 1 – ü & =", idempotency_key
-    }
+fn fare(customer: &str, charge_key: &str) -> ChargeForm {
+    ChargeForm::from([
+        ("amount", "2000"),
+        ("currency", "usd"),
+        ("customer", customer),
+        ("description", "Charge for ride 1 – ü & ="),
+        ("metadata[charge_key]", charge_key),
+    ])
 }
 
 #[tokio::test]
@@ -78,20 +82,24 @@ async fn a_stripe_server_of_others_charges_and_declines_what_the_client_asks() {
 
     let good = stripe.create_customer("user@example.com", &server.token(GOOD_CARD).await, "user").await.unwrap();
     assert!(good.starts_with("cus_"), "{good}");
-    let id = stripe.charge(&fare(&good, "ride-1")).await.unwrap();
+    let made = stripe.charge(&fare(&good, "ride-1"), "ride-1").await.unwrap();
+    let id = made.id.clone();
     let charge = server.ask(server.client.get(format!("{}/v1/charges/{id}", server.base))).await;
     assert_eq!((&charge["amount"], &charge["currency"]), (&Value::from(2000), &Value::from("usd")));
-    assert_eq!((&charge["customer"], &charge["paid"]), (&Value::from(good), &Value::from(true)));
+    assert_eq!((&charge["customer"], &charge["paid"]), (&Value::from(good.as_str()), &Value::from(true)));
     assert_eq!(charge["description"], "Charge for ride 1 – ü & =");
+    assert_eq!(stripe.find(&fare(&good, "ride-1"), 0).await, Ok(Some(made.clone())), "it is found by its metadata");
+    assert_eq!(stripe.find(&fare(&good, "ride-0"), 0).await, Ok(None));
+    assert_eq!(stripe.show(&id).await, Ok(Some(made)));
 
     let bad =
         stripe.create_customer("user-bad-source@example.com", &server.token(BAD_CARD).await, "bad").await.unwrap();
-    let told = stripe.charge(&fare(&bad, "ride-2")).await;
+    let told = stripe.charge(&fare(&bad, "ride-2"), "ride-2").await;
     assert_eq!(told, Err(ChargeError::Declined { message: "Your card was declined.".to_owned() }));
 
-    let told = stripe.charge(&fare("cus_nobody", "ride-3")).await;
+    let told = stripe.charge(&fare("cus_nobody", "ride-3"), "ride-3").await;
     assert_eq!(told, Err(ChargeError::Refused { message: "Not Found".to_owned() }));
-    let told = server.stripe("no_key").charge(&fare("cus_nobody", "ride-4")).await;
+    let told = server.stripe("no_key").charge(&fare("cus_nobody", "ride-4"), "ride-4").await;
     assert_eq!(told, Err(ChargeError::Refused { message: "Unauthorized".to_owned() }));
 }
 

@@ -10,6 +10,7 @@ mod bookings;
 mod bookings_completed;
 mod bookings_crashes;
 mod bookings_forgotten;
+mod bookings_processor;
 mod bootstrap;
 mod browser;
 mod causes;

@@ -67,13 +67,13 @@ async fn a_process_that_dies_after_the_charge_knows_it_when_it_is_back() {
     let folder = Folder::new();
     let mut first = Process::start(&folder).await;
     first.http.plan("kind=die-after-charge").await;
-    let told = first.http.stripe().charge(&fare("ride-1")).await.unwrap_err();
+    let told = first.http.stripe().charge(&fare(), "ride-1").await.unwrap_err();
     assert!(matches!(told, ChargeError::Unavailable { .. }), "{told:?}");
     assert_eq!(first.ended().await.signal(), Some(9));
 
     let second = Process::start(&folder).await;
     let charges = second.http.charges().await;
-    let id = second.http.stripe().charge(&fare("ride-1")).await.unwrap();
+    let id = second.http.stripe().charge(&fare(), "ride-1").await.unwrap().id;
     assert_eq!((charges.len(), charges[0]["id"].as_str()), (1, Some(id.as_str())));
     assert_eq!(second.http.charges().await.len(), 1);
     assert!(second.stop_by(Signal::SIGTERM).await.success());
@@ -128,7 +128,7 @@ async fn every_answer_given_before_sigkill_is_given_again_after_it() {
 async fn a_torn_last_line_is_cut_off_and_told() {
     let folder = Folder::new();
     let first = Process::start(&folder).await;
-    let id = first.http.stripe().charge(&fare("ride-1")).await.unwrap();
+    let id = first.http.stripe().charge(&fare(), "ride-1").await.unwrap().id;
     assert!(first.stop_by(Signal::SIGTERM).await.success());
     let whole = std::fs::read(folder.journal()).unwrap();
     let mut torn = OpenOptions::new().append(true).open(folder.journal()).unwrap();
@@ -137,8 +137,8 @@ async fn a_torn_last_line_is_cut_off_and_told() {
     let second = Process::start(&folder).await;
     assert!(second.log.contains("cut off a torn last line"), "{}", second.log);
     assert_eq!(std::fs::read(folder.journal()).unwrap(), whole);
-    assert_eq!(second.http.stripe().charge(&fare("ride-1")).await.unwrap(), id);
-    assert!(second.http.stripe().charge(&fare("ride-2")).await.is_ok());
+    assert_eq!(second.http.stripe().charge(&fare(), "ride-1").await.unwrap().id, id);
+    assert!(second.http.stripe().charge(&fare(), "ride-2").await.is_ok());
     assert!(second.stop_by(Signal::SIGINT).await.success());
     let third = Process::start(&folder).await;
     assert_eq!(third.http.charges().await.len(), 2);
@@ -159,5 +159,5 @@ async fn a_folder_has_one_process() {
     let first = Process::start(&folder).await;
     let log = Process::try_start(&folder).await.err().expect("a second one started");
     assert!(log.contains("set PAYMENTS_DATA to another folder"), "{log}");
-    assert!(first.http.stripe().charge(&fare("ride-1")).await.is_ok());
+    assert!(first.http.stripe().charge(&fare(), "ride-1").await.is_ok());
 }

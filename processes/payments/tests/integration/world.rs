@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use common::shutdown::CancellationToken;
-use payments::{Charge, Config, GOOD_CUSTOMER, Stripe, StripeArgs};
+use payments::{ChargeForm, Config, GOOD_CUSTOMER, Stripe, StripeArgs};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -156,7 +156,12 @@ pub fn args(base: &str) -> StripeArgs {
 }
 
 /// Twenty dollars of the good customer.
-pub fn fare(idempotency_key: &str) -> Charge<'_> {
-    let (amount_cents, currency) = (2000, "usd");
-    Charge { amount_cents, currency, customer: GOOD_CUSTOMER, description: "Charge for ride 1", idempotency_key }
+pub fn fare() -> ChargeForm {
+    ChargeForm::from([
+        ("amount", "2000"),
+        ("currency", "usd"),
+        ("customer", GOOD_CUSTOMER),
+        ("description", "Charge for ride 1"),
+        ("metadata[charge_key]", "key-of-ride-1"),
+    ])
 }
