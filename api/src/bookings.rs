@@ -129,7 +129,9 @@ fn api_error(error: &booking::Error) -> Error {
             error!(error = error.explain(), "the payment processor refuses a charge: an operator has to look");
             Error::ProcessorRefused
         }
-        Booking::Processor(_) => Error::Processor,
+        Booking::Processor(_) => Error::Processor { retry_after_s: 1 },
+        Booking::ProcessorAway(wait) => Error::Processor { retry_after_s: wait.as_secs() + 1 },
+        Booking::Overloaded => Error::Overloaded,
         Booking::Operation(Operation::Invalid(_)) => Error::KeyMalformed,
         Booking::Unavailable(_) | Booking::Operation(Operation::Pool(_)) => Error::Unavailable,
         Booking::Operation(Operation::Postgres(error)) => match postgres_to_client_error(error) {

@@ -80,7 +80,10 @@ pub enum Error {
     Conflict,
     /// The payment processor is away or slow. The ride is kept; a retry of the request charges it, once.
     #[error("Error from payment processor. Please contact support.")]
-    Processor,
+    Processor {
+        /// When the processor may be asked again.
+        retry_after_s: u64,
+    },
     /// The processor has the charge, and has not decided yet.
     #[error(
         "The payment is pending at the payment processor. Please retry later with the same Idempotency-Key: you are not \
@@ -184,7 +187,7 @@ impl Error {
             Self::KeyInProgress => "idempotency_key_in_progress",
             Self::KeyExpired => "idempotency_key_expired",
             Self::Conflict => "conflict",
-            Self::Processor => "processor_unavailable",
+            Self::Processor { .. } => "processor_unavailable",
             Self::PaymentPending => "payment_pending",
             Self::ProcessorRefused => "processor_refused",
             Self::BookingFailed => "booking_failed",
@@ -213,6 +216,7 @@ impl Error {
     /// When a retry may succeed, if that is not soon.
     fn retry_after_s(&self) -> Option<u64> {
         match self {
+            Self::Processor { retry_after_s } => Some(*retry_after_s),
             Self::PaymentPending => Some(PENDING_WAIT_S),
             _ => None,
         }
@@ -245,7 +249,7 @@ impl Error {
             Self::Overloaded
             | Self::TooManyWatchers
             | Self::Unavailable
-            | Self::Processor
+            | Self::Processor { .. }
             | Self::PaymentPending
             | Self::BookingsOff => StatusCode::SERVICE_UNAVAILABLE,
             Self::ProcessorRefused => StatusCode::BAD_GATEWAY,

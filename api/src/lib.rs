@@ -155,7 +155,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     metrics::describe();
     let postgres = &config.postgres.database_url;
     health.ask_postgres(postgres, health.pulse("postgres", AGE_MAX), monitor::anything);
-    let limits = Limits { http: web::Limits::default().within_open_files(), ..Limits::default() };
+    let limits = Limits { http: web::Limits::default().within_open_files(booking::PLACE_COUNT), ..Limits::default() };
     let access = Access {
         origins: config.api_cors_origins,
         hosts: config.process.monitor.http_hosts.unwrap_or_default(),

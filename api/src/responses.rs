@@ -89,7 +89,7 @@ impl IntoResponses for BookingErrors {
             Error::BookingFailed,
             Error::Overloaded,
             Error::Unavailable,
-            Error::Processor,
+            Error::Processor { retry_after_s: 1 },
             Error::PaymentPending,
             Error::ProcessorRefused,
             Error::BookingsOff,

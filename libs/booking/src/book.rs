@@ -20,6 +20,7 @@ impl Desk {
     /// # Errors
     /// See [`Error`]. Nothing is lost: send the same request again.
     pub async fn book(&self, user: &User, key: &str, order: &Order) -> Result<Reply, Error> {
+        let _place = self.place()?;
         let payload = Payload { user_id: user.id, journey: order.journey };
         let payload = serde_json::to_vec(&payload).map_err(|error| Error::Bug(error.to_string()))?;
         self.book_as(user, key, payload, order).await

@@ -3,7 +3,7 @@
 //! A new booking is charged under its key. The processor forgets a key after a day, and knows its charges for ever: so an old
 //! booking is looked for among the customer's charges before it is charged, and after 23 hours it is only looked for.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use payments::{ChargeError, ChargeForm, ChargeState, Charged};
 
@@ -45,6 +45,16 @@ pub(crate) async fn settle(desk: &Desk, bill: &Bill) -> Result<Result<String, De
         let message = "the booking is too old to be charged, and its charge cannot be looked for".to_owned();
         return Err(Error::Processor(ChargeError::Refused { message }));
     }
+    let pass = desk.breaker.pass(Instant::now()).map_err(Error::ProcessorAway)?;
+    let settled = ask(desk, bill).await;
+    match &settled {
+        Err(Error::Processor(ChargeError::Unavailable { .. })) => desk.breaker.failed(pass, Instant::now()),
+        _ => desk.breaker.succeeded(),
+    }
+    settled
+}
+
+async fn ask(desk: &Desk, bill: &Bill) -> Result<Result<String, Declined>, Error> {
     if bill.age >= LOOK_AFTER && bill.form.charge_key().is_some() {
         if let Some(charged) = look(desk, bill).await? {
             return conclude(bill, charged);

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::shutdown::CancellationToken;
 use lease::{Leases, Round, Settled};
@@ -43,6 +43,8 @@ pub struct Completion {
 /// # Errors
 /// Postgres is away. The errors of single requests are in the [`Completion`].
 pub async fn complete(desk: &Desk, patience: &Patience, count_max: usize) -> Result<Completion, Error> {
+    // While the processor is away, nothing is taken: each attempt puts off the next one.
+    let count_max = desk.breaker.room(count_max, Instant::now());
     let unfinished = Unfinished { desk, patience, completion: Mutex::default() };
     // Side by side, so that a booking for which the processor hangs delays no other. Each bounds itself by its claim.
     let round = Round {

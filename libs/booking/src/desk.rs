@@ -1,17 +1,24 @@
 //! The desk: the connections and the payment processor that bookings use.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Client, Pool};
 use idempotency::{PostgresStore, Runner};
 use payments::Stripe;
 use pglog::Session;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::breaker::Breaker;
 use crate::error::Error;
 use crate::order::User;
 
 /// How long a request may take for all of its phases before another process may take it over.
 const CLAIM_WAIT: Duration = Duration::from_secs(90);
+
+/// The most bookings that one process has in progress. Each may hold a socket while the processor is slow. 256 bookings of
+/// 300 ms are 850 in a second.
+pub const PLACE_COUNT: usize = 256;
 
 /// A point at which the process kills itself with SIGKILL, for tests and chaos.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -35,6 +42,8 @@ pub struct Desk {
     pub(crate) runner: Runner<PostgresStore>,
     pub(crate) stripe: Stripe,
     pub(crate) claim_wait: Duration,
+    pub(crate) breaker: Arc<Breaker>,
+    places: Arc<Semaphore>,
     die_at: Option<DiePoint>,
 }
 
@@ -46,6 +55,8 @@ impl Desk {
             pool,
             stripe,
             claim_wait: CLAIM_WAIT,
+            breaker: Arc::default(),
+            places: Arc::new(Semaphore::new(PLACE_COUNT)),
             die_at: None,
         }
     }
@@ -63,6 +74,11 @@ impl Desk {
     pub fn dying_at(mut self, point: Option<DiePoint>) -> Self {
         self.die_at = point;
         self
+    }
+
+    /// A place for one booking.
+    pub(crate) fn place(&self) -> Result<SemaphorePermit<'_>, Error> {
+        self.places.try_acquire().map_err(|_| Error::Overloaded)
     }
 
     pub(crate) fn pass(&self, point: DiePoint) {

@@ -12,6 +12,12 @@ pub enum Error {
     /// The processor is away, slow, or broken, or it refuses, or the charge is pending. The next try asks under the same key.
     #[error("the payment processor: {0}")]
     Processor(payments::ChargeError),
+    /// The processor is away, and was not asked again. The next try may ask after this time.
+    #[error("the payment processor is away, and is asked again in {0:?}")]
+    ProcessorAway(std::time::Duration),
+    /// Too many bookings are in progress. This one was not begun.
+    #[error("too many bookings are in progress")]
+    Overloaded,
     /// The client asked for a failure.
     #[error("error raised on request")]
     Raised,

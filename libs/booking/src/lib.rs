@@ -16,6 +16,7 @@
 
 mod args;
 mod book;
+mod breaker;
 mod charging;
 mod complete;
 mod desk;
@@ -27,7 +28,7 @@ mod unfinished;
 
 pub use args::BookingArgs;
 pub use complete::{Completion, Patience, SIDE_BY_SIDE_MAX, complete};
-pub use desk::{Desk, DiePoint};
+pub use desk::{Desk, DiePoint, PLACE_COUNT};
 pub use error::Error;
 pub use journey::Journey;
 pub use order::{AMOUNT_CENTS, CURRENCY, Order, Reply, User};

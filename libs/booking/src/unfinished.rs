@@ -5,6 +5,7 @@ use std::time::Duration;
 use monitor::{declare_gauge, gauge};
 use pglog::Session;
 
+use crate::breaker::Breaker;
 use crate::charging::ASK_UNTIL;
 use crate::desk::Desk;
 use crate::error::Error;
@@ -29,6 +30,7 @@ pub struct Unfinished {
 /// Describes every metric of a process that books.
 pub fn describe_metrics() {
     payments::describe_metrics();
+    Breaker::describe();
 }
 
 impl Unfinished {

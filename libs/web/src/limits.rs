@@ -43,16 +43,18 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The same limits with at most as many connections as this process may open files. Raises the soft limit as far as
-    /// the hard limit allows: shells commonly set the soft limit to 1024, far below the hard limit.
+    /// The same limits with at most as many connections as this process may open files, of which the handlers need
+    /// `handler_count_max` for connections of their own. Raises the soft limit as far as the hard limit allows: shells
+    /// commonly set the soft limit to 1024, far below the hard limit.
     #[must_use]
-    pub fn within_open_files(mut self) -> Self {
-        let wanted = self.connection_count_max as u64 + OTHER_FILE_COUNT_MAX;
+    pub fn within_open_files(mut self, handler_count_max: usize) -> Self {
+        let others = OTHER_FILE_COUNT_MAX + handler_count_max as u64;
+        let wanted = self.connection_count_max as u64 + others;
         let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return self };
         let raised = wanted.min(hard);
         let is_raised = soft < raised && setrlimit(Resource::RLIMIT_NOFILE, raised, hard).is_ok();
         let allowed = if is_raised { raised } else { soft };
-        let left = allowed.saturating_sub(OTHER_FILE_COUNT_MAX).max(1);
+        let left = allowed.saturating_sub(others).max(1);
         self.connection_count_max = self.connection_count_max.min(usize::try_from(left).unwrap_or(usize::MAX));
         self
     }

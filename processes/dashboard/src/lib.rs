@@ -111,7 +111,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     info!(%address, stream = ?config.stream, faults = desk.is_some(), "dashboard started");
     process::ready();
     let app = App { samples, memory, desk, shutdown: shutdown.clone() };
-    let server = Server::new(Limits::default().within_open_files())
+    let server = Server::new(Limits::default().within_open_files(0))
         .with_hosts(config.process.monitor.http_hosts.clone().unwrap_or_default());
     let serving = server.serve(listener, server::router(app), shutdown.clone());
     tokio::select! {

@@ -70,7 +70,7 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
     );
     let app = App { ledger, journal, faults: Arc::new(Mutex::new(Faults::new(dice))), shutdown: shutdown.clone() };
     let router = router(app, config.faults);
-    let limits = Limits { request_wait: REQUEST_WAIT, ..Limits::default() }.within_open_files();
+    let limits = Limits { request_wait: REQUEST_WAIT, ..Limits::default() }.within_open_files(0);
     let hosts = config.process.monitor.http_hosts.unwrap_or_default();
     let serving = Server::new(limits).with_hosts(hosts).serve(listener, router, shutdown.clone());
     tokio::select! {

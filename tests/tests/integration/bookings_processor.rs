@@ -1,8 +1,12 @@
 //! Every answer of the payment processor, and its silence: what the client is told, and what becomes of the booking.
 
-use tests::{Watched, wait_until};
+use std::time::Duration;
 
-use crate::booking_fixture::{BookingFixture, JOURNEY, KEY, USER};
+use futures_util::future::join_all;
+use tests::{Watched, wait_until};
+use tokio::net::TcpListener;
+
+use crate::booking_fixture::{BookingFixture, JOURNEY, KEY, USER, impatient};
 
 const HEADERS: [(&str, &str); 2] = [("authorization", USER), ("idempotency-key", KEY)];
 
@@ -95,6 +99,7 @@ async fn outcomes_and_latency_are_measured() {
         assert_eq!(api.metric(&name).await, count, "{outcome}");
     }
     assert_eq!(api.metric("rocket_rides_processor_seconds_count").await, 2.0);
+    assert_eq!(api.metric("rocket_rides_processor_breaker_open").await, 0.0);
     fixture.stop_at_ride_created("unfinished-business-of-somebody").await;
     fixture.age("24 hours").await;
     fixture.execute("UPDATE tracked_operations SET started_at = now()").await;
@@ -103,4 +108,92 @@ async fn outcomes_and_latency_are_measured() {
     for watched in [api, completer] {
         watched.process.stop().await;
     }
+}
+
+/// A processor that takes connections and never answers.
+async fn silent_processor() -> (String, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let taking = tokio::spawn(async move {
+        let mut sockets = Vec::new();
+        while let Ok((socket, _)) = listener.accept().await {
+            sockets.push(socket);
+        }
+    });
+    (base, taking)
+}
+
+/// Without the limit each booking holds a socket for 10 s; without the breaker each that gets a place does.
+#[tokio::test]
+async fn bookings_that_hang_take_a_bounded_number_of_places_and_guests_ride_on() {
+    let (base, taking) = silent_processor().await;
+    let fixture = BookingFixture::open().await;
+    let port = tests::free_port().to_string();
+    let flags = ["--api-port", &port, "--stripe-api-base", &base, "--stripe-api-key", "sk_test_any"];
+    let api = Watched::start(&fixture.world, "api", &flags).await;
+    let url = format!("http://127.0.0.1:{port}/rides");
+    let book = async |number: usize| {
+        let request = fixture.http.post(&url).header("authorization", USER).body(JOURNEY);
+        let request = request.header("idempotency-key", format!("{KEY}-{number}"));
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        let response = request.send().await.unwrap();
+        let retry_after = response.headers().get("retry-after").is_some();
+        (response.status().as_u16(), retry_after, response.text().await.unwrap())
+    };
+    let ride = async || {
+        let request = fixture.http.post(&url).body("distance=1");
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        request.send().await.unwrap().status().as_u16()
+    };
+    let pid = api.process.pid();
+    let sockets = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let before = sockets();
+    let (answers, ()) = tokio::join!(join_all((0..booking::PLACE_COUNT + 200).map(book)), async {
+        wait_until("every place is taken", async || {
+            fixture.number("SELECT count(*) FROM bookings").await >= booking::PLACE_COUNT as i64
+        })
+        .await;
+        assert_eq!(ride().await, 201, "a guest's ride goes on");
+    });
+    assert!(answers.iter().all(|(status, retry_after, _)| (*status, *retry_after) == (503, true)));
+    let refused_count = answers.iter().filter(|answer| answer.2.contains("overloaded")).count();
+    assert!(refused_count >= 100, "{refused_count} were not begun");
+    // Every place is free again, and the breaker is open: nobody waits for the processor but a probe.
+    assert_eq!(api.metric("rocket_rides_processor_breaker_open").await, 1.0);
+    let began = std::time::Instant::now();
+    for number in 0..20 {
+        assert_eq!(book(1000 + number).await.0, 503);
+    }
+    assert!(began.elapsed() < Duration::from_secs(60), "20 bookings took {:?}", began.elapsed());
+    assert_eq!((ride().await, api.metric("rocket_rides_ready").await), (201, 1.0));
+    assert!(sockets() < before + 2 * booking::PLACE_COUNT + 300);
+    api.process.stop().await;
+    taking.abort();
+}
+
+/// While the processor is away, the completer takes no booking: each attempt would put off the next.
+#[tokio::test]
+async fn the_completer_waits_for_the_processor_and_then_finishes_every_booking() {
+    let fixture = BookingFixture::open().await;
+    for number in 0..12 {
+        fixture.stop_at_ride_created(&format!("{KEY}-{number:02}")).await;
+    }
+    fixture.age("10 minutes").await;
+    let desk = fixture.desk(fixture.payments.impatient_stripe(Duration::from_millis(300)));
+    let complete = async || {
+        let completion = booking::complete(&desk, &impatient(), 5).await.unwrap();
+        (completion.replies.len(), completion.errors.len())
+    };
+    fixture.payments.plan("time-out", 1000).await;
+    assert_eq!(complete().await, (0, 5));
+    assert_eq!(complete().await, (0, 0), "the breaker is open");
+    assert_eq!(fixture.number("SELECT count(*) FROM completions").await, 5);
+    fixture.payments.plan("time-out", 0).await;
+    let finished = "SELECT count(*) FROM tracked_operations WHERE status = 'finished'";
+    wait_until("those that were not tried are finished", async || {
+        complete().await;
+        fixture.number(finished).await == 7
+    })
+    .await;
+    assert_eq!(fixture.number("SELECT max(attempt_count)::bigint FROM completions").await, 1);
 }
