@@ -174,6 +174,8 @@ GRANT SELECT (name, partition, dropped_at) ON dead_letters TO rocket_dashboard;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO rocket_operator;
 REVOKE SELECT ON charge_secret FROM rocket_operator;
 GRANT SELECT (system_identifier) ON charge_secret TO rocket_operator;
+-- An audit of payments reads which charges are this installation's.
+GRANT EXECUTE ON FUNCTION installation_id TO rocket_operator;
 GRANT INSERT, DELETE, UPDATE (reason, dropped_at) ON dead_letters TO rocket_operator;
 GRANT UPDATE ON checkpoints TO rocket_operator;
 -- A replayed dead letter of receipts becomes a receipt.

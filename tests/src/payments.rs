@@ -96,6 +96,11 @@ impl Payments {
         self.order("_forget-keys", String::new()).await;
     }
 
+    /// Makes a charge, as another program would.
+    pub async fn charge(&self, form: &str) {
+        self.order("v1/charges", form.to_owned()).await;
+    }
+
     async fn order(&self, path: &str, body: String) {
         let request = self.client.post(format!("{}/{path}", self.base)).bearer_auth(KEY);
         let request = request.header("x-fault-order", "1").header("content-type", "application/x-www-form-urlencoded").body(body);

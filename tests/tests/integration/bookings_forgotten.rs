@@ -92,9 +92,26 @@ async fn a_booking_that_cannot_be_settled_waits_for_a_person() {
     assert_eq!(fixture.complete().await, (0, 1));
     assert_eq!(fixture.book(KEY).await.0, 502);
     assert_eq!(fixture.payments.charges().await.len(), 0);
+    let mut doctor = Process::start(&fixture.world, "doctor", &fixture.payments.flags());
+    doctor.ended().await;
+    let output = doctor.read_to_end().await;
+    assert!(output.contains("warn bookings.unfinished: 1 cannot be charged: ride 1 of user 1 since"), "{output}");
+    assert!(output.contains("ok   bookings.processor: "), "{output}");
     fixture.age("49 hours").await;
     Process::start(&fixture.world, "reaper", &["--once"]).succeed().await;
     assert_eq!(fixture.number("SELECT count(*) FROM reaped_requests").await, 1);
+    let mut doctor = Process::start(&fixture.world, "doctor", &[]);
+    doctor.ended().await;
+    let output = doctor.read_to_end().await;
+    assert!(
+        output.contains("warn bookings.reaped: 1 requests were removed unfinished: operation 1, ride 1"),
+        "{output}"
+    );
+    fixture.execute("DELETE FROM reaped_requests").await;
+    let mut doctor = Process::start(&fixture.world, "doctor", &[]);
+    doctor.ended().await;
+    let output = doctor.read_to_end().await;
+    assert!(output.contains("ok   bookings.reaped: none"), "a person has settled it: {output}");
 }
 
 /// A charge for other money under our key is nobody's payment: a person has to look.
@@ -194,4 +211,9 @@ async fn the_secret_is_read_by_nobody_and_renewed_in_a_copy() {
         let may_derive = client.batch_execute(&derive).await.is_ok();
         assert_eq!(may_derive, ["api", "completer"].contains(&role), "{role}");
     }
+    fixture.execute("UPDATE charge_secret SET system_identifier = 1").await;
+    let mut doctor = Process::start(&fixture.world, "doctor", &[]);
+    doctor.ended().await;
+    let output = doctor.read_to_end().await;
+    assert!(output.contains("warn bookings.secret: it was made in another cluster"), "{output}");
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tests::{Watched, wait_until};
+use tests::{Process, Watched, wait_until};
 use tokio::net::TcpListener;
 
 use crate::booking_fixture::{BookingFixture, JOURNEY, KEY, USER, impatient};
@@ -58,6 +58,11 @@ async fn a_refusal_is_told_as_one_and_waits_for_an_operator() {
     let named = "SELECT count(*) FROM tracked_operations WHERE status = 'failed'
                  AND error_message LIKE 'the payment processor: refused: %(request req\\_%)'";
     assert_eq!(fixture.number(named).await, 2, "the processor's name of the request is kept");
+    let mut doctor = Process::start(&fixture.world, "doctor", &[]);
+    doctor.ended().await;
+    let output = doctor.read_to_end().await;
+    assert!(output.contains("bookings.unfinished: 2 cannot be charged: ride "), "{output}");
+    assert!(output.contains("No such customer: 'cus_nobody'"), "{output}");
     // The operator has removed the cause.
     fixture.age("10 minutes").await;
     assert_eq!(fixture.complete().await, (1, 1), "the booking of the customer who is unknown waits");

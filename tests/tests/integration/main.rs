@@ -4,6 +4,7 @@ mod adopt;
 mod api;
 mod audit;
 mod audit_history;
+mod audit_payments;
 mod batches;
 mod booking_fixture;
 mod bookings;

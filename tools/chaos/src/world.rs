@@ -162,11 +162,17 @@ impl World {
         }
     }
 
-    /// Runs `audit`, the operators' tool, which compares all tables and the stream with the log.
+    /// Runs `audit`, the operators' tool, which compares all tables and the stream with the log, and the charges with
+    /// the bookings.
     pub async fn audit(&self) -> Result<()> {
-        let environment =
-            [("DATABASE_URL", self.postgres_url.clone()), ("REDIS_URL", self.redis.lock().await.url().to_owned())];
-        let output = fleet::command("audit")?.envs(environment).output().await.context("running audit")?;
+        let environment = [
+            ("DATABASE_URL", self.postgres_url.clone()),
+            ("REDIS_URL", self.redis.lock().await.url().to_owned()),
+            ("STRIPE_API_BASE", self.payments_url.clone()),
+            ("STRIPE_API_KEY", PAYMENTS_KEY.to_owned()),
+        ];
+        let output =
+            fleet::command("audit")?.arg("--payments").envs(environment).output().await.context("running audit")?;
         if !output.status.success() {
             let words = String::from_utf8_lossy(&output.stdout);
             self.history.violation(&format!("audit ended with {}:\n{words}", output.status));

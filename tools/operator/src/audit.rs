@@ -20,9 +20,13 @@ mod distance;
 mod entries;
 mod extent;
 mod log;
+mod payments;
 mod registered;
 mod report;
 
+use std::time::Duration;
+
+use ::payments::{Stripe, StripeArgs};
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use connect::PostgresArgs;
@@ -32,9 +36,9 @@ use process::LogArgs;
 use stream::StreamArgs;
 use tokio_postgres::IsolationLevel;
 
-pub use report::{ConsumerLine, HistoryLine, PartitionLine, Report, RidesLine, StreamLine, TotalLine};
+pub use report::{ConsumerLine, HistoryLine, PartitionLine, PaymentsLine, Report, RidesLine, StreamLine, TotalLine};
 
-/// Compares consumers, log, rides and stream. Exits with status 0 if everything is equal, and with 1 otherwise.
+/// Compares consumers, log, rides and stream; with --payments also charges, bookings and receipts. Exits with status 0 if everything is equal, and with 1 otherwise.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "audit", version)]
 pub struct Config {
@@ -57,6 +61,18 @@ pub struct Config {
     /// Audit Postgres only, and not the stream.
     #[arg(long)]
     pub no_stream: bool,
+
+    /// Compare the charges at the payment processor with the bookings and the receipts, too. Needs STRIPE_API_KEY.
+    #[arg(long)]
+    pub payments: bool,
+
+    /// Compare only the charges of this last time, for example 7d.
+    #[arg(long, requires = "payments", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub since: Option<Duration>,
+
+    /// The payment processor.
+    #[command(flatten)]
+    pub stripe: StripeArgs,
 
     /// Print the report as JSON.
     #[arg(long)]
@@ -82,6 +98,7 @@ pub enum Origin {
 /// # Errors
 /// Postgres is away, or has no log. A difference is no error: it is in the report.
 pub async fn run(config: &Config) -> Result<Report> {
+    let stripe = if config.payments { Some(Stripe::new(&config.stripe)?) } else { None };
     let mut client = connect::postgres::connect(&config.postgres.database_url, "audit", || {}).await?;
     pglog::prepare_session(&client).await.context("setting up the session")?;
     // Counting all rides may take long. The user of the audit can interrupt it.
@@ -116,6 +133,10 @@ pub async fn run(config: &Config) -> Result<Report> {
         distance::compare_rides(&tx, logged, &mut report).await?;
     } else {
         report.note("rides were not compared: the log could not be read to its head".to_owned());
+    }
+    tx.rollback().await.context("ending the snapshot")?;
+    if let Some(stripe) = stripe {
+        payments::audit(&client, &stripe, config.since, &mut report).await?;
     }
     Ok(report)
 }

@@ -3,6 +3,7 @@
 //! Each check is a small function that returns a [`Finding`]. If a check is not allowed to look (a managed Redis may forbid
 //! CONFIG), its finding is a warning, because the state is unknown.
 
+mod bookings;
 mod clocks;
 mod finding;
 mod grants;
@@ -21,6 +22,7 @@ use anyhow::Result;
 use clap::Parser;
 use connect::PostgresArgs;
 use deadpool_postgres::ClientWrapper as Client;
+use payments::StripeArgs;
 use redis::aio::MultiplexedConnection;
 use stream::StreamArgs;
 
@@ -38,6 +40,10 @@ pub struct Config {
     /// The stream.
     #[command(flatten)]
     pub stream: StreamArgs,
+
+    /// The payment processor. It is checked if there is a key.
+    #[command(flatten)]
+    pub stripe: StripeArgs,
 
     /// Check the privileges that this process needs. Without it, those that all processes together need.
     #[arg(long = "for", value_name = "PROCESS")]
@@ -81,6 +87,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
         transactions::check(postgres, config, &mut findings).await;
         privileges::check(postgres, config.role.as_ref(), &mut findings).await;
         log::check(postgres, config, &mut findings).await;
+        bookings::check(postgres, config, &mut findings).await;
     }
     if let Some(redis) = &mut redis {
         stream_end::check(redis, postgres.as_ref(), config, &mut findings).await;

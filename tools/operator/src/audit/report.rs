@@ -18,6 +18,8 @@ pub struct Report {
     pub streams: Vec<StreamLine>,
     /// The histories that were compared.
     pub histories: Vec<HistoryLine>,
+    /// The charges, if they were compared.
+    pub payments: Option<PaymentsLine>,
     /// The first 100 differences, as sentences.
     pub differences: Vec<String>,
     /// The number of all differences.
@@ -116,6 +118,21 @@ pub struct HistoryLine {
     pub hole_count: u64,
 }
 
+/// The charges at the payment processor, compared with the bookings.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct PaymentsLine {
+    /// Charges of this installation.
+    pub charge_count: u64,
+    /// Paid charges that are equal to their bookings.
+    pub equal_count: u64,
+    /// Charges that are pending, or whose bookings are not finished yet.
+    pub in_progress_count: u64,
+    /// Charges that others made with the same account.
+    pub foreign_count: u64,
+    /// Charged bookings whose receipts are not written yet. The process receipts writes them.
+    pub receipt_waiting_count: i64,
+}
+
 impl Report {
     /// Whether there is no difference.
     pub fn is_equal(&self) -> bool {
@@ -165,6 +182,14 @@ impl Report {
         if let Some(RidesLine { ride_count, total_distance_mm, is_equal }) = &self.rides {
             let verdict = if *is_equal { "equal" } else { "DIFFERENT" };
             println!("rides: {ride_count}, {total_distance_mm} mm: {verdict}");
+        }
+        if let Some(line) = &self.payments {
+            let PaymentsLine { charge_count, equal_count, in_progress_count, foreign_count, receipt_waiting_count } =
+                line;
+            println!(
+                "payments: {charge_count} charges, {equal_count} paid and equal to their bookings, {in_progress_count} in \
+                 progress, {foreign_count} of others; {receipt_waiting_count} receipts not written yet"
+            );
         }
         self.notes.iter().for_each(|note| println!("note: {note}"));
         self.differences.iter().for_each(|difference| println!("DIFFERENCE: {difference}"));
