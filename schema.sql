@@ -16,6 +16,16 @@
 -- >>> log.sql
 BEGIN ISOLATION LEVEL READ COMMITTED;
 
+-- Clients read and write UTF-8. Without an encoding (SQL_ASCII) Postgres stores any bytes, and one row that is no UTF-8 would
+-- stop every reader. Another encoding refuses texts that the log must store, such as the reasons of dead letters.
+DO $$ BEGIN
+    IF getdatabaseencoding() <> 'UTF8' THEN
+        RAISE EXCEPTION 'the database has the encoding %, and the log needs UTF8', getdatabaseencoding()
+        USING HINT = 'Use a database that was made by CREATE DATABASE ... ENCODING ''UTF8'' TEMPLATE template0. '
+                     'If this one holds a log, move it: see "A database in another encoding" in docs/RESTORE.md.';
+    END IF;
+END $$;
+
 -- Two sessions that apply the schema at once take turns: otherwise both might try to create the same table.
 DO $$ BEGIN PERFORM pg_advisory_xact_lock(7306930021); END $$;
 SET LOCAL client_min_messages = warning;

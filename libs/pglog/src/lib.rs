@@ -115,6 +115,14 @@ pub enum Error {
         /// `pg_snapshot_xmax` of the current snapshot.
         cluster_xmax: String,
     },
+    /// The database does not store UTF-8: one row that is no UTF-8 would stop every reader.
+    #[error(
+        "the database has the encoding {found}, and the log needs UTF8: move it into a database that was made by CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0 (docs/RESTORE.md, A database in another encoding)"
+    )]
+    Encoding {
+        /// The encoding of the database.
+        found: String,
+    },
     /// Tables and program are of different versions.
     #[error("the tables are of version {found}, and this program needs version {wanted}: {}", version_hint(*found, *wanted))]
     SchemaVersion {
@@ -139,6 +147,7 @@ impl Error {
             Self::RowsMissing { .. }
             | Self::OtherCluster { .. }
             | Self::TransactionsStartedOver { .. }
+            | Self::Encoding { .. }
             | Self::SchemaVersion { .. }
             | Self::SchemaMissing => true,
             Self::Reaped { .. } | Self::Unassigned { .. } | Self::Postgres(_) => false,

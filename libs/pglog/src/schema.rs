@@ -33,8 +33,8 @@ pub async fn apply_log_schema(client: &impl Session) -> Result<(), tokio_postgre
 /// plan does not depend on the parameters.
 ///
 /// # Errors
-/// [`Error::SchemaMissing`], [`Error::SchemaVersion`] or [`Error::OtherCluster`]: an operator must act, see
-/// [`Error::is_final`]. Otherwise Postgres is away.
+/// [`Error::SchemaMissing`], [`Error::SchemaVersion`], [`Error::OtherCluster`] or [`Error::Encoding`]: an operator must act,
+/// see [`Error::is_final`]. Otherwise Postgres is away.
 pub async fn prepare_session(client: &impl Session) -> Result<(), Error> {
     client.batch_execute("SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off; SET plan_cache_mode = force_generic_plan").await?;
     let identity = identity(client).await?;
@@ -68,17 +68,20 @@ impl Identity {
 /// Reads the version and the cluster of the log.
 ///
 /// # Errors
-/// [`Error::SchemaMissing`] if the tables do not exist; otherwise Postgres is away, or the role may not read them.
+/// [`Error::SchemaMissing`] if the tables do not exist, [`Error::Encoding`] if texts cannot be relied on; otherwise Postgres is away, or the role may not read them.
 pub async fn identity(client: &impl Session) -> Result<Identity, Error> {
     let tables = client
         .query_one(
             "-- pglog::identity
              SELECT to_regclass('log_batches') IS NOT NULL, to_regclass('log_identity') IS NOT NULL,
-                    (SELECT system_identifier FROM pg_control_system())",
+                    (SELECT system_identifier FROM pg_control_system()), getdatabaseencoding()::text",
             &[],
         )
         .await?;
-    let this_cluster = tables.get(2);
+    let (this_cluster, encoding): (i64, &str) = (tables.get(2), tables.get(3));
+    if encoding != "UTF8" {
+        return Err(Error::Encoding { found: encoding.to_owned() });
+    }
     match (tables.get(0), tables.get(1)) {
         (false, _) => return Err(Error::SchemaMissing),
         (true, false) => return Ok(Identity { schema_version: 1, log_cluster: this_cluster, this_cluster }),

@@ -2,7 +2,7 @@
 
 use deadpool_postgres::ClientWrapper as Client;
 use pglog::{NewRecord, Reader};
-use tests::{PrivatePostgres, World};
+use tests::{PrivatePostgres, PrivateRedis, Process, World};
 
 /// Everything that the schema defines, one line each.
 pub async fn catalog(client: &Client) -> Vec<String> {
@@ -121,4 +121,35 @@ async fn a_schema_that_lacks_nothing_waits_for_no_open_transaction() {
         world.client().batch_execute(file).await.expect("no lock is waited for");
     }
     tx.rollback().await.unwrap();
+}
+
+/// A database that stores any bytes would let one row stop every reader.
+#[tokio::test]
+async fn a_database_in_another_encoding_than_utf8_is_refused_by_name() {
+    let postgres = PrivatePostgres::start_with(&["fsync=off"]).await;
+    let redis = PrivateRedis::start(&[]).await;
+    let owner = postgres.connect("postgres").await;
+    owner.batch_execute("CREATE DATABASE bytes ENCODING 'SQL_ASCII' TEMPLATE template0").await.unwrap();
+    let client = postgres.connect("bytes").await;
+    for file in [launcher::SCHEMA, pglog::LOG_SCHEMA] {
+        let error = client.batch_execute(file).await.unwrap_err().as_db_error().unwrap().clone();
+        assert_eq!(error.message(), "the database has the encoding SQL_ASCII, and the log needs UTF8");
+        assert!(error.hint().unwrap().contains("ENCODING 'UTF8' TEMPLATE template0"), "{error:?}");
+        client.batch_execute("ROLLBACK").await.unwrap();
+    }
+    // A log that was restored into it.
+    let restored = launcher::SCHEMA.replacen("getdatabaseencoding() <> 'UTF8'", "false", 1);
+    let spoil =
+        "INSERT INTO staged_log_records (object, action, data) VALUES (convert_from('\\xff', 'SQL_ASCII'), 'b', '{}')";
+    client.batch_execute(&format!("{restored}; {spoil}")).await.unwrap();
+    let url = postgres.url().replacen("/postgres", "/bytes", 1);
+    let world = World::at(&url, &redis.url(), "bytes").await;
+    let flags = [&["--database-url", &url][..]].concat();
+    for (name, args) in [("streamer", vec![]), ("consumer", vec!["c0"]), ("reaper", vec![]), ("doctor", vec![])] {
+        let output = Process::start(&world, name, &[args, flags.clone()].concat()).fail(1).await;
+        assert!(
+            output.contains("has the encoding SQL_ASCII, and the log needs UTF8: move it into"),
+            "{name}: {output}"
+        );
+    }
 }

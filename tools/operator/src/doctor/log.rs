@@ -33,6 +33,11 @@ async fn identity(client: &Client) -> (Finding, bool) {
         Err(pglog::Error::SchemaMissing) => {
             (Finding::fail(CHECK, "the tables are missing", "no process can work", apply), false)
         }
+        // The other checks would meet texts that cannot be read.
+        Err(error @ pglog::Error::Encoding { .. }) => {
+            let fix = "move the log, as docs/RESTORE.md says (A database in another encoding)";
+            (Finding::fail(CHECK, error.to_string(), REFUSED, fix), false)
+        }
         Err(error) => (Finding::unseen(CHECK, &anyhow::Error::new(error)), true),
         Ok(pglog::Identity { schema_version: found, .. }) if found != wanted => {
             let fix = if found < wanted { apply } else { "upgrade the programs" };
