@@ -1,6 +1,9 @@
 //! Reads the history, the archive of every record. A page holds records without a gap: Postgres counts the rows that it has
 //! found, and a page ends where the count and the offsets differ.
 
+use std::time::SystemTime;
+
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio_postgres::Row;
@@ -15,6 +18,9 @@ const SCAN_LEN_MAX: i64 = 10_000;
 
 /// A page ends with the record whose `data` reaches this sum, in bytes. A record has at most 64 KiB.
 const DATA_LEN_MAX: i64 = 256 * 1024;
+
+/// The first and the last time that are shown, in microseconds since 1970: RFC 3339 has the years 0 to 9999.
+const SHOWN_MICROS: [i64; 2] = [-62_167_219_200_000_000, 253_402_207_200_000_000];
 
 /// The records that a client asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +63,8 @@ pub(crate) struct ArchivedRecord {
     /// Any JSON, as it was staged.
     #[schema(value_type = serde_json::Value)]
     data: Box<RawValue>,
-    /// When the record was staged, on the clock of Postgres, to the microsecond.
+    /// When the record was staged, on the clock of Postgres, to the microsecond. A time that this format cannot show, such as
+    /// `infinity`, is the nearest one in the years 0 to 9999.
     #[schema(format = DateTime)]
     staged_at: String,
     /// The trace of the request that led to the record.
@@ -72,7 +79,7 @@ impl ArchivedRecord {
             object: row.try_get("object")?,
             action: row.try_get("action")?,
             data: RawValue::from_string(row.try_get("data")?)?,
-            staged_at: format!("{:.6}", row.try_get::<_, jiff::Timestamp>("staged_at")?),
+            staged_at: shown(row.try_get("staged_at")?),
             traceparent: row.try_get("traceparent")?,
         })
     }
@@ -157,6 +164,13 @@ pub(crate) async fn newest_offset(database: &Database, partition: i32) -> Result
     Ok(rows.first().map_or(0, |row| row.get("record_offset")))
 }
 
+/// A time of Postgres as RFC 3339 writes it. One record with a time that cannot be written so must not hide its page.
+fn shown(time: SystemTime) -> String {
+    let [first, last] = SHOWN_MICROS;
+    let time = Timestamp::from_microsecond(pglog::micros_since_1970(time).clamp(first, last)).unwrap_or_default();
+    format!("{time:.6}")
+}
+
 /// The hole that begins after the offset `after`, where `following` is the next offset that the history has.
 fn hole(after: i64, following: Option<i64>) -> Option<Error> {
     let following = following.filter(|&following| following > after + 1)?;
@@ -174,6 +188,15 @@ mod tests {
         assert_eq!(hole(7, None), None, "the end of the history");
         assert_eq!(hole(0, Some(2)), Some(Error::RecordsMissing { first: 1, last: 1 }));
         assert_eq!(hole(7, Some(20)), Some(Error::RecordsMissing { first: 8, last: 19 }));
+    }
+
+    #[test]
+    fn every_time_is_shown_in_four_digits_of_the_year() {
+        let since_1970 = |seconds: i64| pglog::time_of_micros(seconds * 1_000_000);
+        assert_eq!(shown(since_1970(0)), "1970-01-01T00:00:00.000000Z");
+        assert_eq!(shown(since_1970(-1)), "1969-12-31T23:59:59.000000Z");
+        assert_eq!(shown(pglog::time_of_micros(i64::MAX)), "9999-12-30T22:00:00.000000Z");
+        assert_eq!(shown(pglog::time_of_micros(i64::MIN)), "0000-01-01T00:00:00.000000Z");
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod program;
 
 use std::process::ExitCode;
 
-use consumer::{CheckpointKey, FoldId, Registry, Rejection, RowFold, RowsOf, Statement, row_fold};
+use consumer::{CheckpointKey, FoldId, Registry, Rejection, RowFold, RowsOf, Statement, read_object, row_fold};
 use pglog::Record;
 use serde::Deserialize;
 
@@ -54,8 +54,7 @@ impl RowFold for Balances {
 
     /// Works in memory only. An error says that the record can never apply, and nothing may be collected from it.
     fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection> {
-        let credit: Credit =
-            serde_json::from_str(record.data).map_err(|error| Rejection(format!("data is not a credit: {error}")))?;
+        let credit: Credit = read_object(record, "a credit")?;
         self.wallet_ids.push(credit.id);
         self.amounts.push(credit.amount);
         Ok(())

@@ -11,7 +11,7 @@ mod program;
 
 use std::process::ExitCode;
 
-use consumer::{FoldId, Registry, Rejection, StateFold, state_fold};
+use consumer::{FoldId, Registry, Rejection, StateFold, read_object, state_fold};
 use pglog::Record;
 use serde::{Deserialize, Serialize};
 
@@ -48,8 +48,7 @@ impl StateFold for Longest {
     }
 
     fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection> {
-        let ride: Ride =
-            serde_json::from_str(record.data).map_err(|error| Rejection(format!("data is not a ride: {error}")))?;
+        let ride: Ride = read_object(record, "a ride")?;
         if ride.id < 1 || !(1..=DISTANCE_MM_MAX).contains(&ride.distance_mm) {
             return Err(Rejection("id or distance_mm is out of range".to_owned()));
         }

@@ -7,6 +7,7 @@ mod commit;
 mod guard;
 mod heal;
 mod loaded;
+mod pages;
 mod read;
 mod session;
 

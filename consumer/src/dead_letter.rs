@@ -78,7 +78,12 @@ pub async fn replay<F: Fold>(
     };
     let changed_count = match &applied {
         Ok(()) => {
-            save(&tx, fold, &key).await?;
+            if let Err(error) = save(&tx, fold, &key).await {
+                // Postgres refuses what its row holds, and has aborted the transaction: the dead letter stays as it is.
+                let rejection: Rejection = error.downcast()?;
+                tx.rollback().await.context("rolling back the replay")?;
+                return Ok(Replay::Rejected(rejection));
+            }
             tx.execute(
                 "-- consumer::dead_letter::replay
                  DELETE FROM dead_letters WHERE name = $1 AND partition = $2 AND record_offset = $3",
@@ -90,7 +95,7 @@ pub async fn replay<F: Fold>(
             tx.execute(
                 "-- consumer::dead_letter::replay
                  UPDATE dead_letters SET reason = $4 WHERE name = $1 AND partition = $2 AND record_offset = $3",
-                &[&name, &partition, &offset, &rejection.0],
+                &[&name, &partition, &offset, &rejection.stored()],
             )
             .await
         }

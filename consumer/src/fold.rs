@@ -4,8 +4,8 @@
 use std::fmt;
 
 use pglog::{Partition, Record, Session};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
@@ -95,7 +95,8 @@ pub trait RowFold: Default + Send + Sync + 'static {
     fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection>;
 
     /// The statements that write what was collected, which they take. They run one after another in the transaction that moves
-    /// the checkpoint.
+    /// the checkpoint. If Postgres refuses what a row holds, such as a text with NUL or a number that is too large, the record of
+    /// that row becomes a dead letter, and the others are written.
     ///
     /// They also run once for an empty page, in the transaction that registers a consumer. So a table or a privilege that is
     /// missing is found before there is a registration, which would hold back the reaper.
@@ -144,12 +145,16 @@ impl Statement {
     /// Runs it.
     ///
     /// # Errors
-    /// Postgres is away, or refuses it.
+    /// A [`Rejection`] if Postgres refuses what a row holds, which another attempt does not change. Otherwise Postgres is away,
+    /// or refuses the statement.
     pub(crate) async fn execute(&self, session: &impl Session) -> anyhow::Result<()> {
         let params: Vec<&(dyn ToSql + Sync)> =
             self.params.iter().map(|param| &**param as &(dyn ToSql + Sync)).collect();
         let executed = session.execute(self.sql, &params).await;
         executed.map(drop).map_err(|error| {
+            if let Some(reason) = refused_content(&error) {
+                return Rejection(format!("Postgres refuses its row: {reason}")).into();
+            }
             let is_refused = error.code() == Some(&SqlState::UNIQUE_VIOLATION);
             let meaning = if is_refused { self.refused_means } else { "writing the rows of the fold" };
             anyhow::Error::new(error).context(meaning)
@@ -157,7 +162,85 @@ impl Statement {
     }
 }
 
+/// Why Postgres refuses what a row holds; `None` if the reason is another.
+fn refused_content(error: &tokio_postgres::Error) -> Option<&str> {
+    let error = error.as_db_error()?;
+    let code = error.code();
+    // Classes 22, data exception, and 54, program limit exceeded, such as JSON that is nested too deep. A row for which the table
+    // has no part violates a CHECK too, but one without a name: that is a fault of the table.
+    let is_content = code.code().starts_with("22")
+        || code.code().starts_with("54")
+        || *code == SqlState::NOT_NULL_VIOLATION
+        || *code == SqlState::CHECK_VIOLATION && error.constraint().is_some();
+    is_content.then(|| error.message())
+}
+
 /// Why a record can never apply, for the person who reads the dead letters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Rejection(pub String);
+
+/// The longest reason that is stored, in characters. A parser may quote 64 KiB.
+const REASON_LEN_MAX: usize = 1000;
+
+impl Rejection {
+    /// The reason as a text that Postgres stores: without NUL, and bounded.
+    pub(crate) fn stored(&self) -> String {
+        self.0.chars().take(REASON_LEN_MAX).map(|c| if c == '\0' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    }
+}
+
+/// The payload of a record as a struct, for folds whose records must have certain fields. `wanted` names such a payload in the
+/// reason of the rejection: `a receipt`.
+///
+/// # Errors
+/// It is no JSON object, or lacks a field. `serde_json` would accept an array for a struct.
+pub fn read_object<'a, T: Deserialize<'a>>(record: &Record<'a>, wanted: &str) -> Result<T, Rejection> {
+    if !record.data.trim_start().starts_with('{') {
+        return Err(Rejection(format!("data is not {wanted}: it is no JSON object")));
+    }
+    serde_json::from_str(record.data).map_err(|error| Rejection(format!("data is not {wanted}: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_reason_can_be_stored() {
+        assert_eq!(Rejection("unknown field `a\0b`".to_owned()).stored(), "unknown field `a\u{fffd}b`");
+        assert_eq!(Rejection("é".repeat(2000)).stored(), "é".repeat(REASON_LEN_MAX));
+    }
+
+    #[test]
+    fn an_object_with_the_fields_is_read_and_nothing_else() {
+        #[derive(Debug, Deserialize)]
+        struct Named {
+            name: String,
+        }
+        let read = |data| {
+            let record =
+                Record { offset: 1, token: 1, object: "a", action: "b", data, staged_at_us: 0, traceparent: None };
+            read_object::<Named>(&record, "a name").map(|named| named.name)
+        };
+        let deep = format!(
+            r#"{{"more":{}{},"big":1e400000,"odd":"\ud800","name":"\u0000"}}"#,
+            "[".repeat(9999),
+            "]".repeat(9999)
+        );
+        assert_eq!(read(&deep).as_deref(), Ok("\0"), "fields that are not wanted need no meaning");
+        for bad in [
+            "[\"a\"]",
+            "null",
+            "7",
+            "\"a\"",
+            "{}",
+            r#"{"name":null}"#,
+            r#"{"name":"a","name":"b"}"#,
+            r#"{"name":"\ud800"}"#,
+        ] {
+            let reason = read(bad).unwrap_err().0;
+            assert!(reason.starts_with("data is not a name: "), "{bad}: {reason}");
+        }
+    }
+}

@@ -17,12 +17,12 @@ pub(crate) struct Letters<'a> {
 
 impl<'a> Letters<'a> {
     /// Adds a record.
-    pub fn push(&mut self, record: &Record<'a>, rejection: Rejection) {
+    pub fn push(&mut self, record: &Record<'a>, rejection: &Rejection) {
         self.offsets.push(record.offset);
         self.objects.push(record.object);
         self.actions.push(record.action);
         self.data.push(record.data);
-        self.reasons.push(rejection.0);
+        self.reasons.push(rejection.stored());
     }
 
     /// How many there are.

@@ -52,7 +52,7 @@ pub use config::Config;
 pub use consumer::Consumer;
 pub use dead_letter::{Replay, replay};
 pub use fault::Fault;
-pub use fold::{CheckpointKey, FoldId, Rejection, RowFold, RowsOf, STATE_LEN_MAX, StateFold, Statement};
+pub use fold::{CheckpointKey, FoldId, Rejection, RowFold, RowsOf, STATE_LEN_MAX, StateFold, Statement, read_object};
 pub use folds::{DistanceFold, FOLDS, HistoryFold, ReceiptsFold};
 pub use kind::{Fold, Kind, Rows, State};
 pub use other_fold::OtherFold;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use common::fault::die;
 use common::tasks::after_all_other_tasks;
 use pglog::Record;
+use tokio_postgres::error::SqlState;
 use tracing::{debug, warn};
 
 use super::guard::Guard;
@@ -17,7 +18,7 @@ use super::loaded::Loaded;
 use super::session::ConsumerSession;
 use crate::checkpoint::{self, Advance, Counts};
 use crate::fault::Fault;
-use crate::fold::CheckpointKey;
+use crate::fold::{CheckpointKey, Rejection};
 use crate::kind::{Fold, Kind};
 use crate::letters::Letters;
 use crate::outcome::{Interruption, Progress};
@@ -53,17 +54,24 @@ struct Folded<'a> {
 }
 
 impl<F: Fold> Committer<'_, F> {
-    /// Folds records that follow the checkpoint without a gap, and commits the new state with the new checkpoint.
+    /// Folds one page of records that follow the checkpoint without a gap, and commits the new state with the new checkpoint. If
+    /// the page was `refused`, it has one record, which becomes a dead letter.
     ///
     /// # Errors
-    /// Postgres is away, or an [`Interruption`]. The state in memory is then ahead of the committed one.
-    pub async fn commit(&mut self, records: &[Record<'_>], source: Source) -> Result<()> {
+    /// Postgres is away, or an [`Interruption`]; a [`Rejection`] if Postgres refuses what a row holds. The state in memory is
+    /// then ahead of the committed one.
+    pub async fn commit_page(
+        &mut self,
+        records: &[Record<'_>],
+        source: Source,
+        refused: Option<&Rejection>,
+    ) -> Result<()> {
         let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(()) };
         let began_at = Instant::now();
         let old = self.loaded.checkpoint;
         assert_eq!(first.offset, old.last_offset + 1, "records are folded without a gap");
         assert_eq!(last.offset - old.last_offset, records.len() as i64, "records are folded without a gap");
-        let folded = self.fold_records(records);
+        let folded = self.fold_records(records, refused);
         let (applied_count, letter_count) = (folded.applied_count, folded.letters.len());
         let tokens = match source {
             Source::Stream => Tokens::of(records),
@@ -96,7 +104,7 @@ impl<F: Fold> Committer<'_, F> {
     }
 
     /// Folds in memory: into the state, or into the rows of this page.
-    fn fold_records<'r>(&mut self, records: &'r [Record<'r>]) -> Folded<'r> {
+    fn fold_records<'r>(&mut self, records: &'r [Record<'r>], refused: Option<&Rejection>) -> Folded<'r> {
         let mut folded = Folded { applied_count: 0, letters: Letters::default() };
         let consumer = &self.key.name;
         self.fold.begin_page();
@@ -104,11 +112,11 @@ impl<F: Fold> Committer<'_, F> {
             if !self.fold.takes(record.object, record.action) {
                 continue;
             }
-            match self.fold.apply(record) {
+            match refused.map_or_else(|| self.fold.apply(record), |rejection| Err(rejection.clone())) {
                 Ok(()) => folded.applied_count += 1,
                 Err(rejection) => {
                     warn!(consumer, offset = record.offset, reason = rejection.0, "record put with the dead letters");
-                    folded.letters.push(record, rejection);
+                    folded.letters.push(record, &rejection);
                 }
             }
             debug!(consumer, offset = record.offset, state = self.fold.summary(), "record folded");
@@ -140,11 +148,17 @@ impl<F: Fold> Committer<'_, F> {
             }
             anyhow::Ok(())
         };
-        let (is_moved, written) = tokio::join!(advancing, writing);
-        if !is_moved? {
+        let is_moved = match tokio::join!(advancing, writing) {
+            (Ok(is_moved), Ok(())) => is_moved,
+            (Ok(true), Err(error)) => return Err(error),
+            (Ok(false), Err(_)) => false,
+            // After the statement that failed, Postgres refuses the others only because the transaction has failed.
+            (Err(error), Err(cause)) if is_aftermath(&error) => return Err(cause),
+            (Err(error), _) => return Err(error),
+        };
+        if !is_moved {
             return Ok(false);
         }
-        written?;
         crash_or_die_before_commit(self.fault)?;
         let committing = async { client.batch_execute("COMMIT").await.context("committing") };
         commit_or_die(self.fault, committing).await?;
@@ -174,6 +188,11 @@ impl<F: Fold> Committer<'_, F> {
         *self.loaded = Loaded::load(&mut self.session.client, self.fold, self.key, None).await?;
         Ok(())
     }
+}
+
+fn is_aftermath(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code);
+    error == Some(&SqlState::IN_FAILED_SQL_TRANSACTION)
 }
 
 /// The first fault point: the page is folded, and every statement but the one that commits has succeeded.

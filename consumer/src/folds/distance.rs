@@ -4,7 +4,7 @@
 use pglog::Record;
 use serde::{Deserialize, Serialize};
 
-use crate::fold::{FoldId, Rejection, StateFold};
+use crate::fold::{FoldId, Rejection, StateFold, read_object};
 
 /// The longest ride that counts, in mm: the same bound as in table `rides`.
 const DISTANCE_MM_MAX: i64 = 1_000_000_000_000;
@@ -38,12 +38,7 @@ impl StateFold for DistanceFold {
     }
 
     fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection> {
-        // Serde would accept an array for a struct too.
-        if !record.data.trim_start().starts_with('{') {
-            return Err(Rejection("data is not a JSON object".to_owned()));
-        }
-        let ride: Ride = serde_json::from_str(record.data)
-            .map_err(|error| Rejection(format!("data is not {{\"id\":…,\"distance_mm\":…}}: {error}")))?;
+        let ride: Ride = read_object(record, r#"{"id":…,"distance_mm":…}"#)?;
         if !(1..=DISTANCE_MM_MAX).contains(&ride.distance_mm) {
             return Err(Rejection(format!("distance_mm {} is not between 1 and {DISTANCE_MM_MAX}", ride.distance_mm)));
         }

@@ -1,8 +1,8 @@
 //! The history: every record with its offset, in table `history`, where it stays after the reaper has deleted it.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use pglog::Record;
+use pglog::{Record, time_of_micros};
 
 use crate::fold::{CheckpointKey, FoldId, Rejection, RowFold, RowsOf, Statement};
 
@@ -34,7 +34,7 @@ impl RowFold for HistoryFold {
         self.objects.push(record.object.to_owned());
         self.actions.push(record.action.to_owned());
         self.data.push(record.data.to_owned());
-        self.staged_at.push(SystemTime::UNIX_EPOCH + Duration::from_micros(record.staged_at_us.unsigned_abs()));
+        self.staged_at.push(time_of_micros(record.staged_at_us));
         self.traceparents.push(record.traceparent.map(str::to_owned));
         Ok(())
     }
@@ -84,6 +84,8 @@ impl RowFold for HistoryFold {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use pglog::Partition;
 
     use super::*;

@@ -3,7 +3,7 @@
 use pglog::Record;
 use serde::Deserialize;
 
-use crate::fold::{CheckpointKey, FoldId, Rejection, RowFold, RowsOf, Statement};
+use crate::fold::{CheckpointKey, FoldId, Rejection, RowFold, RowsOf, Statement, read_object};
 
 /// Receipts to be noted, as columns. All consumers share one table: a receipt is sent once, whichever consumer notes it.
 #[derive(Debug, Default)]
@@ -15,10 +15,11 @@ pub struct ReceiptsFold {
 
 /// The fields that the payload of `receipt create` must have.
 #[derive(Deserialize)]
-#[expect(dead_code, reason = "only the presence of each field is checked")]
 struct Receipt {
     ride_id: i64,
+    #[expect(dead_code, reason = "only its presence is checked: the user may be unknown for now")]
     user_id: i64,
+    /// In the smallest unit of the currency, which has three letters.
     amount: i64,
     currency: String,
 }
@@ -35,8 +36,13 @@ impl RowFold for ReceiptsFold {
     }
 
     fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection> {
-        let receipt: Receipt =
-            serde_json::from_str(record.data).map_err(|error| Rejection(format!("data is not a receipt: {error}")))?;
+        let receipt: Receipt = read_object(record, "a receipt")?;
+        if receipt.amount < 0
+            || receipt.currency.len() != 3
+            || !receipt.currency.bytes().all(|c| c.is_ascii_alphabetic())
+        {
+            return Err(Rejection("data is not a receipt: no amount of money, such as 2000 and \"usd\"".to_owned()));
+        }
         self.ride_ids.push(receipt.ride_id);
         self.offsets.push(record.offset);
         self.data.push(record.data.to_owned());
@@ -73,7 +79,16 @@ mod tests {
             traceparent: None,
         };
         fold.apply(&record(r#"{"ride_id":7,"user_id":1,"amount":500,"currency":"usd"}"#)).unwrap();
-        assert!(fold.apply(&record(r#"{"ride_id":8}"#)).unwrap_err().0.starts_with("data is not a receipt"));
+        for bad in [
+            r#"{"ride_id":8}"#,
+            r#"[8,1,500,"usd"]"#,
+            r#"{"ride_id":8,"user_id":1,"amount":1e400000,"currency":"usd"}"#,
+            r#"{"ride_id":8,"user_id":1,"amount":-5,"currency":"usd"}"#,
+            r#"{"ride_id":8,"user_id":1,"amount":500,"currency":"u\u0000d"}"#,
+            r#"{"ride_id":8,"user_id":1,"amount":500,"currency":""}"#,
+        ] {
+            assert!(fold.apply(&record(bad)).unwrap_err().0.starts_with("data is not a receipt"), "{bad}");
+        }
         assert_eq!((fold.ride_ids.as_slice(), fold.offsets.as_slice()), (&[7][..], &[3][..]));
         assert!(fold.takes("receipt", "create") && !fold.takes("ride", "create"));
     }

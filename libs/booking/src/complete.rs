@@ -108,7 +108,7 @@ impl Leases for Unfinished<'_> {
             )
             SELECT due.id, due.key, due.payload, users.id AS user_id, users.stripe_customer_id
             FROM due JOIN put_off ON put_off.operation_id = due.id
-                     JOIN users ON users.id = substr(due.target, length($6) + 1)::bigint
+                     JOIN users ON users.id = bigint_or_null(substr(due.target, length($6) + 1))
             ORDER BY due.created_at";
         let seconds = |duration: Duration| duration.as_secs_f64();
         let Patience { age_min, idle_min, retry_wait, retry_wait_max } = *self.patience;

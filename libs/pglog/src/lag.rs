@@ -11,10 +11,10 @@ use crate::session::Session;
 pub struct Lag {
     /// Records between the offset and the head.
     pub record_count: i64,
-    /// Seconds since the first of them was staged; 0 if there is none.
+    /// Seconds since the first of them was staged; 0 if there is none. If that time is infinite, seconds since it got its offset.
     pub waiting_s: f64,
     /// Seconds from when the record at the offset was staged until the reader passed it. `None`: the offset is not the end
-    /// of a batch, or the record was deleted.
+    /// of a batch, the record was deleted, or the time is infinite.
     pub taken_s: Option<f64>,
 }
 
@@ -36,12 +36,14 @@ pub async fn lag(client: &impl Session, partition: Partition, offset: i64, since
              SELECT GREATEST(0, (SELECT first_offset + record_count - 1 FROM log_batches WHERE partition = $1
                                  ORDER BY first_offset DESC LIMIT 1) - $2) AS record_count,
                     (SELECT extract(epoch FROM clock_timestamp() - COALESCE(
-                                (SELECT staged_at FROM staged_log_records WHERE partition = $1 AND id = fresh_first_id),
+                                -- Before version 17, Postgres fails to subtract an infinite time.
+                                (SELECT staged_at FROM staged_log_records
+                                 WHERE partition = $1 AND id = fresh_first_id AND isfinite(staged_at)),
                                 created_at))::float8
                      FROM waiting WHERE last_offset > $2) AS waiting_s,
                     (SELECT extract(epoch FROM clock_timestamp() - $3 * INTERVAL '1 second' - staged_at)::float8
                      FROM passed JOIN staged_log_records ON partition = $1 AND id = fresh_last_id
-                     WHERE last_offset = $2) AS taken_s",
+                     WHERE last_offset = $2 AND isfinite(staged_at)) AS taken_s",
             &[&partition, &offset, &since.as_secs_f64()],
         )
         .await?;

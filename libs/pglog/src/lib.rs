@@ -42,7 +42,7 @@ pub use lag::{Lag, lag};
 pub use partition::{NoPartition, Partition};
 pub use reader::Reader;
 pub use reap::{ReapedCounts, reap, reapable};
-pub use record::{Page, Record};
+pub use record::{Page, Record, micros_since_1970, time_of_micros};
 pub use schema::{Identity, LOG_SCHEMA, SCHEMA_VERSION, apply_log_schema, identity, prepare_session};
 pub use session::{Params, Session};
 pub use stage::{HINT_CHANNEL, NewRecord, hint, stage};

@@ -1,6 +1,6 @@
 //! Records as Postgres sends them. A page keeps the rows that it received, and its records borrow from them.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type, accepts};
@@ -18,7 +18,8 @@ pub struct Record<'a> {
     pub action: &'a str,
     /// The payload, byte for byte as it was staged.
     pub data: &'a str,
-    /// When it was staged, in microseconds since 1970 on the clock of Postgres.
+    /// When it was staged, in microseconds since 1970 on the clock of Postgres. A time that does not fit, such as `infinity`, is
+    /// the nearest one that fits: see [`time_of_micros`].
     pub staged_at_us: i64,
     /// The trace in which it was written, a W3C `traceparent`. `None`: no trace.
     pub traceparent: Option<&'a str>,
@@ -83,6 +84,67 @@ impl<'a> FromSql<'a> for JsonText<'a> {
     accepts!(JSON);
 }
 
-fn micros_since_1970(time: SystemTime) -> i64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
+/// The first and the last time, in microseconds since 1970, that fit into a `timestamptz` and into 64 bits: 24 November 4714
+/// before Christ, and a day in the year 294247 that lies before the end of Postgres's calendar.
+const MICROS_MIN: i64 = -210_866_803_200_000_000;
+const MICROS_MAX: i64 = i64::MAX;
+
+/// A time of Postgres in microseconds since 1970. Postgres also stores `infinity` and `-infinity`, and times later than 64 bits
+/// can say: such a time is the nearest that fits, because one row with a strange time must not stop a reader.
+pub fn micros_since_1970(time: SystemTime) -> i64 {
+    let micros = match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) => i64::try_from(since.as_micros()).unwrap_or(MICROS_MAX),
+        Err(before) => i64::try_from(before.duration().as_micros()).map_or(MICROS_MIN, |micros| -micros),
+    };
+    micros.max(MICROS_MIN)
+}
+
+/// The time that Postgres stores for these microseconds since 1970. Every number gives a time that Postgres accepts.
+pub fn time_of_micros(micros: i64) -> SystemTime {
+    let micros = micros.max(MICROS_MIN);
+    let distance = Duration::from_micros(micros.unsigned_abs());
+    if micros < 0 { SystemTime::UNIX_EPOCH - distance } else { SystemTime::UNIX_EPOCH + distance }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_postgres::types::ToSql;
+    use tokio_postgres::types::private::BytesMut;
+
+    use super::*;
+
+    /// Microseconds between 1970 and 2000, from which Postgres counts.
+    const TO_2000: i64 = 946_684_800_000_000;
+
+    /// The last time of Postgres's calendar, in its own microseconds.
+    const LAST: i64 = 9_223_371_331_199_999_999;
+
+    fn sent_by_postgres(micros_since_2000: i64) -> SystemTime {
+        SystemTime::from_sql(&Type::TIMESTAMPTZ, &micros_since_2000.to_be_bytes()).unwrap()
+    }
+
+    fn sent_to_postgres(time: SystemTime) -> i64 {
+        let mut raw = BytesMut::new();
+        time.to_sql(&Type::TIMESTAMPTZ, &mut raw).unwrap();
+        i64::from_be_bytes(raw[..].try_into().unwrap())
+    }
+
+    #[test]
+    fn every_time_that_postgres_stores_is_read_and_the_nearest_that_fits_is_written() {
+        let first = MICROS_MIN - TO_2000;
+        for (stored, read, written) in [
+            (0, TO_2000, 0),
+            (-TO_2000 - 1, -1, -TO_2000 - 1),
+            (first, MICROS_MIN, first),
+            (i64::MIN, MICROS_MIN, first),
+            (i64::MAX - TO_2000, i64::MAX, i64::MAX - TO_2000),
+            (LAST, i64::MAX, i64::MAX - TO_2000),
+            (i64::MAX, i64::MAX, i64::MAX - TO_2000),
+        ] {
+            let micros = micros_since_1970(sent_by_postgres(stored));
+            assert_eq!(micros, read, "{stored}");
+            assert_eq!(sent_to_postgres(time_of_micros(micros)), written, "{stored}");
+        }
+        assert_eq!(sent_to_postgres(time_of_micros(i64::MIN)), first, "a number that no time has");
+    }
 }

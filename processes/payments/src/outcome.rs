@@ -48,7 +48,8 @@ impl Heard {
     fn judge(&self, problem: Problem) -> ChargeError {
         let (kind, code) = (problem.kind.as_deref(), problem.code.as_deref());
         let is_declined = kind == Some("card_error") || code == Some("card_declined");
-        let mut message = problem.message.unwrap_or_else(|| format!("HTTP {}", self.status));
+        // Postgres stores no NUL, and the booking stores the message.
+        let mut message = problem.message.unwrap_or_else(|| format!("HTTP {}", self.status)).replace('\0', " ");
         if let Some(request_id) = self.request_id() {
             message = format!("{message} (request {request_id})");
         }

@@ -26,7 +26,8 @@ pub async fn laggards(client: &Client, partition: Partition, dead_after: Duratio
     let rows = client
         .query(
             "-- reaper::laggards
-             SELECT name, $2 - last_offset, extract(epoch FROM now() - updated_at)::bigint FROM checkpoints
+             SELECT name, $2 - last_offset, extract(epoch FROM now() - greatest(updated_at, to_timestamp(0)))::bigint
+             FROM checkpoints
              WHERE partition = $1 AND NOT is_baseline AND last_offset < $2
                AND updated_at < now() - $3::float8 * interval '1 second'
              ORDER BY name",

@@ -19,6 +19,7 @@ mod chaos;
 mod collector;
 mod console;
 mod consumer;
+mod content;
 mod convergence;
 mod dashboard;
 mod dead_letters;

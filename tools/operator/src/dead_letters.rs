@@ -11,6 +11,7 @@ use deadpool_postgres::ClientWrapper as Client;
 use pglog::Partition;
 use process::LogArgs;
 
+use crate::plain::one_line;
 use crate::receipts;
 
 /// Dead letters per query. Each may have 64 KiB.
@@ -121,7 +122,7 @@ async fn list(client: &Client, name: Option<&str>, partition: Partition) -> Resu
             let (object, action): (&str, &str) = (row.get("object"), row.get("action"));
             let dropped = if row.get("is_dropped") { " (dropped)" } else { "" };
             let reason: &str = row.get("reason");
-            println!("{after_name} {after_offset} {object} {action}: {reason}{dropped}");
+            println!("{}", one_line(&format!("{after_name} {after_offset} {object} {action}: {reason}{dropped}")));
         }
         if (rows.len() as i64) < PAGE_LEN_MAX {
             return Ok(true);
@@ -141,13 +142,13 @@ async fn show(client: &Client, name: &str, partition: Partition, offset: i64) ->
         .context("reading the dead letter")?;
     let Some(row) = row else { return not_there(name, offset) };
     println!("consumer {name}, partition {partition}, offset {offset}");
-    println!("record   {} {}", row.get::<_, &str>("object"), row.get::<_, &str>("action"));
+    println!("record   {} {}", one_line(row.get("object")), one_line(row.get("action")));
     println!("since    {}", row.get::<_, &str>("created_at"));
     if let Some(dropped_at) = row.get::<_, Option<&str>>("dropped_at") {
         println!("dropped  {dropped_at}");
     }
-    println!("reason   {}", row.get::<_, &str>("reason"));
-    println!("{}", row.get::<_, &str>("data"));
+    println!("reason   {}", one_line(row.get("reason")));
+    row.get::<_, &str>("data").lines().for_each(|line| println!("{}", one_line(line)));
     Ok(true)
 }
 
@@ -168,7 +169,7 @@ async fn fold(client: &mut Client, name: &str, partition: Partition, offset: i64
             Ok(Some(true))
         }
         Replay::Rejected(rejection) => {
-            println!("{name} {offset}: still rejected, and kept: {rejection}");
+            println!("{name} {offset}: still rejected, and kept: {}", one_line(&rejection.0));
             Ok(Some(false))
         }
         Replay::NotThere => Ok(None),

@@ -27,6 +27,8 @@ use redis::aio::MultiplexedConnection;
 use stream::StreamArgs;
 
 pub use finding::{Finding, Verdict};
+use crate::plain::one_line;
+
 pub use privileges::Role;
 
 /// Checks Postgres, Redis and the log; exits with 0 if nothing fails (there may be warnings), with 1 otherwise.
@@ -65,7 +67,7 @@ pub async fn run(config: &Config) -> bool {
         println!("{}", serde_json::to_string_pretty(&findings).expect("findings are plain text"));
     } else {
         for finding in &findings {
-            println!("{finding}");
+            println!("{}", one_line(&finding.to_string()));
         }
     }
     findings.iter().all(|finding| finding.verdict != Verdict::Fail)

@@ -5,4 +5,5 @@ pub mod adopt;
 pub mod audit;
 pub mod dead_letters;
 pub mod doctor;
+mod plain;
 mod receipts;

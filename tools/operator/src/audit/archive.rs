@@ -8,7 +8,7 @@
 use anyhow::{Context, Result};
 use consumer::{HistoryFold, RowFold};
 use deadpool_postgres::Transaction;
-use pglog::{Partition, Record};
+use pglog::{Partition, Record, micros_since_1970};
 use tokio_postgres::Row;
 
 use super::extent::Extent;
@@ -76,8 +76,7 @@ impl Archive {
         let rows = tx
             .query(
                 "-- operator::audit::archived
-                 SELECT record_offset, begins_range, object, action, data::text AS data,
-                        (extract(epoch FROM staged_at) * 1000000)::bigint AS staged_at_us, traceparent
+                 SELECT record_offset, begins_range, object, action, data::text AS data, staged_at, traceparent
                  FROM history WHERE partition = $1 AND record_offset >= $2 AND record_offset <= $3
                  ORDER BY record_offset LIMIT $4",
                 &[&self.partition, &first.offset, &last.offset, &(records.len() as i64)],
@@ -175,7 +174,14 @@ impl Archive {
         let (first_passed, last_passed) = (first_offset.max(first_retained), last_offset.min(self.passed));
         if first_passed <= last_passed {
             let lacking = range(first_passed, last_passed);
-            self.differ(format!("it lacks {lacking}, and its consumer has passed offset {last_passed}"), report);
+            if letter_count(tx, self.partition, first_passed, last_passed).await? > last_passed - first_passed {
+                report.note(format!(
+                    "history, partition {}: {lacking} cannot be archived: see dead-letters",
+                    self.partition
+                ));
+            } else {
+                self.differ(format!("it lacks {lacking}, and its consumer has passed offset {last_passed}"), report);
+            }
         }
         let last_reaped = last_offset.min(first_retained - 1);
         if follower.is_some_and(|row| !row.get::<_, bool>("begins_range")) && !is_detached_before(tx, follower).await? {
@@ -216,7 +222,7 @@ fn differing(row: &Row, record: &Record<'_>) -> Vec<&'static str> {
         ("object", row.get::<_, &str>("object") != record.object),
         ("action", row.get::<_, &str>("action") != record.action),
         ("data", row.get::<_, &str>("data") != record.data),
-        ("staged_at", row.get::<_, i64>("staged_at_us") != record.staged_at_us),
+        ("staged_at", micros_since_1970(row.get("staged_at")) != record.staged_at_us),
         ("traceparent", row.get::<_, Option<&str>>("traceparent") != record.traceparent),
     ]
     .into_iter()
@@ -234,6 +240,20 @@ async fn row_from(tx: &Transaction<'_>, partition: Partition, offset: i64) -> Re
     )
     .await
     .context("looking at the history")
+}
+
+/// The number of records in this range that a consumer of the history has put with its dead letters: Postgres refused their rows.
+async fn letter_count(tx: &Transaction<'_>, partition: Partition, first_offset: i64, last_offset: i64) -> Result<i64> {
+    let row = tx
+        .query_one(
+            "-- operator::audit::letter_count
+             SELECT count(DISTINCT record_offset) FROM dead_letters JOIN checkpoints USING (name, partition)
+             WHERE partition = $1 AND fold = $4 AND record_offset BETWEEN $2 AND $3",
+            &[&partition, &first_offset, &last_offset, &HistoryFold::ID.name],
+        )
+        .await
+        .context("looking for dead letters of the history")?;
+    Ok(row.get(0))
 }
 
 /// Whether the record is the first of a part of the history, and the part before is detached.

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::plain::one_line;
+
 /// Differences and notes that are kept as sentences. Further differences are only counted.
 const LINES_LEN_MAX: usize = 100;
 
@@ -191,8 +193,8 @@ impl Report {
                  progress, {foreign_count} of others; {receipt_waiting_count} receipts not written yet"
             );
         }
-        self.notes.iter().for_each(|note| println!("note: {note}"));
-        self.differences.iter().for_each(|difference| println!("DIFFERENCE: {difference}"));
+        self.notes.iter().for_each(|note| println!("note: {}", one_line(note)));
+        self.differences.iter().for_each(|difference| println!("DIFFERENCE: {}", one_line(difference)));
         match self.difference_count {
             0 => println!("all is equal"),
             count => println!("{count} differences"),
@@ -216,6 +218,7 @@ impl ConsumerLine {
             (None, Some(fold)) => format!("fold {fold} version {}", self.fold_version.unwrap_or_default()),
             (None, None) => "no fold".to_owned(),
         };
-        println!("consumer {name}, partition {partition}: offset {last_offset}, {content}: {verdict}");
+        let line = format!("consumer {name}, partition {partition}: offset {last_offset}, {content}: {verdict}");
+        println!("{}", one_line(&line));
     }
 }

@@ -80,8 +80,10 @@ async fn search(tx: &Transaction<'_>, is_whole: bool) -> Result<Vec<String>> {
         .query(
             "-- operator::audit::search
              WITH logged AS MATERIALIZED (
-                 SELECT data->>'id' AS id, data->>'distance_mm' AS distance_mm FROM staged_log_records
-                 WHERE object = 'ride' AND action = 'create'
+                 SELECT plain.data->>'id' AS id, plain.data->>'distance_mm' AS distance_mm
+                 -- Postgres stores a JSON value with \\u0000 or \\ud800, and fails to read any key of it.
+                 FROM (SELECT CASE WHEN strpos(data::text, '\\u') = 0 THEN data END AS data FROM staged_log_records
+                       WHERE object = 'ride' AND action = 'create') AS plain
              )
              (SELECT format('ride %s of %s mm has no equal record', id, distance_mm) FROM rides
               WHERE ($1 OR id >= (SELECT min(logged.id::bigint) FROM logged WHERE logged.id ~ '^[0-9]{1,18}$'))
