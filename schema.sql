@@ -150,6 +150,7 @@ CREATE TABLE IF NOT EXISTS log_batches (
 -- The log in plain SQL, for readers in other languages: at most count_max records that follow an offset, without a gap. It
 -- returns no rows at the head of the log. It reads reaped records from the history, and fails if the history lacks them.
 -- Otherwise it reads one batch from its beginning; where that is too slow, read pages as libs/pglog/src/reader.rs does.
+-- A reader that keeps no row in checkpoints may find the next record reaped. docs/EMBEDDING.md has all rules for readers.
 CREATE OR REPLACE FUNCTION log_records_after(after_offset BIGINT, count_max BIGINT DEFAULT 1000, of_partition INT DEFAULT 0)
 RETURNS TABLE (record_offset BIGINT, object TEXT, action TEXT, data JSON, staged_at TIMESTAMPTZ) LANGUAGE plpgsql STABLE AS $$
 DECLARE

@@ -8,7 +8,7 @@ right when entries are sent twice, lost or forged, and when the process is kille
 
 - one UPDATE moves state and offset, and only from the offset and the generation that were read;
 - entries at or below that offset are skipped: they were sent twice, or read again;
-- an entry that does not carry the token of the batch at its offset is ignored;
+- an entry that does not carry the token of the batch at its offset is ignored, and so is one that cannot be read;
 - the record of a missing entry is read from Postgres (log_records_after), which reads reaped records from the history;
 - the row in checkpoints tells the reaper which records the consumer still needs.
 
@@ -18,6 +18,7 @@ The class Consumer knows no fold. lengths.py is another fold, which writes rows 
 import argparse
 import json
 import os
+import re
 import sys
 
 import psycopg
@@ -112,6 +113,28 @@ def parse_ride(data):
     return ride
 
 
+def read_entry(fields):
+    """Returns token, (object, action) and data of an entry. None: another program wrote it, or it is damaged."""
+    try:
+        token, staged_at_us, object_len, names = fields[b"about"].split(b" ", 3)
+        token, _, object_len = (read_number(number) for number in (token, staged_at_us, object_len))
+        # The length is in bytes, and not in characters.
+        object_, space, action = names[:object_len], names[object_len : object_len + 1], names[object_len + 1 :]
+        if object_len < 0 or space != b" ":
+            return None
+        return token, (object_.decode(), action.decode()), fields[b"data"].decode()
+    except (KeyError, ValueError):
+        return None
+
+
+def read_number(text):
+    """Returns a number of 64 bits. int() alone also reads `+1`, `1_0` and larger numbers."""
+    number = int(text) if re.fullmatch(rb"-?[0-9]+", text) else 2**63
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{text} is no number of 64 bits")
+    return number
+
+
 class Consumer:
     def __init__(self, name, fold_type):
         self.name, self.fold_type = name, fold_type
@@ -165,14 +188,11 @@ class Consumer:
         records, next_offset = [], self.last_offset + 1
         for entry_id, fields in entries:
             offset = int(entry_id.split(b"-")[0])
-            try:
-                token, _staged_at_us, object_len, what = fields[b"about"].split(b" ", 3)
-                is_ours = tokens.get(offset) == int(token)
-                about = (what[: int(object_len)].decode(), what[int(object_len) + 1 :].decode())
-                data = fields[b"data"].decode()
-            except (KeyError, ValueError):
-                # Another program wrote this entry.
+            entry = read_entry(fields)
+            if entry is None:
                 continue
+            token, about, data = entry
+            is_ours = tokens.get(offset) == token
             if offset < next_offset or not is_ours:
                 continue
             if offset > next_offset:

@@ -13,7 +13,7 @@
 //!
 //! `about` is `<token> <staged_at_us> <length of object> <object> <action>`. The token is the batch's (see `log_batches`).
 //! `staged_at_us` is when the record was staged, in microseconds since 1970 on Postgres's clock. The object may be any text,
-//! so its length in bytes stands before it.
+//! so its length in bytes stands before it. `libs/stream/vectors.json` has test vectors, for readers in any language.
 //!
 //! All of this is one field, because each field costs Redis time, both when it adds an entry and when it returns one. With
 //! the five fields of version 0.1 (`object`, `action`, `data`, `staged_at_us`, `token`) adding an entry took half as long

@@ -1,5 +1,6 @@
 //! The examples in Python, which use only the tables and the stream of the project.
 
+use serde_json::Value;
 use streamer::{Fault, Step};
 use tests::{Process, World, python_program, root, wait_until};
 use tokio::process::Command;
@@ -246,4 +247,50 @@ async fn the_log_in_plain_sql_is_the_log() {
             .unwrap()
             .is_empty()
     );
+}
+
+/// The log and the stream of the test vectors.
+async fn world_of_vectors(vectors: &Value) -> World {
+    let world = World::new().await;
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let mut log = vectors["log"].as_array().unwrap().iter();
+    for batch in vectors["batches"].as_array().unwrap() {
+        for record in log.by_ref().take(batch["record_count"].as_u64().unwrap() as usize) {
+            let (object, action, data) = (text(&record["object"]), text(&record["action"]), text(&record["data"]));
+            let record = pglog::NewRecord { object: &object, action: &action, data: &data, traceparent: None };
+            pglog::stage(world.client(), record).await.unwrap();
+        }
+        let token = batch["token"].as_i64().unwrap();
+        let cut = pglog::assign(world.client(), pglog::Partition::FIRST, token).await.unwrap().unwrap();
+        assert_eq!(Some(cut.first_offset), batch["first_offset"].as_i64());
+    }
+    for entry in vectors["entries"].as_array().unwrap() {
+        let mut add = redis::cmd("XADD");
+        add.arg(world.stream_name()).arg(text(&entry["id"]));
+        for (name, value) in entry["fields"].as_object().unwrap() {
+            let bytes = value.as_str().map_or_else(|| vec![0xff], |text| text.as_bytes().to_vec());
+            add.arg(name).arg(bytes);
+        }
+        add.exec_async(&mut world.redis().await).await.unwrap();
+    }
+    world
+}
+
+#[tokio::test]
+async fn the_test_vectors_lead_to_the_same_result_in_rust_and_in_python() {
+    let vectors: Value = serde_json::from_str(include_str!("../../../libs/stream/vectors.json")).unwrap();
+    let world = world_of_vectors(&vectors).await;
+    let output = python(&world, "owner", &["vectors.py"]).succeed().await;
+    assert!(output.contains("entries are read as they should be"), "{output}");
+    example(&world, "longest", "consumer", &["rust", "--drain"]).succeed().await;
+    python(&world, "consumer", &["fold.py", "python", "--drain"]).succeed().await;
+    for name in ["rust", "python"] {
+        let find = "SELECT json_build_object(
+                        'last_offset', last_offset, 'ride_count', (state->>'ride_count')::int,
+                        'longest', json_build_object('id', state->'ride_id', 'distance_mm', state->'distance_mm'),
+                        'dead_letters', (SELECT json_agg(record_offset) FROM dead_letters WHERE name = $1))::text
+                    FROM checkpoints WHERE name = $1";
+        let found: String = world.client().query_one(find, &[&name]).await.unwrap().get(0);
+        assert_eq!(serde_json::from_str::<Value>(&found).unwrap(), vectors["result"], "{name}");
+    }
 }

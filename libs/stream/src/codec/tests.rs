@@ -1,14 +1,17 @@
 //! Every version of the entry format is read, and the newest is written.
 
+use serde_json::{Value, json};
+
 use super::*;
 
 /// Redis's reply to XREAD when the stream holds one entry.
-fn reply(id: &str, fields: &[&str]) -> Vec<u8> {
-    let mut text = format!("*1\r\n*2\r\n$3\r\nkey\r\n*1\r\n*2\r\n${}\r\n{id}\r\n*{}\r\n", id.len(), fields.len());
-    for field in fields {
-        let _ = write!(text, "${}\r\n{field}\r\n", field.len());
+fn reply(id: &str, fields: &[impl AsRef<[u8]>]) -> Vec<u8> {
+    let head = format!("*1\r\n*2\r\n$3\r\nkey\r\n*1\r\n*2\r\n${}\r\n{id}\r\n*{}\r\n", id.len(), fields.len());
+    let mut reply = head.into_bytes();
+    for field in fields.iter().map(AsRef::as_ref) {
+        reply.extend(format!("${}\r\n", field.len()).bytes().chain(field.iter().copied()).chain(*b"\r\n"));
     }
-    text.into_bytes()
+    reply
 }
 
 /// The entry formats of all versions. They must stay readable: streams outlive the processes that write them.
@@ -120,4 +123,36 @@ fn entry_id_is_offset_and_copy_or_nothing() {
     for bad in ["", "42", "-", "a-0", "1-b", "-1-0"] {
         assert_eq!(EntryId::parse(bad), Err(DecodeError::Id(bad.to_owned())), "{bad:?}");
     }
+}
+
+/// The vectors are for readers in other languages, too: `examples/python/vectors.py` reads the same file.
+#[test]
+fn every_entry_of_the_test_vectors_is_read_as_they_say() {
+    let vectors: Value = serde_json::from_str(include_str!("../../vectors.json")).unwrap();
+    let bytes = |value: &Value| match value.as_str() {
+        Some(text) => text.as_bytes().to_vec(),
+        None => {
+            let hex = value["hex"].as_str().unwrap();
+            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+        }
+    };
+    let entries = vectors["entries"].as_array().unwrap();
+    for entry in entries {
+        let fields = entry["fields"].as_object().unwrap();
+        let fields: Vec<Vec<u8>> =
+            fields.iter().flat_map(|(name, value)| [name.as_bytes().to_vec(), bytes(value)]).collect();
+        let (id, wanted) = (entry["id"].as_str().unwrap(), &entry["reads_as"]);
+        let reply = reply(id, &fields);
+        let read = decode_xread(&reply).unwrap();
+        assert_eq!((read.len(), read[0].id.to_string()), (1, id.to_owned()));
+        let read = read[0].fields.as_ref().ok().map(|fields| {
+            let Fields { object, action, data, staged_at_us, token, traceparent } = fields;
+            json!({
+                "object": object, "action": action, "data": data, "staged_at_us": staged_at_us, "token": token,
+                "traceparent": traceparent
+            })
+        });
+        assert_eq!(read.unwrap_or_default(), *wanted, "{id}: {}", entry["what"]);
+    }
+    assert!(entries.len() > 20);
 }
