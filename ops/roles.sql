@@ -181,5 +181,14 @@ GRANT UPDATE ON checkpoints TO rocket_operator;
 -- A replayed dead letter of receipts becomes a receipt.
 -- It makes a receipt due again that was put aside.
 GRANT SELECT, INSERT, UPDATE (next_attempt_at, attempt_count) ON receipts TO rocket_operator;
+-- The doctor looks for transactions that have been open for long. Only a superuser, or a role with ADMIN on this one, may
+-- give this membership. Without it the doctor says that it cannot see.
+DO $$ BEGIN
+    IF NOT pg_has_role('rocket_operator', 'pg_read_all_stats', 'MEMBER') THEN
+        GRANT pg_read_all_stats TO rocket_operator;
+    END IF;
+EXCEPTION WHEN insufficient_privilege OR unique_violation THEN
+    NULL;
+END $$;
 
 COMMIT;

@@ -7,7 +7,7 @@ use tokio::process::Command;
 use crate::reaper::reap;
 
 /// Runs the doctor and asserts that its exit status fits its findings. Returns the findings.
-async fn findings(world: &World, args: &[&str]) -> Findings {
+pub async fn findings(world: &World, args: &[&str]) -> Findings {
     let mut process = Process::start(world, "doctor", &[&["--json"][..], args].concat());
     let status = process.ended().await;
     let output = process.read_to_end().await;
@@ -17,16 +17,16 @@ async fn findings(world: &World, args: &[&str]) -> Findings {
     Findings(list)
 }
 
-struct Findings(Vec<Value>);
+pub struct Findings(Vec<Value>);
 
 impl Findings {
-    fn get(&self, check: &str) -> &Value {
+    pub fn get(&self, check: &str) -> &Value {
         self.0.iter().find(|finding| finding["check"] == check).unwrap_or_else(|| panic!("no {check} in {:?}", self.0))
     }
 
     /// Asserts verdict and text of a check, and that it gives a reason and a fix.
     #[track_caller]
-    fn assert(&self, check: &str, verdict: &str, what: &str, fix: &str) {
+    pub fn assert(&self, check: &str, verdict: &str, what: &str, fix: &str) {
         let finding = self.get(check);
         let text = |name: &str| finding[name].as_str().unwrap_or_default();
         assert_eq!(text("verdict"), verdict, "{finding}");
@@ -35,7 +35,7 @@ impl Findings {
     }
 
     #[track_caller]
-    fn assert_ok(&self, check: &str) {
+    pub fn assert_ok(&self, check: &str) {
         assert_eq!(self.get(check)["verdict"], "ok", "{}", self.get(check));
     }
 }
@@ -190,7 +190,11 @@ async fn consumers_that_are_missing_or_stand_still_and_dead_letters_are_seen() {
     world.drain_consumer(&mut world.consumer("c0")).await;
     let all = findings(&world, &["--patience", "0s"]).await;
     all.assert_ok("log.consumers");
-    all.assert("log.dead_letters", "warn", "1 of c0", "dead_letters");
+    all.assert("log.dead_letters", "warn", "1 of c0", "dead-letters list");
+    Process::start(&world, "dead-letters", &["drop", "c0", "1"]).succeed().await;
+    let settled = findings(&world, &[]).await;
+    settled.assert_ok("log.dead_letters");
+    assert_eq!(settled.get("log.dead_letters")["what"], "none that is not settled; 1 are dropped");
     world.stage(2, 5).await;
     pglog::assign(world.client(), pglog::Partition::FIRST, 2).await.unwrap();
     let all = findings(&world, &["--patience", "0s"]).await;

@@ -24,6 +24,7 @@ mod convergence;
 mod dashboard;
 mod dead_letters;
 mod doctor;
+mod doctor_rights;
 mod documentation;
 mod examples;
 mod fold_life;

@@ -1,7 +1,7 @@
 //! Checks both servers and the log. It says what is wrong, what that leads to, and how to fix it. It changes nothing.
 //!
 //! Each check is a small function that returns a [`Finding`]. If a check is not allowed to look (a managed Redis may forbid
-//! CONFIG), its finding is a warning, because the state is unknown.
+//! CONFIG, and Postgres hides the transactions of other roles), its finding is a warning, because the state is unknown.
 
 mod bookings;
 mod clocks;
@@ -15,6 +15,7 @@ mod privileges;
 mod redis_server;
 mod stream_end;
 mod transactions;
+mod vacuum;
 
 use std::time::Duration;
 
@@ -26,9 +27,9 @@ use payments::StripeArgs;
 use redis::aio::MultiplexedConnection;
 use stream::StreamArgs;
 
-pub use finding::{Finding, Verdict};
 use crate::plain::one_line;
 
+pub use finding::{Finding, Verdict};
 pub use privileges::Role;
 
 /// Checks Postgres, Redis and the log; exits with 0 if nothing fails (there may be warnings), with 1 otherwise.
@@ -88,6 +89,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
         findings.extend(postgres_session::check(config).await);
         transactions::check(postgres, config, &mut findings).await;
         privileges::check(postgres, config.role.as_ref(), &mut findings).await;
+        findings.push(vacuum::check(postgres, config).await);
         log::check(postgres, config, &mut findings).await;
         bookings::check(postgres, config, &mut findings).await;
     }

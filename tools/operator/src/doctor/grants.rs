@@ -137,6 +137,8 @@ mod tests {
     fn every_grant_of_roles_sql_is_read() {
         let code: String =
             ROLES.lines().map(|line| line.split("--").next().unwrap_or_default()).collect::<Vec<_>>().join(" ");
+        // A membership is granted in a DO block, because it may be refused. It is no privilege that the doctor asks for.
+        let code = code.replacen("GRANT pg_read_all_stats", "", 1);
         let word_count = code.split(|c: char| !c.is_ascii_alphabetic()).filter(|word| *word == "GRANT").count();
         assert_eq!(grant_statements(ROLES).len(), word_count, "a GRANT stands inside another statement");
         assert!(word_count > 30, "{word_count}");

@@ -96,18 +96,22 @@ async fn dead_letters(client: &Client, config: &Config) -> Result<Finding> {
     let row = client
         .query_one(
             "-- operator::doctor::dead_letters
-             SELECT count(*), string_agg(DISTINCT name, ', ') FROM dead_letters WHERE partition = $1",
+             SELECT count(*) FILTER (WHERE dropped_at IS NULL),
+                    string_agg(DISTINCT name, ', ') FILTER (WHERE dropped_at IS NULL), count(dropped_at)
+             FROM dead_letters WHERE partition = $1",
             &[&config.stream.partition],
         )
         .await?;
-    let dead_letter_count: i64 = row.get(0);
+    let (dead_letter_count, dropped_count): (i64, i64) = (row.get(0), row.get(2));
     Ok(match row.get::<_, Option<String>>(1) {
-        None => Finding::ok(CHECK, "none"),
+        None if dropped_count == 0 => Finding::ok(CHECK, "none"),
+        None => Finding::ok(CHECK, format!("none that is not settled; {dropped_count} are dropped")),
         Some(names) => Finding::warn(
             CHECK,
             format!("{dead_letter_count} of {names}"),
             "these records had no effect on the state of their consumer",
-            "look at them: SELECT * FROM dead_letters; fix the program that stages such records",
+            "look at them: dead-letters list; then replay them with a corrected fold, or drop them; fix the program that stages \
+             such records",
         ),
     })
 }
