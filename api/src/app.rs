@@ -8,6 +8,7 @@ use common::shutdown::CancellationToken;
 use tokio::sync::Semaphore;
 
 use crate::database::Database;
+use crate::reading::PacedTotals;
 use crate::writer::Writer;
 
 /// The state that handlers use. Clones share it.
@@ -19,6 +20,8 @@ pub(crate) struct App {
     pub desk: Option<Desk>,
     /// How long a client may take to send a body.
     pub body_wait: Duration,
+    /// Read for all clients at once.
+    pub totals: PacedTotals,
     /// The places of clients that watch the history.
     pub watchers: Arc<Semaphore>,
     /// Ends the streams of these clients.

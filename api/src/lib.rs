@@ -29,6 +29,7 @@ mod metrics;
 mod parameters;
 mod paths;
 mod query;
+mod reading;
 mod responses;
 mod ride;
 mod rides;
@@ -44,6 +45,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use booking::{BookingArgs, Desk, DiePoint};
 use clap::Parser;
+use common::paced::Paced;
 use common::shutdown::{CancellationToken, stop_at_last};
 use connect::PostgresArgs;
 use deadpool_postgres::Pool;
@@ -60,9 +62,10 @@ use database::Database;
 pub use distance::parse_distance;
 pub use error::Error;
 pub use limits::Limits;
+use reading::Reading;
+pub use reading::{ConsumerTotal, Sum, Totals};
 pub use ride::Ride;
 use routes::Site;
-pub use totals::{ConsumerTotal, Sum, Totals};
 pub use web::{Hosts, Origins, Proxies};
 use writer::Writer;
 
@@ -76,7 +79,7 @@ const AGE_MAX: Duration = Duration::from_secs(5);
 const CORS_METHODS: &str = "GET, HEAD, POST";
 const CORS_REQUEST_HEADERS: &str =
     "authorization, content-type, idempotency-key, last-event-id, traceparent, x-request-id";
-const CORS_RESPONSE_HEADERS: &str = "idempotent-replayed, location, retry-after, x-request-id";
+const CORS_RESPONSE_HEADERS: &str = "age, idempotent-replayed, location, retry-after, x-request-id";
 
 /// Takes rides over HTTP and stages their log records.
 #[derive(Debug, Clone, Parser)]
@@ -184,7 +187,9 @@ pub async fn serve(
     info!(address = %address, connection_count_max = limits.http.connection_count_max, "api started");
     process::ready();
     let watchers = Arc::new(Semaphore::new(limits.watcher_count_max));
-    let app = App { database, writer, desk, body_wait: limits.http.body_wait, watchers, shutdown: shutdown.clone() };
+    let totals = Paced::start(Reading(database.clone()));
+    let (body_wait, stop) = (limits.http.body_wait, shutdown.clone());
+    let app = App { database, writer, desk, body_wait, totals, watchers, shutdown: stop };
     let server = server(&limits, access, health.is_served());
     let mut serving = tokio::spawn(server.serve(listener, Site::new(app), shutdown.clone()));
     let served = tokio::select! {

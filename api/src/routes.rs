@@ -90,6 +90,7 @@ mod tests {
 
     use axum::http::StatusCode;
     use axum::http::header::ALLOW;
+    use common::paced::Paced;
     use common::shutdown::CancellationToken;
     use monitor::Health;
     use tokio::sync::Semaphore;
@@ -100,6 +101,7 @@ mod tests {
     use crate::database::Database;
     use crate::description::Description;
     use crate::limits::Limits;
+    use crate::reading::Reading;
     use crate::writer::Writer;
 
     /// The methods of a path, as the router or the description names them.
@@ -113,7 +115,8 @@ mod tests {
         let pulse = Health::default().pulse("writes", Duration::ZERO);
         let (writer, _) = Writer::start(database.clone(), &Limits::default(), pulse);
         let (watchers, shutdown) = (Arc::new(Semaphore::new(1)), CancellationToken::new());
-        App { database, writer, desk: None, body_wait: Duration::ZERO, watchers, shutdown }
+        let totals = Paced::start(Reading(database.clone()));
+        App { database, writer, desk: None, body_wait: Duration::ZERO, totals, watchers, shutdown }
     }
 
     #[tokio::test]

@@ -5,5 +5,6 @@
 
 pub mod backoff;
 pub mod fault;
+pub mod paced;
 pub mod shutdown;
 pub mod tasks;

@@ -1,28 +1,17 @@
 //! Counts the rides again, in SQL. The consumers' totals are compared with this figure. It uses nothing that the log or a
 //! consumer has written.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use common::paced::{Paced, Source};
 use deadpool_postgres::ClientWrapper as Client;
 use pglog::{Partition, Session};
-use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tracing::debug;
 
 use crate::database;
 use crate::sample::{Recount, now_ms};
-
-/// The pause after a count is this many times as long as the count took. A count reads the whole table, and so costs Postgres
-/// at most a twentieth of a processor, however large the table is.
-const PAUSE_FACTOR: u32 = 20;
-
-/// How long a sample waits for a new recount. After that it has the previous one.
-const FRESH_WAIT: Duration = Duration::from_millis(200);
-
-/// The pause after a count that failed.
-const RETRY_WAIT: Duration = Duration::from_millis(500);
 
 /// How long one count may take. Postgres ends its statements after 30 s, so this limit matters only on a lost connection.
 const COUNT_WAIT: Duration = Duration::from_secs(40);
@@ -30,64 +19,51 @@ const COUNT_WAIT: Duration = Duration::from_secs(40);
 /// The latest recount, and a way to ask for the next one.
 #[derive(Clone)]
 pub(crate) struct Recounts {
-    last: watch::Receiver<Option<Recount>>,
-    wanted: Arc<Notify>,
+    paced: Paced<Recount, ()>,
+    /// The latest that has succeeded.
+    last: Option<Recount>,
 }
 
 impl Recounts {
     /// Starts counting, on a connection of its own.
     pub fn start(config: &tokio_postgres::Config, partition: Partition) -> Self {
-        let (sender, last) = watch::channel(None);
-        let wanted = Arc::new(Notify::new());
-        tokio::spawn(keep_counting(config.clone(), partition, sender, Arc::clone(&wanted)));
-        Self { last, wanted }
+        let paced = Paced::start(Counting { config: config.clone(), partition, client: None });
+        Self { paced, last: None }
     }
 
     /// A new recount if it is there soon, else the latest one.
     pub async fn fresh(&mut self) -> Option<Recount> {
-        self.last.mark_unchanged();
-        self.wanted.notify_one();
-        // After the time-out the count goes on, and a later call gets its result.
-        let _ = timeout(FRESH_WAIT, self.last.changed()).await;
-        self.last.borrow().clone()
+        if let Some(recount) = self.paced.latest().await.and_then(|figure| figure.result.ok()) {
+            self.last = Some(recount);
+        }
+        self.last.clone()
     }
 }
 
-async fn keep_counting(
+struct Counting {
     config: tokio_postgres::Config,
     partition: Partition,
-    recounts: watch::Sender<Option<Recount>>,
-    wanted: Arc<Notify>,
-) {
-    let mut client = None;
-    while !recounts.is_closed() {
-        wanted.notified().await;
-        let counted = timeout(COUNT_WAIT, async {
-            let mut connected = match client.take() {
+    /// `None` after an error, because the connection may be the cause.
+    client: Option<Client>,
+}
+
+impl Source for Counting {
+    type Value = Recount;
+    type Error = ();
+
+    async fn work_out(&mut self) -> Result<Recount, ()> {
+        let counting = async {
+            let mut client = match self.client.take() {
                 Some(client) => client,
-                None => database::connect(&config).await?,
+                None => database::connect(&self.config).await?,
             };
-            let recount = count(&mut connected, partition).await?;
-            anyhow::Ok((connected, recount))
-        });
-        // An error is not shown: the sampler asks the same server, and the page says when it does not answer.
-        let pause = match counted.await {
-            Ok(Ok((connected, recount))) => {
-                client = Some(connected);
-                let took = Duration::from_secs_f64(recount.took_ms / 1e3);
-                recounts.send_replace(Some(recount));
-                took * PAUSE_FACTOR
-            }
-            Ok(Err(error)) => {
-                debug!(error = format!("{error:#}"), "the rides cannot be counted");
-                RETRY_WAIT
-            }
-            Err(_) => {
-                debug!("counting the rides took too long");
-                RETRY_WAIT
-            }
+            let recount = count(&mut client, self.partition).await?;
+            self.client = Some(client);
+            anyhow::Ok(recount)
         };
-        tokio::time::sleep(pause).await;
+        // An error is not shown: the sampler asks the same server, and the page says when it does not answer.
+        let counted = timeout(COUNT_WAIT, counting).await.context("counting the rides took too long").flatten();
+        counted.map_err(|error| debug!(error = format!("{error:#}"), "the rides cannot be counted"))
     }
 }
 

@@ -67,6 +67,7 @@ mod streamer;
 mod systemd;
 mod tls;
 mod told_once;
+mod totals;
 mod traces;
 mod upgrade;
 mod whole_reader;
