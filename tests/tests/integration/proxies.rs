@@ -1,7 +1,7 @@
 //! Between a client and a server: the names that a server answers to, and reverse proxies.
 
 use reqwest::{Client, RequestBuilder};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tests::{Payments, Process, Watched, World, binary, scratch_folder};
 use tokio::process::Command;
 
@@ -110,35 +110,59 @@ async fn the_address_of_a_client_is_believed_of_a_trusted_proxy_only() {
     }
 }
 
+/// A proxy asks for a password of its own, and passes it on.
 #[tokio::test]
-async fn what_a_proxy_or_an_editor_adds_changes_no_ride() {
+async fn the_authorization_of_a_proxy_makes_no_booking_of_a_guests_ride() {
     let (world, payments) = (World::new().await, Payments::start().await);
     let (_api, url) = start_api(&world, &payments, &[]).await;
-    // A proxy asks for a password of its own, and passes it on.
     for authorization in ["Basic dXNlcjpzZWNyZXQ=", "Bearer token", USER, ""] {
         assert_eq!(status(form(&url, "distance=1.5").header("authorization", authorization)).await, 201);
     }
+    assert_eq!(world.number("SELECT count(*) FROM rides WHERE distance_mm = 1500").await, 4);
     assert_eq!(world.number("SELECT count(*) FROM bookings").await, 0);
+}
 
-    // A booking without a user is told what is wanted.
+#[tokio::test]
+async fn a_booking_without_a_known_user_is_told_what_is_wanted() {
+    let (world, payments) = (World::new().await, Payments::start().await);
+    let (_api, url) = start_api(&world, &payments, &[]).await;
     for request in [form(&url, JOURNEY), form(&url, JOURNEY).header("authorization", "Basic dXNlcjpzZWNyZXQ=")] {
         let response = request.send().await.unwrap();
         assert_eq!(response.status().as_u16(), 401);
         assert_eq!(response.headers()["www-authenticate"], r#"Email realm="rides""#);
     }
+    let response = Client::new().post(format!("{}/v1/charges", payments.base())).send().await.unwrap();
+    assert_eq!(response.status().as_u16(), 401);
+    assert_eq!(response.headers()["www-authenticate"], r#"Bearer realm="payments""#);
+}
 
-    let json = |body: &[u8]| Client::new().post(&url).header("content-type", "application/json").body(body.to_vec());
-    assert_eq!(status(json(b"\xef\xbb\xbf{\"distance\":1.5}")).await, 201);
-    assert_eq!(status(json(b"\xef\xbb\xbf\xef\xbb\xbf{\"distance\":1.5}")).await, 400, "one mark is enough");
+fn json(url: &str, body: &[u8]) -> RequestBuilder {
+    Client::new().post(url).header("content-type", "application/json").body(body.to_vec())
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_is_passed_over() {
+    let (world, payments) = (World::new().await, Payments::start().await);
+    let (_api, url) = start_api(&world, &payments, &[]).await;
+    assert_eq!(status(json(&url, b"\xef\xbb\xbf{\"distance\":1.5}")).await, 201);
+    assert_eq!(status(form(&url, "\u{feff}distance=1.5")).await, 201);
+    assert_eq!(status(json(&url, b"\xef\xbb\xbf\xef\xbb\xbf{\"distance\":1.5}")).await, 400, "one mark is enough");
+}
+
+#[tokio::test]
+async fn a_compressed_body_is_refused_with_what_is_wanted() {
+    let (world, payments) = (World::new().await, Payments::start().await);
+    let (_api, url) = start_api(&world, &payments, &[]).await;
     for encoding in ["gzip", "br", "deflate, gzip"] {
-        let response = json(b"\x1f\x8b\x08").header("content-encoding", encoding).send().await.unwrap();
+        let response = json(&url, b"\x1f\x8b\x08").header("content-encoding", encoding).send().await.unwrap();
         assert_eq!(response.status().as_u16(), 415, "{encoding}");
         assert_eq!(response.headers()["accept-encoding"], "identity");
         let body: Value = response.json().await.unwrap();
-        assert_eq!(body["code"], json!("content_encoding_unsupported"));
+        assert_eq!(body["code"], "content_encoding_unsupported");
     }
-    assert_eq!(status(json(b"{\"distance\":1.5}").header("content-encoding", "identity")).await, 201);
-    assert_eq!(world.number("SELECT count(*) FROM rides").await, 6);
+    let charge = form(&format!("{}/v1/charges", payments.base()), "").header("authorization", "Bearer sk_test_any");
+    assert_eq!(status(charge.header("content-encoding", "gzip")).await, 415);
+    assert_eq!(status(json(&url, b"{\"distance\":1.5}").header("content-encoding", "identity")).await, 201);
 }
 
 #[tokio::test]
