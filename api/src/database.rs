@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use connect::postgres::leave_if_read_only;
 use deadpool_postgres::{Client, Object, Pool};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -135,6 +136,7 @@ pub(crate) fn to_client_error(failure: &QueryFailure) -> Error {
 
 /// As [`to_client_error`], for an error of Postgres or of the connection.
 pub(crate) fn postgres_to_client_error(error: &tokio_postgres::Error) -> Error {
+    leave_if_read_only(error);
     let is_passing = match error.code() {
         // There is no code if the connection broke.
         None => true,

@@ -157,7 +157,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let health = monitor::start(&config.process.monitor).await?;
     metrics::describe();
     let postgres = &config.postgres.database_url;
-    health.ask_postgres(postgres, health.pulse("postgres", AGE_MAX), monitor::anything);
+    let takes_bookings = desk.is_some();
+    health.ask_postgres(postgres, health.pulse("postgres", AGE_MAX), move |client| {
+        Box::pin(async move {
+            writer::write_no_ride(client).await?;
+            if takes_bookings { monitor::try_statements(client, &booking::TRIAL).await } else { Ok(()) }
+        })
+    });
     let limits = Limits { http: web::Limits::default().within_open_files(booking::PLACE_COUNT), ..Limits::default() };
     let access = Access {
         origins: config.api_cors_origins,

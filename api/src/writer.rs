@@ -4,7 +4,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use deadpool_postgres::Client;
+use deadpool_postgres::{Client, ClientWrapper};
 use group::{Destination, Queue, Refusal};
 use monitor::Pulse;
 use tokio::sync::Notify;
@@ -137,18 +137,27 @@ fn lacks_the_column(error: &tokio_postgres::Error) -> bool {
     matches!(error.code(), Some(&SqlState::UNDEFINED_COLUMN | &SqlState::INSUFFICIENT_PRIVILEGE))
 }
 
+/// Writes a ride and its record for each distance of `$1`. Without distances it writes nothing, and fails where rides cannot
+/// be written: on a server that is read-only, or where a table or a right is missing.
+pub(crate) const WRITE_RIDES: &str = "-- api::write_rides
+    WITH written AS (
+        INSERT INTO rides (distance_mm)
+        SELECT distance_mm FROM unnest($1::bigint[]) WITH ORDINALITY AS new (distance_mm, place) ORDER BY place
+        RETURNING id, distance_mm, created_at
+    ), staged AS (
+        INSERT INTO staged_log_records (object, action, data)
+        SELECT 'ride', 'create', format('{\"id\":%s,\"distance_mm\":%s}', id, distance_mm)::json FROM written
+    )
+    SELECT id, distance_mm, created_at FROM written";
+
+/// Succeeds only while rides can be written.
+pub(crate) async fn write_no_ride(client: &ClientWrapper) -> Result<(), tokio_postgres::Error> {
+    client.query(&client.prepare_cached(WRITE_RIDES).await?, &[&Vec::<i64>::new()]).await?;
+    Ok(())
+}
+
 async fn insert(client: &Client, distances_mm: &[i64]) -> Result<Vec<Row>, tokio_postgres::Error> {
-    let statement = "-- api::write_rides
-        WITH written AS (
-            INSERT INTO rides (distance_mm)
-            SELECT distance_mm FROM unnest($1::bigint[]) WITH ORDINALITY AS new (distance_mm, place) ORDER BY place
-            RETURNING id, distance_mm, created_at
-        ), staged AS (
-            INSERT INTO staged_log_records (object, action, data)
-            SELECT 'ride', 'create', format('{\"id\":%s,\"distance_mm\":%s}', id, distance_mm)::json FROM written
-        )
-        SELECT id, distance_mm, created_at FROM written";
-    write_and_hint(client, statement, &[&distances_mm]).await
+    write_and_hint(client, WRITE_RIDES, &[&distances_mm]).await
 }
 
 /// As [`insert`], for a group in which at least one ride has a trace. It is a separate statement because the traces make it

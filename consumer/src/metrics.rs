@@ -14,7 +14,17 @@ pub(crate) type LastCommit = Arc<Mutex<Option<(i64, Instant)>>>;
 /// Only a commit of the last second is measured, so that each is measured once: Postgres is asked every second.
 const MEASURED_WITHIN: Duration = Duration::from_secs(1);
 
-/// Describes the metrics, and begins to measure how far the consumer is behind. `pulse` beats while Postgres answers.
+/// Statements that succeed only while records can be read and commits be made, and change no row.
+const TRIAL: [&str; 3] = [
+    "-- consumer::try_commit\nUPDATE checkpoints SET last_offset = last_offset, state = state WHERE false",
+    "-- consumer::try_dead_letter
+     INSERT INTO dead_letters (name, partition, record_offset, object, action, data, reason)
+     SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE false",
+    "-- consumer::try_records\nSELECT FROM staged_log_records, log_batches WHERE false",
+];
+
+/// Describes the metrics, and begins to measure how far the consumer is behind. `pulse` beats while
+/// commits can be made.
 pub(crate) fn start(health: &Health, config: &Config, pulse: Pulse) -> LastCommit {
     let labels = [("consumer", config.name.as_str())];
     for (name, help) in [
@@ -41,14 +51,15 @@ pub(crate) fn start(health: &Health, config: &Config, pulse: Pulse) -> LastCommi
     health.ask_postgres(&config.postgres.database_url, pulse, move |client| {
         let (last, name) = (*shared.lock().unwrap_or_else(PoisonError::into_inner), name.clone());
         Box::pin(async move {
-            let Some((last_offset, at)) = last else { return monitor::anything(client).await };
-            let lag = pglog::lag(client, partition, last_offset, at.elapsed()).await?;
-            gauge!("rocket_rides_lag_records", "consumer" => name.clone()).set(lag.record_count as f64);
-            gauge!("rocket_rides_lag_seconds", "consumer" => name.clone()).set(lag.waiting_s);
-            if let Some(taken_s) = lag.taken_s.filter(|_| at.elapsed() <= MEASURED_WITHIN) {
-                histogram!("rocket_rides_commit_to_fold_seconds", "consumer" => name).record(taken_s);
+            if let Some((last_offset, at)) = last {
+                let lag = pglog::lag(client, partition, last_offset, at.elapsed()).await?;
+                gauge!("rocket_rides_lag_records", "consumer" => name.clone()).set(lag.record_count as f64);
+                gauge!("rocket_rides_lag_seconds", "consumer" => name.clone()).set(lag.waiting_s);
+                if let Some(taken_s) = lag.taken_s.filter(|_| at.elapsed() <= MEASURED_WITHIN) {
+                    histogram!("rocket_rides_commit_to_fold_seconds", "consumer" => name).record(taken_s);
+                }
             }
-            Ok(())
+            monitor::try_statements(client, &TRIAL).await
         })
     });
     last

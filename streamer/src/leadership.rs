@@ -55,7 +55,7 @@
 //! | --- | --- |
 //! | the leader is killed | its session closes; another streamer leads within half a second |
 //! | the leader is stopped, or its machine is gone | another streamer leads when Postgres ends the session, within 20 s |
-//! | Postgres fails over or becomes read-only | the leader connects anew, and all streamers ask the new primary for the lock |
+//! | Postgres fails over or becomes read-only | all streamers connect anew, and ask the new primary for the lock |
 //! | Redis is away | the leader cuts batches and tries again; consumers read from Postgres |
 //! | only the leader cannot reach Redis | after ten seconds another streamer leads |
 

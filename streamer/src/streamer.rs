@@ -80,9 +80,8 @@ impl Streamer {
                 leader.forget_stream();
                 self.step_down_if_redis_is_lost();
             }
-            // A Postgres that fails one statement on a sound connection may fail every statement on it: the server was made
-            // read-only, say, and another one leads now. A new connection finds out. After silence no connection is
-            // trusted.
+            // A session on which a statement fails may fail every later one, and it holds the lock. A new session, here or in
+            // another streamer, does better. After silence no connection is trusted.
             _ => self.leader = None,
         }
         step.with_context(|| format!("no answer within {STEP_WAIT:?}"))?

@@ -90,6 +90,65 @@ impl PrivatePostgres {
         connect::postgres::connect(&url.parse().unwrap(), "test", || {}).await.unwrap()
     }
 
+    /// Runs a statement in one of its databases, whether or not the server is writable. Returns the first column of each row
+    /// as text.
+    pub async fn run(&self, database: &str, statement: &str) -> Vec<String> {
+        let config: tokio_postgres::Config = self.server.as_ref().unwrap().url(database).parse().unwrap();
+        let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let messages = client.simple_query(statement).await.unwrap();
+        let rows = messages.iter().filter_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default().to_owned()),
+            _ => None,
+        });
+        rows.collect()
+    }
+
+    /// Starts a hot standby, which follows this server.
+    pub async fn start_standby(&self) -> Self {
+        let mut standby = Self { folder: scratch_folder(), settings: self.settings.clone(), server: None };
+        let mut command = tokio::process::Command::new(find_postgres().unwrap().folder.join("pg_basebackup"));
+        command.arg("-d").arg(self.url()).arg("-D").arg(standby.folder.join("data"));
+        command.args(["-R", "-X", "stream", "-c", "fast", "--no-sync"]);
+        crate::Process::spawn("pg_basebackup", command).succeed().await;
+        standby.start_again().await;
+        standby
+    }
+
+    /// Waits until this standby has everything that `primary` has.
+    pub async fn follows(&self, primary: &Self) {
+        let end = primary.run("postgres", "SELECT pg_current_wal_flush_lsn()").await.remove(0);
+        let received = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
+        crate::wait_until("the standby has everything", async || self.run("postgres", &received).await == ["t"]).await;
+    }
+
+    /// Cuts a standby off: it receives nothing any more.
+    pub async fn stop_following(&self) {
+        self.run("postgres", "ALTER SYSTEM SET primary_conninfo = ''").await;
+        self.run("postgres", "SELECT pg_reload_conf()").await;
+        let receivers = "SELECT count(*) FROM pg_stat_wal_receiver";
+        crate::wait_until("nothing is received", async || self.run("postgres", receivers).await == ["0"]).await;
+    }
+
+    /// A URL of this database that names both servers, this one first. The user is the superuser.
+    pub fn url_with(&self, other: &Self, database: &str) -> String {
+        let host = |server: &Self| server.url().split(['@', '/']).nth(3).unwrap().to_owned();
+        format!("postgres://app@{},{}/{database}", host(self), host(other))
+    }
+
+    /// Makes a standby writable.
+    pub async fn promote(&self) {
+        assert_eq!(self.run("postgres", "SELECT pg_promote()").await, ["t"], "the standby is promoted");
+    }
+
+    /// Restarts it as a hot standby that follows no server.
+    pub async fn restart_as_standby(&mut self) {
+        let data = self.run("postgres", "SHOW data_directory").await.remove(0);
+        self.server.take().unwrap().stop().await.unwrap();
+        std::fs::write(Path::new(&data).join("standby.signal"), "").unwrap();
+        self.start_again().await;
+    }
+
     /// SIGKILL, and it stays away.
     pub async fn kill(&mut self) {
         kill_server(self.server.take().unwrap().pid()).await;

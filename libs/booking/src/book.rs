@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use connect::postgres::leave_if_read_only;
 use idempotency::Operation;
 
 use crate::desk::{Desk, DiePoint};
@@ -45,7 +46,10 @@ impl Desk {
         let outcome = outcome.map_err(|_| Error::Unavailable("no answer in time".to_owned()))?;
         let outcome = outcome.map_err(|error| match error {
             Error::Operation(error) if error.is_conflict() => Error::Conflict,
-            error => error,
+            error => {
+                leave_if_read_only(&error);
+                error
+            }
         })?;
         if !outcome.is_replayed {
             self.pass(DiePoint::Finished);

@@ -24,6 +24,7 @@ mod error;
 mod journey;
 mod order;
 mod phases;
+mod trial;
 mod unfinished;
 
 pub use args::BookingArgs;
@@ -32,4 +33,5 @@ pub use desk::{Desk, DiePoint, PLACE_COUNT};
 pub use error::Error;
 pub use journey::Journey;
 pub use order::{AMOUNT_CENTS, CURRENCY, Order, Reply, User};
+pub use trial::TRIAL;
 pub use unfinished::{DOUBTFUL_AFTER, Unfinished, describe_metrics, unfinished};

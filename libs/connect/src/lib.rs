@@ -2,6 +2,8 @@
 //!
 //! Every wait for a server is bounded, so no process hangs on a connection that is dead.
 
+mod hosts;
+mod opener;
 pub mod postgres;
 pub mod tls;
 

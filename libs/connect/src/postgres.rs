@@ -7,11 +7,13 @@ use clap::Args;
 use deadpool_postgres::{
     ClientWrapper, Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime,
 };
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_postgres::config::{SslMode, TargetSessionAttrs};
-use tokio_postgres::{Config, Connection, NoTls, Socket};
+use tokio_postgres::Config;
+use tokio_postgres::config::TargetSessionAttrs;
 
+use crate::opener::Opener;
 use crate::tls::{self, TlsArgs};
+
+pub use crate::opener::leave_if_read_only;
 
 /// Where Postgres is.
 #[derive(Clone, Args)]
@@ -70,23 +72,13 @@ fn connect_wait(config: &Config) -> Duration {
     per_host * config.get_hosts().len().max(1) as u32 + CONNECT_WAIT
 }
 
-/// Whether the connection is to be encrypted and the server's certificate verified. Every other mode connects without TLS:
-/// a server as Debian installs it has a self-signed certificate, which would not verify.
-fn is_encrypted(config: &Config) -> bool {
-    config.get_ssl_mode() == SslMode::Require
-}
-
 /// A pool of at most `size` connections for `process`. Connects when first used.
 ///
 /// # Errors
 /// The pool cannot be built. It has not connected to anything yet.
 pub fn pool(config: &Config, process: &str, size: usize) -> Result<Pool> {
-    let (tuned, recycling) = (tuned(config, process), ManagerConfig { recycling_method: RecyclingMethod::Fast });
-    let manager = if is_encrypted(config) {
-        Manager::from_config(tuned, tls::for_postgres()?, recycling)
-    } else {
-        Manager::from_config(tuned, NoTls, recycling)
-    };
+    let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+    let manager = Manager::from_connect(tuned(config, process), Opener::new(config)?, recycling);
     let pool = Pool::builder(manager)
         .max_size(size)
         .runtime(Runtime::Tokio1)
@@ -149,38 +141,14 @@ pub async fn connect(
     on_notice: impl FnMut() + Send + 'static,
 ) -> Result<ClientWrapper> {
     let tuned = tuned(config, process);
-    let connecting = async {
-        if is_encrypted(config) {
-            let (client, connection) = tuned.connect(tls::for_postgres()?).await?;
-            Ok(ClientWrapper::new(client, tokio::spawn(drive(connection, on_notice))))
-        } else {
-            let (client, connection) = tuned.connect(NoTls).await?;
-            Ok(ClientWrapper::new(client, tokio::spawn(drive(connection, on_notice))))
-        }
-    };
+    let opener = Opener::new(config)?;
     let prepared = async {
-        let client =
-            connecting.await.map_err(|error: anyhow::Error| tls::explain(error.context("connecting to Postgres")))?;
+        let (client, driving) = opener
+            .open(&tuned, on_notice)
+            .await
+            .map_err(|error| tls::explain(anyhow::Error::new(error).context("connecting to Postgres")))?;
         client.batch_execute(SESSION_LIMITS).await.context("setting session limits")?;
-        Ok(client)
+        Ok(ClientWrapper::new(client, driving))
     };
     tokio::time::timeout(connect_wait(config), prepared).await.context("connecting to Postgres took too long")?
-}
-
-/// Drives the connection until it ends.
-async fn drive<S>(mut connection: Connection<Socket, S>, mut on_notice: impl FnMut() + Send + 'static)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let messages = std::future::poll_fn(|cx| {
-        loop {
-            match std::task::ready!(connection.poll_message(cx)) {
-                Some(Ok(tokio_postgres::AsyncMessage::Notification(_))) => on_notice(),
-                Some(Ok(_)) => {}
-                // The client's next query reports the end of the connection.
-                Some(Err(_)) | None => return std::task::Poll::Ready(()),
-            }
-        }
-    });
-    messages.await;
 }

@@ -42,7 +42,7 @@ pub use declare::{declare_counter, declare_gauge};
 pub use health::{Health, Pulse};
 pub use metrics::{Unit, counter, describe_counter, describe_histogram, gauge, histogram};
 pub use orders::{ORDER_HEADER, Orders, is_order};
-pub use probe::{Question, anything};
+pub use probe::{Question, try_statements};
 pub use server::start;
 
 /// Where a process serves its metrics and health.

@@ -1,9 +1,10 @@
-//! Asks Postgres at intervals: how far a process is behind, or only whether Postgres responds.
+//! Asks Postgres at intervals: whether a process can do its work there, and how far it is behind.
 
 use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::Result;
+use connect::postgres::leave_if_read_only;
 use deadpool_postgres::ClientWrapper as Client;
 use tracing::debug;
 
@@ -47,7 +48,10 @@ impl Health {
                         client = Some(connected);
                         pulse.beat();
                     }
-                    Ok(Err(error)) => debug!(error = format!("{error:#}"), "postgres cannot be asked"),
+                    Ok(Err(error)) => {
+                        leave_if_read_only(error.as_ref());
+                        debug!(error = format!("{error:#}"), "postgres cannot be asked");
+                    }
                     Err(_) => debug!("postgres does not answer"),
                 }
                 tokio::time::sleep(INTERVAL).await;
@@ -56,10 +60,16 @@ impl Health {
     }
 }
 
-/// Asks only whether Postgres responds.
-pub fn anything(client: &Client) -> Question<'_> {
-    Box::pin(async {
-        client.simple_query("SELECT 1").await?;
-        Ok(())
-    })
+/// Runs statements that succeed only while a process can do its work, and change no row: `UPDATE … WHERE false` fails on a
+/// server that is read-only, and where a table, a column or a right is missing.
+///
+/// Each statement is a transaction of its own, so that no lock on a table is held while another one is waited for.
+///
+/// # Errors
+/// A statement failed.
+pub async fn try_statements(client: &Client, statements: &[&str]) -> Result<()> {
+    for statement in statements {
+        client.simple_query(statement).await?;
+    }
+    Ok(())
 }

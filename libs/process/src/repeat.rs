@@ -15,6 +15,7 @@ use anyhow::{Error, Result};
 use common::backoff::Backoff;
 use common::fault::{FaultSource, Injectable};
 use common::shutdown::{CancellationToken, GRACE, sleep_or_stop, stop_within};
+use connect::postgres::leave_if_read_only;
 use monitor::{Orders, Pulse};
 use tracing::warn;
 
@@ -219,6 +220,7 @@ pub async fn repeat_with_faults<W: Work>(
                 sleep_until_woken(pause, work.woken(), shutdown).await;
             }
             Err(Failure::Passing(error)) if until != Until::Once => {
+                leave_if_read_only(error.as_ref());
                 let wait = backoff.next_wait();
                 work.log_retry(&format!("{error:#}"), wait);
                 // Not woken early: more work does not bring a server back.

@@ -20,6 +20,10 @@ const POOL_LEN: usize = SIDE_BY_SIDE_MAX + 1;
 /// The completer is not ready if Postgres has been silent for this long.
 const AGE_MAX: Duration = Duration::from_secs(5);
 
+/// Succeeds only while requests can be taken, and changes no row.
+const TRY_TO_LEASE: &str = "-- completer::try_to_lease
+    UPDATE completions SET next_attempt_at = next_attempt_at WHERE false";
+
 /// Finishes what clients have left unfinished.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "completer", version)]
@@ -79,7 +83,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     info!(age_min = ?config.age_min, idle_min = ?config.idle_min, "completer started");
     let health = monitor::start(&config.process.monitor).await?;
     let rounds = health.pulse("rounds", config.interval + config.booking.claim_wait * 2);
-    health.ask_postgres(&config.postgres.database_url, health.pulse("postgres", AGE_MAX), monitor::anything);
+    health.ask_postgres(&config.postgres.database_url, health.pulse("postgres", AGE_MAX), |client| {
+        Box::pin(async {
+            monitor::try_statements(client, &booking::TRIAL).await?;
+            monitor::try_statements(client, &[TRY_TO_LEASE]).await
+        })
+    });
     booking::describe_metrics();
     Unfinished::describe();
     declare_counter("rocket_rides_requests_completed_total", "Requests of absent clients that were finished", &[]);

@@ -28,6 +28,15 @@ pub use laggards::{Laggard, laggards};
 /// The longest step, in which up to a million records are deleted.
 const STEP_WAIT: Duration = Duration::from_secs(120);
 
+/// Statements that succeed only while the reaper can do its work, and change no row.
+const TRIAL: [&str; 5] = [
+    "-- reaper::try_baseline\nUPDATE checkpoints SET last_offset = last_offset, state = state WHERE false",
+    "-- reaper::try_mark\nUPDATE log_batches SET reaped_at = reaped_at WHERE false",
+    "-- reaper::try_records\nDELETE FROM staged_log_records WHERE false",
+    "-- reaper::try_batches\nDELETE FROM log_batches WHERE false",
+    "-- reaper::try_requests\nDELETE FROM tracked_operations WHERE false",
+];
+
 /// The result of one look.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cleaned {
@@ -59,7 +68,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     info!(keep = ?config.keep, stream_len_max = config.stream_len_max, "reaper started");
     let health = monitor::start(&config.process.monitor).await?;
     let looks = health.pulse("looks", config.interval + LOOK_WAIT);
-    health.ask_postgres(&config.postgres.database_url, health.pulse("postgres", AGE_MAX), monitor::anything);
+    health.ask_postgres(&config.postgres.database_url, health.pulse("postgres", AGE_MAX), |client| {
+        Box::pin(monitor::try_statements(client, &TRIAL))
+    });
     describe_metrics();
     process::ready();
     let until = Until::once(config.once);

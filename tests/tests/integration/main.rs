@@ -50,6 +50,7 @@ mod overload;
 mod poison;
 mod proxies;
 mod python;
+mod read_only;
 mod reaper;
 mod receipts;
 mod registration;

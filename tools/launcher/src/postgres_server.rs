@@ -9,12 +9,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use tokio::process::{Child, Command};
+use tokio_postgres::NoTls;
 
 use crate::find::PostgresBinaries;
 use crate::leftovers::stop_child;
 
 /// The longest start: after a crash Postgres first replays the write-ahead log of the last minutes.
 const START_WAIT: Duration = Duration::from_secs(60);
+
+/// How long a server that has just started may take to accept one connection.
+const CONNECT_WAIT: Duration = Duration::from_secs(3);
 
 /// The time in which the remains of a killed server may prevent a start.
 const LEAVING_WAIT: Duration = Duration::from_secs(20);
@@ -123,14 +127,15 @@ impl PostgresServer {
         stop_child(&mut self.child, Signal::SIGINT, STOP_WAIT).await.context("stopping postgres")
     }
 
-    /// Waits until connections are accepted. `false`: the process has ended.
+    /// Waits until connections are accepted, also by a standby. `false`: the process has ended.
     async fn wait_until_ready(&mut self, deadline: tokio::time::Instant) -> Result<bool> {
         let config: tokio_postgres::Config = self.url("postgres").parse()?;
         loop {
             if self.child.try_wait().context("watching postgres")?.is_some() {
                 return Ok(false);
             }
-            match connect::postgres::connect(&config, "launcher", || {}).await {
+            let connecting = tokio::time::timeout(CONNECT_WAIT, config.connect(NoTls));
+            match connecting.await.context("no answer in time").and_then(|connected| Ok(connected?)) {
                 Ok(_) => return Ok(true),
                 Err(error) if tokio::time::Instant::now() > deadline => {
                     return Err(error.context("postgres runs, but takes no connections"));
