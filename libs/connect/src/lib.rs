@@ -5,6 +5,7 @@
 mod hosts;
 mod opener;
 pub mod postgres;
+mod session;
 pub mod tls;
 
 pub use postgres::PostgresArgs;

@@ -1,5 +1,6 @@
 //! Connections to Postgres. Users: every process but the simulator.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -11,9 +12,11 @@ use tokio_postgres::Config;
 use tokio_postgres::config::TargetSessionAttrs;
 
 use crate::opener::Opener;
+use crate::session;
 use crate::tls::{self, TlsArgs};
 
 pub use crate::opener::leave_if_read_only;
+pub use crate::session::{SharedSession, shared_session};
 
 /// Where Postgres is.
 #[derive(Clone, Args)]
@@ -77,16 +80,22 @@ fn connect_wait(config: &Config) -> Duration {
 /// # Errors
 /// The pool cannot be built. It has not connected to anything yet.
 pub fn pool(config: &Config, process: &str, size: usize) -> Result<Pool> {
-    let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-    let manager = Manager::from_connect(tuned(config, process), Opener::new(config)?, recycling);
+    let (tuned, recycling) = (tuned(config, process), ManagerConfig { recycling_method: RecyclingMethod::Fast });
+    let opener = Opener::new(config)?;
+    let manager = Manager::from_connect(tuned.clone(), opener.clone(), recycling);
+    let opening = Arc::new((opener, tuned));
     let pool = Pool::builder(manager)
         .max_size(size)
         .runtime(Runtime::Tokio1)
         .wait_timeout(Some(CONNECT_WAIT))
         .create_timeout(Some(connect_wait(config)))
         .recycle_timeout(Some(CONNECT_WAIT))
-        .post_create(Hook::async_fn(|client, _| {
-            Box::pin(async move { client.batch_execute(SESSION_LIMITS).await.map_err(HookError::Backend) })
+        .post_create(Hook::async_fn(move |client, _| {
+            let opening = Arc::clone(&opening);
+            Box::pin(async move {
+                let begun = session::begin(client, &opening.0, &opening.1, SESSION_LIMITS).await;
+                begun.map_err(|error| HookError::message(format!("{error:#}")))
+            })
         }))
         // For a process that was stopped: the server has closed the connection, and the process has not read that yet.
         .pre_recycle(Hook::sync_fn(|_, metrics| {
@@ -147,7 +156,7 @@ pub async fn connect(
             .open(&tuned, on_notice)
             .await
             .map_err(|error| tls::explain(anyhow::Error::new(error).context("connecting to Postgres")))?;
-        client.batch_execute(SESSION_LIMITS).await.context("setting session limits")?;
+        session::begin(&client, &opener, &tuned, SESSION_LIMITS).await?;
         Ok(ClientWrapper::new(client, driving))
     };
     tokio::time::timeout(connect_wait(config), prepared).await.context("connecting to Postgres took too long")?

@@ -57,6 +57,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Parser};
 use common::shutdown::CancellationToken;
+use connect::postgres::shared_session;
 use monitor::MonitorArgs;
 use tokio::runtime::{Builder, Runtime};
 
@@ -101,5 +102,12 @@ pub fn main_on<C: Parser>(
         Err(error) => return logs::conclude(Err(error)),
     };
     // The outcome is logged before the runtime is dropped, which waits for blocking work that may hang.
-    logs::conclude(runtime.block_on(async { run(config, on_signal()?).await }))
+    logs::conclude(runtime.block_on(async {
+        let shutdown = on_signal()?;
+        tokio::select! {
+            outcome = run(config, shutdown) => outcome,
+            // No part of the process can do its work then.
+            shared = shared_session() => Err(shared.into()),
+        }
+    }))
 }

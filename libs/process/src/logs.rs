@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use connect::postgres::SharedSession;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -16,7 +17,7 @@ use crate::failures::{self, ToldOnce};
 #[error(transparent)]
 pub struct StayDown(#[from] pub anyhow::Error);
 
-/// The exit status of a process: 0 after success, 2 after [`StayDown`], 1 after any other error. An error is logged in one
+/// The exit status of a process: 0 after success, 2 after [`StayDown`] or [`SharedSession`], 1 after any other error. An error is logged in one
 /// line with its causes. Sends the last spans first.
 pub fn conclude(outcome: anyhow::Result<()>) -> ExitCode {
     traces::flush();
@@ -25,7 +26,8 @@ pub fn conclude(outcome: anyhow::Result<()>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("stopped: {error:#}");
-            if error.is::<StayDown>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+            let stays_down = error.is::<StayDown>() || error.is::<SharedSession>();
+            if stays_down { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -48,6 +48,7 @@ mod monitor;
 mod openapi;
 mod overload;
 mod poison;
+mod poolers;
 mod proxies;
 mod python;
 mod read_only;

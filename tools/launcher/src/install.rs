@@ -82,13 +82,14 @@ pub(crate) fn install_browser() -> Result<()> {
 }
 
 /// Programs that the tests run, each with its package.
-const TEST_TOOLS: [(&str, &str); 2] = [("systemd-analyze", "systemd"), ("groff", "groff-base")];
+const TEST_TOOLS: [(&str, &str); 3] =
+    [("systemd-analyze", "systemd"), ("groff", "groff-base"), ("pgbouncer", "pgbouncer")];
 
 /// Installs the programs of [`TEST_TOOLS`] on systems that have the packages.
 pub(crate) fn install_test_tools() -> Result<()> {
     let missing = TEST_TOOLS.iter().filter(|(program, _)| !is_on_path(program)).map(|(_, package)| *package);
     match missing.collect::<Vec<_>>().join(" ") {
-        packages if !packages.is_empty() && is_on_path("apt-get") => Plan::apt_get(&packages).run(),
+        packages if !packages.is_empty() && is_on_path("apt-get") => Plan::apt_get_without_start(&packages).run(),
         _ => Ok(()),
     }
 }
@@ -109,15 +110,7 @@ pub(crate) fn install_benchmark_tools() {
     if packages.is_empty() || !is_on_path("apt-get") {
         return;
     }
-    // Debian starts a server as soon as it is installed, unless this file says that none is to be started.
-    let policy = "/usr/sbin/policy-rc.d";
-    let install = format!(
-        "if [ -e {policy} ]; then made=; else made=yes; printf '#!/bin/sh\\nexit 101\\n' > {policy}; chmod +x {policy}; fi; \
-         DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends {}; status=$?; \
-         [ -z \"$made\" ] || rm -f {policy}; exit $status",
-        packages.join(" ")
-    );
-    let plan = Plan { commands: vec!["apt-get update".to_owned(), format!("{{ {install}; }}")], needs_root: true };
+    let plan = Plan::apt_get_without_start(&packages.join(" "));
     if let Err(error) = plan.run() {
         eprintln!("going on without {}: {error:#}", packages.join(", "));
     }
@@ -147,6 +140,18 @@ impl Plan {
     fn apt_get(packages: &str) -> Self {
         let install = format!("DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends {packages}");
         Self { commands: vec!["apt-get update".to_owned(), install], needs_root: true }
+    }
+
+    /// As [`apt_get`](Self::apt_get), for packages with servers. Debian starts a server as soon as it is installed, unless this
+    /// file says that none is to be started.
+    fn apt_get_without_start(packages: &str) -> Self {
+        let policy = "/usr/sbin/policy-rc.d";
+        let install = format!(
+            "if [ -e {policy} ]; then made=; else made=yes; printf '#!/bin/sh\\nexit 101\\n' > {policy}; chmod +x {policy}; fi; \
+             DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends {packages}; status=$?; \
+             [ -z \"$made\" ] || rm -f {policy}; exit $status"
+        );
+        Self { commands: vec!["apt-get update".to_owned(), format!("{{ {install}; }}")], needs_root: true }
     }
 
     fn for_this_machine(postgres: bool, redis: bool) -> Option<Self> {

@@ -1,10 +1,11 @@
 //! The Postgres server: whether it writes to disk what it confirms, and whether vacuum does its work.
 
 use anyhow::Result;
+use connect::postgres::SharedSession;
 use deadpool_postgres::ClientWrapper as Client;
 
-use super::ask;
 use super::finding::Finding;
+use super::{ask, postgres_session};
 
 /// The age of a database, in transactions, from which on the doctor warns. Autovacuum begins at 200 million; at 2,144
 /// million the server refuses all writes.
@@ -16,6 +17,10 @@ const AGE_STOP: i64 = 2_000_000_000;
 pub(super) fn reachable(connected: Result<Client>, findings: &mut Vec<Finding>) -> Option<Client> {
     match connected {
         Ok(client) => Some(client),
+        Err(error) if error.is::<SharedSession>() => {
+            findings.push(postgres_session::shared());
+            None
+        }
         Err(error) => {
             findings.push(Finding::fail(
                 "postgres.reachable",

@@ -5,25 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use deadpool_postgres::ClientWrapper as Client;
 use tokio::sync::Notify;
-use tokio_postgres::SimpleQueryMessage;
 
 use super::Config;
 use super::finding::Finding;
 
+const SESSION_FIX: &str = "connect to Postgres itself, or set the pooler to session mode (PgBouncer: pool_mode = session and \
+                           server_reset_query = DISCARD ALL)";
+
 /// How long a notification may take, and a third of the time that a check may take.
 const PROBE_WAIT: Duration = Duration::from_secs(3);
 
-/// Both checks, each on connections of its own.
+/// Both checks. Connecting has compared two sessions already.
 pub(super) async fn check(config: &Config) -> Vec<Finding> {
-    let session = tokio::time::timeout(PROBE_WAIT * 3, session(config)).await;
     let listen = tokio::time::timeout(PROBE_WAIT * 3, listen(config)).await;
     vec![
-        session
-            .context("a second connection had to wait")
-            .flatten()
-            .unwrap_or_else(|error| Finding::unseen("postgres.session", &error)),
+        Finding::ok("postgres.session", "each connection has a session of its own"),
         listen
             .context("a second connection had to wait")
             .flatten()
@@ -31,31 +28,14 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
     ]
 }
 
-/// Sets a parameter, lets another client run a transaction, and then looks for the parameter and the same server process.
-async fn session(config: &Config) -> Result<Finding> {
-    const CHECK: &str = "postgres.session";
-    let url = &config.postgres.database_url;
-    let ours = connect::postgres::connect(url, "doctor", || {}).await?;
-    // Simple queries, because such a pooler may break prepared statements too, and this check is not about them.
-    ours.batch_execute("SET rocket_rides.doctor = 'here'").await.context("setting a parameter")?;
-    let before = backend_pid(&ours).await?;
-    // A pooler gives this transaction the server connection that was used last.
-    let other = connect::postgres::connect(url, "doctor", || {}).await?;
-    other.batch_execute("BEGIN; SELECT 1").await.context("opening a transaction beside it")?;
-    let after = backend_pid(&ours).await?;
-    let setting = first(&ours, "SELECT current_setting('rocket_rides.doctor', true)").await?;
-    other.batch_execute("ROLLBACK").await.context("ending the transaction beside it")?;
-    if before == after && setting == "here" {
-        return Ok(Finding::ok(CHECK, "a connection stays in one server process and keeps its settings"));
-    }
-    Ok(Finding::fail(
-        CHECK,
-        format!(
-            "a connection is not a session: it moved from process {before} to {after}, and a setting is {setting:?}"
-        ),
-        "two streamers may lead at once, hints do not arrive, and limits apply to the connections of other clients",
-        "connect to Postgres itself, or set the pooler to session mode (PgBouncer: pool_mode = session)",
-    ))
+/// The finding of a connection that was refused because its session is not its own. Nothing else can be looked at then.
+pub(super) fn shared() -> Finding {
+    Finding::fail(
+        "postgres.session",
+        "a connection has no session of its own: DATABASE_URL leads to a pooler in transaction mode",
+        "two streamers may lead at once, hints do not arrive, and settings apply to the connections of other clients",
+        SESSION_FIX,
+    )
 }
 
 /// Listens on one connection and notifies on another.
@@ -75,20 +55,6 @@ async fn listen(config: &Config) -> Result<Finding> {
         CHECK,
         format!("a notification did not arrive within {} s", PROBE_WAIT.as_secs()),
         "hints do not wake the streamer; it looks ten times a second, so records arrive up to 100 ms later",
-        "connect to Postgres itself, or set the pooler to session mode (PgBouncer: pool_mode = session)",
+        SESSION_FIX,
     ))
-}
-
-async fn backend_pid(client: &Client) -> Result<String> {
-    first(client, "SELECT pg_backend_pid()").await
-}
-
-/// The first column of the first row, as text.
-async fn first(client: &Client, query: &str) -> Result<String> {
-    let messages = client.simple_query(query).await.context("looking at the session")?;
-    let row = messages.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default().to_owned()),
-        _ => None,
-    });
-    row.context("no row came back")
 }
