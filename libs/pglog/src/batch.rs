@@ -170,21 +170,25 @@ pub async fn is_anything_staged(client: &impl Session, partition: Partition) -> 
 struct Edge {
     next_offset: i64,
     snapshot: String,
+    /// The token of the batch before; 0 if there is none.
+    token: i64,
 }
 
 async fn edge(client: &impl Session, partition: Partition) -> Result<Edge, Error> {
     let row = client
         .query_opt(
             "-- pglog::edge
-             SELECT first_offset + record_count AS next_offset, snapshot::text FROM log_batches
+             SELECT first_offset + record_count AS next_offset, snapshot::text, token FROM log_batches
              WHERE partition = $1 ORDER BY first_offset DESC LIMIT 1",
             &[&partition],
         )
         .await?;
     Ok(match row {
-        Some(row) => Edge { next_offset: row.get("next_offset"), snapshot: row.get("snapshot") },
+        Some(row) => {
+            Edge { next_offset: row.get("next_offset"), snapshot: row.get("snapshot"), token: row.get("token") }
+        }
         // The empty snapshot: nothing was visible before the first batch.
-        None => Edge { next_offset: 1, snapshot: "1:1:".to_owned() },
+        None => Edge { next_offset: 1, snapshot: "1:1:".to_owned(), token: 0 },
     })
 }
 
@@ -194,6 +198,16 @@ async fn edge(client: &impl Session, partition: Partition) -> Result<Edge, Error
 /// Postgres is away.
 pub async fn head(client: &impl Session, partition: Partition) -> Result<i64, Error> {
     Ok(edge(client, partition).await?.next_offset - 1)
+}
+
+/// The [`head`], and the token of its batch (0 if there is none). Both together tell a log from itself before Postgres was
+/// put back to an older state: the same offsets have other tokens then.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn marked_head(client: &impl Session, partition: Partition) -> Result<(i64, i64), Error> {
+    let edge = edge(client, partition).await?;
+    Ok((edge.next_offset - 1, edge.token))
 }
 
 /// The lowest offset whose record can still be read, or the one after the head if none can.

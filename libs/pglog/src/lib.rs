@@ -35,7 +35,7 @@ mod whole;
 
 pub use batch::{
     Batch, BatchRange, LEADER_LOCK, assign, assign_and_read, batch_ranges, first_retained, head, is_anything_staged,
-    token_at,
+    marked_head, token_at,
 };
 pub use checkpoint::{hold_reaping, hold_registration, lowest_checkpoint};
 pub use lag::{Lag, lag};
@@ -90,6 +90,18 @@ pub enum Error {
         record_count: i64,
         /// How many were found.
         found_count: i64,
+    },
+    /// The reader stands in a batch that this log does not have: Postgres was put back to an older state, or a standby that
+    /// lacked the batch was promoted, and another batch has its offsets now. Read anew from an offset that is known to be of
+    /// this log. Nothing is damaged.
+    #[error(
+        "the batch at offset {first_offset} of partition {partition} was replaced: Postgres was put back to an older state"
+    )]
+    Replaced {
+        /// The partition that was read.
+        partition: Partition,
+        /// The first offset of the batch that the reader knows.
+        first_offset: i64,
     },
     /// The log was restored here from another cluster's dump, or pg_upgrade created this cluster. The batches refer to
     /// transaction ids that belong to other transactions here.
@@ -150,7 +162,7 @@ impl Error {
             | Self::Encoding { .. }
             | Self::SchemaVersion { .. }
             | Self::SchemaMissing => true,
-            Self::Reaped { .. } | Self::Unassigned { .. } | Self::Postgres(_) => false,
+            Self::Reaped { .. } | Self::Unassigned { .. } | Self::Replaced { .. } | Self::Postgres(_) => false,
         }
     }
 }

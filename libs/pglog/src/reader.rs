@@ -47,14 +47,19 @@ impl Reader {
         }
     }
 
-    /// Moves forward to `offset` if it lies in the same batch. Returns whether it did. This is cheaper than
-    /// [`at`](Self::at), which counts from the beginning of the batch.
+    /// Moves forward to `offset` if it lies in the same batch, and the log still has this batch. Returns whether it did. This
+    /// is cheaper than [`at`](Self::at), which counts from the beginning of the batch.
     ///
     /// # Errors
     /// As [`next_page`](Self::next_page).
     pub async fn move_to(&mut self, client: &impl Session, offset: i64) -> Result<bool, Error> {
         if offset < self.next_offset || offset > self.batch.last_offset() {
             return Ok(false);
+        }
+        match find_batch(client, self.batch.partition, self.batch.first_offset).await {
+            Ok(batch) if batch.token == self.batch.token => {}
+            Ok(_) | Err(Error::Unassigned { .. }) => return Ok(false),
+            Err(error) => return Err(error),
         }
         self.after_id = self.id_at(client, offset - self.next_offset).await?;
         self.next_offset = offset;
@@ -70,7 +75,8 @@ impl Reader {
     ///
     /// # Errors
     /// [`Error::RowsMissing`] if staged rows were deleted, but not by the reaper; [`Error::Reaped`] if they were reaped in
-    /// the meantime; otherwise Postgres is away. The reader keeps its position, and the call may be repeated.
+    /// the meantime; [`Error::Replaced`] if the log was put back; otherwise Postgres is away. The reader keeps its position,
+    /// and the call may be repeated.
     pub async fn next_page(&mut self, client: &impl Session, len_max: i64) -> Result<Page, Error> {
         if self.next_offset > self.batch.last_offset() {
             match find_batch(client, self.batch.partition, self.next_offset).await {
@@ -137,10 +143,14 @@ impl Reader {
         Ok(self.after_id)
     }
 
-    /// The reason why a page has too few rows: the batch was reaped in the meantime, or rows are missing.
+    /// The reason why a page has too few rows: the batch was reaped in the meantime, the log has another one (its token
+    /// tells), or rows are missing.
     async fn why_short(&self, client: &impl Session, page_count: i64) -> Error {
-        match find_batch(client, self.batch.partition, self.batch.first_offset).await {
+        let Batch { partition, first_offset, token, .. } = self.batch;
+        match find_batch(client, partition, first_offset).await {
+            Err(Error::Unassigned { .. }) => Error::Replaced { partition, first_offset },
             Err(error) => error,
+            Ok(batch) if batch.token != token => Error::Replaced { partition, first_offset },
             Ok(batch) => Error::RowsMissing {
                 partition: batch.partition,
                 first_offset: batch.first_offset,

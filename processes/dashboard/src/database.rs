@@ -59,7 +59,7 @@ pub(crate) async fn snapshot(client: &mut Client) -> Result<Transaction<'_>> {
 }
 
 async fn read_log(tx: &Transaction<'_>, partition: Partition) -> Result<LogState> {
-    let head = pglog::head(tx, partition).await.context("reading the head")?;
+    let (head, head_token) = pglog::marked_head(tx, partition).await.context("reading the head")?;
     let is_anything_staged = pglog::is_anything_staged(tx, partition).await.context("looking for staged records")?;
     let is_led = is_led(tx, partition).await.context("looking for a leader")?;
     let mut consumers = consumers(tx, partition, head).await.context("reading checkpoints")?;
@@ -69,7 +69,7 @@ async fn read_log(tx: &Transaction<'_>, partition: Partition) -> Result<LogState
     }
     let is_cut_off = consumers.len() > CONSUMER_COUNT_MAX;
     consumers.truncate(CONSUMER_COUNT_MAX);
-    Ok(LogState { head, is_anything_staged, is_led, is_cut_off, consumers })
+    Ok(LogState { head, head_token, is_anything_staged, is_led, is_cut_off, consumers })
 }
 
 async fn consumers(

@@ -79,8 +79,14 @@ mod tests {
     use crate::sample::{Server, Verdict};
 
     fn sample(at_ms: u64, head: Option<i64>, last_offset: Option<i64>) -> Arc<Sample> {
-        let log =
-            |head| LogState { head, is_anything_staged: false, is_led: true, is_cut_off: false, consumers: vec![] };
+        let log = |head| LogState {
+            head,
+            head_token: 0,
+            is_anything_staged: false,
+            is_led: true,
+            is_cut_off: false,
+            consumers: vec![],
+        };
         Arc::new(Sample {
             at_ms,
             verdict: Verdict::Unknown,

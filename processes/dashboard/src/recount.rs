@@ -71,7 +71,7 @@ async fn count(client: &mut Client, partition: Partition) -> Result<Recount> {
     let tx = database::snapshot(client).await?;
     let began_at = Instant::now();
     // In the same snapshot: the record of each counted ride is at or before this head, or it is staged.
-    let head = pglog::head(&tx, partition).await.context("reading the head")?;
+    let (head, head_token) = pglog::marked_head(&tx, partition).await.context("reading the head")?;
     let is_complete = !pglog::is_anything_staged(&tx, partition).await.context("looking for staged records")?;
     // A sequential scan is best for a whole table. The session turns it off for the log's own queries.
     tx.batch_execute("SET LOCAL enable_seqscan = on").await.context("setting up the session")?;
@@ -88,6 +88,7 @@ async fn count(client: &mut Client, partition: Partition) -> Result<Recount> {
         at_ms: now_ms(),
         took_ms: began_at.elapsed().as_secs_f64() * 1e3,
         head,
+        head_token,
         is_complete,
         ride_count: row.get(0),
         distance_mm: row.get(1),

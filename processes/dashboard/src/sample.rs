@@ -54,6 +54,9 @@ pub(crate) struct Server {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct LogState {
     pub head: i64,
+    /// The token of the head's batch.
+    #[serde(skip)]
+    pub head_token: i64,
     /// Whether there are records without an offset.
     pub is_anything_staged: bool,
     /// Whether a streamer leads.
@@ -108,6 +111,9 @@ pub(crate) struct Recount {
     pub took_ms: f64,
     /// The head of the log in that snapshot.
     pub head: i64,
+    /// The token of the head's batch.
+    #[serde(skip)]
+    pub head_token: i64,
     /// Whether all records had an offset in that snapshot, so that consumers at that head must have the same.
     pub is_complete: bool,
     pub ride_count: i64,

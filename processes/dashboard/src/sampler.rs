@@ -160,7 +160,15 @@ mod tests {
     fn the_rate_is_that_of_the_last_seconds() {
         let mut rate = Rate::default();
         let mut after = |at_ms, ride_count| {
-            rate.after(&Recount { at_ms, took_ms: 1.0, head: 0, is_complete: true, ride_count, distance_mm: 0 })
+            rate.after(&Recount {
+                at_ms,
+                took_ms: 1.0,
+                head: 0,
+                head_token: 0,
+                is_complete: true,
+                ride_count,
+                distance_mm: 0,
+            })
         };
         assert_eq!(after(10_000, 100), None);
         assert_eq!(after(10_000, 100), None, "the same recount says nothing new");

@@ -4,14 +4,16 @@ use crate::sample::{LogState, Recount, Total, Verdict};
 
 /// Compares the consumers' states with a recount. The two come from different snapshots. They are comparable if both have the
 /// same head and every ride had an offset when the rides were counted: a consumer's state at an offset never changes, and
-/// neither do the rides up to that offset (I4, I9).
+/// neither do the rides up to that offset (I4, I9). The head's token tells whether Postgres was put back in between.
 pub(crate) fn judge(log: &LogState, recount: Option<&Recount>) -> Verdict {
     let totals: Vec<&Total> = log.consumers.iter().filter_map(|consumer| consumer.total.as_ref()).collect();
     let [first, ..] = totals[..] else { return Verdict::NoConsumer };
     if log.is_anything_staged || log.consumers.iter().any(|consumer| consumer.last_offset != log.head) {
         return Verdict::Behind;
     }
-    let Some(recount) = recount.filter(|recount| recount.is_complete && recount.head == log.head) else {
+    let Some(recount) = recount
+        .filter(|recount| recount.is_complete && (recount.head, recount.head_token) == (log.head, log.head_token))
+    else {
         return Verdict::AtHead;
     };
     let agrees = |total: &&Total| {
@@ -49,11 +51,18 @@ mod tests {
     }
 
     fn log(consumers: &[Consumer]) -> LogState {
-        LogState { head: 9, is_anything_staged: false, is_led: true, is_cut_off: false, consumers: consumers.to_vec() }
+        LogState {
+            head: 9,
+            head_token: 5,
+            is_anything_staged: false,
+            is_led: true,
+            is_cut_off: false,
+            consumers: consumers.to_vec(),
+        }
     }
 
     fn recount(head: i64, is_complete: bool) -> Recount {
-        Recount { at_ms: 0, took_ms: 1.0, head, is_complete, ride_count: 9, distance_mm: 5000 }
+        Recount { at_ms: 0, took_ms: 1.0, head, head_token: 5, is_complete, ride_count: 9, distance_mm: 5000 }
     }
 
     #[test]
@@ -61,6 +70,8 @@ mod tests {
         let both = log(&[consumer("a", 9, 5000, "x"), consumer("b", 9, 5000, "x")]);
         assert_eq!(judge(&both, Some(&recount(9, true))), Verdict::Converged);
         assert_eq!(judge(&both, Some(&recount(8, true))), Verdict::AtHead, "the recount is of another head");
+        let of_another_past = Recount { head_token: 4, ride_count: 8, ..recount(9, true) };
+        assert_eq!(judge(&both, Some(&of_another_past)), Verdict::AtHead, "Postgres was put back since");
         assert_eq!(judge(&both, Some(&recount(9, false))), Verdict::AtHead, "it counted rides without an offset");
         assert_eq!(judge(&both, None), Verdict::AtHead);
     }

@@ -27,6 +27,7 @@ mod doctor;
 mod doctor_rights;
 mod documentation;
 mod examples;
+mod failover;
 mod fold_life;
 mod fuzz;
 mod fuzz_garbage;
