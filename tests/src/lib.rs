@@ -3,6 +3,7 @@
 //!
 //! A test that finds no server fails and names the command that starts one. It is never skipped.
 
+mod begin_proxy;
 mod connection;
 mod dump;
 mod mail;
@@ -21,6 +22,7 @@ mod world;
 
 use std::time::{Duration, Instant};
 
+pub use begin_proxy::{BeginProxy, Begins};
 pub use dump::Dump;
 pub use mail::MailServer;
 pub use payments::Payments;

@@ -48,6 +48,7 @@ mod memory;
 mod monitor;
 mod openapi;
 mod overload;
+mod pipelining;
 mod poison;
 mod poolers;
 mod proxies;
