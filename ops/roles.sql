@@ -103,7 +103,7 @@ GRANT SELECT, INSERT, UPDATE ON completions TO rocket_completer;
 -- streamer: decides the order of the records, and reads them. It changes and deletes nothing.
 -- ---------------------------------------------------------------------------------------------------------------------
 GRANT SELECT ON staged_log_records, log_batches TO rocket_streamer;
-GRANT INSERT (partition, first_offset, record_count, snapshot, fresh_first_id, fresh_last_id, token)
+GRANT INSERT (partition, first_offset, record_count, snapshot, fresh_first_id, fresh_last_id, token, skip_ids, last_id)
     ON log_batches TO rocket_streamer;
 -- Records that every consumer has passed need not be published again.
 GRANT SELECT (partition, last_offset, is_baseline) ON checkpoints TO rocket_streamer;

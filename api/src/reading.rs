@@ -86,11 +86,9 @@ async fn read(database: &Database) -> Result<Totals, Error> {
                  SELECT count(*) AS sql_ride_count,
                         least(COALESCE(sum(distance_mm), 0), 9223372036854775807)::bigint AS sql_total_distance_mm
                  FROM rides
-             ), heads AS (
-                 SELECT DISTINCT ON (partition) partition, first_offset + record_count - 1 AS head FROM log_batches
-                 ORDER BY partition, first_offset DESC
              )
-             SELECT sql.*, COALESCE((SELECT head FROM heads WHERE partition = 0), 0) AS head,
+             SELECT sql.*, COALESCE((SELECT first_offset + record_count - 1 FROM log_batches WHERE partition = 0
+                                     ORDER BY first_offset DESC LIMIT 1), 0) AS head,
                     checkpoints.*, COALESCE(heads.head, 0) - last_offset AS lag,
                     COALESCE(ride_count, 0) AS ride_count, COALESCE(total_distance_mm, 0) AS total_distance_mm,
                     COALESCE(digest, 0) AS digest,
@@ -100,7 +98,10 @@ async fn read(database: &Database) -> Result<Totals, Error> {
                     ) AS dead_letter_count
              -- Consumers of other folds have no such state, and no total.
              FROM sql LEFT JOIN (checkpoints JOIN consumer_states USING (name, partition)
-                                 LEFT JOIN heads USING (partition)) ON NOT is_baseline
+                                 LEFT JOIN LATERAL (
+                                     SELECT first_offset + record_count - 1 AS head FROM log_batches
+                                     WHERE log_batches.partition = checkpoints.partition
+                                     ORDER BY first_offset DESC LIMIT 1) AS heads ON true) ON NOT is_baseline
              ORDER BY name, partition",
             vec![],
         )

@@ -132,6 +132,8 @@ pub struct Progress {
     pub rejected_count: usize,
     /// The stream held entries, none of them could be used, and Postgres had nothing more either.
     pub blocked: bool,
+    /// The records that come next lie deep in a huge batch, and were not reached yet: the next step goes on.
+    pub is_searching: bool,
 }
 
 impl Progress {

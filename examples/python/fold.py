@@ -208,7 +208,10 @@ class Consumer:
         offsets = [int(entry_id.split(b"-")[0]) for entry_id, _ in entries]
         batches = self.postgres.execute(
             """SELECT first_offset, first_offset + record_count, token FROM log_batches
-               WHERE partition = 0 AND first_offset <= %(last)s AND first_offset + record_count > %(first)s""",
+               WHERE partition = 0 AND first_offset <= %(last)s
+                 AND first_offset >= COALESCE((SELECT first_offset FROM log_batches
+                                               WHERE partition = 0 AND first_offset <= %(first)s
+                                               ORDER BY first_offset DESC LIMIT 1), 0)""",
             {"first": min(offsets), "last": max(offsets)},
         ).fetchall()
         return {offset: token for first, end, token in batches for offset in offsets if first <= offset < end}

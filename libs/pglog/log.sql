@@ -118,6 +118,12 @@ CREATE TABLE IF NOT EXISTS log_batches (
     created_at     TIMESTAMPTZ NOT NULL DEFAULT now(),
     -- When the reaper marked the batch. From then on its rows may be missing. NULL: all its records can still be read.
     reaped_at      TIMESTAMPTZ,
+    -- The id of every 100,000th record, if the batch has so many. A reader that begins deep in a batch begins at such a
+    -- record. NULL: the batch has fewer records, or is older than version 6.
+    skip_ids       BIGINT[],
+    -- The highest id of its rows. All rows that are staged later have higher ids, in whichever cluster. So adopt knows the
+    -- rows of a batch that the reaper has only half deleted. NULL: the batch is older than version 6.
+    last_id        BIGINT,
 
     -- The next batch begins where this one ends. If two streamers both believe that they lead, this key stops the second.
     CONSTRAINT log_batches_pkey PRIMARY KEY (partition, first_offset),
@@ -127,13 +133,16 @@ CREATE TABLE IF NOT EXISTS log_batches (
 
 -- The log in plain SQL, for readers in other languages: at most count_max records that follow an offset, without a gap. It
 -- returns no rows at the head of the log. It reads reaped records from the history, and fails if the history lacks them.
--- Otherwise it reads one batch from its beginning; where that is too slow, read pages as libs/pglog/src/reader.rs does.
+-- A page ends where its batch ends.
 -- A reader that keeps no row in checkpoints may find the next record reaped. docs/EMBEDDING.md has all rules for readers.
 CREATE OR REPLACE FUNCTION log_records_after(after_offset BIGINT, count_max BIGINT DEFAULT 1000, of_partition INT DEFAULT 0)
 RETURNS TABLE (record_offset BIGINT, object TEXT, action TEXT, data JSON, staged_at TIMESTAMPTZ) LANGUAGE plpgsql STABLE AS $$
 DECLARE
     batch    log_batches;
     previous pg_snapshot;
+    after_id BIGINT;  -- the id of a record of the batch, which is mostly the one before the page
+    skipped  BIGINT;  -- the number of records between this one and the page
+    wanted   BIGINT;
 BEGIN
     after_offset := greatest(after_offset, 0);
     SELECT * INTO batch FROM log_batches AS b
@@ -161,17 +170,38 @@ BEGIN
         RETURN;
     END IF;
     previous := COALESCE(previous, '1:1:');
+    skipped := after_offset + 1 - batch.first_offset;
+    wanted := least(count_max, batch.record_count - skipped);
+    after_id := batch.skip_ids[skipped / 100000];
+    IF after_id IS NOT NULL THEN
+        skipped := skipped % 100000;
+    ELSIF batch.fresh_last_id - batch.fresh_first_id + 1 = batch.record_count AND previous::text LIKE '%:' THEN
+        -- The ids of the batch follow each other without a gap.
+        after_id := batch.fresh_first_id + skipped - 1;
+        skipped := 0;
+    END IF;
+    after_id := COALESCE(after_id, -9223372036854775808);
     RETURN QUERY
-        SELECT * FROM (
-            SELECT batch.first_offset + row_number() OVER (ORDER BY r.id) - 1 AS place, r.object::text, r.action::text, r.data,
-                   r.staged_at
-            FROM staged_log_records AS r
-            WHERE r.partition = of_partition
-              AND r.transaction_id >= pg_snapshot_xmin(previous) AND r.transaction_id < pg_snapshot_xmax(batch.snapshot)
-              AND NOT pg_visible_in_snapshot(r.transaction_id, previous)
-              AND pg_visible_in_snapshot(r.transaction_id, batch.snapshot)
-        ) AS records
-        WHERE place > after_offset ORDER BY place LIMIT count_max;
+        SELECT after_offset + row_number() OVER (ORDER BY page.id), page.object::text, page.action::text, page.data,
+               page.staged_at
+        FROM (
+            (SELECT r.* FROM staged_log_records AS r
+             WHERE r.partition = of_partition AND r.id > after_id
+               AND r.id >= batch.fresh_first_id AND r.id <= batch.fresh_last_id
+               AND NOT pg_visible_in_snapshot(r.transaction_id, previous)
+               AND pg_visible_in_snapshot(r.transaction_id, batch.snapshot)
+             ORDER BY r.partition, r.id LIMIT skipped + wanted)
+            UNION ALL
+            -- Rows of transactions that were open at the snapshot of the batch before.
+            (SELECT late.* FROM pg_snapshot_xip(previous) AS in_flight, LATERAL (
+                 SELECT r.* FROM staged_log_records AS r
+                 WHERE r.partition = of_partition AND r.transaction_id = in_flight AND r.id > after_id
+                   AND (r.id BETWEEN batch.fresh_first_id AND batch.fresh_last_id) IS NOT TRUE
+                 ORDER BY r.partition, r.transaction_id, r.id LIMIT skipped + wanted) AS late
+             WHERE pg_visible_in_snapshot(in_flight, batch.snapshot))
+            ORDER BY id OFFSET skipped LIMIT wanted
+        ) AS page
+        ORDER BY 1;
 END $$;
 
 -- A state that moves with its checkpoint. The limit keeps it inside its row: Postgres would store a longer value beside the
@@ -386,6 +416,10 @@ DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'checkpoints'::regclass AND attname = 'fold') THEN
         ALTER TABLE checkpoints ADD COLUMN fold VARCHAR(100), ADD COLUMN fold_version INT, ADD COLUMN state fold_state,
             ALTER COLUMN generation SET DEFAULT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
+    END IF;
+    -- From before version 6.
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'log_batches'::regclass AND attname = 'skip_ids') THEN
+        ALTER TABLE log_batches ADD COLUMN skip_ids BIGINT[], ADD COLUMN last_id BIGINT;
     END IF;
 END $$;
 

@@ -65,6 +65,11 @@ impl Appender {
         self.cursor.as_ref().is_some_and(Cursor::is_behind_head)
     }
 
+    /// Whether it is on its way to the records that come next.
+    pub fn is_searching(&self) -> bool {
+        self.cursor.as_ref().is_some_and(Cursor::is_searching)
+    }
+
     /// Forgets where publishing goes on: the next [`check_end`](Self::check_end) finds out.
     pub fn forget_cursor(&mut self) {
         self.cursor = None;

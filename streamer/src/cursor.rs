@@ -55,6 +55,11 @@ impl Cursor {
         Self { next_offset, head, checked_at: Instant::now(), reader: None, ready: None }
     }
 
+    /// Whether it is on its way to a place deep in a huge batch.
+    pub fn is_searching(&self) -> bool {
+        self.is_behind_head() && self.reader.as_ref().is_some_and(Reader::is_searching)
+    }
+
     /// Whether records are known that the stream does not have.
     pub fn is_behind_head(&self) -> bool {
         self.next_offset <= self.head

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use common::fault::die;
-use pglog::Reader;
+use pglog::{Cut, Cutter, Reader};
 use tokio::sync::Notify;
 use tracing::debug;
 
@@ -27,15 +27,25 @@ const SMALL_LEN_MAX: i64 = 100;
 pub enum Step {
     /// It published records. There may be more.
     Published(Published),
+    /// It has come closer to the next records: it counts a huge batch, or looks for a place in it. The next step goes on.
+    Searching,
     /// Everything staged is published.
     Idle,
     /// Another streamer leads.
     StandingBy,
 }
 
+/// The result of looking for staged records.
+enum Assigned {
+    Nothing,
+    Batch,
+    Counting,
+}
+
 /// A streamer that is connected to Postgres. It leads while its session holds the lock; otherwise it stands by.
 pub(crate) struct Leader {
     session: LeaderSession,
+    cutter: Cutter,
     address: StreamAddress,
     hints: Hints,
     /// `None` until Redis is needed, and after every error.
@@ -54,7 +64,13 @@ impl Leader {
         policy: LockPolicy,
     ) -> Result<Self> {
         let session = LeaderSession::connect(postgres, policy).await?;
-        Ok(Self { session, address: address.clone(), hints: Hints::new(postgres, hint), appender: None })
+        Ok(Self {
+            session,
+            cutter: Cutter::new(address.partition),
+            address: address.clone(),
+            hints: Hints::new(postgres, hint),
+            appender: None,
+        })
     }
 
     /// Whether the session holds the lock.
@@ -93,31 +109,37 @@ impl Leader {
         }
         // Before the stream is asked for anything: consumers can read an assigned batch from Postgres, even while Redis is
         // away.
-        if self.assign().await? && fault == Fault::DieAfterAssign {
-            die();
-        }
+        let is_counting = match self.assign().await? {
+            Assigned::Nothing => false,
+            Assigned::Counting => true,
+            Assigned::Batch if fault == Fault::DieAfterAssign => die(),
+            Assigned::Batch => false,
+        };
         let client = &self.session.client;
         let appender = open(&mut self.appender, &self.address).await?;
         appender.check_end(client).await?;
         // A true leader cuts alone. If another process cut a batch all the same, the check has found it.
         match appender.next_page(client, page_start).await? {
             Some(ready) => appender.publish(client, ready, page_start, fault).await.map(Step::Published),
+            None if is_counting || appender.is_searching() => Ok(Step::Searching),
             None => Ok(Step::Idle),
         }
     }
 
-    /// Gives offsets to the records that were staged since the last batch. Returns whether there were any.
-    async fn assign(&mut self) -> Result<bool> {
+    /// Gives offsets to the records that were staged since the last batch.
+    async fn assign(&mut self) -> Result<Assigned> {
         // Not negative, so that it reads the same in every language.
         let token = rand::random::<i64>() & i64::MAX;
-        let (client, partition) = (&self.session.client, self.address.partition);
-        let cut = pglog::assign_and_read(client, partition, token, SMALL_LEN_MAX).await?;
-        let Some((batch, page)) = cut else { return Ok(false) };
+        let (batch, page) = match self.cutter.cut(&self.session.client, token, SMALL_LEN_MAX).await? {
+            Cut::Nothing => return Ok(Assigned::Nothing),
+            Cut::Counting => return Ok(Assigned::Counting),
+            Cut::Batch(batch, page) => (batch, page),
+        };
         debug!(first_offset = batch.first_offset, record_count = batch.record_count, "batch cut");
         if let Some(cursor) = self.appender.as_mut().and_then(Appender::cursor) {
             cursor.add_batch(batch, page);
         }
-        Ok(true)
+        Ok(Assigned::Batch)
     }
 
     /// Whether a streamer that stands by sees anything that is not published yet.

@@ -71,6 +71,7 @@ impl Work for Publishing {
                 let goes_on = self.is_draining || self.streamer.is_behind_head();
                 Ok(Turn::done().pausing(if goes_on { Duration::ZERO } else { IDLE_WAIT }))
             }
+            Step::Searching => Ok(Turn::waiting()),
             Step::Idle => Ok(Turn::idle().pausing(IDLE_WAIT)),
             Step::StandingBy => {
                 self.tell(false);

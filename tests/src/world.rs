@@ -188,6 +188,7 @@ impl World {
                     added_count += published.added_count;
                     refused_count += published.refused_count;
                 }
+                Step::Searching => {}
                 Step::Idle => return (added_count, refused_count),
                 Step::StandingBy => panic!("another streamer leads in this test's world"),
             }

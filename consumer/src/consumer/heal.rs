@@ -39,6 +39,7 @@ impl<F: Fold> Committer<'_, F> {
                 }
                 page => page.context("healing a gap")?,
             };
+            self.progress.is_searching = page.is_empty() && self.loaded.is_searching();
             self.counts.healed_count += page.len() as i64;
             self.progress.healed_count += page.len();
             let records: Vec<_> = page.records().collect();

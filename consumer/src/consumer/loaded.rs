@@ -73,6 +73,11 @@ impl Loaded {
         self.checkpoint.last_offset
     }
 
+    /// Whether healing is on its way to a place deep in a huge batch.
+    pub fn is_searching(&self) -> bool {
+        self.healer.as_ref().is_some_and(WholeReader::is_searching)
+    }
+
     /// The records after the checkpoint, at most `len_max`, from Postgres. The history has the reaped ones.
     ///
     /// # Errors

@@ -156,7 +156,7 @@ impl<F: Fold> Reading<'_, F> {
         let Committer { loaded, progress, .. } = &mut self.committer;
         match entries.iter().rev().find(|entry| entry.id.offset <= loaded.last_offset()) {
             Some(entry) => loaded.position = entry.id,
-            None => progress.blocked = progress.record_count() == 0,
+            None => progress.blocked = progress.record_count() == 0 && !progress.is_searching,
         }
     }
 

@@ -4,12 +4,18 @@ use tokio_postgres::Row;
 
 use crate::Error;
 use crate::partition::Partition;
-use crate::record::Page;
 use crate::session::Session;
 
 /// First half of the key of the advisory lock that makes a session the leader of a partition. The second half is the
-/// partition. Only the session that holds the lock may [`assign`].
+/// partition. Only the session that holds the lock may [`assign`](crate::assign).
 pub const LEADER_LOCK: i32 = 0x524f_434b;
+
+/// Records of a batch between two whose ids are stored, and rows that one statement counts or skips.
+pub(crate) const SKIP_LEN: i64 = 100_000;
+
+/// Ids that one statement looks at. Rows of other batches may lie between those of a batch: a transaction with millions of
+/// rows, say, that committed later.
+pub(crate) const IDS_LEN_MAX: i64 = 1_000_000;
 
 /// One row of `log_batches` together with the snapshot it starts from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,94 +63,7 @@ impl Batch {
     }
 }
 
-/// Cuts the next batch: every staged row that is visible now and was not visible in the previous batch's snapshot.
-///
-/// It is one statement, hence one snapshot: it counts exactly the rows that the stored snapshot describes. `token` is the
-/// random number that the batch's stream entries will carry. Returns `None` if no record was staged, or if another streamer
-/// has cut this batch (the primary key decides).
-///
-/// It reads two ranges of the index, and not all rows since `pg_snapshot_xmin`. So a transaction that stays open for an
-/// hour costs nothing.
-///
-/// # Errors
-/// [`Error::TransactionsStartedOver`] if the tables come from another cluster; otherwise Postgres is away.
-pub async fn assign(client: &impl Session, partition: Partition, token: i64) -> Result<Option<Batch>, Error> {
-    Ok(assign_and_read(client, partition, token, 0).await?.map(|(batch, _)| batch))
-}
-
-/// As [`assign`], and reads the batch in the same statement if it has at most `len_max` records and no late rows. If the
-/// page is `None`, the batch is still to be read.
-///
-/// # Errors
-/// As [`assign`].
-pub async fn assign_and_read(
-    client: &impl Session,
-    partition: Partition,
-    token: i64,
-    len_max: i64,
-) -> Result<Option<(Batch, Option<Page>)>, Error> {
-    let rows = client
-        .query(
-            "-- pglog::assign
-             WITH edge AS MATERIALIZED (
-                 SELECT COALESCE(max(first_offset + record_count), 1) AS next_offset,
-                        -- The empty snapshot: nothing was visible before the first batch.
-                        COALESCE(max(snapshot::text), '1:1:')::pg_snapshot AS snapshot
-                 FROM (SELECT first_offset, record_count, snapshot FROM log_batches WHERE partition = $1
-                       ORDER BY first_offset DESC LIMIT 1) AS newest
-             ), fresh AS (
-                 SELECT count(*) AS count, min(id) AS first_id, max(id) AS last_id FROM staged_log_records
-                 WHERE partition = $1 AND transaction_id >= (SELECT pg_snapshot_xmax(snapshot) FROM edge)
-             ), late AS (
-                 -- A look-up per transaction. With = ANY (array), a plan made while the table is small reads the whole index.
-                 SELECT COALESCE(sum(of_one.count), 0)::bigint AS count
-                 FROM edge, pg_snapshot_xip(edge.snapshot) AS in_flight,
-                      LATERAL (SELECT count(*) AS count FROM staged_log_records
-                               WHERE partition = $1 AND transaction_id = in_flight) AS of_one
-             ), cut AS (
-                 INSERT INTO log_batches
-                     (partition, first_offset, record_count, snapshot, fresh_first_id, fresh_last_id, token)
-                 SELECT $1, edge.next_offset, fresh.count + late.count, pg_current_snapshot(),
-                        fresh.first_id, fresh.last_id, $2
-                 FROM edge, fresh, late
-                 WHERE fresh.count + late.count > 0
-                   AND pg_snapshot_xmax(pg_current_snapshot()) >= pg_snapshot_xmax(edge.snapshot)
-                 ON CONFLICT (partition, first_offset) DO NOTHING
-                 RETURNING first_offset, record_count, token, snapshot::text, fresh_first_id, fresh_last_id
-             )
-             SELECT page.*, cut.*, edge.snapshot::text AS previous_snapshot,
-                    pg_snapshot_xmax(pg_current_snapshot())::text AS cluster_xmax,
-                    pg_snapshot_xmax(edge.snapshot)::text AS batch_xmax,
-                    pg_snapshot_xmax(pg_current_snapshot()) >= pg_snapshot_xmax(edge.snapshot) AS in_order
-             FROM edge LEFT JOIN cut ON true
-             LEFT JOIN LATERAL (
-                 SELECT id, object, action, data, staged_at, traceparent FROM staged_log_records
-                 WHERE cut.record_count <= $3 AND (SELECT count FROM late) = 0
-                   AND partition = $1 AND id >= cut.fresh_first_id AND id <= cut.fresh_last_id
-                   AND transaction_id >= (SELECT pg_snapshot_xmax(snapshot) FROM edge)
-                   AND pg_visible_in_snapshot(transaction_id, pg_current_snapshot())
-                 ORDER BY partition, id
-             ) AS page ON true
-             ORDER BY page.id",
-            &[&partition, &token, &len_max],
-        )
-        .await?;
-    let row = rows.first().expect("edge has exactly one row");
-    if !row.get::<_, bool>("in_order") {
-        let (batch_xmax, cluster_xmax) = (row.get("batch_xmax"), row.get("cluster_xmax"));
-        return Err(Error::TransactionsStartedOver { partition, batch_xmax, cluster_xmax });
-    }
-    if row.get::<_, Option<i64>>("first_offset").is_none() {
-        return Ok(None);
-    }
-    let batch = Batch::from_row(partition, row);
-    // A restored row may carry a transaction id of the future. It is counted and not read; the reader reports it.
-    let is_read = row.get::<_, Option<i64>>("id").is_some() && rows.len() as i64 == batch.record_count;
-    let page = is_read.then(|| Page::new(batch.first_offset, batch.token, rows));
-    Ok(Some((batch, page)))
-}
-
-/// Whether [`assign`] would find rows for a batch. It changes nothing, so it needs no leadership.
+/// Whether [`assign`](crate::assign) would find rows for a batch. It changes nothing, so it needs no leadership.
 ///
 /// # Errors
 /// Postgres is away.
@@ -159,7 +78,9 @@ pub async fn is_anything_staged(client: &impl Session, partition: Partition) -> 
                      ORDER BY partition, transaction_id LIMIT 1) IS NOT NULL
                  OR EXISTS (SELECT FROM pg_snapshot_xip($2::text::pg_snapshot) AS in_flight,
                                  LATERAL (SELECT FROM staged_log_records
-                                          WHERE partition = $1 AND transaction_id = in_flight LIMIT 1) AS late)",
+                                          WHERE partition = $1 AND transaction_id = in_flight
+                                          ORDER BY partition, transaction_id LIMIT 1) AS late
+                            WHERE pg_visible_in_snapshot(in_flight, pg_current_snapshot()))",
             &[&partition, &edge.snapshot],
         )
         .await?;

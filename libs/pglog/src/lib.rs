@@ -23,6 +23,7 @@
 
 mod batch;
 mod checkpoint;
+mod cut;
 mod lag;
 mod partition;
 mod reader;
@@ -34,10 +35,10 @@ mod stage;
 mod whole;
 
 pub use batch::{
-    Batch, BatchRange, LEADER_LOCK, assign, assign_and_read, batch_ranges, first_retained, head, is_anything_staged,
-    marked_head, token_at,
+    Batch, BatchRange, LEADER_LOCK, batch_ranges, first_retained, head, is_anything_staged, marked_head, token_at,
 };
 pub use checkpoint::{hold_reaping, hold_registration, lowest_checkpoint};
+pub use cut::{Cut, Cutter, assign};
 pub use lag::{Lag, lag};
 pub use partition::{NoPartition, Partition};
 pub use reader::Reader;

@@ -1,21 +1,37 @@
 //! Reading the log from Postgres. The streamer reads what it publishes, and a consumer reads the records that its stream
 //! lacks. Every read of an offset returns the same record (I2).
+//!
+//! No statement here grows with the depth of an offset. A reader that begins deep in a huge batch goes there in bounded
+//! steps, and keeps its place between them.
+
+mod statements;
+
+use std::time::{Duration, Instant};
 
 use tokio_postgres::Row;
 
 use crate::Error;
-use crate::batch::{Batch, first_retained};
+use crate::batch::{Batch, IDS_LEN_MAX, SKIP_LEN, first_retained};
 use crate::partition::Partition;
 use crate::record::Page;
 use crate::session::Session;
+use statements::{PAGE, PAGE_WITH_LATE, SKIP, SKIP_WITH_LATE, WHOLE_BATCHES};
+
+/// How long one call of [`Reader::next_page`] may look for its first record.
+const SEARCH_WAIT: Duration = Duration::from_secs(2);
 
 /// A position in the log. It reads pages of records, in offset order, with bounded memory.
 #[derive(Debug, Clone)]
 pub struct Reader {
+    /// The batch of the last page, or of the next one.
     batch: Batch,
     next_offset: i64,
-    /// Id of the record before `next_offset` within the batch; `i64::MIN` at the batch's start.
+    /// All records of the batch with this id or a lower one lie before `reached_offset`; `i64::MIN` at the batch's start.
     after_id: i64,
+    /// The offset of the first record after `after_id`. It is lower than `next_offset` while the reader is on its way.
+    reached_offset: i64,
+    /// Whether batches may follow this one. None does when it was just cut, and reading one batch alone is faster.
+    is_followed: bool,
 }
 
 impl Reader {
@@ -24,19 +40,19 @@ impl Reader {
     /// # Errors
     /// [`Error::Unassigned`] beyond the head, [`Error::Reaped`] if the record was deleted; otherwise Postgres is away.
     pub async fn at(client: &impl Session, partition: Partition, offset: i64) -> Result<Self, Error> {
-        let batch = find_batch(client, partition, offset).await?;
-        let mut reader = Self::at_start_of(batch);
-        let skip_count = offset - reader.batch.first_offset;
-        if skip_count > 0 {
-            reader.after_id = reader.id_at(client, skip_count).await?;
-            reader.next_offset = offset;
+        let (batch, skip_id) = find_batch(client, partition, offset).await?;
+        let mut reader = Self { next_offset: offset, is_followed: true, ..Self::at_start_of(batch) };
+        if let Some(skip_id) = skip_id {
+            reader.after_id = skip_id;
+            reader.reached_offset += (offset - reader.batch.first_offset) / SKIP_LEN * SKIP_LEN;
         }
         Ok(reader)
     }
 
     /// A reader whose first record will be the first of `batch`, which has just been cut.
     pub fn at_start_of(batch: Batch) -> Self {
-        Self { next_offset: batch.first_offset, after_id: i64::MIN, batch }
+        let first_offset = batch.first_offset;
+        Self { batch, next_offset: first_offset, after_id: i64::MIN, reached_offset: first_offset, is_followed: false }
     }
 
     /// Moves past a page that begins at the reader's position and that another query has read.
@@ -44,6 +60,7 @@ impl Reader {
         if let Some(last_id) = page.last_id() {
             self.after_id = last_id;
             self.next_offset += page.len() as i64;
+            self.reached_offset = self.next_offset;
         }
     }
 
@@ -53,15 +70,14 @@ impl Reader {
     /// # Errors
     /// As [`next_page`](Self::next_page).
     pub async fn move_to(&mut self, client: &impl Session, offset: i64) -> Result<bool, Error> {
-        if offset < self.next_offset || offset > self.batch.last_offset() {
+        if !(self.reached_offset..=self.batch.last_offset()).contains(&offset) {
             return Ok(false);
         }
         match find_batch(client, self.batch.partition, self.batch.first_offset).await {
-            Ok(batch) if batch.token == self.batch.token => {}
+            Ok((batch, _)) if batch.token == self.batch.token => {}
             Ok(_) | Err(Error::Unassigned { .. }) => return Ok(false),
             Err(error) => return Err(error),
         }
-        self.after_id = self.id_at(client, offset - self.next_offset).await?;
         self.next_offset = offset;
         Ok(true)
     }
@@ -71,38 +87,121 @@ impl Reader {
         self.next_offset
     }
 
-    /// The next records, at most `len_max` and all of one batch. The page is empty at the head of the log.
+    /// Whether it is inside of a batch. If it is after an empty page, it has come closer to its place deep in a huge batch, and
+    /// [`next_page`](Self::next_page) is to be called again.
+    pub fn is_searching(&self) -> bool {
+        self.next_offset <= self.batch.last_offset()
+    }
+
+    /// The next records, at most `len_max`. The page is empty at the head of the log, and while the reader
+    /// [is searching](Self::is_searching).
     ///
     /// # Errors
     /// [`Error::RowsMissing`] if staged rows were deleted, but not by the reaper; [`Error::Reaped`] if they were reaped in
     /// the meantime; [`Error::Replaced`] if the log was put back; otherwise Postgres is away. The reader keeps its position,
     /// and the call may be repeated.
     pub async fn next_page(&mut self, client: &impl Session, len_max: i64) -> Result<Page, Error> {
-        if self.next_offset > self.batch.last_offset() {
+        if !self.is_searching() {
             match find_batch(client, self.batch.partition, self.next_offset).await {
-                Ok(batch) => (self.batch, self.after_id) = (batch, i64::MIN),
+                Ok((batch, _)) => *self = Self { is_followed: true, ..Self::at_start_of(batch) },
                 Err(Error::Unassigned { .. }) => return Ok(Page::default()),
                 Err(error) => return Err(error),
             }
         }
-        let expected_len = len_max.min(self.batch.last_offset() - self.next_offset + 1);
-        let rows = self.page_rows(client, PAGE, PAGE_WITH_LATE, expected_len).await?;
-        if (rows.len() as i64) < expected_len {
-            return Err(self.why_short(client, rows.len() as i64).await);
+        if self.is_followed && self.next_offset == self.batch.first_offset && self.is_small(len_max) {
+            return self.whole_batches(client, len_max).await;
         }
-        let page = Page::new(self.next_offset, self.batch.token, rows);
-        self.pass(&page);
+        let began_at = Instant::now();
+        self.jump();
+        while self.reached_offset < self.next_offset {
+            if began_at.elapsed() >= SEARCH_WAIT {
+                return Ok(Page::default());
+            }
+            self.skip(client).await?;
+        }
+        let expected_len = len_max.min(self.batch.last_offset() - self.next_offset + 1);
+        loop {
+            let to_id = self.to_id();
+            let rows = self.rows(client, PAGE, PAGE_WITH_LATE, expected_len, to_id).await?;
+            let is_full = rows.len() as i64 == expected_len;
+            if !is_full && to_id == i64::MAX {
+                return Err(self.why_short(client, rows.len() as i64).await);
+            }
+            let page = Page::new(self.next_offset, self.batch.token, rows);
+            self.pass(&page);
+            if is_full {
+                return Ok(page);
+            }
+            self.after_id = to_id;
+            if !page.is_empty() || began_at.elapsed() >= SEARCH_WAIT {
+                return Ok(page);
+            }
+        }
+    }
+
+    /// The batch at the reader's position and those that follow it, all of them whole. Small batches would cost two statements
+    /// each if they were read one by one.
+    async fn whole_batches(&mut self, client: &impl Session, len_max: i64) -> Result<Page, Error> {
+        let partition = self.batch.partition;
+        let mut rows = client.query(WHOLE_BATCHES, &[&partition, &self.next_offset, &len_max, &IDS_LEN_MAX]).await?;
+        let first_count = rows.iter().take_while(|row| row.get::<_, i64>("first_offset") == self.next_offset).count();
+        rows.truncate(sound_len(&rows, self.next_offset));
+        if rows.is_empty() {
+            return Err(self.why_short(client, first_count as i64).await);
+        }
+        let page = Page::of_batches(self.next_offset, rows);
+        self.next_offset += page.len() as i64;
+        self.reached_offset = self.next_offset;
         Ok(page)
+    }
+
+    /// Whether one statement may read the whole batch.
+    fn is_small(&self, len_max: i64) -> bool {
+        let id_count = self.batch.fresh_ids.map_or(0, |(first_id, last_id)| last_id - first_id + 1);
+        self.batch.record_count <= len_max && id_count <= IDS_LEN_MAX
+    }
+
+    /// Computes the place of `next_offset` instead of counting to it, if the ids of the batch follow each other without a gap.
+    /// Those of a batch of adopted records do.
+    fn jump(&mut self) {
+        let Some((first_id, last_id)) = self.batch.fresh_ids else { return };
+        if self.batch.may_have_late_rows() || last_id - first_id + 1 != self.batch.record_count {
+            return;
+        }
+        self.after_id = first_id + (self.next_offset - self.batch.first_offset) - 1;
+        self.reached_offset = self.next_offset;
+    }
+
+    /// Goes one step on the way to `next_offset`, which lies deep in the batch.
+    async fn skip(&mut self, client: &impl Session) -> Result<(), Error> {
+        let (wanted, to_id) = (SKIP_LEN.min(self.next_offset - self.reached_offset), self.to_id());
+        let rows = self.rows(client, SKIP, SKIP_WITH_LATE, wanted, to_id).await?;
+        let (skipped_count, last_id): (i64, Option<i64>) = (rows[0].get(0), rows[0].get(1));
+        if skipped_count < wanted && to_id == i64::MAX {
+            return Err(self.why_short(client, self.reached_offset - self.next_offset + skipped_count).await);
+        }
+        self.reached_offset += skipped_count;
+        self.after_id = if skipped_count < wanted { to_id } else { last_id.unwrap_or(to_id) };
+        Ok(())
+    }
+
+    /// The highest id that the next statement looks at; `i64::MAX` if that ends the batch.
+    fn to_id(&self) -> i64 {
+        // Without fresh rows there are rows of known transactions only, and no others lie between them in their index.
+        let Some((first_id, last_id)) = self.batch.fresh_ids else { return i64::MAX };
+        let to_id = self.after_id.max(first_id - 1).saturating_add(IDS_LEN_MAX);
+        if to_id >= last_id { i64::MAX } else { to_id }
     }
 
     /// Rows of the batch after `after_id`, in id order; none if the batch is marked as reaped. The reaper marks a batch
     /// before it deletes the first rows, so that no reader takes a later row for the first.
-    async fn page_rows(
+    async fn rows(
         &self,
         client: &impl Session,
         plain: &str,
         with_late: &str,
         len_max: i64,
+        to_id: i64,
     ) -> Result<Vec<Row>, Error> {
         // An empty range when the batch has late rows only.
         let (first_id, last_id) = self.batch.fresh_ids.unwrap_or((0, -1));
@@ -120,27 +219,11 @@ impl Reader {
                     &last_id,
                     &self.batch.first_offset,
                     &self.batch.token,
+                    &to_id,
                 ],
             )
             .await?;
         Ok(rows)
-    }
-
-    /// The id of the `position`th record after the reader's position. It walks through the batch; a reader needs it only to
-    /// begin inside a batch.
-    async fn id_at(&mut self, client: &impl Session, position: i64) -> Result<i64, Error> {
-        const SKIP_LEN_MAX: i64 = 10_000;
-        let mut skipped_count = 0;
-        while skipped_count < position {
-            let wanted = SKIP_LEN_MAX.min(position - skipped_count);
-            let rows = self.page_rows(client, IDS, IDS_WITH_LATE, wanted).await?;
-            skipped_count += rows.len() as i64;
-            if (rows.len() as i64) < wanted {
-                return Err(self.why_short(client, skipped_count).await);
-            }
-            self.after_id = rows[rows.len() - 1].get(0);
-        }
-        Ok(self.after_id)
     }
 
     /// The reason why a page has too few rows: the batch was reaped in the meantime, the log has another one (its token
@@ -150,8 +233,8 @@ impl Reader {
         match find_batch(client, partition, first_offset).await {
             Err(Error::Unassigned { .. }) => Error::Replaced { partition, first_offset },
             Err(error) => error,
-            Ok(batch) if batch.token != token => Error::Replaced { partition, first_offset },
-            Ok(batch) => Error::RowsMissing {
+            Ok((batch, _)) if batch.token != token => Error::Replaced { partition, first_offset },
+            Ok((batch, _)) => Error::RowsMissing {
                 partition: batch.partition,
                 first_offset: batch.first_offset,
                 record_count: batch.record_count,
@@ -161,67 +244,28 @@ impl Reader {
     }
 }
 
-/// A statement that selects rows of a batch, with the given columns, the first of which is `id`. It has two sources: the
-/// id range of the batch, and the few transactions that were open at the previous snapshot and wrote outside of that range.
-/// It reads each along an index and stops after `$3` rows, so that a page costs the same in a batch of any size. Most
-/// batches have no such transactions; for these the second half of the statement is left out.
-macro_rules! page_statement {
-    ($columns:literal) => {
-        concat!("-- pglog::page\n", page_statement!(snapshots), page_statement!(fresh, $columns))
-    };
-    ($columns:literal, with_late) => {
-        concat!(
-            "-- pglog::page_with_late\n",
-            page_statement!(snapshots),
-            "SELECT * FROM ((",
-            page_statement!(fresh, $columns),
-            ") UNION ALL
-             (SELECT late.* FROM pg_snapshot_xip((SELECT previous FROM snapshots)) AS in_flight,
-              LATERAL (SELECT ",
-            $columns,
-            " FROM staged_log_records
-                       WHERE partition = $1 AND transaction_id = in_flight AND id > $2 AND (id < $6 OR id > $7)
-                       ORDER BY partition, transaction_id, id LIMIT $3) AS late
-              WHERE pg_visible_in_snapshot(in_flight, (SELECT current FROM snapshots)))) AS page
-             ORDER BY id LIMIT $3"
-        )
-    };
-    (snapshots) => {
-        "WITH snapshots AS MATERIALIZED (
-             SELECT $4::text::pg_snapshot AS previous, $5::text::pg_snapshot AS current FROM log_batches
-             WHERE partition = $1 AND first_offset = $8 AND token = $9 AND reaped_at IS NULL
-         )
-         "
-    };
-    (fresh, $columns:literal) => {
-        concat!(
-            "SELECT ",
-            $columns,
-            " FROM staged_log_records
-             WHERE EXISTS (SELECT FROM snapshots)
-               AND partition = $1 AND id > $2 AND id >= $6 AND id <= $7
-               AND NOT pg_visible_in_snapshot(transaction_id, (SELECT previous FROM snapshots))
-               AND pg_visible_in_snapshot(transaction_id, (SELECT current FROM snapshots))
-             ORDER BY partition, id LIMIT $3"
-        )
-    };
+/// The number of rows, from `next_offset` on, whose batches follow each other and have all their rows.
+fn sound_len(rows: &[Row], next_offset: i64) -> usize {
+    let mut sound_len = 0;
+    for batch in rows.chunk_by(|one, next| one.get::<_, i64>("first_offset") == next.get::<_, i64>("first_offset")) {
+        let (first_offset, record_count): (i64, i64) = (batch[0].get("first_offset"), batch[0].get("record_count"));
+        if first_offset != next_offset + sound_len as i64 || record_count != batch.len() as i64 {
+            break;
+        }
+        sound_len += batch.len();
+    }
+    sound_len
 }
 
-/// Selects the columns of a [`Page`].
-const PAGE: &str = page_statement!("id, object, action, data, staged_at, traceparent");
-const PAGE_WITH_LATE: &str = page_statement!("id, object, action, data, staged_at, traceparent", with_late);
-
-/// Selects ids only, to skip rows: their data may be 64 KiB each.
-const IDS: &str = page_statement!("id");
-const IDS_WITH_LATE: &str = page_statement!("id", with_late);
-
-/// The batch that contains `offset`, with the snapshot of the batch before it.
-async fn find_batch(client: &impl Session, partition: Partition, offset: i64) -> Result<Batch, Error> {
+/// The batch that contains `offset`, with the snapshot of the batch before it; and the id of the last record at or before
+/// `offset - 1` whose place in the batch is a multiple of [`SKIP_LEN`], if it is stored.
+async fn find_batch(client: &impl Session, partition: Partition, offset: i64) -> Result<(Batch, Option<i64>), Error> {
     let Some(row) = client
         .query_opt(
             "-- pglog::find_batch
              SELECT batch.first_offset, batch.record_count, batch.token, batch.snapshot::text,
                     batch.fresh_first_id, batch.fresh_last_id, batch.reaped_at IS NOT NULL AS reaped,
+                    batch.skip_ids[($2 - batch.first_offset) / $3] AS skip_id,
                     COALESCE(previous.snapshot::text, '1:1:') AS previous_snapshot,
                     previous.snapshot IS NULL AND batch.first_offset > 1 AS orphaned
              FROM log_batches AS batch
@@ -230,7 +274,7 @@ async fn find_batch(client: &impl Session, partition: Partition, offset: i64) ->
                                 ORDER BY first_offset DESC LIMIT 1) AS previous ON true
              WHERE batch.partition = $1 AND batch.first_offset <= $2
              ORDER BY batch.first_offset DESC LIMIT 1",
-            &[&partition, &offset],
+            &[&partition, &offset, &SKIP_LEN],
         )
         .await?
     else {
@@ -261,5 +305,5 @@ async fn find_batch(client: &impl Session, partition: Partition, offset: i64) ->
         let first_retained = first_retained(client, partition).await?;
         return Err(Error::Reaped { partition, offset, first_retained, is_archive_read: false });
     }
-    Ok(batch)
+    Ok((batch, row.get("skip_id")))
 }

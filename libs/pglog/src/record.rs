@@ -25,19 +25,25 @@ pub struct Record<'a> {
     pub traceparent: Option<&'a str>,
 }
 
-/// Consecutive records of one batch, or of the history.
+/// Consecutive records of the log.
 #[derive(Debug, Default)]
 pub struct Page {
     first_offset: i64,
-    token: i64,
+    /// The token of all records. `None`: each row has its own.
+    token: Option<i64>,
     rows: Vec<Row>,
 }
 
 impl Page {
-    /// A page of `rows`, which begin with the columns `id, object, action, data, staged_at, traceparent`. In a page of the
-    /// history the first column is the offset.
+    /// A page of `rows` of one batch, which begin with the columns `id, object, action, data, staged_at, traceparent`. In a
+    /// page of the history the first column is the offset.
     pub(crate) fn new(first_offset: i64, token: i64, rows: Vec<Row>) -> Self {
-        Self { first_offset, token, rows }
+        Self { first_offset, token: Some(token), rows }
+    }
+
+    /// A page of rows of several batches. They have the column `token`, too.
+    pub(crate) fn of_batches(first_offset: i64, rows: Vec<Row>) -> Self {
+        Self { first_offset, token: None, rows }
     }
 
     /// The number of its records.
@@ -59,7 +65,7 @@ impl Page {
     pub fn records(&self) -> impl ExactSizeIterator<Item = Record<'_>> {
         self.rows.iter().enumerate().map(|(index, row)| Record {
             offset: self.first_offset + index as i64,
-            token: self.token,
+            token: self.token.unwrap_or_else(|| row.get("token")),
             object: row.get(1),
             action: row.get(2),
             data: row.get::<_, JsonText>(3).0,

@@ -32,7 +32,13 @@ impl WholeReader {
         self.next_offset
     }
 
-    /// The next records, at most `len_max`, which is at least 1. The page is empty at the head of the log. The token of an
+    /// As [`Reader::is_searching`].
+    pub fn is_searching(&self) -> bool {
+        !self.is_in_history && self.retained.as_ref().is_some_and(Reader::is_searching)
+    }
+
+    /// The next records, at most `len_max`, which is at least 1. The page is empty at the head of the log, and while the reader
+    /// [is searching](Self::is_searching). The token of an
     /// archived page is 0, because the history does not keep the tokens.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use deadpool_postgres::ClientWrapper as Client;
 use futures_util::future::join_all;
-use pglog::Reader;
+use pglog::{Cut, Cutter, Partition, Reader};
 use proptest::prelude::*;
 use tests::{ReadRecord, World, write_rides};
 
@@ -43,11 +43,18 @@ proptest! {
     #[test]
     fn every_committed_record_has_one_offset_and_keeps_it(writers in prop::collection::vec(transactions(), 8)) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(check(writers));
+        runtime.block_on(check(writers, 100_000));
+    }
+
+    #[test]
+    fn parts_of_what_waits_are_batches_too(writers in prop::collection::vec(transactions(), 8)) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(check(writers, 2));
     }
 }
 
-async fn check(scripts: Vec<Vec<Transaction>>) {
+/// `batch_len_max` is the limit of a batch that is not of one transaction.
+async fn check(scripts: Vec<Vec<Transaction>>, batch_len_max: i64) {
     let world = World::new().await;
     // This transaction writes before all others and commits after them.
     let mut straggler = world.connect().await;
@@ -60,12 +67,12 @@ async fn check(scripts: Vec<Vec<Transaction>>) {
     // Batches are cut and read while the writers write, as the streamer does.
     let mut seen = Vec::new();
     let mut committed = BTreeSet::from(["straggler".to_owned()]);
-    while let Some(ended) = next_or_cut(&world, &mut writers, &mut seen).await {
+    while let Some(ended) = next_or_cut(&world, &mut writers, &mut seen, batch_len_max).await {
         committed.extend(ended);
     }
-    cut_and_read(&world, &mut seen).await;
+    cut_and_read(&world, &mut seen, batch_len_max).await;
     straggler.commit().await.unwrap();
-    cut_and_read(&world, &mut seen).await;
+    cut_and_read(&world, &mut seen, batch_len_max).await;
 
     let offsets: Vec<i64> = seen.iter().map(|record| record.offset).collect();
     assert_eq!(offsets, (1..=committed.len() as i64).collect::<Vec<_>>(), "offsets are contiguous");
@@ -82,6 +89,7 @@ async fn check(scripts: Vec<Vec<Transaction>>) {
     for start in [2, seen.len() / 2, seen.len()].map(|start| start.max(1)) {
         assert_eq!(world.read_from(start as i64, 1000).await, seen[start - 1..], "from offset {start}");
     }
+    assert_eq!(read_in_sql(&world, 5).await, seen.iter().map(|record| record.data.clone()).collect::<Vec<_>>());
     let late_only = "SELECT count(*) FROM log_batches WHERE fresh_first_id IS NULL";
     assert!(world.number(late_only).await >= 1, "the straggler's batch holds late rows only");
 }
@@ -91,6 +99,7 @@ async fn next_or_cut(
     world: &World,
     writers: &mut tokio::task::JoinSet<Vec<String>>,
     seen: &mut Vec<ReadRecord>,
+    batch_len_max: i64,
 ) -> Option<Vec<String>> {
     loop {
         if let Some(ended) = writers.try_join_next() {
@@ -99,31 +108,50 @@ async fn next_or_cut(
         if writers.is_empty() {
             return None;
         }
-        cut_and_read(world, seen).await;
+        cut_and_read(world, seen, batch_len_max).await;
     }
 }
 
-async fn cut_and_read(world: &World, seen: &mut Vec<ReadRecord>) {
-    // The statement that cuts a batch also reads it if it is small, and most of these batches are.
-    if let Some((batch, page)) =
-        pglog::assign_and_read(world.client(), pglog::Partition::FIRST, rand::random(), 10).await.unwrap()
-    {
+/// The data of all records, as the function for readers in other languages returns them.
+async fn read_in_sql(world: &World, page_len: i64) -> Vec<String> {
+    let mut data: Vec<String> = Vec::new();
+    loop {
+        let query = "SELECT record_offset, data::text FROM log_records_after($1, $2)";
+        let rows = world.client().query(query, &[&(data.len() as i64), &page_len]).await.unwrap();
+        if rows.is_empty() {
+            return data;
+        }
+        for row in &rows {
+            assert_eq!(row.get::<_, i64>(0), data.len() as i64 + 1);
+            data.push(row.get(1));
+        }
+    }
+}
+
+/// Cuts batches until nothing is left, and reads them.
+async fn cut_and_read(world: &World, seen: &mut Vec<ReadRecord>, batch_len_max: i64) {
+    let mut cutter = Cutter::with_limit(Partition::FIRST, batch_len_max);
+    loop {
+        // The statement that cuts a batch also reads it if it is small, and most of these batches are.
+        let (batch, page) = match cutter.cut(world.client(), rand::random(), 10).await.unwrap() {
+            Cut::Nothing => return,
+            Cut::Counting => continue,
+            Cut::Batch(batch, page) => (batch, page),
+        };
         assert_eq!(batch.first_offset, seen.len() as i64 + 1);
+        let mut reader = Reader::at(world.client(), Partition::FIRST, batch.first_offset).await.unwrap();
+        let mut read = Vec::new();
+        while reader.next_offset() <= batch.last_offset() {
+            let page = reader.next_page(world.client(), 3).await.unwrap();
+            assert!(!page.is_empty());
+            read.extend(page.records().map(ReadRecord::from));
+        }
+        assert_eq!(read.len() as i64, batch.record_count);
         if let Some(page) = page {
             let at_once: Vec<ReadRecord> = page.records().map(ReadRecord::from).collect();
-            assert_eq!(at_once, world.read_from(batch.first_offset, 1000).await, "both reads return the same records");
+            assert_eq!(at_once, read, "both reads return the same records");
         }
-        let mut reader = Reader::at(world.client(), pglog::Partition::FIRST, batch.first_offset).await.unwrap();
-        let mut batch_len = 0;
-        loop {
-            let page = reader.next_page(world.client(), 3).await.unwrap();
-            if page.is_empty() {
-                break;
-            }
-            batch_len += page.len() as i64;
-            seen.extend(page.records().map(ReadRecord::from));
-        }
-        assert_eq!(batch_len, batch.record_count);
+        seen.extend(read);
     }
 }
 

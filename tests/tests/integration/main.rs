@@ -23,6 +23,7 @@ mod content;
 mod convergence;
 mod dashboard;
 mod dead_letters;
+mod depth;
 mod doctor;
 mod doctor_rights;
 mod documentation;

@@ -231,18 +231,18 @@ async fn each_partition_has_its_own_history() {
     }
 }
 
-type Action<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+pub type Action<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// Counts the statements, and runs an action before the first of this name.
-struct Watched<'a> {
+pub struct Watched<'a> {
     client: &'a Client,
     statement: &'a str,
     action: Mutex<Option<Action<'a>>>,
-    statement_count: AtomicUsize,
+    pub statement_count: AtomicUsize,
 }
 
 impl<'a> Watched<'a> {
-    fn new(client: &'a Client, statement: &'a str, action: Option<Action<'a>>) -> Self {
+    pub fn new(client: &'a Client, statement: &'a str, action: Option<Action<'a>>) -> Self {
         Self { client, statement, action: Mutex::new(action), statement_count: AtomicUsize::new(0) }
     }
 }

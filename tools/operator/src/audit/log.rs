@@ -191,6 +191,12 @@ impl Pages<'_, '_> {
             Some(reader) => reader,
             None => Reader::at(self.tx, self.partition, self.next_offset).await?,
         };
-        self.reader.insert(reader).next_page(self.tx, PAGE_LEN_MAX).await
+        let reader = self.reader.insert(reader);
+        loop {
+            let page = reader.next_page(self.tx, PAGE_LEN_MAX).await?;
+            if !page.is_empty() || !reader.is_searching() {
+                return Ok(page);
+            }
+        }
     }
 }
