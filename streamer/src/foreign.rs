@@ -3,24 +3,31 @@
 //! The stream is of this log while every entry carries the token of the batch that holds its offset. It is not when
 //! another program appended to it, or when Postgres was restored from a backup and the stream is ahead of it.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use deadpool_postgres::ClientWrapper as Client;
 use pglog::Partition;
 use stream::codec::DecodeError;
 use stream::end::StreamEnd;
+use stream::hash_tag;
 use stream::resp::{Commands, Element, Elements};
 use stream::wire::Wire;
 
 use crate::refusal::classify_refusal;
 
-/// Moves the stream to another key, if it still ends where it was seen to end. Check and rename are one step, because
-/// another streamer may have set the stream aside and begun a new one in the meantime.
+/// Streams that are kept aside. A program that writes into the stream again and again would fill Redis otherwise.
+const ASIDE_LEN_MAX: usize = 10;
+
+/// Moves the stream to the first free one of the other keys, if it still ends where it was seen to end. Check and rename are
+/// one step, because another streamer may have set the stream aside and begun a new one in the meantime.
 const SET_ASIDE: &str = "
     if redis.call('EXISTS', KEYS[1]) == 0 then return end
     local info = redis.call('XINFO', 'STREAM', KEYS[1])
     for i = 1, #info, 2 do
         if info[i] == 'last-generated-id' and info[i + 1] == ARGV[1] then
-            redis.call('RENAME', KEYS[1], KEYS[2])
+            for k = 2, #KEYS do
+                if redis.call('RENAMENX', KEYS[1], KEYS[k]) == 1 then return end
+            end
+            return redis.error_reply('NOFREEKEY')
         end
     end";
 
@@ -48,20 +55,51 @@ pub(crate) async fn has_foreign_entry(end: &StreamEnd, client: &Client, partitio
     Ok(token.is_some_and(|token| end.is_foreign(token)))
 }
 
-/// Moves a stream that is not of this log to `<key>:set-aside`, if it still ends at `end`. Its entries are kept, so that
-/// an operator can look at them.
+/// Moves a stream that is not of this log to a key of its own, if it still ends at `end`. Its entries are kept, so that an
+/// operator can look at them.
 ///
 /// # Errors
-/// Redis is away, or refuses.
+/// Redis is away, or refuses; or too many streams are aside already.
 pub(crate) async fn set_aside(wire: &mut Wire, key: &str, end: &StreamEnd) -> Result<()> {
+    let keys: Vec<String> = (1..=ASIDE_LEN_MAX).map(|number| aside_key(key, number)).collect();
+    let key_count = (keys.len() + 1).to_string();
+    let mut command = vec!["EVAL", SET_ASIDE, &key_count, key];
+    command.extend(keys.iter().map(String::as_str));
+    command.push(&end.id);
     let mut commands = Commands::default();
-    commands.add(&["EVAL", SET_ASIDE, "2", key, &format!("{key}:set-aside"), &end.id]);
+    commands.add(&command);
     wire.send(&commands).await?;
     let reply = wire.read(1).await?;
     match Elements::of(&reply).next() {
+        Some(Element::Error(line)) if line.ends_with(b"NOFREEKEY") => bail!(
+            "{ASIDE_LEN_MAX} streams have been set aside, {} to {}: look for the program that writes into the stream, and delete \
+             the keys that you do not need",
+            keys[0],
+            keys[ASIDE_LEN_MAX - 1]
+        ),
         Some(Element::Error(line)) => {
             Err(classify_refusal(&String::from_utf8_lossy(line)).context("setting the stream aside"))
         }
         _ => Ok(()),
+    }
+}
+
+/// The key of a stream that is set aside. It lies in the same hash slot as the stream's own key: a Redis Cluster renames a key
+/// within its slot only.
+fn aside_key(key: &str, number: usize) -> String {
+    match hash_tag(key) {
+        Some(_) => format!("{key}:set-aside:{number}"),
+        None => format!("{{{key}}}:set-aside:{number}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::aside_key;
+
+    #[test]
+    fn the_key_of_a_stream_that_is_set_aside_has_the_hash_tag_of_its_own_key() {
+        assert_eq!(aside_key("rocket-rides-log", 1), "{rocket-rides-log}:set-aside:1");
+        assert_eq!(aside_key("rocket-rides-log:{3}", 2), "rocket-rides-log:{3}:set-aside:2");
     }
 }

@@ -10,7 +10,7 @@ use crate::{PrivatePostgres, PrivateRedis, World, scratch_folder, wait_until};
 
 /// The commands that each process sends to Redis. `docs/SECURITY.md` has the same lists.
 pub const REDIS_COMMANDS: [(&str, &[&str]); 4] = [
-    ("streamer", &["+info", "+xadd", "+xinfo|stream", "+eval", "+exists", "+rename"]),
+    ("streamer", &["+info", "+xadd", "+xinfo|stream", "+eval", "+exists", "+renamenx"]),
     ("consumer", &["+info", "+xread"]),
     ("reaper", &["+info", "+xtrim"]),
     ("dashboard", &["+info", "+xinfo|stream", "+xlen"]),
@@ -75,7 +75,7 @@ impl TlsServers {
         for (user, commands) in REDIS_COMMANDS {
             let mut set = redis::cmd("ACL");
             set.arg("SETUSER").arg(user).arg("on").arg(format!(">{}", Self::REDIS_PASSWORD));
-            set.arg(format!("~{key}")).arg(format!("~{key}:set-aside")).arg(commands);
+            set.arg(format!("~{key}")).arg(format!("~{{{key}}}:set-aside:*")).arg(commands);
             let () = set.query_async(&mut redis).await.unwrap();
         }
         world

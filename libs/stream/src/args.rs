@@ -39,5 +39,35 @@ fn parse_redis_url(text: &str) -> Result<redis::Client, String> {
 }
 
 fn parse_stream_name(text: &str) -> Result<String, String> {
-    if text.is_empty() { Err("give a name such as rocket-rides-log".to_owned()) } else { Ok(text.to_owned()) }
+    if text.is_empty() {
+        return Err("give a name such as rocket-rides-log".to_owned());
+    }
+    // No other key would lie in the hash slot of this one, and the streamer could not set the stream aside.
+    if text.contains('}') && hash_tag(text).is_none() {
+        return Err("use } only to end a hash tag, as in {rides}-log".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// The part of a key that decides its hash slot in a Redis Cluster, if it is not the whole key: what stands between the first
+/// `{` and the next `}`, if that is not empty.
+pub fn hash_tag(key: &str) -> Option<&str> {
+    let (_, rest) = key.split_once('{')?;
+    let (tag, _) = rest.split_once('}')?;
+    (!tag.is_empty()).then_some(tag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{hash_tag, parse_stream_name};
+
+    #[test]
+    fn a_hash_tag_is_between_the_first_braces_and_not_empty() {
+        let cases =
+            [("a", None), ("{a}b", Some("a")), ("a{b}{c}", Some("b")), ("a{}{b}", None), ("}{a", None), ("{a", None)];
+        for (key, tag) in cases {
+            assert_eq!(hash_tag(key), tag, "{key}");
+            assert_eq!(parse_stream_name(key).is_ok(), tag.is_some() || !key.contains('}'), "{key}");
+        }
+    }
 }

@@ -9,4 +9,4 @@ pub mod redis;
 pub mod resp;
 pub mod wire;
 
-pub use args::StreamArgs;
+pub use args::{StreamArgs, hash_tag};

@@ -1,7 +1,7 @@
 //! Foreign entries in the stream: they neither stop a consumer nor change a total.
 
 use redis::aio::MultiplexedConnection;
-use tests::{Process, World, wait_until};
+use tests::{PrivateRedis, Process, World, wait_until};
 
 /// Appends an entry with these fields and this id. Redis may refuse the id, which does no harm.
 async fn poison(world: &World, id: &str, fields: &[&str]) {
@@ -71,8 +71,11 @@ async fn entries_far_ahead_are_set_aside_and_the_stream_is_built_anew() {
     wait_until("15 are folded by both", async || world.number(all_folded).await == 2).await;
     world.assert_converged(&["c0", "c1"]).await;
     let mut redis = world.redis().await;
-    let kept: i64 =
-        redis::cmd("XLEN").arg(format!("{}:set-aside", world.stream_name())).query_async(&mut redis).await.unwrap();
+    let kept: i64 = redis::cmd("XLEN")
+        .arg(format!("{{{}}}:set-aside:1", world.stream_name()))
+        .query_async(&mut redis)
+        .await
+        .unwrap();
     assert!(kept >= 1, "the foreign entries are kept under another key");
     assert!(consumers.iter_mut().all(Process::is_running) && streamer.is_running(), "every process still runs");
     // The stream works again: new entries arrive through it.
@@ -101,4 +104,50 @@ async fn a_key_of_another_type_does_not_stop_consumers() {
     let progress = world.consumer("consumer0").run_once(consumer::Fault::None, None).await.unwrap();
     assert_eq!(progress.healed_count, 3, "read from Postgres");
     world.assert_converged(&["consumer0"]).await;
+}
+
+#[tokio::test]
+async fn streams_are_set_aside_one_beside_the_other_in_a_cluster_too() {
+    let cluster_port = tests::free_port().to_string();
+    let cluster =
+        PrivateRedis::start(&["--cluster-enabled", "yes", "--cluster-port", &cluster_port, "--bind", "127.0.0.1"])
+            .await;
+    let mut admin = World::with_redis(&cluster.url()).await.redis().await;
+    redis::cmd("CLUSTER").arg(&["ADDSLOTSRANGE", "0", "16383"]).exec_async(&mut admin).await.unwrap();
+    wait_until("the cluster serves all slots", async || {
+        let info: String = redis::cmd("CLUSTER").arg("INFO").query_async(&mut admin.clone()).await.unwrap();
+        info.contains("cluster_state:ok")
+    })
+    .await;
+    let plain = PrivateRedis::start(&[]).await;
+    for url in [plain.url(), cluster.url()] {
+        let world = World::with_redis(&url).await;
+        let key = |number| format!("{{{}}}:set-aside:{number}", world.stream_name());
+        let mut redis = world.redis().await;
+        for number in 1..=10 {
+            world.write_rides(1).await;
+            world.drain_streamer(&mut world.streamer()).await;
+            poison(&world, &format!("{}-0", 100 + number), &WELL_FORMED).await;
+        }
+        world.write_rides(1).await;
+        world.drain_streamer(&mut world.streamer()).await;
+        for number in 1..=10 {
+            let last: Vec<(String, Vec<String>)> = redis::cmd("XREVRANGE")
+                .arg(key(number))
+                .arg(&["+", "-", "COUNT", "1"])
+                .query_async(&mut redis)
+                .await
+                .unwrap();
+            assert_eq!(last[0].0, format!("{}-0", 100 + number), "no stream replaced an earlier one");
+        }
+        // Their number has a limit. Consumers do not need the stream.
+        poison(&world, "200-0", &WELL_FORMED).await;
+        world.write_rides(1).await;
+        let error = world.streamer().run_once(streamer::Fault::None).await.unwrap_err();
+        assert!(format!("{error:#}").contains("10 streams have been set aside"), "{error:#}");
+        world.drain_consumer(&mut world.consumer("c0")).await;
+        world.assert_converged(&["c0"]).await;
+        redis::cmd("DEL").arg(key(4)).exec_async(&mut redis).await.unwrap();
+        world.drain_streamer(&mut world.streamer()).await;
+    }
 }
