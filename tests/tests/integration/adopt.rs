@@ -229,3 +229,65 @@ async fn the_schema_applied_again_does_not_hide_that_the_log_came_from_elsewhere
     launcher::apply_schema(world.client()).await.unwrap();
     pglog::prepare_session(world.client()).await.unwrap();
 }
+
+/// A reaper marked all batches and was killed before it deleted their rows. One row is of a transaction that was open when the
+/// others were cut, and its id is higher than theirs.
+async fn half_reap(world: &World) {
+    let mut late = world.connect().await;
+    let late = late.transaction().await.unwrap();
+    write_rides(&late, 1).await;
+    world.write_rides(2).await;
+    pglog::assign(world.client(), pglog::Partition::FIRST, 1).await.unwrap().unwrap();
+    write_rides(&late, 1).await;
+    late.commit().await.unwrap();
+    pglog::assign(world.client(), pglog::Partition::FIRST, 2).await.unwrap().unwrap();
+    world.drain_consumer(&mut world.consumer("c0")).await;
+    world.client().execute("UPDATE log_batches SET reaped_at = now()", &[]).await.unwrap();
+    world.client().execute("DELETE FROM staged_log_records WHERE id = 2", &[]).await.unwrap();
+}
+
+/// The log goes on, and counts no record twice.
+async fn assert_adopted(world: &World, output: &str) {
+    assert!(output.contains("; 2 staged records wait for their offsets; 3 remains of reaped records"), "{output}");
+    world.write_rides(2).await;
+    world.drain_streamer(&mut world.streamer()).await;
+    world.drain_consumer(&mut world.consumer("c0")).await;
+    world.assert_converged(&["c0"]).await;
+    assert_eq!(world.number("SELECT last_offset FROM checkpoints WHERE name = 'c0'").await, 8);
+}
+
+#[tokio::test]
+async fn half_reaped_late_rows_are_known_in_every_cluster() {
+    let cluster = PrivatePostgres::start().await;
+    for case in ["the same cluster", "after pg_upgrade", "after a dump was restored"] {
+        let mut world = World::new().await;
+        half_reap(&world).await;
+        let mut args: &[&str] = &[];
+        match case {
+            "the same cluster" => args = &["--force"],
+            // Rows and transaction ids stay as they are, and the cluster has a new identifier.
+            "after pg_upgrade" => {
+                world.client().execute("UPDATE log_identity SET system_identifier = 1", &[]).await.unwrap();
+            }
+            _ => world = world.restored(&world.dump().await, &cluster).await,
+        }
+        world.write_rides(2).await;
+        let output = Process::start(&world, "adopt", args).succeed().await;
+        assert_adopted(&world, &output).await;
+    }
+}
+
+#[tokio::test]
+async fn late_rows_of_batches_from_before_version_6_are_named_and_not_guessed() {
+    let world = World::new().await;
+    half_reap(&world).await;
+    world.client().execute("UPDATE log_batches SET last_id = NULL", &[]).await.unwrap();
+    world.write_rides(2).await;
+    let before = fingerprint(&world).await;
+    let output = Process::start(&world, "adopt", &["--force"]).fail(1).await;
+    assert!(output.contains("may belong to reaped batches, or to none: id 4. Look at them"), "{output}");
+    assert_eq!(fingerprint(&world).await, before);
+    world.client().execute("DELETE FROM staged_log_records WHERE id = 4", &[]).await.unwrap();
+    let output = Process::start(&world, "adopt", &["--force"]).succeed().await;
+    assert!(output.contains("; 2 staged records wait for their offsets; 2 remains"), "{output}");
+}

@@ -9,6 +9,9 @@ use anyhow::{Context, Result, bail, ensure};
 use deadpool_postgres::Transaction;
 use pglog::Partition;
 
+/// Rows of unknown origin that are named.
+const DOUBTFUL_LEN_MAX: i64 = 10;
+
 /// Checks that the batches follow each other without a gap: reaped batches first, and at least one of them before the first
 /// readable batch, unless that begins at offset 1.
 pub(super) async fn check_chain(tx: &Transaction<'_>, partition: Partition) -> Result<()> {
@@ -112,32 +115,37 @@ pub(super) async fn check_batches(tx: &Transaction<'_>, partition: Partition) ->
     }
 }
 
-/// Checks that no row is of unknown origin: it looks reaped, and its id is higher than all ids known to be restored. Such a
-/// row was either staged after the restore, and must be kept, or it belongs to a reaped batch whose rows were only partly
-/// deleted when the dump was made, and must go.
+/// Checks that no row is of unknown origin: it looks reaped, and its id is higher than all ids that are known to be those of
+/// batches. Such a row was either staged after the restore, and must be kept, or it belongs to a reaped batch whose rows were
+/// only partly deleted, and must go.
+///
+/// There is no such row if the reaped batches state their highest ids. Batches from before version 6 do not. Of their rows
+/// only the time tells: a row that was staged after the reaper marked the batch is of no such batch. A row's `xmin` tells
+/// nothing: after pg_upgrade, and in the log's own cluster, it is that of the transaction that staged the row.
 pub(super) async fn check_doubtful(tx: &Transaction<'_>, partition: Partition) -> Result<()> {
-    let row = tx
-        .query_one(
+    let rows = tx
+        .query(
             &format!(
                 "-- operator::adopt::check_doubtful
                  {REAPED}
-                 SELECT count(*), min(staged.id) FROM reaped, staged_log_records AS staged
-                 WHERE staged.partition = $1 AND staged.id > reaped.last_id
+                 SELECT staged.id FROM reaped, staged_log_records AS staged
+                 WHERE NOT reaped.is_exact AND staged.partition = $1 AND staged.id > reaped.last_id
                    AND pg_visible_in_snapshot(staged.transaction_id, reaped.snapshot)
-                   -- Not written here by the very transaction that it names, and older than the removal.
-                   AND staged.xmin <> staged.transaction_id::xid AND staged.staged_at <= reaped.reaped_at
-                   AND NOT EXISTS (SELECT FROM adopted_records WHERE id = staged.id)"
+                   AND staged.staged_at <= reaped.reaped_at
+                   AND NOT EXISTS (SELECT FROM adopted_records WHERE id = staged.id)
+                 ORDER BY staged.id LIMIT $2"
             ),
-            &[&partition],
+            &[&partition, &DOUBTFUL_LEN_MAX],
         )
         .await
         .context("looking for remains of reaped records")?;
-    let doubtful_count: i64 = row.get(0);
+    let ids: Vec<String> = rows.iter().map(|row| row.get::<_, i64>(0).to_string()).collect();
     ensure!(
-        doubtful_count == 0,
-        "partition {partition} has {doubtful_count} staged rows, from id {} on, that may belong to reaped batches. Look at \
-         them: if all consumers have passed them, delete them and run adopt again (nothing was changed)",
-        row.get::<_, Option<i64>>(1).unwrap_or_default()
+        ids.is_empty(),
+        "partition {partition} has staged rows that may belong to reaped batches, or to none: id {}{}. Look at them in \
+         staged_log_records: if all consumers have passed them, delete them and run adopt again (nothing was changed)",
+        ids.join(", "),
+        if ids.len() as i64 == DOUBTFUL_LEN_MAX { ", and perhaps more" } else { "" }
     );
     Ok(())
 }
@@ -163,10 +171,12 @@ pub(super) async fn add_waiting(tx: &Transaction<'_>, partition: Partition) -> R
     Ok(waiting_count as i64)
 }
 
-/// A CTE: the newest reaped batch, and the highest id that is known to come from the dump.
+/// A CTE: the newest reaped batch, the highest id that is known to be of a batch, and whether no reaped batch has a higher one.
 const REAPED: &str = "WITH reaped AS MATERIALIZED (
                      SELECT snapshot, reaped_at,
-                            greatest((SELECT max(fresh_last_id) FROM log_batches WHERE partition = $1),
-                                     (SELECT max(id) FROM adopted_records WHERE record_offset IS NOT NULL), 0) AS last_id
+                            greatest((SELECT max(greatest(fresh_last_id, last_id)) FROM log_batches WHERE partition = $1),
+                                     (SELECT max(id) FROM adopted_records WHERE record_offset IS NOT NULL), 0) AS last_id,
+                            (SELECT bool_and(last_id IS NOT NULL) FROM log_batches
+                             WHERE partition = $1 AND reaped_at IS NOT NULL) AS is_exact
                      FROM log_batches WHERE partition = $1 AND reaped_at IS NOT NULL
                      ORDER BY first_offset DESC LIMIT 1)";

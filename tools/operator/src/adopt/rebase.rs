@@ -173,9 +173,10 @@ async fn rewrite_batches(
     if first_retained > 1 {
         tx.execute(
             "-- operator::adopt::rewrite_batches
-             INSERT INTO log_batches (partition, first_offset, record_count, snapshot, token, created_at, reaped_at)
-             VALUES ($1, 1, $2, '3:3:', $3, $4, $5)",
-            &[&partition, &(first_retained - 1), &token(), &created_at, &reaped_at],
+             INSERT INTO log_batches
+                 (partition, first_offset, record_count, snapshot, token, created_at, reaped_at, last_id)
+             VALUES ($1, 1, $2, '3:3:', $3, $4, $5, $6)",
+            &[&partition, &(first_retained - 1), &token(), &created_at, &reaped_at, &last_id],
         )
         .await
         .context("writing the reaped batch")?;
@@ -184,8 +185,8 @@ async fn rewrite_batches(
         tx.execute(
             "-- operator::adopt::rewrite_batches
              INSERT INTO log_batches (partition, first_offset, record_count, snapshot, fresh_first_id, fresh_last_id,
-                                      token, created_at)
-             VALUES ($1, $2, $3, '4:4:', $4, $5, $6, $7)",
+                                      token, created_at, last_id)
+             VALUES ($1, $2, $3, '4:4:', $4, $5, $6, $7, $5)",
             &[
                 &partition,
                 &first_retained,
