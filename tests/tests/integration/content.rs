@@ -36,7 +36,7 @@ const BAD_RIDES: [&str; 17] = [
 ];
 
 /// Further members of sound rides, as SQL texts.
-const STRANGE_MEMBERS: [&str; 6] = [
+pub const STRANGE_MEMBERS: [&str; 6] = [
     "'\"note\":\"\\u0000\"'",
     "'\"note\":\"\\ud800\"'",
     "'\"note\":1e400000'",
@@ -63,7 +63,7 @@ const STRANGE_NAMES: [&str; 4] = [
     "' ', '-1 -1 4 ride create'",
 ];
 
-async fn execute(world: &World, statement: &str) {
+pub async fn execute(world: &World, statement: &str) {
     world.client().batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
 }
 
@@ -253,6 +253,9 @@ impl RowFold for Names {
 
     fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection> {
         let named: Named = consumer::read_object(record, "a name")?;
+        if named.name.starts_with('?') {
+            return Err(Rejection(named.name));
+        }
         self.offsets.push(record.offset);
         self.names.push(named.name);
         Ok(())
@@ -283,7 +286,15 @@ async fn drain(consumer: &mut Consumer<Rows<Names>>) {
 async fn a_row_that_postgres_refuses_becomes_a_dead_letter_alone() {
     let world = World::new().await;
     execute(&world, NAMES).await;
-    let bad = [(1, "damn"), (2, r"a\u0000b"), (700, "longer than four"), (701, "json"), (1499, "damn"), (2500, "damn")];
+    let bad = [
+        (1, "damn"),
+        (2, r"a\u0000b"),
+        (3, r"?\u0000"),
+        (700, "longer than four"),
+        (701, "json"),
+        (1499, "damn"),
+        (2500, "damn"),
+    ];
     for (offset, name) in bad {
         let after = world.number("SELECT count(*) FROM staged_log_records").await;
         let stage = format!(
