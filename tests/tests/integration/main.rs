@@ -20,6 +20,7 @@ mod collector;
 mod console;
 mod consumer;
 mod content;
+mod content_receipts;
 mod convergence;
 mod dashboard;
 mod dead_letters;

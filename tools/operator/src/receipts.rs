@@ -4,6 +4,8 @@
 use anyhow::{Context, Result, bail};
 use deadpool_postgres::ClientWrapper as Client;
 
+use crate::plain::one_line;
+
 /// Receipts per query.
 const PAGE_LEN_MAX: i64 = 1000;
 
@@ -27,7 +29,7 @@ pub(crate) async fn list(client: &Client) -> Result<bool> {
         for row in &rows {
             after_ride_id = row.get("ride_id");
             let (attempt_count, last_error): (i32, &str) = (row.get("attempt_count"), row.get("last_error"));
-            println!("ride {after_ride_id}, {attempt_count} attempts: {last_error}");
+            println!("ride {after_ride_id}, {attempt_count} attempts: {}", one_line(last_error));
         }
         if (rows.len() as i64) < PAGE_LEN_MAX {
             return Ok(true);
