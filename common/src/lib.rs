@@ -4,6 +4,7 @@
 //! with its users.
 
 pub mod backoff;
+pub mod bad_setting;
 pub mod fault;
 pub mod paced;
 pub mod shutdown;

@@ -88,7 +88,12 @@ impl TlsServers {
 
     /// `DATABASE_URL` for the process `name`, encrypted.
     pub fn database_url_of(&self, world: &World, name: &str) -> String {
-        self.database_url("localhost", world, &format!("rocket_{name}:{}", Self::POSTGRES_PASSWORD), "sslmode=require")
+        self.database_url(
+            "localhost",
+            world,
+            &format!("rocket_{name}:{}", Self::POSTGRES_PASSWORD),
+            "sslmode=verify-full",
+        )
     }
 
     /// The world's database over TCP; `user` may have a password.

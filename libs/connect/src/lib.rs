@@ -7,5 +7,7 @@ mod opener;
 pub mod postgres;
 mod session;
 pub mod tls;
+mod url;
 
 pub use postgres::PostgresArgs;
+pub use url::{describe, parse_url};

@@ -14,6 +14,7 @@ use tokio_postgres::config::TargetSessionAttrs;
 use crate::opener::Opener;
 use crate::session;
 use crate::tls::{self, TlsArgs};
+use crate::url::parse_url;
 
 pub use crate::opener::leave_if_read_only;
 pub use crate::session::{SharedSession, shared_session};
@@ -21,8 +22,8 @@ pub use crate::session::{SharedSession, shared_session};
 /// Where Postgres is.
 #[derive(Clone, Args)]
 pub struct PostgresArgs {
-    /// The database, for example postgres://localhost/rocket-rides-log; ?sslmode=require encrypts and verifies
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    /// The database, for example postgres://localhost/rocket-rides-log; ?sslmode=verify-full encrypts and verifies
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_parser = parse_url)]
     pub database_url: tokio_postgres::Config,
 
     /// The authorities that are trusted, for Postgres and Redis.

@@ -3,12 +3,13 @@
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use common::bad_setting::BadSetting;
 use common::shutdown::CancellationToken;
 use metrics::{Unit, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -40,10 +41,10 @@ const CONNECTION_COUNT_MAX: usize = 256;
 /// The port is taken.
 pub async fn start(args: &MonitorArgs) -> Result<Health> {
     let Some(address) = args.address() else { return Ok(Health::default()) };
-    ensure!(
-        !args.fault_orders || address.ip().is_loopback(),
-        "faults could be ordered from other machines: set FAULT_ORDERS=false, or take away MONITOR_BIND"
-    );
+    if args.fault_orders && !address.ip().is_loopback() {
+        let why = "faults could be ordered from other machines: set FAULT_ORDERS=false, or take away MONITOR_BIND";
+        return Err(anyhow!(why).context(BadSetting));
+    }
     let health = Health::served(args.fault_orders);
     let listener = TcpListener::bind(address).await;
     let listener = listener.with_context(|| format!("listening on {address}: set MONITOR_PORT to another"))?;

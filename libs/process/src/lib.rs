@@ -61,7 +61,7 @@ use connect::postgres::shared_session;
 use monitor::MonitorArgs;
 use tokio::runtime::{Builder, Runtime};
 
-pub use arguments::parse;
+pub use arguments::{BAD_SETTING, parse};
 pub use command::{command, quoted};
 pub use logs::{LogArgs, StayDown};
 pub use notify::ready;

@@ -4,12 +4,14 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use common::bad_setting::BadSetting;
 use connect::postgres::SharedSession;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::arguments::BAD_SETTING;
 use crate::failures::{self, ToldOnce};
 
 /// An error after which a supervisor must not start the process again, as after a bad setting: a person has to act first.
@@ -17,8 +19,8 @@ use crate::failures::{self, ToldOnce};
 #[error(transparent)]
 pub struct StayDown(#[from] pub anyhow::Error);
 
-/// The exit status of a process: 0 after success, 2 after [`StayDown`] or [`SharedSession`], 1 after any other error. An error is logged in one
-/// line with its causes. Sends the last spans first.
+/// The exit status of a process: 0 after success; 2 after [`StayDown`], [`SharedSession`] and [`BadSetting`]; 1 after any other
+/// error. An error is logged in one line with its causes. Sends the last spans first.
 pub fn conclude(outcome: anyhow::Result<()>) -> ExitCode {
     traces::flush();
     failures::tell_at_exit();
@@ -26,8 +28,8 @@ pub fn conclude(outcome: anyhow::Result<()>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("stopped: {error:#}");
-            let stays_down = error.is::<StayDown>() || error.is::<SharedSession>();
-            if stays_down { ExitCode::from(2) } else { ExitCode::FAILURE }
+            let stays_down = error.is::<StayDown>() || error.is::<SharedSession>() || error.is::<BadSetting>();
+            if stays_down { ExitCode::from(BAD_SETTING) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -35,7 +35,9 @@ impl std::fmt::Debug for StreamArgs {
 }
 
 fn parse_redis_url(text: &str) -> Result<redis::Client, String> {
-    crate::redis::client(text).map_err(|_| "give a URL such as redis://localhost:6379".to_owned())
+    let is_verified = !text.contains("#insecure");
+    let client = crate::redis::client(text).ok().filter(|_| is_verified);
+    client.ok_or_else(|| "give a URL such as redis://localhost:6379, or rediss:// without #insecure".to_owned())
 }
 
 fn parse_stream_name(text: &str) -> Result<String, String> {

@@ -26,7 +26,8 @@ const TRY_TO_LEASE: &str = "-- completer::try_to_lease
 
 /// Finishes what clients have left unfinished.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "completer", version)]
+// The api has the same flag and does without.
+#[command(name = "completer", version, mut_arg("stripe_api_key", |key| key.required(true)))]
 pub struct Config {
     /// Where Postgres is.
     #[command(flatten)]

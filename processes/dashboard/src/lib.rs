@@ -26,8 +26,9 @@ mod verdict;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow};
 use clap::Parser;
+use common::bad_setting::BadSetting;
 use common::shutdown::{CancellationToken, stop_at_last};
 use connect::PostgresArgs;
 use process::ProcessArgs;
@@ -84,10 +85,10 @@ pub struct Config {
 /// # Errors
 /// The port is taken, or other machines could inject faults. A server that does not answer is no error: the page says so.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
-    ensure!(
-        !config.process.monitor.fault_orders || config.dashboard_bind.is_loopback(),
-        "other machines could press the buttons: set FAULT_ORDERS=false, or take away DASHBOARD_BIND"
-    );
+    if config.process.monitor.fault_orders && !config.dashboard_bind.is_loopback() {
+        let why = "other machines could press the buttons: set FAULT_ORDERS=false, or take away DASHBOARD_BIND";
+        return Err(anyhow!(why).context(BadSetting));
+    }
     let (bind, port) = (config.dashboard_bind, config.dashboard_port);
     let listener = TcpListener::bind((bind, port)).await;
     let listener = listener.with_context(|| format!("listening on {bind}:{port}: set DASHBOARD_PORT to another"))?;

@@ -13,7 +13,7 @@ pub struct StripeArgs {
     pub stripe_api_base: String,
 
     /// The secret key of the Stripe account: sk_test_ or sk_live_ and more. The payments server takes any sk_test_
-    #[arg(long, env = "STRIPE_API_KEY", hide_env_values = true)]
+    #[arg(long, env = "STRIPE_API_KEY", hide_env_values = true, value_parser = parse_key)]
     pub stripe_api_key: Option<String>,
 }
 
@@ -41,6 +41,14 @@ pub(crate) fn parse_base(text: &str) -> Result<String, String> {
     match base.parse() {
         Ok(uri) if is_base(&uri) => Ok(base.to_owned()),
         _ => Err("give a URL such as https://api.stripe.com, without a password".to_owned()),
+    }
+}
+
+fn parse_key(key: &str) -> Result<String, String> {
+    if key.chars().all(|c| c.is_ascii_graphic()) {
+        Ok(key.to_owned())
+    } else {
+        Err("give the key as the processor shows it, without blanks or line ends".to_owned())
     }
 }
 

@@ -272,10 +272,10 @@ async fn buttons_are_for_this_page_alone_and_for_development() {
 async fn the_page_does_not_let_other_machines_press_its_buttons() {
     let world = World::new().await;
     let flags = ["--dashboard-port", "0", "--dashboard-bind", "0.0.0.0", "--fault-orders"];
-    let output = Process::start(&world, "dashboard", &flags).fail(1).await;
+    let output = Process::start(&world, "dashboard", &flags).fail(2).await;
     assert!(output.contains("other machines could press the buttons: set FAULT_ORDERS=false"), "{output}");
     let flags = ["--monitor-port", "0", "--monitor-bind", "0.0.0.0", "--fault-orders"];
-    let output = Process::start(&world, "streamer", &flags).fail(1).await;
+    let output = Process::start(&world, "streamer", &flags).fail(2).await;
     assert!(output.contains("faults could be ordered from other machines: set FAULT_ORDERS=false"), "{output}");
 }
 

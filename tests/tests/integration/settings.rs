@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tests::{Process, binary, root, workspace_binaries};
+use tests::{Process, World, binary, root, wait_until, workspace_binaries};
 use tokio::process::Command;
 
 fn start(name: &str, args: &[&str], environment: &[(&str, &str)]) -> Process {
@@ -70,12 +70,115 @@ async fn a_bad_setting_is_named_with_what_is_wanted() {
             &[POSTGRES, REDIS, ("OTEL_EXPORTER_OTLP_ENDPOINT", "u:secret@localhost:4317")],
             "bad OTEL_EXPORTER_OTLP_ENDPOINT: give a URL such as http://",
         ),
-        ("simulator", &["--rate", "fast"], &[], "bad RATE \"fast\": give rides per second"),
+        ("simulator", &["--rate", "fast"], &[], "bad --rate \"fast\": give rides per second"),
     ] {
         let output = start(name, args, environment).fail(2).await;
         assert!(output.starts_with(line), "{name}: {output}");
         assert!(!output.contains("secret"), "{name}: {output}");
     }
+}
+
+#[tokio::test]
+async fn a_value_that_a_file_or_a_service_has_spoiled_is_refused_by_its_name() {
+    for (name, args, environment, line) in [
+        ("reaper", &[][..], &[POSTGRES, REDIS, ("REAPER_KEEP", "banana")][..], "bad REAPER_KEEP \"banana\": "),
+        (
+            "streamer",
+            &[],
+            &[POSTGRES, REDIS, ("FAULT_ORDERS", "yes")],
+            "bad FAULT_ORDERS \"yes\": give one of true, false",
+        ),
+        ("streamer", &[], &[REDIS, ("DATABASE_URL", "")], "need DATABASE_URL: "),
+        ("streamer", &[], &[POSTGRES, REDIS, ("STREAM_NAME", "rides\r")], "bad STREAM_NAME: it ends with a line end"),
+        ("streamer", &[], &[POSTGRES, REDIS, ("STREAM_NAME", "'rides'")], "bad STREAM_NAME: it is in quotes"),
+        (
+            "streamer",
+            &[],
+            &[POSTGRES, REDIS, ("STREAM_NAME", " rides")],
+            "bad STREAM_NAME: it begins or ends with a blank",
+        ),
+        (
+            "streamer",
+            &[],
+            &[REDIS, ("DATABASE_URL", "postgres://u:secret@h/d?sslrootcert=ca.pem")],
+            "bad DATABASE_URL: it has the parameter sslrootcert: set TLS_CA_FILE",
+        ),
+        ("streamer", &[], &[POSTGRES, ("REDIS_URL", "rediss://:secret@h/#insecure")], "bad REDIS_URL: "),
+        ("completer", &[], &[POSTGRES], "need STRIPE_API_KEY: set it in the environment or pass --stripe-api-key"),
+        ("completer", &[], &[POSTGRES, ("STRIPE_API_KEY", "sk_ secret")], "bad STRIPE_API_KEY: give the key"),
+        ("receipts", &["r"], &[POSTGRES, REDIS], "need RECEIPTS_DIR or RECEIPTS_SMTP_URL: set one"),
+        (
+            "receipts",
+            &["r"],
+            &[POSTGRES, REDIS, ("RECEIPTS_DIR", "a"), ("RECEIPTS_SMTP_URL", "smtp://b")],
+            "bad RECEIPTS_DIR: RECEIPTS_SMTP_URL is given too",
+        ),
+    ] {
+        let output = start(name, args, environment).fail(2).await;
+        assert!(output.starts_with(line), "{name}: {output}");
+        assert!(!output.contains("secret"), "{name}: {output}");
+    }
+}
+
+/// A value that no setting can have, except the settings that are any text.
+const BAD: &str = "= no such value =";
+
+/// The settings that are any text: names, folders, and lists that the program compares with what it finds.
+const ANY_TEXT: [&str; 13] = [
+    "STREAM_NAME",
+    "RECEIPTS_DIR",
+    "PAYMENTS_DATA",
+    "DATA_DIR",
+    "--procfile",
+    "--data",
+    "--results",
+    "--into",
+    "--name",
+    "--only",
+    "--without",
+    "--fold",
+    "--copy-from",
+];
+
+/// Whether a text of `--help` shows the flag with a value.
+fn takes_a_value(help: &str, flag: &str) -> bool {
+    help.lines().any(|line| line.split(", ").any(|part| part.trim_start().starts_with(&format!("{flag} <"))))
+}
+
+#[tokio::test]
+async fn every_setting_that_is_refused_is_named_as_it_is_set_with_the_fault_and_the_fix() {
+    let mut refused_count = 0;
+    for ((variable, flag, _), programs) in all_settings() {
+        let name = if variable == "-" { &flag } else { &variable };
+        for program in programs {
+            let help = help_of(&program);
+            let words: Vec<&str> = program.split(' ').collect();
+            if takes_a_value(&help, &flag) {
+                // The last argument keeps a program from starting that takes the value.
+                let bad = format!("{flag}={BAD}");
+                let output = start(words[0], &[&words[1..], &[&bad, "--no-such-flag"]].concat(), &[]).fail(2).await;
+                if output.contains("unexpected argument '--no-such-flag'") {
+                    assert!(ANY_TEXT.contains(&name.as_str()), "{program} takes any text as {flag}");
+                    continue;
+                }
+                assert_refusal(&output, name, &format!("{program} {flag}"));
+            }
+            if variable != "-" {
+                let set = (variable.as_str(), BAD);
+                let others = [POSTGRES, REDIS].into_iter().filter(|(other, _)| *other != variable);
+                let environment: Vec<_> = others.chain([set]).collect();
+                let output = start(words[0], &words[1..], &environment).fail(2).await;
+                assert_refusal(&output, name, &format!("{program} {variable}"));
+                refused_count += 1;
+            }
+        }
+    }
+    assert!(refused_count > 100, "{refused_count}");
+}
+
+fn assert_refusal(output: &str, name: &str, case: &str) {
+    assert!(output.starts_with(&format!("bad {name}")), "{case}: {output}");
+    assert!(output.contains("give ") && output.lines().count() == 1, "{case}: {output}");
 }
 
 #[tokio::test]
@@ -222,7 +325,21 @@ fn every_setting_is_in_the_example_file() {
 
 #[tokio::test]
 async fn without_a_fault_rate_nothing_is_injected() {
-    let output = start("streamer", &["--help"], &[]).succeed().await;
-    let fault_rate = output.split("--fault-rate").nth(1).unwrap();
-    assert!(fault_rate.contains("[default: 0]"), "{fault_rate}");
+    let world = World::new().await;
+    let streamer = Process::start(&world, "streamer", &[]);
+    let consumer = Process::start(&world, "consumer", &["consumer0"]);
+    // Each ride is in a batch of its own. With the rate of the Procfile, 100 batches without a fault are one case in 30,000.
+    for count in 1..=100 {
+        world.write_rides(1).await;
+        wait_until("the ride is folded", async || {
+            world.number(&format!("SELECT count(*) FROM checkpoints WHERE last_offset = {count}")).await == 1
+        })
+        .await;
+    }
+    wait_until("all rides are in the stream", async || world.stream_len().await >= 100).await;
+    assert_eq!(world.stream_len().await, 100, "a record was sent twice");
+    assert_eq!(world.number("SELECT crash_count + duplicate_count FROM checkpoints").await, 0);
+    for process in [streamer, consumer] {
+        process.stop().await;
+    }
 }

@@ -103,28 +103,19 @@ async fn a_server_of_an_unknown_authority_is_refused_with_what_to_do() {
     assert_eq!(world.number(connected).await, 0);
 }
 
-/// The redis crate accepts `#insecure` in a URL, which would switch verification off.
-#[tokio::test]
-async fn verification_cannot_be_switched_off_in_a_url() {
-    let servers = TlsServers::start().await;
-    let world = servers.world().await;
-    let redis_url = format!("{}/#insecure", servers.redis_url("", TlsServers::REDIS_PASSWORD));
-    let mut streamer = start(&world, "streamer", &[], (&world.database_url_of("streamer"), &redis_url), None);
-    streamer.wait_for("connecting to Redis: Cannot create insecure client").await;
-    assert_no_password(&streamer.output());
-}
-
 #[tokio::test]
 async fn a_server_with_a_certificate_for_another_name_is_refused() {
     let servers = TlsServers::start().await;
     let world = servers.world().await;
     let user = format!("rocket_streamer:{}", TlsServers::POSTGRES_PASSWORD);
-    let options = "hostaddr=127.0.0.1&sslmode=require";
-    let database_url = servers.database_url("db.example.com", &world, &user, options);
-    let urls = (database_url.as_str(), "redis://127.0.0.1:1");
-    let mut streamer = start(&world, "streamer", &[], urls, Some(servers.ca_file()));
-    streamer.wait_for("the server's certificate is for another name: use its name in the URL").await;
-    assert_no_password(&streamer.output());
+    for mode in ["require", "verify-ca", "verify-full"] {
+        let options = format!("hostaddr=127.0.0.1&sslmode={mode}");
+        let database_url = servers.database_url("db.example.com", &world, &user, &options);
+        let urls = (database_url.as_str(), "redis://127.0.0.1:1");
+        let mut streamer = start(&world, "streamer", &[], urls, Some(servers.ca_file()));
+        streamer.wait_for("the server's certificate is for another name: use its name in the URL").await;
+        assert_no_password(&streamer.output());
+    }
 }
 
 #[test]
