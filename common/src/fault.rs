@@ -3,6 +3,7 @@
 //! Injected faults. The loop of a process draws the fault of each unit and hands it to `run_once` as an argument. Tests
 //! choose the fault themselves, and a process that was started without faults never rolls the dice.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
@@ -17,7 +18,8 @@ pub struct FaultArgs {
     #[arg(long, env = "FAULT_RATE", default_value_t = 0.0, value_parser = parse_rate)]
     pub fault_rate: f64,
 
-    /// Seed of the random faults: the same seed injects the same faults. Without it the process draws one and logs it.
+    /// Seed of the random faults: the same seed injects the same faults into a process of the same name. Without it the process
+    /// draws one and logs it.
     #[arg(long, env = "FAULT_SEED")]
     pub fault_seed: Option<u64>,
 }
@@ -75,14 +77,14 @@ pub struct FaultSource<F> {
 impl FaultSource<()> {
     /// Injects nothing.
     pub fn none() -> Self {
-        Self::new(&FaultArgs { fault_rate: 0.0, fault_seed: None }, None)
+        Self::new("", &FaultArgs { fault_rate: 0.0, fault_seed: None }, None)
     }
 }
 
 impl<F: Injectable> FaultSource<F> {
-    /// Faults as the flags say.
-    pub fn new(args: &FaultArgs, planned: Option<Planned<F>>) -> Self {
-        Self { dice: Dice::new(args), planned, drawn_count: 0 }
+    /// Faults of the process `name`, as the flags say.
+    pub fn new(name: &str, args: &FaultArgs, planned: Option<Planned<F>>) -> Self {
+        Self { dice: Dice::new(name, args), planned, drawn_count: 0 }
     }
 
     /// The seed of the dice, to be logged at start.
@@ -106,7 +108,8 @@ pub fn die() -> ! {
     unreachable!("no process survives SIGKILL")
 }
 
-/// The random numbers behind the faults. One seed gives one sequence.
+/// The random numbers behind the faults. One seed gives one sequence to each name, and another one to each other name: consumers
+/// that share a seed must not all crash at the same record.
 #[derive(Debug)]
 pub struct Dice {
     rate: f64,
@@ -115,10 +118,12 @@ pub struct Dice {
 }
 
 impl Dice {
-    /// Dice as the flags say.
-    pub fn new(args: &FaultArgs) -> Self {
+    /// The dice of the process `name`, as the flags say.
+    pub fn new(name: &str, args: &FaultArgs) -> Self {
         let seed = args.fault_seed.unwrap_or_else(rand::random);
-        Self { rate: args.fault_rate, seed, rng: StdRng::seed_from_u64(seed) }
+        let mut hasher = DefaultHasher::new();
+        (name, seed).hash(&mut hasher);
+        Self { rate: args.fault_rate, seed, rng: StdRng::seed_from_u64(hasher.finish()) }
     }
 
     /// The seed in use, to be logged at start.
@@ -149,7 +154,11 @@ mod tests {
     use super::*;
 
     fn faults(fault_rate: f64, fault_seed: Option<u64>) -> Vec<bool> {
-        let mut dice = Dice::new(&FaultArgs { fault_rate, fault_seed });
+        faults_of("streamer", fault_rate, fault_seed)
+    }
+
+    fn faults_of(name: &str, fault_rate: f64, fault_seed: Option<u64>) -> Vec<bool> {
+        let mut dice = Dice::new(name, &FaultArgs { fault_rate, fault_seed });
         (0..1000).map(|_| dice.strikes()).collect()
     }
 
@@ -157,6 +166,11 @@ mod tests {
     fn one_seed_gives_one_sequence() {
         assert_eq!(faults(0.1, Some(7)), faults(0.1, Some(7)));
         assert_ne!(faults(0.1, Some(7)), faults(0.1, Some(8)));
+    }
+
+    #[test]
+    fn two_names_throw_different_dice_with_one_seed() {
+        assert_ne!(faults_of("consumer0", 0.1, Some(7)), faults_of("consumer1", 0.1, Some(7)));
     }
 
     #[test]
@@ -184,7 +198,7 @@ mod tests {
     #[test]
     fn a_planned_fault_strikes_from_its_batch_on() {
         let planned = "die-after-lunch:3".parse().unwrap();
-        let mut faults = FaultSource::new(&FaultArgs { fault_rate: 0.0, fault_seed: None }, Some(planned));
+        let mut faults = FaultSource::new("", &FaultArgs { fault_rate: 0.0, fault_seed: None }, Some(planned));
         let drawn: Vec<Mishap> = (0..4).map(|_| faults.draw()).collect();
         assert_eq!(drawn, [Mishap::None, Mishap::None, Mishap::DieAfterLunch, Mishap::DieAfterLunch]);
     }

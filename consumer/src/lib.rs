@@ -98,7 +98,7 @@ pub async fn run_watched(
         return administer(&config, &registry).await;
     }
     let fold = config.fold.as_deref().map_or_else(|| Ok(registry.first()), |name| registry.find(name))?;
-    let faults = FaultSource::new(&config.fault, config.inject);
+    let faults = FaultSource::new(&config.name, &config.fault, config.inject);
     info!(
         consumer = config.name,
         fold = %fold.id(),

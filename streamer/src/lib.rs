@@ -51,7 +51,7 @@ const AGE_MAX: Duration = Duration::from_secs(5);
 /// Only failures that an operator must look at: Redis refuses for a reason that does not pass by itself, or the tables are
 /// damaged. A server that is away is waited for.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
-    let faults = FaultSource::new(&config.fault, config.inject);
+    let faults = FaultSource::new("streamer", &config.fault, config.inject);
     info!(
         stream = ?config.stream,
         partition = config.stream.partition.number(),

@@ -59,7 +59,7 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
     let file = journal::open(&config.data, &mut ledger)?;
     let ledger = Arc::new(Mutex::new(ledger));
     let (journal, mut writing) = Journal::start(file, Arc::clone(&ledger));
-    let dice = Dice::new(&config.fault);
+    let dice = Dice::new("payments", &config.fault);
     let address = listener.local_addr().context("reading the socket's address")?;
     info!(
         address = %address,

@@ -45,7 +45,7 @@ async fn three_consumers_converge_on_sqls_own_sum_under_double_sends_and_crashes
     let (world, seed) = (World::new().await, seed());
     let api = Api::start(&world).await;
     let streamer = start(&world, "streamer", &[], seed);
-    let consumers = NAMES.map(|name| start(&world, "consumer", &[name], seed.wrapping_add(name.len() as u64)));
+    let consumers = NAMES.map(|name| start(&world, "consumer", &[name], seed));
     let summary = post_rides(&api, 6_000, 16, seed).await;
     assert_eq!((summary.accepted_count, summary.refused_count), (6_000, 0));
     wait_for_convergence(&world, 6_000).await;

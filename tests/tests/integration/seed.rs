@@ -126,6 +126,7 @@ async fn rl_t10_a_double_send_adds_every_record_twice() {
         panic!("nothing was published");
     };
     assert_eq!((published.record_count, published.added_count, published.refused_count), (1, 2, 0));
+    assert_eq!(world.stream_len().await, 2, "both entries are in the stream");
 }
 
 #[tokio::test]

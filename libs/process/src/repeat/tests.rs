@@ -55,7 +55,7 @@ impl Script {
     /// Repeats the script; fails if it does not end by itself. The second unit that counts gets a planned fault.
     async fn repeat(&mut self, until: Until, orders: &Orders) -> Result<()> {
         let none = FaultArgs { fault_rate: 0.0, fault_seed: None };
-        let faults = FaultSource::new(&none, Some(Planned { fault: Slip::Planned, batch: 2 }));
+        let faults = FaultSource::new("", &none, Some(Planned { fault: Slip::Planned, batch: 2 }));
         let pulse = Health::default().pulse("units", LONG);
         let (injection, shutdown) = (Injection::new(faults, orders.clone()), self.shutdown.clone());
         let repeated = repeat_with_faults(self, until, &pulse, injection, &shutdown);
@@ -207,7 +207,7 @@ async fn a_unit_that_a_fault_undid_beats_no_pulse_and_has_another_fault_next() {
     let (health, shutdown) = (Health::default(), script.shutdown.clone());
     let pulse = health.pulse("units", LONG);
     let none = FaultArgs { fault_rate: 0.0, fault_seed: None };
-    let faults = FaultSource::new(&none, Some(Planned { fault: Slip::Planned, batch: 2 }));
+    let faults = FaultSource::new("", &none, Some(Planned { fault: Slip::Planned, batch: 2 }));
     let injection = Injection::new(faults, Orders::default());
     repeat_with_faults(&mut script, Until::Stopped, &pulse, injection, &shutdown).await.unwrap();
     assert_eq!(script.faults, [Slip::None, Slip::Planned]);
