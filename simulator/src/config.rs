@@ -13,6 +13,10 @@ pub struct Config {
     #[arg(long, env = "API_PORT", default_value_t = 5005)]
     pub api_port: u16,
 
+    /// The URL of the api, if it is on another machine: for example https://rides.example.com
+    #[arg(long, value_name = "URL", value_parser = parse_url)]
+    pub api_url: Option<String>,
+
     /// Rides per second, or `max` for as many as the api takes. Without it: calm traffic, about one ride per second
     #[arg(long, value_parser = parse_rate)]
     pub rate: Option<Rate>,
@@ -42,6 +46,13 @@ pub struct Config {
     pub process: ProcessArgs,
 }
 
+impl Config {
+    /// The URL of the api, without a slash at its end.
+    pub fn base_url(&self) -> String {
+        self.api_url.clone().unwrap_or_else(|| format!("http://127.0.0.1:{}", self.api_port))
+    }
+}
+
 /// How fast rides are posted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Rate {
@@ -49,6 +60,15 @@ pub enum Rate {
     PerSecond(f64),
     /// The next ride as soon as a response arrives.
     Max,
+}
+
+fn parse_url(text: &str) -> Result<String, String> {
+    match reqwest::Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() && url.query().is_none() => {
+            Ok(text.trim_end_matches('/').to_owned())
+        }
+        _ => Err("give a URL such as http://127.0.0.1:5005".to_owned()),
+    }
 }
 
 fn parse_share(text: &str) -> Result<f64, String> {

@@ -8,13 +8,13 @@ mod ride;
 mod summary;
 mod traffic;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use common::backoff::Backoff;
 use common::shutdown::{CancellationToken, sleep_or_stop};
 use monitor::describe_counter;
-use tracing::{debug, info};
+use tracing::info;
 
 pub use booked::Booking;
 pub use config::{Config, Rate};
@@ -25,6 +25,9 @@ use traffic::Traffic;
 
 /// How long one response may take.
 const RESPONSE_WAIT: Duration = Duration::from_secs(10);
+
+/// How often a wait for the api is told.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// The longest wait between two looks whether the api is ready.
 const READY_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -44,11 +47,13 @@ pub async fn run_and_print(config: Config, shutdown: CancellationToken) -> Resul
 /// The process could not be set up. An api that is away is waited for, and its refusals are counted.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Summary> {
     let seed = config.seed.unwrap_or_else(rand::random);
-    let base_url = format!("http://127.0.0.1:{}", config.api_port);
+    let base_url = config.base_url();
     info!(base_url, seed, "simulator started");
     monitor::start(&config.process.monitor).await?;
     describe_counter!("rocket_rides_answers_total", "Answers to guests, by status; 0: there was none");
-    let client = reqwest::Client::builder().timeout(RESPONSE_WAIT).build().context("setting up the HTTP client")?;
+    // A proxy of the shell is for other work; it would also be asked for the api on this machine.
+    let client = reqwest::Client::builder().timeout(RESPONSE_WAIT).no_proxy().build();
+    let client = client.context("setting up the HTTP client")?;
     wait_until_ready(&client, &base_url, &shutdown).await;
     let stop = shutdown.child_token();
     if let Some(duration) = config.duration {
@@ -61,14 +66,24 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Summary>
     Traffic::new(&config, client, format!("{base_url}/rides"), stop).run(config.concurrency, seed).await
 }
 
+/// Says for which api it waits when the wait begins, then every [`TOLD_EVERY`], and when it ends.
 async fn wait_until_ready(client: &reqwest::Client, base_url: &str, shutdown: &CancellationToken) {
-    let mut backoff = Backoff::up_to(READY_WAIT_MAX);
+    let (mut backoff, started_at) = (Backoff::up_to(READY_WAIT_MAX), Instant::now());
+    let mut told_at: Option<Instant> = None;
     while !shutdown.is_cancelled() {
-        match client.get(format!("{base_url}/healthz")).send().await {
-            Ok(response) if response.status().is_success() => return,
-            Ok(response) => debug!(status = response.status().as_u16(), "the api is not ready"),
-            Err(error) => debug!(%error, "the api is not there yet"),
+        let why = match client.get(format!("{base_url}/healthz")).send().await {
+            Ok(response) if response.status().is_success() => break,
+            Ok(response) => format!("it answers {}", response.status()),
+            // Without the URL, which the line has already; the causes say more.
+            Err(error) => format!("{:#}", anyhow::Error::new(error.without_url())),
+        };
+        if told_at.is_none_or(|told_at| told_at.elapsed() > TOLD_EVERY) {
+            told_at = Some(Instant::now());
+            info!(base_url, why, waited_s = started_at.elapsed().as_secs(), "waiting for the api");
         }
         sleep_or_stop(backoff.next_wait(), shutdown).await;
+    }
+    if told_at.is_some() && !shutdown.is_cancelled() {
+        info!(base_url, waited_s = started_at.elapsed().as_secs(), "the api is ready");
     }
 }

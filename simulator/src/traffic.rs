@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,8 @@ pub(crate) struct Traffic {
     summary: Mutex<Summary>,
     is_calm: bool,
     booked_share: f64,
+    /// The api has refused a booking for good, so the other rides are not booked.
+    books_nothing: AtomicBool,
     stop: CancellationToken,
 }
 
@@ -53,6 +56,7 @@ impl Traffic {
             summary: Mutex::new(Summary::new()),
             is_calm: config.rate.is_none(),
             booked_share: config.booked,
+            books_nothing: AtomicBool::new(false),
             stop,
         }
     }
@@ -83,8 +87,12 @@ impl Traffic {
         let mut backoff = Backoff::up_to(REFUSED_WAIT_MAX);
         while self.may_start().await {
             let sent_at = Instant::now();
-            let response = if rng.random_bool(self.booked_share) {
-                book(&self.client, &self.url, &mut rng).await
+            // The dice are thrown in any case, so that a seed always gives the same rides.
+            let is_booked = rng.random_bool(self.booked_share) && !self.books_nothing.load(Ordering::Relaxed);
+            let response = if is_booked {
+                let response = book(&self.client, &self.url, &mut rng).await;
+                self.note_refusal(&response);
+                response
             } else {
                 run_once(&self.client, &self.url, rng.random_range(DISTANCE_M)).await
             };
@@ -99,6 +107,18 @@ impl Traffic {
             if self.is_calm {
                 sleep_or_stop(CALM_PAUSE_MAX.mul_f64(rng.random()), &self.stop).await;
             }
+        }
+    }
+
+    /// Stops booking if the api does not know the user or does not book. Every further booking would be refused too.
+    fn note_refusal(&self, response: &Result<(u16, String)>) {
+        let Ok((status, body)) = response else { return };
+        let is_final = *status == 401 || body.contains("bookings_off");
+        if is_final && !self.books_nothing.swap(true, Ordering::Relaxed) {
+            warn!(
+                status,
+                body, "the api refuses bookings, so no more rides are booked: ops/seed.sql has the user who books"
+            );
         }
     }
 
