@@ -1,13 +1,5 @@
 # shellcheck shell=bash
-# Sourced by bin/up, bin/test and bin/bench: reads settings, and makes sure that Rust has a linker.
-
-# The settings of this machine; see .env.example. A variable that is set already wins.
-if [ -f .env ]; then
-    while IFS='=' read -r name value; do
-        case $name in '' | '#'*) continue ;; esac
-        [ -n "${!name:-}" ] || export "$name=$value"
-    done <.env
-fi
+# Sourced by bin/up, bin/test and bin/bench: makes sure that Rust has a linker. The programs themselves read .env.
 
 # The Procfile and the tests look for the binaries here.
 export CARGO_TARGET_DIR=target

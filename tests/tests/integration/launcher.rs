@@ -1,6 +1,6 @@
 //! `bin/up` on private servers: from an empty folder to convergence, and again after everything was killed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -10,11 +10,13 @@ use tokio::process::Command;
 /// A folder for a launcher, with a Procfile that lists six processes.
 pub struct UpFolder {
     path: PathBuf,
+    data: PathBuf,
     port: u16,
 }
 
 impl UpFolder {
-    async fn new() -> Self {
+    /// A folder whose simulator sends 50 rides per second.
+    pub async fn new() -> Self {
         Self::with_rate(50).await
     }
 
@@ -22,7 +24,8 @@ impl UpFolder {
     pub async fn with_rate(rate: u32) -> Self {
         let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
         // The name has characters that need quoting.
-        let folder = Self { path: scratch_folder().join("my rides, 100%"), port };
+        let path = scratch_folder().join("my rides, 100%");
+        let folder = Self { data: path.join("data"), path, port };
         std::fs::create_dir(&folder.path).unwrap();
         let bin = |name| binary(name).display().to_string();
         let faults = "--fault-rate 0.2";
@@ -40,17 +43,24 @@ impl UpFolder {
         folder
     }
 
-    fn up(&self, environment: &[(&str, &str)]) -> Process {
+    /// The folder of the servers.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Starts the launcher.
+    pub fn up(&self, environment: &[(&str, &str)]) -> Process {
         Process::spawn("launcher", self.up_command(environment))
     }
 
+    /// The command that starts the launcher.
     pub fn up_command(&self, environment: &[(&str, &str)]) -> Command {
         let mut command = Command::new(binary("launcher"));
         command
             .args(["up", "--summary-every", "1", "--procfile"])
             .arg(self.path.join("Procfile"))
             .arg("--data")
-            .arg(self.path.join("data"))
+            .arg(&self.data)
             .env_remove("DATABASE_URL")
             .env_remove("REDIS_URL")
             .env("API_PORT", self.port.to_string())
@@ -63,13 +73,14 @@ impl UpFolder {
         response.json().await.ok()
     }
 
-    async fn ride_count(&self) -> i64 {
+    /// The number of rides in SQL; 0 if the api does not answer.
+    pub async fn ride_count(&self) -> i64 {
         self.totals().await.and_then(|totals| totals["sql"]["ride_count"].as_i64()).unwrap_or(0)
     }
 
     /// The process ids that the launcher has registered.
-    fn pids(&self) -> Vec<Pid> {
-        let text = std::fs::read_to_string(self.path.join("data/processes")).unwrap_or_default();
+    pub fn pids(&self) -> Vec<Pid> {
+        let text = std::fs::read_to_string(self.data.join("processes")).unwrap_or_default();
         text.lines().map(|line| Pid::from_raw(line.split(' ').next().unwrap().parse().unwrap())).collect()
     }
 }
@@ -124,10 +135,11 @@ async fn up_recovers_after_everything_was_killed() {
     up.wait_for("CONVERGED").await;
     assert!(folder.ride_count().await >= ride_count, "rides were lost");
 
-    // When only the launcher was killed, the next launcher stops the processes of the old one.
-    up.kill().await;
+    // A server that hangs outlives a launcher that was killed. The next launcher stops it.
     let orphans = folder.pids();
-    assert!(orphans.iter().any(|pid| is_alive(*pid)));
+    kill(orphans[0], Signal::SIGSTOP).unwrap();
+    up.kill().await;
+    assert!(is_alive(orphans[0]));
     let mut up = folder.up(&[]);
     up.wait_for("left behind by an earlier run").await;
     up.wait_for("CONVERGED").await;
@@ -171,6 +183,8 @@ async fn up_says_what_is_wrong_before_it_starts_anything() {
     assert!(output.contains("PostgreSQL 14 or newer is needed"), "{output}");
     let output = folder.up(&[("REDIS_BIN", "/nowhere")]).fail(1).await;
     assert!(output.contains("Redis 7.0 or newer"), "{output}");
-    let output = folder.up(&[("DATABASE_URL", "nonsense")]).fail(1).await;
-    assert!(output.contains("bad DATABASE_URL"), "{output}");
+    let mut command = folder.up_command(&[("DATABASE_URL", "nonsense")]);
+    command.args(["--use", "DATABASE_URL"]);
+    let output = Process::spawn("launcher", command).fail(1).await;
+    assert!(output.contains("bad DATABASE_URL: give a URL such as postgres://"), "{output}");
 }

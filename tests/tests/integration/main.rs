@@ -40,6 +40,8 @@ mod history_live;
 mod house;
 mod kills;
 mod launcher;
+mod launcher_ends;
+mod launcher_shell;
 mod limits;
 mod localstripe;
 mod log_alone;

@@ -64,9 +64,9 @@ impl Bench {
         let redis_binary = launcher::find_redis().map_err(anyhow::Error::msg)?;
         // Default settings.
         let postgres = PostgresServer::start(&binaries, &folder.join("pg"), &[]).await?;
-        register.add(postgres.pid(), Signal::SIGINT)?;
+        register.add(postgres.pid(), Signal::SIGINT);
         let redis = RedisServer::start(&redis_binary, &folder.join("redis"), &[]).await?;
-        register.add(redis.pid(), Signal::SIGTERM)?;
+        register.add(redis.pid(), Signal::SIGTERM);
         ensure!(!shutdown.is_cancelled(), "interrupted");
         postgres.create_database(DATABASE).await?;
         let database_url = postgres.url(DATABASE);

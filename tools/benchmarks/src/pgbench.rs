@@ -42,7 +42,12 @@ pub(crate) async fn run(bench: &Bench, script: &str, clients: u32) -> Result<Out
     let mut command = Command::new(program);
     command.args(["-n", "-M", "prepared", "-j", &clients.min(2).to_string()]).arg("-f").arg(&path);
     command.args(["-c", &clients.to_string(), "-T", &bench.config.seconds.to_string()]);
-    command.envs(bench.libpq_environment()?).stdin(Stdio::null()).kill_on_drop(true);
+    command
+        .env_clear()
+        .envs(launcher::clean_environment())
+        .envs(bench.libpq_environment()?)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
     let output = command.output().await.context("running pgbench")?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "pgbench failed: {}", String::from_utf8_lossy(&output.stderr).trim());

@@ -17,21 +17,6 @@ const STOP_WAIT: Duration = Duration::from_secs(20);
 /// How often memory is looked at while a process runs.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The settings that a process would inherit from the environment. They are removed.
-const SETTINGS: [&str; 11] = [
-    "API_BIND",
-    "API_PORT",
-    "FAULT_RATE",
-    "FAULT_SEED",
-    "PARTITION",
-    "REAPER_DEAD_AFTER",
-    "REAPER_INTERVAL",
-    "REAPER_KEEP",
-    "STREAM_LEN_MAX",
-    "STREAM_NAME",
-    "TLS_CA_FILE",
-];
-
 /// The command of a process.
 pub(crate) struct Spec {
     /// The name in logs.
@@ -86,9 +71,7 @@ impl Running {
         let log = folder.join(format!("{}.log", spec.name));
         let file = std::fs::File::create(&log).with_context(|| format!("creating {}", log.display()))?;
         let mut command = Command::new(&spec.program);
-        for setting in SETTINGS {
-            command.env_remove(setting);
-        }
+        command.env_clear().envs(launcher::clean_environment());
         command.args(&spec.args).envs(environment.iter().map(|(name, value)| (*name, value.as_str())));
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).kill_on_drop(true);
         let started_at = Instant::now();

@@ -104,6 +104,11 @@ fn major_version(binary: &Path) -> Option<u32> {
     text[start..].split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
+/// Debian keeps servers in folders that are not on the PATH of ordinary users.
+pub(crate) fn is_on_path(program: &str) -> bool {
+    path_folders().into_iter().chain(["/usr/sbin".into()]).any(|folder| folder.join(program).is_file())
+}
+
 /// The value of an environment variable. An empty value counts as not set.
 pub(crate) fn given(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())

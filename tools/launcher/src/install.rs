@@ -6,25 +6,32 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::find::{find_clock_library, find_postgres, find_redis, given};
+use crate::find::{find_clock_library, find_postgres, find_redis, given, is_on_path};
+use crate::screen::tell;
 
-/// Finds both servers, or installs those that are missing. A server that is given by URL is not needed, unless the servers have
-/// to be `private`.
-pub(crate) fn install_missing(private: bool) -> Result<()> {
-    let (postgres, redis) = missing(private);
+/// The servers that have to be on this machine.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Needed {
+    pub postgres: bool,
+    pub redis: bool,
+}
+
+/// Finds the servers, or installs those that are missing.
+pub(crate) fn install_missing(needed: Needed) -> Result<()> {
+    let (postgres, redis) = missing(needed);
     let reasons: Vec<&str> = [&postgres, &redis].into_iter().flatten().map(String::as_str).collect();
     if reasons.is_empty() {
         return Ok(());
     }
-    eprintln!("{}", reasons.join("\n"));
+    tell(&reasons.join("\n"));
     let Some(plan) = Plan::for_this_machine(postgres.is_some(), redis.is_some()) else {
-        if private {
-            bail!("install them");
-        }
-        bail!("install them, or set DATABASE_URL and REDIS_URL to servers that run elsewhere");
+        bail!(
+            "install them, or use servers that run elsewhere: set DATABASE_URL and REDIS_URL, and run \
+             bin/up --use DATABASE_URL,REDIS_URL"
+        );
     };
     plan.run()?;
-    match missing(private) {
+    match missing(needed) {
         (None, None) => Ok(()),
         (postgres, redis) => {
             bail!("installed, and still: {}", [postgres, redis].into_iter().flatten().collect::<Vec<_>>().join("; "))
@@ -38,7 +45,7 @@ pub(crate) fn install_clock_library() {
         && is_on_path("apt-get")
         && let Err(error) = Plan::apt_get("libfaketime").run()
     {
-        eprintln!("going on without libfaketime: {error:#}");
+        tell(&format!("going on without libfaketime: {error:#}"));
     }
 }
 
@@ -112,23 +119,13 @@ pub(crate) fn install_benchmark_tools() {
     }
     let plan = Plan::apt_get_without_start(&packages.join(" "));
     if let Err(error) = plan.run() {
-        eprintln!("going on without {}: {error:#}", packages.join(", "));
+        tell(&format!("going on without {}: {error:#}", packages.join(", ")));
     }
 }
 
-/// Debian keeps servers in folders that are not on the PATH of ordinary users.
-fn is_on_path(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).chain(["/usr/sbin".into()]).any(|folder| folder.join(program).is_file())
-}
-
-/// The reasons why Postgres and Redis are missing; `None` for a server that is there.
-fn missing(private: bool) -> (Option<String>, Option<String>) {
-    let is_needed = |name| private || given(name).is_none();
-    (
-        is_needed("DATABASE_URL").then(find_postgres).and_then(Result::err),
-        is_needed("REDIS_URL").then(find_redis).and_then(Result::err),
-    )
+/// The reasons why Postgres and Redis are missing; `None` for a server that is there or is not needed.
+fn missing(needed: Needed) -> (Option<String>, Option<String>) {
+    (needed.postgres.then(find_postgres).and_then(Result::err), needed.redis.then(find_redis).and_then(Result::err))
 }
 
 struct Plan {
@@ -191,7 +188,7 @@ impl Plan {
         } else {
             bail!("this needs root. Run:\n\n    sudo sh -c \"{line}\"\n\nand then this again");
         };
-        eprintln!("installing: {line}");
+        tell(&format!("installing: {line}"));
         let status =
             command.arg("-c").arg(&line).stdin(Stdio::inherit()).status().context("starting the installation")?;
         ensure!(status.success(), "the installation failed ({status}); the line was: {line}");

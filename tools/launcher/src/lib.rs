@@ -1,18 +1,22 @@
 //! From a bare machine to a running system: find or install the servers, run them privately, run the Procfile.
 //!
 //! The private servers cannot collide with other servers of the machine: they live under `.data`, listen on unix sockets only, and
-//! are stopped with the launcher. If `DATABASE_URL` or `REDIS_URL` is set, that server is used and none is started.
+//! end with the launcher. A server or an account that the launcher has not started is used only if `--use` names its variable.
 
 mod board;
+mod bound;
+mod env_file;
 mod find;
 mod install;
 mod leftovers;
 mod lock;
+mod outside;
 mod postgres_server;
 mod procfile;
 mod redis_server;
 mod schema;
 mod screen;
+mod servers;
 mod summary;
 mod supervise;
 mod totals;
@@ -20,13 +24,16 @@ mod up;
 mod watch;
 mod with_servers;
 
+pub use env_file::load_env_file;
 pub use find::{PostgresBinaries, find_clock_library, find_postgres, find_redis};
 pub use leftovers::Register;
 pub use lock::lock;
+pub use outside::clean_environment;
 pub use postgres_server::PostgresServer;
 pub use procfile::{Entry, parse_procfile};
 pub use redis_server::RedisServer;
 pub use schema::{ROLES, SCHEMA, SEED, apply_roles, apply_schema};
+pub use screen::tell;
 pub use up::{UpConfig, up};
 pub use with_servers::{WithServersConfig, with_servers};
 
@@ -75,8 +82,7 @@ pub struct Extras {
 /// # Errors
 /// A server or a tool of the tests is missing and cannot be installed. The text says which command to run.
 pub fn setup(extras: Extras) -> anyhow::Result<()> {
-    // Chaos, tests and benchmarks start servers of their own, even if one is given by URL.
-    install::install_missing(extras.for_chaos || extras.for_tests || extras.for_benchmarks)?;
+    install::install_missing(install::Needed { postgres: true, redis: true })?;
     if extras.for_chaos {
         install::install_clock_library();
     }

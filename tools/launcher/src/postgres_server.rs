@@ -11,8 +11,9 @@ use nix::sys::signal::Signal;
 use tokio::process::{Child, Command};
 use tokio_postgres::NoTls;
 
+use crate::bound::bound_server;
 use crate::find::PostgresBinaries;
-use crate::leftovers::stop_child;
+use crate::leftovers::{end_servers_in, stop_child};
 
 /// The longest start: after a crash Postgres first replays the write-ahead log of the last minutes.
 const START_WAIT: Duration = Duration::from_secs(60);
@@ -26,15 +27,27 @@ const LEAVING_WAIT: Duration = Duration::from_secs(20);
 /// The longest stop: Postgres writes its memory to disk.
 const STOP_WAIT: Duration = Duration::from_secs(30);
 
+/// The fast shutdown. SIGTERM would wait until the last client disconnects.
+pub(crate) const STOP_SIGNAL: Signal = Signal::SIGINT;
+
 /// The superuser of the private cluster.
 const ROLE: &str = "app";
 
-/// A running server.
+/// A running server. If it is dropped, it is killed.
 pub struct PostgresServer {
     child: Child,
+    origin: Origin,
     socket_folder: PathBuf,
     /// The part of a URL that names the port, which also names the socket; empty for the usual port.
     url_port: String,
+}
+
+/// The arguments with which a server was started.
+#[derive(Debug, Clone)]
+struct Origin {
+    binaries: PostgresBinaries,
+    folder: PathBuf,
+    settings: Vec<String>,
 }
 
 /// The user that runs Postgres, which refuses to run as root.
@@ -54,6 +67,20 @@ impl PostgresServer {
     /// # Errors
     /// The server does not start; the error has the last lines of its log. Data of another major version is never touched.
     pub async fn start(binaries: &PostgresBinaries, folder: &Path, settings: &[&str]) -> Result<Self> {
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        Self::start_from(Origin { binaries: binaries.clone(), folder: folder.to_owned(), settings }).await
+    }
+
+    /// Starts the server that has ended once more.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub(crate) async fn start_again(&self) -> Result<Self> {
+        Self::start_from(self.origin.clone()).await
+    }
+
+    async fn start_from(origin: Origin) -> Result<Self> {
+        let Origin { binaries, folder, settings } = &origin;
         let run_as = RunAs::choose().await?;
         let folder = run_as.data_folder(folder)?;
         std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
@@ -61,7 +88,8 @@ impl PostgresServer {
         let (data, socket_folder) = (folder.join("data"), short_folder(&folder)?);
         run_as.own(&socket_folder)?;
         // A server that does not sync its data need not sync the new cluster either.
-        let sync: &[&str] = if settings.contains(&"fsync=off") { &["--no-sync"] } else { &[] };
+        let sync: &[&str] = if settings.iter().any(|setting| setting == "fsync=off") { &["--no-sync"] } else { &[] };
+        remove_remains(&data, &socket_folder).await?;
         init_cluster(binaries, run_as, &data, sync).await?;
         let port = settings.iter().find_map(|setting| setting.strip_prefix("port="));
         let url_port = port.map_or_else(String::new, |port| format!(":{port}"));
@@ -69,7 +97,7 @@ impl PostgresServer {
         let started_at = tokio::time::Instant::now();
         let deadline = started_at + START_WAIT;
         loop {
-            let log = std::fs::File::create(&log_path).with_context(|| format!("creating {}", log_path.display()))?;
+            let log = new_log(&log_path)?;
             let mut command = run_as.command(&binaries.folder.join("postgres"));
             command.arg("-D").arg(&data).args(["-c", "listen_addresses=", "-c", "unix_socket_permissions=0700"]);
             command.arg("-c").arg(format!("unix_socket_directories={}", socket_folder.display()));
@@ -78,7 +106,8 @@ impl PostgresServer {
             }
             let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
             let child = child.context("starting postgres")?;
-            let mut server = Self { child, socket_folder: socket_folder.clone(), url_port: url_port.clone() };
+            let (origin, socket_folder, url_port) = (origin.clone(), socket_folder.clone(), url_port.clone());
+            let mut server = Self { child, origin, socket_folder, url_port };
             if server.wait_until_ready(deadline).await? {
                 return Ok(server);
             }
@@ -123,8 +152,14 @@ impl PostgresServer {
     /// # Errors
     /// The server did not stop in time and was killed; no committed transaction is lost.
     pub async fn stop(mut self) -> Result<()> {
-        // SIGINT is the fast shutdown; SIGTERM would wait until the last client disconnects.
-        stop_child(&mut self.child, Signal::SIGINT, STOP_WAIT).await.context("stopping postgres")
+        let stopped = stop_child(&mut self.child, STOP_SIGNAL, STOP_WAIT).await.context("stopping postgres");
+        remove_short_folder(&self.socket_folder);
+        stopped
+    }
+
+    /// Waits until the server ends by itself. Returns its exit status.
+    pub(crate) async fn ended(&mut self) -> String {
+        self.child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string())
     }
 
     /// Waits until connections are accepted, also by a standby. `false`: the process has ended.
@@ -146,9 +181,34 @@ impl PostgresServer {
     }
 }
 
+/// Ends what is left of an earlier server on this data, and removes its lock files. Postgres itself does not start on a lock file
+/// that is empty, or that names a process which is now another program.
+async fn remove_remains(data: &Path, socket_folder: &Path) -> Result<()> {
+    if !end_servers_in(data).await {
+        return Ok(());
+    }
+    let sockets = std::fs::read_dir(socket_folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_ours = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".s.PGSQL."));
+    for path in sockets.filter(is_ours).chain([data.join("postmaster.pid")]) {
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("removing {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 async fn init_cluster(binaries: &PostgresBinaries, run_as: RunAs, data: &Path, sync: &[&str]) -> Result<()> {
     if let Ok(version) = std::fs::read_to_string(data.join("PG_VERSION")) {
         let version = version.trim();
+        ensure!(
+            !version.is_empty(),
+            "{} is damaged: its PG_VERSION is empty. Put a copy of the folder back, or move it away to begin with an empty \
+             database",
+            data.display()
+        );
         ensure!(
             version == binaries.major.to_string(),
             "{} was made by PostgreSQL {version}, and {} was found: set PG_BIN to the folder of version {version}, or \
@@ -158,6 +218,11 @@ async fn init_cluster(binaries: &PostgresBinaries, run_as: RunAs, data: &Path, s
         );
         return Ok(());
     }
+    ensure!(
+        std::fs::read_dir(data).map_or(true, |mut entries| entries.next().is_none()),
+        "{} holds files, but no PG_VERSION, so it is no data of PostgreSQL: move it away",
+        data.display()
+    );
     // Created beside the final folder and renamed when complete: a killed start leaves no half-made folder.
     let unfinished = data.with_extension("unfinished");
     if unfinished.exists() {
@@ -192,13 +257,12 @@ impl RunAs {
 
     fn command(self, program: &Path) -> Command {
         let mut command = match self {
-            Self::Ourselves => return Command::new(program),
-            Self::Namespace => Command::new("unshare"),
-            Self::User(_) => Command::new("setpriv"),
-        };
-        match self {
-            Self::User(user) => command.args(["--reuid", user, "--regid", user, "--clear-groups"]).arg(program),
-            _ => command.arg("-U").arg(program),
+            Self::Ourselves => bound_server(&[], program, STOP_SIGNAL),
+            Self::Namespace => bound_server(&["unshare", "-U"], program, STOP_SIGNAL),
+            Self::User(user) => {
+                let before = ["setpriv", "--reuid", user, "--regid", user, "--clear-groups"];
+                bound_server(&before, program, STOP_SIGNAL)
+            }
         };
         // A folder that every user may enter: a process cannot start in a folder that is hidden from its user.
         command.current_dir("/");
@@ -223,6 +287,13 @@ impl RunAs {
     }
 }
 
+/// A new file for the log of a server. The log of the start before stays beside it, with the ending `.before`.
+pub(crate) fn new_log(path: &Path) -> Result<std::fs::File> {
+    // An error means that there was no start before.
+    let _ = std::fs::rename(path, path.with_extension("log.before"));
+    std::fs::File::create(path).with_context(|| format!("creating {}", path.display()))
+}
+
 /// A folder for sockets: `folder/run`, unless that is too long for the address of a socket (107 bytes, of which the
 /// socket's own name takes some twenty).
 pub(crate) fn short_folder(folder: &Path) -> Result<PathBuf> {
@@ -237,6 +308,14 @@ pub(crate) fn short_folder(folder: &Path) -> Result<PathBuf> {
     Ok(run)
 }
 
+/// Removes a folder that [`short_folder`] has made among the temporary files, if it is empty.
+pub(crate) fn remove_short_folder(folder: &Path) {
+    if folder.parent() == Some(&*std::env::temp_dir()) {
+        // An error means that it holds something that is not ours.
+        let _ = std::fs::remove_dir(folder);
+    }
+}
+
 /// Encodes a path for a URL. Letters, digits and `also` stay unchanged.
 pub(crate) fn percent_encode(path: &Path, also: &str) -> String {
     let stays = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte) || also.as_bytes().contains(&byte);
@@ -245,7 +324,7 @@ pub(crate) fn percent_encode(path: &Path, also: &str) -> String {
 }
 
 /// A name that is unique to this folder.
-fn folder_name(folder: &Path) -> String {
+pub(crate) fn folder_name(folder: &Path) -> String {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
     folder.hash(&mut hasher);

@@ -93,6 +93,16 @@ impl Drop for TakeAway {
     }
 }
 
+/// Prints a line to standard output, where no board is shown yet or any more. If the reader is gone, the line is lost.
+pub(crate) fn say(line: &str) {
+    write(&format!("{line}\n"));
+}
+
+/// Prints a line to standard error. If the terminal is gone, the line is lost: a panic here would leave processes behind.
+pub fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// Writes everything at once. An error is ignored: if the reader is gone, the processes still go on.
 fn write(text: &str) {
     let mut out = std::io::stdout().lock();

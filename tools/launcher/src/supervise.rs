@@ -1,5 +1,7 @@
-//! Runs the processes of a Procfile: prefixes every line of output, and restarts each process that dies.
+//! Runs the processes of a Procfile and the private servers: prefixes every line of output, and restarts each process that dies.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -8,11 +10,13 @@ use common::shutdown::{CancellationToken, sleep_or_stop};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::sync::mpsc;
 
+use crate::bound::bound;
 use crate::procfile::Entry;
 use crate::screen::Console;
+use crate::servers::Server;
 
 /// The time in which a process must finish its work in hand.
 const STOP_WAIT: Duration = Duration::from_secs(15);
@@ -24,24 +28,90 @@ const RESTART_WAIT_MAX: Duration = Duration::from_secs(10);
 /// After this lifetime the next death of a process counts as its first.
 const SOUND_AFTER: Duration = Duration::from_secs(30);
 
-/// Keeps one process running until `stop`. The process id of each start is sent to `started`.
+/// The pauses between the deaths of a process and its next starts.
+struct Pauses {
+    next: Duration,
+    started_at: Instant,
+}
+
+impl Pauses {
+    fn new() -> Self {
+        Self { next: RESTART_WAIT, started_at: Instant::now() }
+    }
+
+    /// Notes a start.
+    fn begin(&mut self) {
+        self.started_at = Instant::now();
+    }
+
+    /// Waits after a death.
+    async fn wait(&mut self, stop: &CancellationToken) {
+        if self.started_at.elapsed() > SOUND_AFTER {
+            self.next = RESTART_WAIT;
+        }
+        sleep_or_stop(self.next, stop).await;
+        self.next = (self.next * 2).min(RESTART_WAIT_MAX);
+    }
+}
+
+/// A process that was started, and the signal that stops it.
+pub(crate) type Started = (Option<u32>, Signal);
+
+/// Keeps a private server running until `stop`, and then stops it. Each start is sent to `started`.
+pub(crate) async fn keep_serving(
+    index: usize,
+    mut server: Server,
+    console: Console,
+    started: mpsc::UnboundedSender<Started>,
+    stop: CancellationToken,
+) {
+    let name = server.name();
+    let mut pauses = Pauses::new();
+    'serving: loop {
+        let status = tokio::select! {
+            status = server.ended() => status,
+            () = stop.cancelled() => break,
+        };
+        console.print(index, name, &format!("ended ({status}); starting it again"));
+        loop {
+            pauses.wait(&stop).await;
+            if stop.is_cancelled() {
+                break 'serving;
+            }
+            pauses.begin();
+            match server.start_again().await {
+                Ok(again) => {
+                    server = again;
+                    console.print(index, name, "runs again");
+                    // The receiver is gone only when everything is being stopped.
+                    let _ = started.send((server.pid(), server.stop_signal()));
+                    break;
+                }
+                Err(error) => console.print(index, name, &format!("{error:#}; trying again")),
+            }
+        }
+    }
+    if let Err(error) = server.stop().await {
+        console.print(index, name, &format!("{error:#}"));
+    }
+}
+
+/// Keeps one process running until `stop`. Each start is sent to `started`.
 pub(crate) async fn keep_running(
     index: usize,
     entry: Entry,
-    environment: Vec<(String, String)>,
+    environment: HashMap<OsString, OsString>,
     console: Console,
-    started: mpsc::UnboundedSender<u32>,
+    started: mpsc::UnboundedSender<Started>,
     stop: CancellationToken,
 ) {
-    let mut wait = RESTART_WAIT;
+    let mut pauses = Pauses::new();
     while !stop.is_cancelled() {
-        let started_at = Instant::now();
+        pauses.begin();
         match start(&entry, &environment) {
             Ok(mut child) => {
-                if let Some(pid) = child.id() {
-                    // The receiver is gone only when everything is being stopped.
-                    let _ = started.send(pid);
-                }
+                // The receiver is gone only when everything is being stopped.
+                let _ = started.send((child.id(), Signal::SIGTERM));
                 let status = watch(index, &entry, &mut child, &console, &stop).await;
                 if stop.is_cancelled() {
                     return;
@@ -50,25 +120,21 @@ pub(crate) async fn keep_running(
             }
             Err(error) => console.print(index, &entry.name, &format!("{error:#}; trying again")),
         }
-        if started_at.elapsed() > SOUND_AFTER {
-            wait = RESTART_WAIT;
-        }
-        sleep_or_stop(wait, &stop).await;
-        wait = (wait * 2).min(RESTART_WAIT_MAX);
+        pauses.wait(&stop).await;
     }
 }
 
-fn start(entry: &Entry, environment: &[(String, String)]) -> Result<Child> {
-    Command::new("sh")
+fn start(entry: &Entry, environment: &HashMap<OsString, OsString>) -> Result<Child> {
+    // A launcher that was killed can wait for nothing to be finished, so its processes are killed too: all of them survive that.
+    bound("sh", Signal::SIGKILL)
         .arg("-c")
         // `exec` replaces the shell by the process, so that signals reach the process itself.
         .arg(format!("exec {}", entry.command))
-        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .env_clear()
+        .envs(environment)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        // A process group of its own: Ctrl-C reaches the launcher alone, which then stops the processes in order.
-        .process_group(0)
         .spawn()
         .with_context(|| format!("starting {}", entry.command))
 }
@@ -94,6 +160,8 @@ async fn watch(index: usize, entry: &Entry, child: &mut Child, console: &Console
             }
         }
     };
+    // Whatever the process has started and left in its group.
+    let _ = group.map(|group| killpg(group, Signal::SIGKILL));
     for lines in [output, errors].into_iter().flatten() {
         // A grandchild may hold the pipe open; its output is not waited for.
         let _ = tokio::time::timeout(Duration::from_secs(1), lines).await;

@@ -1,27 +1,26 @@
 //! `bin/up`: the whole system, from nothing to a stop by Ctrl-C.
 
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use common::shutdown::CancellationToken;
-use nix::sys::signal::Signal;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
-use crate::find::{find_postgres, find_redis, given};
+use crate::find::given;
+use crate::install::{Needed, install_missing};
 use crate::leftovers::Register;
 use crate::lock::lock;
-use crate::postgres_server::PostgresServer;
-use crate::procfile::parse_procfile;
-use crate::redis_server::RedisServer;
-use crate::schema::{SEED, apply_schema};
-use crate::screen::Console;
-use crate::supervise::keep_running;
+use crate::outside::{Outside, parse_used};
+use crate::procfile::{Entry, parse_procfile};
+use crate::screen::{Console, say};
+use crate::servers::Servers;
+use crate::supervise::{keep_running, keep_serving};
 use crate::watch::watch;
-
-/// The private database.
-const DATABASE: &str = "rocket-rides-log";
 
 /// The port of the live page, if it is free.
 const DASHBOARD_PORT: u16 = 5007;
@@ -47,15 +46,29 @@ pub struct UpConfig {
     /// Seconds between two looks at the totals. Without it: 2 on a terminal, and 5 elsewhere.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub summary_every: Option<u64>,
+
+    /// Use these variables of the environment, which lead to servers and accounts that are not started here; for example
+    /// DATABASE_URL,REDIS_URL. Without it they are passed over.
+    #[arg(long = "use", value_name = "VARIABLES", value_delimiter = ',', value_parser = parse_used)]
+    pub used: Vec<String>,
+
+    /// Install the servers that are needed and missing first.
+    #[arg(long)]
+    pub install: bool,
 }
 
-/// Runs the system until SIGINT or SIGTERM.
+/// Runs the system until SIGINT, SIGTERM or SIGHUP.
 ///
 /// # Errors
 /// Another launcher runs on the same data, the api's port is taken, a server is missing or does not start, the Procfile
 /// cannot be read.
 pub async fn up(config: UpConfig) -> Result<()> {
     let stop = process::on_signal()?;
+    let outside = Outside::new(&config.used);
+    if config.install {
+        let is_given = |name| outside.value(name).is_some();
+        install_missing(Needed { postgres: !is_given("DATABASE_URL"), redis: !is_given("REDIS_URL") })?;
+    }
     std::fs::create_dir_all(&config.data).with_context(|| format!("creating {}", config.data.display()))?;
     let data = config.data.canonicalize().context("finding the data folder")?;
     // The lock ends with the process, even by a kill. No other launcher uses the data while it is held.
@@ -72,89 +85,157 @@ pub async fn up(config: UpConfig) -> Result<()> {
     let entries = parse_procfile(&text)?;
     check_port(config.api_port).await?;
 
-    let servers = Servers::start(&data, &mut register).await?;
-    let outcome = match servers.prepare().await {
-        Ok(()) => run_processes(&config, entries, &servers, &mut register, stop).await,
-        Err(error) => Err(error),
+    let servers = tokio::select! {
+        servers = Servers::start(&data, &outside, &mut register) => servers?,
+        // A server that was half started is killed, which it survives.
+        () = stop.cancelled() => return register.clear(),
     };
-    servers.stop().await;
+    run_everything(&config, &outside, entries, servers, &mut register, stop).await?;
     register.clear()?;
-    outcome
-}
-
-async fn run_processes(
-    config: &UpConfig,
-    entries: Vec<crate::procfile::Entry>,
-    servers: &Servers,
-    register: &mut Register,
-    stop: CancellationToken,
-) -> Result<()> {
-    let width = entries.iter().map(|entry| entry.name.len()).max().unwrap_or(0).max("summary".len());
-    let console = Console::new(width);
-    let mut environment = servers.environment.clone();
-    environment.push(("API_PORT".to_owned(), config.api_port.to_string()));
-    environment.extend(payment_settings(&config.data).await?);
-    if console.colours {
-        environment.push(("FORCE_COLOR".to_owned(), "1".to_owned()));
-    }
-    let monitor_ports = free_ports(FIRST_MONITOR_PORT, entries.len()).await?;
-    let page_port = match given("DASHBOARD_PORT") {
-        Some(port) => port,
-        None => free_ports(DASHBOARD_PORT, 1).await?[0].to_string(),
-    };
-    greet(config, servers, &page_port);
-    let mut watched = Vec::new();
-    for (entry, port) in entries.iter().zip(&monitor_ports) {
-        println!("  health  http://127.0.0.1:{port}/readyz and /metrics: {}", entry.name);
-        watched.push(format!("{}=127.0.0.1:{port}", entry.name));
-    }
-    environment.push(("DASHBOARD_PORT".to_owned(), page_port));
-    environment.push(("DASHBOARD_WATCH".to_owned(), watched.join(",")));
-    if given("FAULT_ORDERS").is_none() {
-        environment.push(("FAULT_ORDERS".to_owned(), "true".to_owned()));
-    }
-    let (started, mut pids) = mpsc::unbounded_channel();
-    let summary_index = entries.len();
-    let mut running: Vec<_> = entries
-        .into_iter()
-        .enumerate()
-        .zip(monitor_ports)
-        .map(|((index, entry), monitor_port)| {
-            let (mut environment, console) = (environment.clone(), console.clone());
-            environment.push(("MONITOR_PORT".to_owned(), monitor_port.to_string()));
-            tokio::spawn(keep_running(index, entry, environment, console, started.clone(), stop.clone()))
-        })
-        .collect();
-    running.push(tokio::spawn(watch(config.api_port, config.summary_every, summary_index, console, stop.clone())));
-    drop(started);
-    // Ends when every process has ended, because all senders are dropped then.
-    while let Some(pid) = pids.recv().await {
-        register.add(Some(pid), Signal::SIGTERM)?;
-    }
-    for task in running {
-        task.await.context("a watcher died")?;
-    }
-    println!("everything has stopped");
+    say("everything has stopped");
     Ok(())
 }
 
-fn greet(config: &UpConfig, servers: &Servers, page_port: &str) {
-    let base_url = format!("http://127.0.0.1:{}", config.api_port);
-    println!("Rocket Rides Log is starting. Ctrl-C stops all of it.");
-    println!("  watch   http://127.0.0.1:{page_port}");
-    println!("  api     {base_url}");
-    println!("  ride    curl -d distance=123.0 {base_url}/rides");
-    println!(
+async fn run_everything(
+    config: &UpConfig,
+    outside: &Outside,
+    entries: Vec<Entry>,
+    servers: Servers,
+    register: &mut Register,
+    stop: CancellationToken,
+) -> Result<()> {
+    let names = entries.iter().map(|entry| entry.name.len()).chain(["postgres", "summary"].map(str::len));
+    let console = Console::new(names.max().unwrap_or(0));
+    let ports = Ports::choose(config.api_port, entries.len()).await;
+    let settings = match ports {
+        Ok(ports) => settings(config, outside, &servers, &entries, &ports, &console).await.map(|set| (ports, set)),
+        Err(error) => Err(error),
+    };
+    let (ports, environment) = match settings {
+        Ok(settings) => settings,
+        Err(error) => {
+            servers.stop().await;
+            return Err(error);
+        }
+    };
+    greet(&servers, outside, &entries, &ports);
+    let (started, mut starts) = mpsc::unbounded_channel();
+    let (mut processes, mut serving) = (JoinSet::new(), JoinSet::new());
+    let (summary_index, stop_serving) = (entries.len(), CancellationToken::new());
+    for (index, server) in servers.private.into_iter().enumerate() {
+        let (index, console) = (summary_index + 1 + index, console.clone());
+        serving.spawn(keep_serving(index, server, console, started.clone(), stop_serving.clone()));
+    }
+    for ((index, entry), port) in entries.into_iter().enumerate().zip(&ports.monitors) {
+        let (mut environment, console) = (environment.clone(), console.clone());
+        environment.insert("MONITOR_PORT".into(), port.to_string().into());
+        processes.spawn(keep_running(index, entry, environment, console, started.clone(), stop.clone()));
+    }
+    processes.spawn(watch(config.api_port, config.summary_every, summary_index, console, stop));
+    loop {
+        tokio::select! {
+            Some((pid, signal)) = starts.recv() => register.add(pid, signal),
+            ended = processes.join_next() => match ended {
+                Some(ended) => ended.context("a watcher died")?,
+                None => break,
+            },
+        }
+    }
+    // The processes have finished the work in hand, for which they needed the servers.
+    stop_serving.cancel();
+    while let Some(ended) = serving.join_next().await {
+        ended.context("a watcher died")?;
+    }
+    Ok(())
+}
+
+/// The ports of one run.
+struct Ports {
+    api: u16,
+    page: String,
+    /// One per process.
+    monitors: Vec<u16>,
+    payments: String,
+}
+
+impl Ports {
+    async fn choose(api: u16, process_count: usize) -> Result<Self> {
+        let page = match given("DASHBOARD_PORT") {
+            Some(port) => port,
+            None => free_ports(DASHBOARD_PORT, 1).await?[0].to_string(),
+        };
+        // Any free port will do for payments, because only the processes of this launcher use it.
+        let payments = match given("PAYMENTS_PORT") {
+            Some(port) => port,
+            None => free_ports(0, 1).await?[0].to_string(),
+        };
+        Ok(Self { api, page, monitors: free_ports(FIRST_MONITOR_PORT, process_count).await?, payments })
+    }
+}
+
+/// The environment of the processes: the launcher's own, with the servers and accounts of this run.
+async fn settings(
+    config: &UpConfig,
+    outside: &Outside,
+    servers: &Servers,
+    entries: &[Entry],
+    ports: &Ports,
+    console: &Console,
+) -> Result<HashMap<OsString, OsString>> {
+    let mut environment = outside.environment();
+    let mut set = |name: &str, value: &str| environment.insert(name.into(), value.into());
+    set("DATABASE_URL", &servers.database_url);
+    set("REDIS_URL", &servers.redis_url);
+    set("API_PORT", &ports.api.to_string());
+    set("DASHBOARD_PORT", &ports.page);
+    let watched = entries.iter().zip(&ports.monitors).map(|(entry, port)| format!("{}=127.0.0.1:{port}", entry.name));
+    set("DASHBOARD_WATCH", &watched.collect::<Vec<_>>().join(","));
+    // The buttons of the page may remove the stream, so there are none for the Redis of another owner.
+    if given("FAULT_ORDERS").is_none() {
+        set("FAULT_ORDERS", if servers.are_private() { "true" } else { "false" });
+    }
+    if given("RECEIPTS_DIR").is_none() && outside.value("RECEIPTS_SMTP_URL").is_none() {
+        set("RECEIPTS_DIR", &config.data.join("receipts").display().to_string());
+    }
+    if given("PAYMENTS_DATA").is_none() {
+        set("PAYMENTS_DATA", &config.data.join("payments").display().to_string());
+    }
+    set("PAYMENTS_PORT", &ports.payments);
+    if outside.value("STRIPE_API_KEY").is_none() {
+        set("STRIPE_API_BASE", &format!("http://127.0.0.1:{}", ports.payments));
+        set("STRIPE_API_KEY", "sk_test_development");
+    }
+    if console.colours {
+        set("FORCE_COLOR", "1");
+    }
+    Ok(environment)
+}
+
+fn greet(servers: &Servers, outside: &Outside, entries: &[Entry], ports: &Ports) {
+    let base_url = format!("http://127.0.0.1:{}", ports.api);
+    say("Rocket Rides Log is starting. Ctrl-C stops all of it.");
+    say(&format!("  watch   http://127.0.0.1:{}", ports.page));
+    say(&format!("  api     {base_url}"));
+    say(&format!("  ride    curl -d distance=123.0 {base_url}/rides"));
+    say(&format!(
         "  book    curl {base_url}/rides -H 'Authorization: user@example.com' -H 'Idempotency-Key: any-20-characters-or-more' \\\n                \
          -d 'origin_lat=52.52&origin_lon=13.405&target_lat=48.8566&target_lon=2.3522'"
-    );
-    println!("  totals  curl {base_url}/totals");
-    if let Some(postgres) = &servers.postgres {
-        println!("  sql     psql '{}'", postgres.url(DATABASE));
+    ));
+    say(&format!("  totals  curl {base_url}/totals"));
+    for (entry, port) in entries.iter().zip(&ports.monitors) {
+        say(&format!("  health  http://127.0.0.1:{port}/readyz and /metrics: {}", entry.name));
     }
-    if let Some(redis) = &servers.redis {
-        println!("  stream  redis-cli -s {} XRANGE rocket-rides-log - + COUNT 3", redis.socket().display());
+    servers.introduce();
+    let passed_over = outside.passed_over();
+    if !passed_over.is_empty() {
+        say(&format!(
+            "  not used  {}: bin/up reaches only what it has started. To use them all: bin/up --use {}",
+            passed_over.join(", "),
+            passed_over.join(",")
+        ));
     }
+    say("For another terminal, so that every command of README.md finds this run:");
+    say(&format!("  {}", servers.exports(ports.api)));
 }
 
 /// Ports from `first` on, each replaced by another if it is in use.
@@ -177,101 +258,5 @@ async fn check_port(api_port: u16) -> Result<()> {
     match TcpListener::bind(("127.0.0.1", api_port)).await {
         Ok(_) => Ok(()),
         Err(error) => bail!("port {api_port} cannot be used for the api ({error}): set API_PORT to another"),
-    }
-}
-
-/// Settings for payments and receipts that are not given: a private payment server and a private folder.
-async fn payment_settings(data: &Path) -> Result<Vec<(String, String)>> {
-    let given = |name| given(name).is_some();
-    let mut settings = Vec::new();
-    let mut set = |name: &str, value: String| settings.push((name.to_owned(), value));
-    if !given("RECEIPTS_DIR") && !given("RECEIPTS_SMTP_URL") {
-        set("RECEIPTS_DIR", data.join("receipts").display().to_string());
-    }
-    if !given("PAYMENTS_DATA") {
-        set("PAYMENTS_DATA", data.join("payments").display().to_string());
-    }
-    if !given("PAYMENTS_PORT") {
-        // Any free port will do: only the processes of this launcher use it.
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.context("looking for a free port")?;
-        let port = listener.local_addr().context("looking for a free port")?.port();
-        set("PAYMENTS_PORT", port.to_string());
-        if !given("STRIPE_API_KEY") {
-            set("STRIPE_API_BASE", format!("http://127.0.0.1:{port}"));
-            set("STRIPE_API_KEY", "sk_test_development".to_owned());
-        }
-    }
-    Ok(settings)
-}
-
-/// The servers that were started, and the environment by which the processes find all servers.
-struct Servers {
-    postgres: Option<PostgresServer>,
-    redis: Option<RedisServer>,
-    environment: Vec<(String, String)>,
-}
-
-impl Servers {
-    async fn start(data: &Path, register: &mut Register) -> Result<Self> {
-        let mut servers = Self { postgres: None, redis: None, environment: Vec::new() };
-        let outcome = async {
-            let database_url = match given("DATABASE_URL") {
-                Some(url) => url,
-                None => {
-                    let binaries = find_postgres().map_err(anyhow::Error::msg)?;
-                    let server = PostgresServer::start(&binaries, &data.join("pg"), &[]).await?;
-                    register.add(server.pid(), Signal::SIGINT)?;
-                    servers.postgres.insert(server).url(DATABASE)
-                }
-            };
-            let redis_url = match given("REDIS_URL") {
-                Some(url) => url,
-                None => {
-                    let binary = find_redis().map_err(anyhow::Error::msg)?;
-                    let server = RedisServer::start(&binary, &data.join("redis"), &[]).await?;
-                    register.add(server.pid(), Signal::SIGTERM)?;
-                    servers.redis.insert(server).url()
-                }
-            };
-            servers.environment = vec![("DATABASE_URL".to_owned(), database_url), ("REDIS_URL".to_owned(), redis_url)];
-            Ok(())
-        };
-        match outcome.await {
-            Ok(()) => Ok(servers),
-            Err(error) => {
-                servers.stop().await;
-                Err(error)
-            }
-        }
-    }
-
-    /// Creates the database on a private server, and applies the schema.
-    async fn prepare(&self) -> Result<()> {
-        if let Some(postgres) = &self.postgres {
-            postgres.create_database(DATABASE).await?;
-        }
-        let config = self.environment[0]
-            .1
-            .parse()
-            .map_err(|_| anyhow!("bad DATABASE_URL: give a URL such as postgres://localhost/rocket-rides-log"))?;
-        let client = connect::postgres::connect(&config, "launcher", || {}).await?;
-        apply_schema(&client).await.context("applying schema.sql")?;
-        if self.postgres.is_some() {
-            client.batch_execute(SEED).await.context("applying seed.sql")?;
-        }
-        Ok(())
-    }
-
-    async fn stop(self) {
-        if let Some(redis) = self.redis
-            && let Err(error) = redis.stop().await
-        {
-            eprintln!("{error:#}");
-        }
-        if let Some(postgres) = self.postgres
-            && let Err(error) = postgres.stop().await
-        {
-            eprintln!("{error:#}");
-        }
     }
 }

@@ -27,7 +27,7 @@ pub(crate) async fn watch(
     stop: CancellationToken,
 ) {
     let url = format!("http://127.0.0.1:{api_port}/totals");
-    let client = reqwest::Client::builder().timeout(ANSWER_WAIT).build().unwrap_or_default();
+    let client = reqwest::Client::builder().timeout(ANSWER_WAIT).no_proxy().build().unwrap_or_default();
     let usual = if console.has_board() { BOARD_EVERY_S } else { LINE_EVERY_S };
     let mut ticks = tokio::time::interval(Duration::from_secs(every_s.unwrap_or(usual)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
