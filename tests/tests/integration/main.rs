@@ -73,6 +73,7 @@ mod stalls;
 mod states;
 mod streamer;
 mod systemd;
+mod third_party;
 mod tls;
 mod told_once;
 mod totals;

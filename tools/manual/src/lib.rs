@@ -125,9 +125,10 @@
 //! | [`chaos`](../chaos/index.html) | injects faults from a seed, and checks that no record is lost |
 //! | [`benchmarks`](../benchmarks/index.html) | measures the processes beside the limits of the machine |
 //!
-//! The program of this crate, `manual --into FOLDER`, writes man pages and completions of every binary:
-//! [`write()`].
+//! The program of this crate, `manual --into FOLDER`, writes man pages and completions of every binary, and the notices of
+//! third parties: [`write()`].
 
+mod notices;
 mod pages;
 
 pub use pages::{Config, write};

@@ -1,4 +1,4 @@
-//! Collects the man pages and completions of all programs that lie beside this one.
+//! Collects the man pages and completions of all programs that lie beside this one, and writes the notices of third parties.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,7 +8,10 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
-/// Writes man pages and shell completions of every program, in the folders where a system looks for them.
+use crate::notices;
+
+/// Writes man pages and shell completions of every program, in the folders where a system looks for them, and the licences of
+/// third parties to doc/rocket-rides-log/THIRD-PARTY.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "manual", version)]
 pub struct Config {
@@ -20,9 +23,13 @@ pub struct Config {
 /// Has every program in the folder of this one write its pages. Existing files are overwritten.
 ///
 /// # Errors
-/// The folder cannot be written, or a program wrote no pages: it was not built together with this one, or is of another origin.
+/// The folder cannot be written, cargo does not run in the workspace of this program, or a program wrote no pages: it was not built together with this one, or is of another origin.
 /// The other programs have written theirs.
 pub fn write(config: &Config) -> Result<()> {
+    let notices = notices::third_party(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."))?;
+    let doc = config.into.join("doc/rocket-rides-log");
+    fs::create_dir_all(&doc).with_context(|| format!("making {}", doc.display()))?;
+    fs::write(doc.join("THIRD-PARTY"), notices).with_context(|| format!("writing to {}", doc.display()))?;
     let own = std::env::current_exe().context("finding this program")?;
     let folder = own.parent().context("finding the folder of this program")?;
     let mut left_out = Vec::new();
