@@ -103,7 +103,8 @@ impl Payments {
 
     async fn order(&self, path: &str, body: String) {
         let request = self.client.post(format!("{}/{path}", self.base)).bearer_auth(KEY);
-        let request = request.header("x-fault-order", "1").header("content-type", "application/x-www-form-urlencoded").body(body);
+        let request =
+            request.header("x-fault-order", "1").header("content-type", "application/x-www-form-urlencoded").body(body);
         let response = request.send().await.unwrap();
         assert!(response.status().is_success(), "{}", response.text().await.unwrap());
     }

@@ -94,7 +94,8 @@ impl Charged {
             ChargeState::Paid => Ok(self),
             ChargeState::Pending => Err(ChargeError::Pending { charge_id: self.id }),
             ChargeState::Failed => {
-                let message = self.failure_message.unwrap_or_else(|| "The charge failed.".to_owned()).replace('\0', " ");
+                let message =
+                    self.failure_message.unwrap_or_else(|| "The charge failed.".to_owned()).replace('\0', " ");
                 Err(ChargeError::Declined { message })
             }
         }

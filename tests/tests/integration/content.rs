@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 
 use common::shutdown::CancellationToken;
-use consumer::{CheckpointKey, Consumer, Fault, FoldId, Interruption, Progress, Rejection, RowFold, Rows, Statement};
+use consumer::{
+    CheckpointKey, Consumer, Fault, FoldId, Interruption, Progress, Rejection, RowFold, Rows, RowsOf, Statement,
+};
 use pglog::{Partition, Record};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -246,6 +248,8 @@ const NAMES: &str = "CREATE TABLE names (
 
 impl RowFold for Names {
     const ID: FoldId = FoldId { name: "names", version: 1 };
+
+    const ROWS: RowsOf = RowsOf::All;
 
     fn takes(&self, object: &str, _action: &str) -> bool {
         object == "name"
