@@ -14,6 +14,7 @@ use deadpool_postgres::{ClientWrapper as Client, Transaction};
 use tokio_postgres::IsolationLevel;
 
 use crate::Error;
+use crate::batch::first_retained;
 use crate::checkpoint::{hold_registration, lowest_checkpoint};
 use crate::partition::Partition;
 use crate::session::Session;
@@ -21,18 +22,21 @@ use crate::session::Session;
 /// Batches that one transaction gives up.
 const BATCHES_LEN_MAX: i64 = 1000;
 
+/// While so many batches are marked, no further ones are: first their rows are deleted.
+const MARKED_LEN_MAX: i64 = 10_000;
+
 /// Rows that one statement deletes.
 const CHUNK_LEN_MAX: i64 = 10_000;
 
 /// Chunks per call.
-const CHUNKS_LEN_MAX: usize = 100;
+const CHUNKS_LEN_MAX: usize = 10;
 
 /// The numbers of batches and rows that [`reap`] removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ReapedCounts {
     /// Batches given up, at most 1000.
     pub batch_count: u64,
-    /// Rows deleted from `staged_log_records`, at most a million.
+    /// Rows deleted from `staged_log_records`, at most 100,000.
     pub record_count: u64,
 }
 
@@ -85,9 +89,11 @@ pub async fn reap(client: &mut Client, partition: Partition, keep: Duration) -> 
              )
              UPDATE log_batches SET reaped_at = now()
              WHERE partition = $1 AND reaped_at IS NULL
+               AND $5 > (SELECT count(*) FROM log_batches
+                         WHERE partition = $1 AND first_offset < (SELECT min(first_offset) FROM oldest))
                AND first_offset <= (SELECT max(first_offset) FROM oldest WHERE is_done)
                AND first_offset < COALESCE((SELECT min(first_offset) FROM oldest WHERE NOT is_done), first_offset + 1)",
-            &[&partition, &passed, &keep.as_secs_f64(), &BATCHES_LEN_MAX],
+            &[&partition, &passed, &keep.as_secs_f64(), &BATCHES_LEN_MAX, &MARKED_LEN_MAX],
         )
         .await?;
     tx.commit().await?;
@@ -111,43 +117,56 @@ async fn passed_by_all(tx: &Transaction<'_>, partition: Partition) -> Result<i64
 
 /// Deletes the rows of marked batches. When no row is left, it deletes the batches too.
 async fn delete_marked(client: &Client, partition: Partition) -> Result<u64, Error> {
+    // Marked batches are the oldest ones. There are few of them, and perhaps millions behind them.
+    let first_retained = first_retained(client, partition).await?;
     let mut record_count = 0;
     for _ in 0..CHUNKS_LEN_MAX {
-        // The rows are found by their visibility in the snapshot, never by a range of ids (I3). They are deleted by ctid,
-        // which never changes because rows are never updated. The DELETE names no partition, so that no plan can read the
-        // whole index for it.
+        // The rows are found by their visibility in the snapshot, never by a range of ids (I3): they are those of the
+        // transactions between two that were open, which are passed over, however many rows they have written. The rows are
+        // deleted by ctid, which never changes because rows are never updated. The DELETE names no partition, so that no plan
+        // can read the whole index for it.
         let chunk_count = client
             .execute(
                 "-- pglog::delete_marked
                  WITH marked AS MATERIALIZED (
-                     SELECT snapshot FROM log_batches WHERE partition = $1 AND reaped_at IS NOT NULL
+                     SELECT snapshot FROM log_batches WHERE partition = $1 AND first_offset < $3
                      ORDER BY first_offset DESC LIMIT 1
+                 ), hidden AS (
+                     SELECT '0'::xid8 AS transaction_id
+                     UNION ALL SELECT pg_snapshot_xip(snapshot) FROM marked
+                     UNION ALL SELECT pg_snapshot_xmax(snapshot) FROM marked
+                 ), visible AS MATERIALIZED (
+                     SELECT transaction_id AS after, lead(transaction_id) OVER (ORDER BY transaction_id) AS before
+                     FROM hidden
                  )
                  DELETE FROM staged_log_records WHERE ctid = ANY (ARRAY(
-                     SELECT ctid FROM staged_log_records
-                     WHERE partition = $1 AND transaction_id < (SELECT pg_snapshot_xmax(snapshot) FROM marked)
-                       AND pg_visible_in_snapshot(transaction_id, (SELECT snapshot FROM marked))
-                     ORDER BY partition, transaction_id LIMIT $2))",
-                &[&partition, &CHUNK_LEN_MAX],
+                     SELECT found.ctid FROM visible, LATERAL (
+                         SELECT ctid FROM staged_log_records
+                         WHERE partition = $1 AND transaction_id > visible.after AND transaction_id < visible.before
+                         ORDER BY partition, transaction_id LIMIT $2) AS found
+                     LIMIT $2))",
+                &[&partition, &CHUNK_LEN_MAX, &first_retained],
             )
             .await?;
         record_count += chunk_count;
         if chunk_count < CHUNK_LEN_MAX as u64 {
-            delete_batches(client, partition).await?;
+            delete_batches(client, partition, first_retained).await?;
             break;
         }
     }
     Ok(record_count)
 }
 
-/// Deletes all marked batches except the newest: the oldest readable batch begins at its snapshot.
-async fn delete_batches(client: &Client, partition: Partition) -> Result<(), Error> {
+/// Deletes marked batches, the oldest first, except the newest: the oldest readable batch begins at its snapshot.
+async fn delete_batches(client: &Client, partition: Partition, first_retained: i64) -> Result<(), Error> {
     client
         .execute(
             "-- pglog::delete_batches
              DELETE FROM log_batches WHERE partition = $1 AND first_offset <
-                 (SELECT max(first_offset) FROM log_batches WHERE partition = $1 AND reaped_at IS NOT NULL)",
-            &[&partition],
+                 (SELECT max(first_offset) FROM (
+                      SELECT first_offset FROM log_batches WHERE partition = $1 AND first_offset < $2
+                      ORDER BY first_offset LIMIT $3) AS oldest)",
+            &[&partition, &first_retained, &(MARKED_LEN_MAX + BATCHES_LEN_MAX)],
         )
         .await?;
     Ok(())

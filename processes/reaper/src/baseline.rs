@@ -1,6 +1,8 @@
 //! The baseline: the folded state of all reaped records. It is a consumer that reads from Postgres only. The reaper moves it
 //! just before it deletes records.
 
+use std::time::Instant;
+
 use anyhow::Result;
 use common::shutdown::CancellationToken;
 use consumer::{Consumer, FOLDS, Fold, Interruption};
@@ -20,10 +22,10 @@ impl Baseline {
         Self { consumer, partition: config.stream.partition }
     }
 
-    /// Folds up to `last_offset` in bounded steps, and commits each step. Stops early at `shutdown`, and if a consumer has
-    /// registered that has not come as far: then less is reaped.
-    pub async fn move_to(&mut self, last_offset: i64, shutdown: &CancellationToken) -> Result<()> {
-        while !shutdown.is_cancelled() {
+    /// Folds up to `last_offset` in bounded steps, and commits each step. Stops early at `shutdown`, at the time `until`, and if
+    /// a consumer has registered that has not come as far: then less is reaped.
+    pub async fn move_to(&mut self, last_offset: i64, until: Instant, shutdown: &CancellationToken) -> Result<()> {
+        while !shutdown.is_cancelled() && Instant::now() < until {
             match self.consumer.fold_up_to(last_offset).await {
                 Ok(true) => break,
                 Ok(false) => {}

@@ -39,7 +39,7 @@ pub struct Config {
     #[arg(long, env = "REAPER_KEEP_REQUESTS", default_value = "72h", value_parser = parse_keep_requests)]
     pub keep_requests: Duration,
 
-    /// Look once, and exit.
+    /// Remove what can be removed now, and exit.
     #[arg(long)]
     pub once: bool,
 

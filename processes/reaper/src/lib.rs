@@ -2,6 +2,9 @@
 //! passed (I8). From the stream it trims entries that are gone from Postgres, and the oldest entries beyond a cap. A consumer
 //! that falls behind the cap reads from Postgres.
 //!
+//! Each look trims the stream and forgets old requests first, and reaps for a limited time after that. So the cap holds also
+//! while there is more to reap than one look does. Then the next look follows at once.
+//!
 //! The reaper first folds the records into the baseline, which is its own consumer. So their sum stays, new consumers start
 //! with it, and audits count from it.
 
@@ -11,13 +14,13 @@ mod laggards;
 mod requests;
 mod trim;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use common::shutdown::CancellationToken;
 use deadpool_postgres::ClientWrapper as Client;
 use monitor::{counter, declare_counter, declare_gauge, gauge};
-use pglog::ReapedCounts;
+use pglog::{Partition, ReapedCounts};
 use process::{Failure, Turn, Until, Work};
 use tracing::{info, warn};
 
@@ -25,8 +28,13 @@ use baseline::Baseline;
 pub use config::Config;
 pub use laggards::{Laggard, laggards};
 
-/// The longest step, in which up to a million records are deleted.
-const STEP_WAIT: Duration = Duration::from_secs(120);
+/// The longest step. Servers bound their own work (30 s per statement); this bound is for a connection that answers nothing
+/// any more.
+const STEP_WAIT: Duration = Duration::from_secs(45);
+/// After this time a look begins no further step of reaping.
+const REAP_WAIT: Duration = Duration::from_secs(10);
+/// Transactions that forget requests, per look.
+const FORGETS_LEN_MAX: usize = 20;
 
 /// Statements that succeed only while the reaper can do its work, and change no row.
 const TRIAL: [&str; 5] = [
@@ -52,6 +60,8 @@ pub struct Cleaned {
     pub unfinished_request_count: u64,
     /// Consumers that hold back deletion.
     pub laggards: Vec<Laggard>,
+    /// Whether the look ended before everything was removed.
+    pub is_more_left: bool,
 }
 
 /// The reaper is not ready if a look takes this long.
@@ -74,7 +84,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     describe_metrics();
     process::ready();
     let until = Until::once(config.once);
-    process::repeat(&mut Reaping { config, shutdown: shutdown.clone() }, until, &looks, &shutdown).await?;
+    let mut reaping = Reaping { config, baseline: None, shutdown: shutdown.clone() };
+    process::repeat(&mut reaping, until, &looks, &shutdown).await?;
     info!("reaper stopped");
     Ok(())
 }
@@ -82,6 +93,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
 /// The unit of work that the process skeleton repeats.
 struct Reaping {
     config: Config,
+    /// Kept from a look that left something, because it may have come far on its way into a huge batch.
+    baseline: Option<Baseline>,
     shutdown: CancellationToken,
 }
 
@@ -91,10 +104,15 @@ impl Work for Reaping {
     const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
 
     async fn run_once(&mut self, (): ()) -> Result<Turn, Failure> {
-        let cleaned = run_once(&self.config, &self.shutdown).await.map_err(judge)?;
-        log(&cleaned);
-        count(&cleaned);
-        Ok(Turn::done().pausing(self.config.interval))
+        loop {
+            let cleaned = self.look().await.map_err(judge)?;
+            log(&cleaned);
+            count(&cleaned);
+            let pause = if cleaned.is_more_left { Duration::ZERO } else { self.config.interval };
+            if !(self.config.once && cleaned.is_more_left) {
+                return Ok(Turn::done().pausing(pause));
+            }
+        }
     }
 
     fn log_retry(&self, error: &str, wait: Duration) {
@@ -110,54 +128,72 @@ fn judge(error: anyhow::Error) -> Failure {
     }
 }
 
-/// One look: deletes passed batches, trims the stream, and names the consumers that hold back deletion. It connects anew each
-/// time, because looks are rare. At `shutdown` it stops between two transactions.
+/// One look: trims the stream, forgets old requests, deletes passed batches, and names the consumers that hold back deletion.
+/// It connects anew each time, because looks are rare. At `shutdown` it stops between two transactions.
 ///
 /// # Errors
 /// A server is away. Finished steps stay; the next look does the rest.
 pub async fn run_once(config: &Config, shutdown: &CancellationToken) -> Result<Cleaned> {
-    let mut client = connect::postgres::connect(&config.postgres.database_url, "reaper", || {}).await?;
-    pglog::prepare_session(&client).await.context("setting up the session")?;
-    let mut cleaned = Cleaned {
-        laggards: laggards(&client, config.stream.partition, config.dead_after).await?,
-        ..Cleaned::default()
-    };
-    let reaped = reap_all(config, &mut client, shutdown, &mut cleaned).await;
-    // The stream is trimmed even after a failure: if Postgres cannot be cleaned, the cap matters most.
-    cleaned.trimmed_count = bounded(trim_stream(config, &client)).await?;
-    while !shutdown.is_cancelled() {
-        let forgotten = bounded(requests::forget(&client, config.keep_requests)).await?;
-        cleaned.request_count += forgotten.count;
-        cleaned.unfinished_request_count += forgotten.unfinished_count;
-        if forgotten.count == 0 {
-            break;
-        }
-    }
-    reaped.map(|()| cleaned)
+    Reaping { config: config.clone(), baseline: None, shutdown: shutdown.clone() }.look().await
 }
 
-async fn reap_all(
-    config: &Config,
-    client: &mut Client,
-    shutdown: &CancellationToken,
-    cleaned: &mut Cleaned,
-) -> Result<()> {
-    let mut baseline = Baseline::new(config, shutdown);
-    while !shutdown.is_cancelled() {
-        let reapable =
-            bounded(async { Ok(pglog::reapable(client, config.stream.partition, config.keep).await?) }).await;
-        if let Some(last_offset) = reapable.context("asking what can be reaped")? {
-            baseline.move_to(last_offset, shutdown).await.context("moving the baseline")?;
-        }
-        let reaped = bounded(async { Ok(pglog::reap(client, config.stream.partition, config.keep).await?) }).await;
-        let reaped = reaped.context("reaping batches")?;
-        cleaned.batch_count += reaped.batch_count;
-        cleaned.record_count += reaped.record_count;
-        if reaped == ReapedCounts::default() {
-            break;
-        }
+impl Reaping {
+    /// As [`run_once`]. A step that fails does not keep the others from being done.
+    async fn look(&mut self) -> Result<Cleaned> {
+        let mut client = connect::postgres::connect(&self.config.postgres.database_url, "reaper", || {}).await?;
+        bounded(async { pglog::prepare_session(&client).await.context("setting up the session") }).await?;
+        let partition = self.config.stream.partition;
+        let mut cleaned = Cleaned {
+            laggards: bounded(laggards(&client, partition, self.config.dead_after)).await?,
+            ..Cleaned::default()
+        };
+        let trimmed = bounded(trim_stream(&self.config, &client, &mut cleaned)).await;
+        let forgotten = self.forget_requests(&client, &mut cleaned).await;
+        let reaped = self.reap(&mut client, partition, &mut cleaned).await;
+        // Entries of the records that are gone now.
+        let trimmed_again = match cleaned.batch_count {
+            0 => Ok(()),
+            _ => bounded(trim_stream(&self.config, &client, &mut cleaned)).await,
+        };
+        reaped.and(trimmed).and(trimmed_again).and(forgotten).map(|()| cleaned)
     }
-    Ok(())
+
+    async fn forget_requests(&self, client: &Client, cleaned: &mut Cleaned) -> Result<()> {
+        for _ in 0..FORGETS_LEN_MAX {
+            let forgotten = bounded(requests::forget(client, self.config.keep_requests)).await?;
+            cleaned.request_count += forgotten.count;
+            cleaned.unfinished_request_count += forgotten.unfinished_count;
+            if forgotten.count == 0 || self.shutdown.is_cancelled() {
+                return Ok(());
+            }
+        }
+        cleaned.is_more_left = true;
+        Ok(())
+    }
+
+    async fn reap(&mut self, client: &mut Client, partition: Partition, cleaned: &mut Cleaned) -> Result<()> {
+        let until = Instant::now() + REAP_WAIT;
+        let mut baseline = self.baseline.take().unwrap_or_else(|| Baseline::new(&self.config, &self.shutdown));
+        while !self.shutdown.is_cancelled() {
+            if Instant::now() >= until {
+                cleaned.is_more_left = true;
+                self.baseline = Some(baseline);
+                break;
+            }
+            let reapable = bounded(async { Ok(pglog::reapable(client, partition, self.config.keep).await?) }).await;
+            if let Some(last_offset) = reapable.context("asking what can be reaped")? {
+                baseline.move_to(last_offset, until, &self.shutdown).await.context("moving the baseline")?;
+            }
+            let reaped = bounded(async { Ok(pglog::reap(client, partition, self.config.keep).await?) }).await;
+            let reaped = reaped.context("reaping batches")?;
+            cleaned.batch_count += reaped.batch_count;
+            cleaned.record_count += reaped.record_count;
+            if reaped == ReapedCounts::default() && Instant::now() < until {
+                break;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Limits a step. Servers limit their own work, so this only strikes if a connection is dead.
@@ -165,11 +201,14 @@ async fn bounded<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(STEP_WAIT, work).await.with_context(|| format!("no answer within {STEP_WAIT:?}"))?
 }
 
-async fn trim_stream(config: &Config, client: &Client) -> Result<u64> {
+async fn trim_stream(config: &Config, client: &Client, cleaned: &mut Cleaned) -> Result<()> {
     let first_retained =
         pglog::first_retained(client, config.stream.partition).await.context("asking what is retained")?;
     let mut stream = stream::redis::connect(&config.stream.redis_url).await?;
-    trim::trim(&mut stream, &config.stream.key(), first_retained, config.stream_len_max).await
+    let trimmed = trim::trim(&mut stream, &config.stream.key(), first_retained, config.stream_len_max).await?;
+    cleaned.trimmed_count += trimmed.count;
+    cleaned.is_more_left |= trimmed.is_more_left;
+    Ok(())
 }
 
 fn describe_metrics() {

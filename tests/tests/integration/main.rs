@@ -52,6 +52,7 @@ mod memory;
 mod monitor;
 mod openapi;
 mod overload;
+mod pace;
 mod pipelining;
 mod poison;
 mod poolers;

@@ -8,6 +8,8 @@ use deadpool_postgres::ClientWrapper;
 use reaper::Cleaned;
 use tests::{Process, World};
 
+use crate::depth::entries_read;
+
 pub async fn reap(world: &World, args: &[&str]) -> Cleaned {
     let args = ["reaper"].into_iter().chain(args.iter().copied()).map(str::to_owned);
     let config = reaper::Config::parse_from(args.chain(world.flags("reaper")));
@@ -89,11 +91,48 @@ async fn reaping_a_batch_reads_no_records_of_those_after() {
     assert!(read_count < 100, "{read_count} rows were read for ten");
 }
 
+/// The number of batches that have been read.
+async fn batches_read(world: &World) -> i64 {
+    let read = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'log_batches'";
+    world.number(read).await
+}
+
 /// The number of staged rows that have been read, by this session and by all ended sessions.
 async fn rows_read(client: &ClientWrapper) -> i64 {
     client.execute("SELECT pg_stat_force_next_flush()", &[]).await.unwrap();
     let read = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'staged_log_records'";
     client.query_one(read, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn reaping_looks_at_nothing_that_stays() {
+    let world = World::new().await;
+    let mut consumer = world.consumer("c0");
+    let mut late = world.connect().await;
+    let late = late.transaction().await.unwrap();
+    tests::write_rides(late.client(), 5_000).await;
+    world.carry_rides(10, &mut world.streamer(), &mut consumer).await;
+    late.commit().await.unwrap();
+    assert!(pglog::assign(world.client(), pglog::Partition::FIRST, 1).await.unwrap().is_some());
+    let young = "INSERT INTO log_batches (partition, first_offset, record_count, snapshot, token)
+                 SELECT 0, first_offset + record_count + number, 1, snapshot, number
+                 FROM (SELECT * FROM log_batches ORDER BY first_offset DESC LIMIT 1) AS newest, generate_series(0, 2999) AS number";
+    assert_eq!(world.client().execute(young, &[]).await.unwrap(), 3_000);
+    let mut client = world.connect().await;
+    pglog::prepare_session(&client).await.unwrap();
+    let baseline = "INSERT INTO checkpoints (name, is_baseline, last_offset, fold, fold_version, state)
+                    SELECT 'baseline', true, last_offset, fold, fold_version, state FROM checkpoints";
+    world.client().execute(baseline, &[]).await.unwrap();
+    let (entries_before, batches_before) = (entries_read(&world).await, batches_read(&world).await);
+    let reaped = pglog::reap(&mut client, pglog::Partition::FIRST, Duration::ZERO).await.unwrap();
+    assert_eq!((reaped.batch_count, reaped.record_count), (1, 10));
+    client.execute("SELECT pg_stat_force_next_flush()", &[]).await.unwrap();
+    let (entry_count, batch_count) =
+        (entries_read(&world).await - entries_before, batches_read(&world).await - batches_before);
+    assert!(entry_count < 100, "{entry_count} entries were read in the indexes of staged records");
+    // A thousand batches are looked at to see whether they can go.
+    assert!(batch_count < 2_500, "{batch_count} batches were read");
+    world.client().execute("DELETE FROM log_batches WHERE record_count = 1", &[]).await.unwrap();
 }
 
 #[tokio::test]
