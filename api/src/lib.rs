@@ -164,7 +164,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
             if takes_bookings { monitor::try_statements(client, &booking::TRIAL).await } else { Ok(()) }
         })
     });
-    let limits = Limits { http: web::Limits::default().within_open_files(booking::PLACE_COUNT), ..Limits::default() };
+    let booking_count_max = if desk.is_some() { booking::PLACE_COUNT } else { 0 };
+    let limits = Limits { http: web::Limits::default().within_open_files(booking_count_max), ..Limits::default() };
     let access = Access {
         origins: config.api_cors_origins,
         hosts: config.process.monitor.http_hosts.unwrap_or_default(),

@@ -48,13 +48,15 @@ impl Limits {
     /// commonly set the soft limit to 1024, far below the hard limit.
     #[must_use]
     pub fn within_open_files(mut self, handler_count_max: usize) -> Self {
-        let others = OTHER_FILE_COUNT_MAX + handler_count_max as u64;
-        let wanted = self.connection_count_max as u64 + others;
+        let handler_count_max = handler_count_max as u64;
+        let wanted = self.connection_count_max as u64 + OTHER_FILE_COUNT_MAX + handler_count_max;
         let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return self };
         let raised = wanted.min(hard);
         let is_raised = soft < raised && setrlimit(Resource::RLIMIT_NOFILE, raised, hard).is_ok();
         let allowed = if is_raised { raised } else { soft };
-        let left = allowed.saturating_sub(others).max(1);
+        let left = allowed.saturating_sub(OTHER_FILE_COUNT_MAX);
+        // Where files are few, clients keep half of them.
+        let left = (left - handler_count_max.min(left / 2)).max(1);
         self.connection_count_max = self.connection_count_max.min(usize::try_from(left).unwrap_or(usize::MAX));
         self
     }
