@@ -11,7 +11,7 @@ use crate::order::{Order, Payload, Reply, TARGET, User};
 use crate::phases::Trip;
 
 /// How long an unfinished request may be sent again. After 23 hours it is not charged any more, but the charge is looked for.
-/// What is not settled by then, a human has to settle.
+/// A human has to settle a request that is undecided by then.
 const EXPIRATION: Duration = Duration::from_secs(72 * 3600);
 
 impl Desk {

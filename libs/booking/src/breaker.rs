@@ -19,7 +19,7 @@ const FAILURE_COUNT_MAX: u32 = 5;
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// After this time another request may probe: the process may have dropped the one that did. Longer than a charge takes.
+/// After this time another request may probe: the process may have dropped the earlier probe. Longer than a charge takes.
 const PROBE_WAIT: Duration = Duration::from_secs(15);
 
 const OPEN: &str = "rocket_rides_processor_breaker_open";

@@ -1,4 +1,4 @@
-//! What a response of Stripe means for a charge.
+//! The meaning of a response of Stripe for a charge.
 
 use bytes::Bytes;
 use hyper::StatusCode;

@@ -1,4 +1,4 @@
-//! What one side has forgotten, the other remembers: Postgres was put back, the processor has forgotten the key, a newer
+//! Bookings after a loss of memory: Postgres was put back, the processor has forgotten the key, a newer
 //! program words the charge in another way, or the client uses a key again.
 
 use serde_json::{Value, json};
@@ -41,7 +41,7 @@ async fn a_retry_after_postgres_was_put_back_is_not_charged_again() {
     postgres.start_again().await;
     let fixture = BookingFixture { world: fixture.world.reconnected().await, ..fixture };
     assert_eq!(fixture.number("SELECT count(*) FROM bookings").await, 1, "two bookings are gone");
-    // The clients come back in another order, so each ride has the number that the other had.
+    // The clients come back in another order, so the two rides have swapped their numbers.
     let again = [ride_of(&fixture, OTHER_KEY).await, ride_of(&fixture, KEY).await];
     assert_eq!(again, lost);
     assert_eq!(fixture.payments.charges().await, charges, "nothing was charged again");
@@ -114,7 +114,7 @@ async fn a_booking_that_cannot_be_settled_waits_for_a_person() {
     assert!(output.contains("ok   bookings.reaped: none"), "a person has settled it: {output}");
 }
 
-/// A charge for other money under our key is nobody's payment: a person has to look.
+/// A charge of another amount under our key is no payment for the ride: a person has to look.
 #[tokio::test]
 async fn a_charge_of_another_amount_settles_nothing() {
     let fixture = BookingFixture::open().await;
@@ -126,7 +126,7 @@ async fn a_charge_of_another_amount_settles_nothing() {
     assert_eq!(fixture.number("SELECT count(*) FROM staged_log_records WHERE object <> 'ride'").await, 0);
 }
 
-/// What is sent is what was stored with the booking, whatever the program would write today.
+/// The stored fields are sent, even if the program would write other ones today.
 #[tokio::test]
 async fn a_booking_in_flight_is_charged_in_the_words_of_the_release_that_took_it() {
     let fixture = BookingFixture::open().await;

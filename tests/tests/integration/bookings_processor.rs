@@ -163,7 +163,7 @@ async fn bookings_that_hang_take_a_bounded_number_of_places_and_guests_ride_on()
     assert!(answers.iter().all(|(status, retry_after, _)| (*status, *retry_after) == (503, true)));
     let refused_count = answers.iter().filter(|answer| answer.2.contains("overloaded")).count();
     assert!(refused_count >= 100, "{refused_count} were not begun");
-    // Every place is free again, and the breaker is open: nobody waits for the processor but a probe.
+    // Every place is free again, and the breaker is open: only a probe waits for the processor.
     assert_eq!(api.metric("rocket_rides_processor_breaker_open").await, 1.0);
     let began = std::time::Instant::now();
     for number in 0..20 {
