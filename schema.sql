@@ -271,6 +271,49 @@ CREATE TABLE IF NOT EXISTS checkpoints (
 ) WITH (fillfactor = 50);  -- few rows, which are updated all day: leave room in each page for the new row versions
 
 -- ---------------------------------------------------------------------------------------------------------------------
+-- The names that were unregistered. Postgres refuses to register a consumer under such a name: otherwise a supervisor that
+-- starts the consumer again would undo --unregister. `consumer NAME --register` and `--copy-from` delete the row first.
+-- Written and read by a trigger of checkpoints. Deleted by each consumer.
+-- ---------------------------------------------------------------------------------------------------------------------
+CREATE TABLE IF NOT EXISTS unregistered_consumers (
+    name            VARCHAR(100) NOT NULL,
+    partition       INT         NOT NULL,
+    unregistered_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+
+    CONSTRAINT unregistered_consumers_pkey PRIMARY KEY (name, partition)
+);
+
+-- It runs under the rights of the tables' owner: a role that may delete a checkpoint may not choose to be forgotten.
+CREATE OR REPLACE FUNCTION remember_unregistered_consumers() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    since TIMESTAMPTZ;
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        INSERT INTO unregistered_consumers (name, partition) SELECT OLD.name, OLD.partition WHERE NOT OLD.is_baseline
+        ON CONFLICT ON CONSTRAINT unregistered_consumers_pkey DO UPDATE SET unregistered_at = now();
+        RETURN NULL;
+    END IF;
+    -- This is after the INSERT, which has waited for a session that was deleting the old registration.
+    SELECT u.unregistered_at INTO since FROM unregistered_consumers AS u
+    WHERE u.name = NEW.name AND u.partition = NEW.partition;
+    IF FOUND THEN
+        RAISE EXCEPTION 'consumer % was unregistered at %', NEW.name, since USING ERRCODE = 'UNREG',
+            HINT = 'To register it anew, delete its row in unregistered_consumers first.';
+    END IF;
+    RETURN NULL;
+END $$;
+
+DO $$ BEGIN
+    -- No caller may choose the table that the function finds.
+    EXECUTE format('ALTER FUNCTION remember_unregistered_consumers SET search_path = %I, pg_temp', current_schema());
+    IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'checkpoints'::regclass
+                   AND tgname = 'checkpoints_stay_unregistered') THEN
+        CREATE TRIGGER checkpoints_stay_unregistered
+            AFTER INSERT OR DELETE ON checkpoints FOR EACH ROW EXECUTE FUNCTION remember_unregistered_consumers();
+    END IF;
+END $$;
+
+-- ---------------------------------------------------------------------------------------------------------------------
 -- Records that a consumer could not apply and will never be able to (an amount below 0, for example), kept for a person.
 -- The consumer's state reflects all records 1 … last_offset except these.
 -- Written by the consumer, in the transaction that passes the record. Deleted by `dead-letters replay`, in the

@@ -43,8 +43,8 @@ END $$;
 
 -- Before PostgreSQL 15, PUBLIC may create tables and functions here.
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
--- Only the trigger calls this function, and a trigger needs no EXECUTE.
-REVOKE EXECUTE ON FUNCTION refuse_change_of_staged_log_records() FROM PUBLIC;
+-- Only triggers call these functions, and a trigger needs no EXECUTE.
+REVOKE EXECUTE ON FUNCTION refuse_change_of_staged_log_records(), remember_unregistered_consumers() FROM PUBLIC;
 -- This function runs under the rights of the owner. A dump without privileges loses what schema.sql has revoked.
 REVOKE EXECUTE ON FUNCTION make_history_parts FROM PUBLIC, rocket_api, rocket_completer, rocket_streamer,
     rocket_consumer, rocket_receipts, rocket_reaper, rocket_dashboard, rocket_operator;
@@ -52,9 +52,9 @@ REVOKE EXECUTE ON FUNCTION derive_charge_key, installation_id FROM PUBLIC, rocke
     rocket_consumer, rocket_receipts, rocket_reaper, rocket_dashboard, rocket_operator;
 
 -- Begin with no privileges, so that a grant that was removed from this file is removed from the database.
-REVOKE ALL ON log_identity, rides, staged_log_records, log_batches, checkpoints, consumer_states, dead_letters, history,
-    history_ranges, tracked_operations, users, charge_secret, bookings, audit_records, completions, reaped_requests,
-    receipts
+REVOKE ALL ON log_identity, rides, staged_log_records, log_batches, checkpoints, unregistered_consumers, consumer_states,
+    dead_letters, history, history_ranges, tracked_operations, users, charge_secret, bookings, audit_records, completions,
+    reaped_requests, receipts
     FROM PUBLIC, rocket_api, rocket_completer, rocket_streamer, rocket_consumer, rocket_receipts, rocket_reaper,
     rocket_dashboard, rocket_operator;
 
@@ -117,8 +117,10 @@ GRANT SELECT ON staged_log_records, log_batches, history, history_ranges TO rock
 -- The fold `history` adds records, and never changes one. Only this function makes the tables for them.
 GRANT INSERT ON history TO rocket_consumer;
 GRANT EXECUTE ON FUNCTION make_history_parts TO rocket_consumer;
--- --unregister deletes the checkpoint with the state; the foreign keys then delete the dead letters.
+-- --unregister deletes the checkpoint with the state; the foreign keys then delete the dead letters. --register forgets that
+-- a name was unregistered.
 GRANT SELECT, INSERT, DELETE ON checkpoints TO rocket_consumer;
+GRANT SELECT, DELETE ON unregistered_consumers TO rocket_consumer;
 GRANT UPDATE (last_offset, duplicate_count, healed_count, rejected_count, crash_count, updated_at,
               fold, fold_version, state)
     ON checkpoints TO rocket_consumer;
@@ -131,6 +133,7 @@ GRANT SELECT, INSERT ON dead_letters TO rocket_consumer;
 -- ---------------------------------------------------------------------------------------------------------------------
 GRANT SELECT ON staged_log_records, log_batches, history, history_ranges TO rocket_receipts;
 GRANT SELECT, INSERT, DELETE ON checkpoints TO rocket_receipts;
+GRANT SELECT, DELETE ON unregistered_consumers TO rocket_receipts;
 GRANT UPDATE (last_offset, duplicate_count, healed_count, rejected_count, crash_count, updated_at,
               fold, fold_version, state)
     ON checkpoints TO rocket_receipts;

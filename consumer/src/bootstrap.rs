@@ -5,6 +5,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use deadpool_postgres::{ClientWrapper as Client, Transaction};
 use pglog::Session;
+use tokio_postgres::error::SqlState;
 use tracing::warn;
 
 use crate::advice::command;
@@ -18,6 +19,9 @@ use crate::registry::Registry;
 
 /// The name under which the reaper keeps the state of the records that it deletes. No other consumer may have it.
 pub(crate) const BASELINE: &str = "baseline";
+
+/// The SQLSTATE of the trigger that refuses a name which was unregistered.
+const UNREGISTERED: &str = "UNREG";
 
 /// Where a consumer begins when it is registered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -76,6 +80,26 @@ pub(crate) async fn register(
     Ok(registration)
 }
 
+/// Registers a consumer although it was unregistered before. Returns its offset.
+///
+/// # Errors
+/// It is registered already; otherwise as [`register`].
+pub(crate) async fn register_anew(
+    client: &mut Client,
+    fold: &mut impl Fold,
+    key: &CheckpointKey,
+    start: Start,
+) -> Result<i64> {
+    let tx = client.transaction().await.context("beginning")?;
+    if checkpoint::find(&tx, key).await?.is_some() {
+        bail!("consumer {:?} is registered already", key.name);
+    }
+    forget_unregistering(&tx, key).await?;
+    let registration = register(&tx, fold, key, Role::Consumer(start)).await?;
+    tx.commit().await.context("committing the registration")?;
+    Ok(registration.checkpoint.last_offset)
+}
+
 /// Registers `name` with state, rows, dead letters and checkpoint of `source`, all of one offset. Returns the offset. The fold
 /// is that of `source`; if `fold` names one, it must be this.
 ///
@@ -96,6 +120,7 @@ pub async fn copy(
     if let Some(wanted) = fold.filter(|wanted| *wanted != found.id().name) {
         bail!("consumer {:?} has fold {}, and not {wanted}", source.name, found.id().name);
     }
+    forget_unregistering(&tx, key).await?;
     if !insert(&tx, &mut found, key, false).await? {
         bail!("consumer {name:?} is registered already: run {} first", command(key, &["--unregister"]));
     }
@@ -178,7 +203,22 @@ async fn refuse_gaps(tx: &Transaction<'_>, fold: &impl Fold, key: &CheckpointKey
     Ok(())
 }
 
+/// Allows to register a name that was unregistered.
+async fn forget_unregistering(tx: &Transaction<'_>, key: &CheckpointKey) -> Result<()> {
+    tx.execute(
+        "-- consumer::bootstrap::forget_unregistering
+         DELETE FROM unregistered_consumers WHERE name = $1 AND partition = $2",
+        &[&key.name, &key.partition],
+    )
+    .await
+    .context("forgetting that the consumer was unregistered")?;
+    Ok(())
+}
+
 /// Inserts the consumer's row, with the first state of its fold. Returns whether it was not there before.
+///
+/// # Errors
+/// [`Interruption::StaysUnregistered`] if the name was unregistered; otherwise as [`register`].
 async fn insert(tx: &Transaction<'_>, fold: &mut impl Fold, key: &CheckpointKey, is_baseline: bool) -> Result<bool> {
     own_rows::require_bound_tables(tx, fold).await?;
     let inserted_count = tx
@@ -189,7 +229,10 @@ async fn insert(tx: &Transaction<'_>, fold: &mut impl Fold, key: &CheckpointKey,
             &[&key.name, &key.partition, &is_baseline, &fold.id().name, &fold.id().version, &fold.state()?],
         )
         .await
-        .context("registering")?;
+        .map_err(|error| match error.code().map(SqlState::code) {
+            Some(UNREGISTERED) => Interruption::StaysUnregistered { key: key.clone(), fold: fold.id() }.into(),
+            _ => anyhow::Error::new(error).context("registering"),
+        })?;
     own_rows::try_statements(tx, fold, key).await?;
     Ok(inserted_count == 1)
 }

@@ -9,6 +9,8 @@ use stream::StreamArgs;
 
 use crate::bootstrap::{BASELINE, Start};
 use crate::fault::Fault;
+use crate::kind::Fold;
+use crate::registry::Registry;
 
 /// Folds the log, for example into the total distance of all rides.
 #[derive(Debug, Clone, Parser)]
@@ -49,17 +51,37 @@ pub struct Config {
     #[arg(long)]
     pub drain: bool,
 
+    /// Register this consumer, also if it was unregistered before; then exit.
+    #[arg(long, conflicts_with_all = ["drain", "copy_from", "unregister"])]
+    pub register: bool,
+
     /// Register with state, dead letters and checkpoint of another consumer, or of the reaper's "baseline"; then exit.
     #[arg(long, value_name = "OTHER", conflicts_with_all = ["drain", "unregister"])]
     pub copy_from: Option<String>,
 
-    /// Remove this consumer, its state and its dead letters, so that it holds back the reaper no longer; then exit.
+    /// Remove this consumer, its state and its dead letters, so that it holds back the reaper no longer; then exit. It does not
+    /// come back when it is started again.
     #[arg(long, conflicts_with = "drain")]
     pub unregister: bool,
 
     /// The arguments of every process.
     #[command(flatten)]
     pub process: ProcessArgs,
+}
+
+impl Config {
+    /// Whether the process changes a registration, and exits.
+    pub fn administers(&self) -> bool {
+        self.register || self.unregister || self.copy_from.is_some()
+    }
+
+    /// The fold of `registry` that `--fold` names; without the flag, the first.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub(crate) fn fold(&self, registry: &Registry) -> Result<Box<dyn Fold>> {
+        self.fold.as_deref().map_or_else(|| Ok(registry.first()), |name| registry.find(name))
+    }
 }
 
 fn parse_name(text: &str) -> Result<String> {

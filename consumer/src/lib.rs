@@ -94,10 +94,10 @@ pub async fn run_watched(
     health: &Health,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    if config.unregister || config.copy_from.is_some() {
+    if config.administers() {
         return administer(&config, &registry).await;
     }
-    let fold = config.fold.as_deref().map_or_else(|| Ok(registry.first()), |name| registry.find(name))?;
+    let fold = config.fold(&registry)?;
     let faults = FaultSource::new(&config.name, &config.fault, config.inject);
     info!(
         consumer = config.name,

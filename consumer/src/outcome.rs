@@ -21,9 +21,23 @@ pub enum Interruption {
     /// The baseline was about to pass a consumer that has just registered.
     #[error("a consumer that is not this far has just registered")]
     HeldBack,
-    /// An operator unregistered this consumer while it ran.
-    #[error("this consumer was unregistered; start it again to register it anew")]
+    /// The registration of this consumer is gone.
+    #[error(
+        "this consumer was unregistered while it ran, or the tables were restored from a time before it was registered"
+    )]
     Unregistered,
+    /// The consumer was unregistered, and is not registered anew by itself.
+    #[error(
+        "consumer {} was unregistered, and does not come back by itself. To register it anew, run {}, or begin with the state \
+         of a consumer OTHER of the same fold ({}). Then start it again",
+        key.name, command(key, &["--fold", fold.name, "--register"]), command(key, &["--copy-from", "OTHER"])
+    )]
+    StaysUnregistered {
+        /// The consumer.
+        key: CheckpointKey,
+        /// Its fold.
+        fold: FoldId,
+    },
     /// The consumer is registered with another fold, or with another version of it.
     #[error(transparent)]
     OtherFold(#[from] crate::other_fold::OtherFold),
@@ -104,6 +118,7 @@ impl Interruption {
     pub(crate) fn is_final(&self) -> bool {
         match self {
             Self::Unregistered
+            | Self::StaysUnregistered { .. }
             | Self::OtherFold(_)
             | Self::Gone { .. }
             | Self::Partial { .. }

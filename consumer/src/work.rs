@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Error, Result};
 use monitor::{Pulse, counter};
-use process::{Failure, Turn, Work};
+use process::{Failure, StayDown, Turn, Work};
 use tracing::{info, warn};
 
 use crate::advice::command;
@@ -93,6 +93,9 @@ fn log<F: Fold>(name: &str, progress: &Progress, consumer: &Consumer<F>) {
 
 /// Waiting does not help against some errors. Those end the consumer, with advice.
 fn classify_error(error: Error, key: &CheckpointKey) -> Failure {
+    if matches!(error.downcast_ref(), Some(Interruption::StaysUnregistered { .. })) {
+        return Failure::Final(StayDown(error).into());
+    }
     if error.downcast_ref().is_some_and(Interruption::is_final) {
         return Failure::Final(error);
     }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Folds the log into the longest ride, without any of the project's code.
 
-    DATABASE_URL=postgres://… REDIS_URL=redis://… python fold.py NAME [--drain | --replay | --unregister]
+    DATABASE_URL=postgres://… REDIS_URL=redis://… python fold.py NAME [--drain | --register | --replay | --unregister]
 
 The state is stored in the consumer's row of checkpoints, together with the offset that it reflects. These rules keep it
 right when entries are sent twice, lost or forged, and when the process is killed:
@@ -143,9 +143,15 @@ class Consumer:
         # redis-py calls the scheme of unix sockets `unix`.
         self.redis = redis.Redis.from_url(os.environ["REDIS_URL"].replace("redis+unix:", "unix:"), protocol=2)
 
-    def register(self):
-        """Registers the consumer at offset 0, if it is new. If that fails, nothing is registered."""
+    def register(self, anew=False):
+        """Registers the consumer at offset 0, if it is new. If that fails, nothing is registered.
+
+        Postgres refuses a name that was unregistered, unless it is to be registered anew.
+        """
         with self.postgres.transaction():
+            if anew:
+                forget = "DELETE FROM unregistered_consumers WHERE name = %s AND partition = 0"
+                self.postgres.execute(forget, [self.name])
             # The reaper waits for this lock. Otherwise it could delete a record after this transaction has looked for it.
             self.postgres.execute("SELECT pg_advisory_xact_lock_shared(7306930022)")
             register = """INSERT INTO checkpoints (name, fold, fold_version, state) VALUES (%s, %s, %s, %s)
@@ -241,7 +247,14 @@ class Consumer:
         self.last_offset = records[-1][0]
 
     def run(self, is_draining):
-        self.register()
+        try:
+            self.register()
+        except psycopg.Error as error:
+            if error.sqlstate != "UNREG":
+                raise
+            print(f"{error.diag.message_primary}: run {sys.argv[0]} {self.name} --register, then start it again", file=sys.stderr)
+            # The status of a process that a supervisor does not start again.
+            sys.exit(2)
         self.load()
         wait_ms = idle_ms = 1 if is_draining else 1000
         while True:
@@ -300,12 +313,15 @@ def main(fold_type):
     parser.add_argument("name", help="name of this consumer")
     commands = parser.add_mutually_exclusive_group()
     commands.add_argument("--drain", action="store_true", help="exit once nothing is left to read")
+    commands.add_argument("--register", action="store_true", help="register the consumer, also if it was unregistered; then exit")
     commands.add_argument("--replay", action="store_true", help="fold the dead letters, as an operator; then exit")
     commands.add_argument("--unregister", action="store_true", help="delete the consumer with its state; then exit")
     args = parser.parse_args()
     consumer = Consumer(args.name, fold_type)
     if args.replay:
         consumer.replay()
+    elif args.register:
+        consumer.register(anew=True)
     elif args.unregister:
         consumer.unregister()
     else:

@@ -2,7 +2,7 @@
 """Counts the rides of each length: a fold that writes rows, on the loop of fold.py.
 
     psql "$DATABASE_URL" -f lengths.sql
-    DATABASE_URL=postgres://… REDIS_URL=redis://… python lengths.py NAME [--drain | --replay | --unregister]
+    DATABASE_URL=postgres://… REDIS_URL=redis://… python lengths.py NAME [--drain | --register | --replay | --unregister]
 """
 
 from collections import Counter

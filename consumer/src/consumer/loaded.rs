@@ -55,10 +55,11 @@ impl Loaded {
         }
         fold.restore(registration.state.as_deref()).with_context(|| {
             format!(
-                "the state of consumer {} is unreadable: run {}, then start it again, or begin with the state of a consumer \
-                 OTHER of the same fold ({})",
+                "the state of consumer {} is unreadable: run {}, then begin anew ({}), or with the state of a consumer OTHER \
+                 of the same fold ({})",
                 key.name,
                 command(key, &["--unregister"]),
+                command(key, &["--fold", fold.id().name, "--register"]),
                 command(key, &["--copy-from", "OTHER"])
             )
         })?;

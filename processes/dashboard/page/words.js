@@ -63,7 +63,7 @@ export function verdict(sample) {
       return { mark: "…", text: "Catching up", why: late.length ? `${list(late)} ${folds}.` : staged };
     }
     case "differs":
-      return { mark: "✗", text: "A total differs", why: difference(consumers, folding, recount) };
+      return { mark: "✗", text: "A total differs", why: difference(sample.log.partition, consumers, folding, recount) };
     case "nobody":
       return { mark: "…", text: "No consumer yet", why: "No consumer that folds the total distance is registered." };
     default:
@@ -75,7 +75,7 @@ export function verdict(sample) {
   }
 }
 
-function difference(consumers, folding, recount) {
+function difference(partition, consumers, folding, recount) {
   const letters = consumers.reduce((sum, consumer) => sum + consumer.dead_letter_count, 0);
   const others = folding
     .filter((consumer) => consumer.total.distance_mm !== recount.distance_mm || consumer.total.ride_count !== recount.ride_count)
@@ -83,8 +83,9 @@ function difference(consumers, folding, recount) {
   const who = others.length
     ? `SQL counts another total than ${list(others)}.`
     : "The consumers folded different rides.";
+  const option = partition ? ` --partition ${partition}` : "";
   const hint = letters
-    ? ` Dead letters: ${count(letters)}. The command “dead-letters list” shows them.`
+    ? ` Dead letters: ${count(letters)}. The command “dead-letters list${option}” shows them.`
     : " The program audit tells more.";
   return who + hint;
 }

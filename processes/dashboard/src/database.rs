@@ -69,7 +69,7 @@ async fn read_log(tx: &Transaction<'_>, partition: Partition) -> Result<LogState
     }
     let is_cut_off = consumers.len() > CONSUMER_COUNT_MAX;
     consumers.truncate(CONSUMER_COUNT_MAX);
-    Ok(LogState { head, head_token, is_anything_staged, is_led, is_cut_off, consumers })
+    Ok(LogState { partition: partition.number(), head, head_token, is_anything_staged, is_led, is_cut_off, consumers })
 }
 
 async fn consumers(

@@ -167,8 +167,15 @@ mod tests {
         };
         change(&mut consumer);
         let (head, consumers) = (5, vec![consumer]);
-        let log =
-            LogState { head, head_token: 0, is_anything_staged: false, is_led: true, is_cut_off: false, consumers };
+        let log = LogState {
+            partition: 0,
+            head,
+            head_token: 0,
+            is_anything_staged: false,
+            is_led: true,
+            is_cut_off: false,
+            consumers,
+        };
         Sample { log: Some(log), ..sample(at_ms) }
     }
 

@@ -80,6 +80,7 @@ mod tests {
 
     fn sample(at_ms: u64, head: Option<i64>, last_offset: Option<i64>) -> Arc<Sample> {
         let log = |head| LogState {
+            partition: 0,
             head,
             head_token: 0,
             is_anything_staged: false,

@@ -53,6 +53,8 @@ pub(crate) struct Server {
 /// The log as Postgres has it, read in one snapshot.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct LogState {
+    /// The partition that this page shows.
+    pub partition: i32,
     pub head: i64,
     /// The token of the head's batch.
     #[serde(skip)]

@@ -52,6 +52,7 @@ mod tests {
 
     fn log(consumers: &[Consumer]) -> LogState {
         LogState {
+            partition: 0,
             head: 9,
             head_token: 5,
             is_anything_staged: false,

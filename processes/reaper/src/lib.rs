@@ -106,7 +106,7 @@ impl Work for Reaping {
     async fn run_once(&mut self, (): ()) -> Result<Turn, Failure> {
         loop {
             let cleaned = self.look().await.map_err(judge)?;
-            log(&cleaned);
+            log(&cleaned, self.config.stream.partition);
             count(&cleaned);
             let pause = if cleaned.is_more_left { Duration::ZERO } else { self.config.interval };
             if !(self.config.once && cleaned.is_more_left) {
@@ -231,7 +231,8 @@ fn count(cleaned: &Cleaned) {
     gauge!("rocket_rides_laggards").set(cleaned.laggards.len() as f64);
 }
 
-fn log(cleaned: &Cleaned) {
+fn log(cleaned: &Cleaned, partition: Partition) {
+    let partition = partition.argument();
     if cleaned.batch_count > 0 || cleaned.trimmed_count > 0 {
         info!(
             batch_count = cleaned.batch_count,
@@ -255,7 +256,8 @@ fn log(cleaned: &Cleaned) {
             lag,
             still_s,
             "this consumer does not move, and nothing after it can be removed: start it, or forget it with \
-             `consumer {name} --unregister`"
+             `consumer {} --unregister{partition}`",
+            process::quoted(name)
         );
     }
 }

@@ -9,7 +9,7 @@ use lettre::{AsyncSmtpTransport, Tokio1Executor};
 /// Notes receipts and delivers them.
 // Without `skip` the group of all arguments here would have the same name as the group of all the consumer's arguments.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "receipts", version, group(ArgGroup::new("sink").required(true)))]
+#[command(name = "receipts", version, group(ArgGroup::new("sink")))]
 #[group(skip)]
 pub struct Config {
     /// The consumer that notes them.

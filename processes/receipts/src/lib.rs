@@ -23,7 +23,10 @@ const FOLDS: Registry = Registry(&[row_fold::<ReceiptsFold>]);
 /// # Errors
 /// The sink cannot be set up; otherwise as [`consumer::run`].
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
-    let sink = Sink::new(&config)?;
+    if config.consumer.administers() {
+        return consumer::run(config.consumer, FOLDS, shutdown).await;
+    }
+    let sink = Sink::new(&config).map_err(process::StayDown)?;
     let health = monitor::start(&config.consumer.process.monitor).await?;
     declare_counter(
         "rocket_rides_receipts_delivered_total",

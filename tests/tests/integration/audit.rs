@@ -197,6 +197,7 @@ async fn a_rejected_record_must_be_among_the_dead_letters() {
         execute(&world, "DELETE FROM dead_letters WHERE name = 'c0'").await;
         different(&world, &["DIFFERENCE: c0: the fold rejects the record at offset "]).await;
         execute(&world, "DELETE FROM checkpoints").await;
+        execute(&world, "DELETE FROM unregistered_consumers").await;
     }
 }
 

@@ -111,6 +111,7 @@ async fn ra_t24_and_t25_a_receipt_is_delivered_once() {
     assert!(text.contains("To: user@example.com") && text.contains("20.00 USD"), "{text}");
     // After the loss of its checkpoint the process reads the log from the start: the receipt is noted once, delivered once.
     fixture.execute("DELETE FROM checkpoints").await;
+    fixture.execute("DELETE FROM unregistered_consumers").await;
     std::fs::remove_file(folder.join(format!("{ride_id}.eml"))).unwrap();
     assert_eq!(receipts().await, 0, "the receipt is marked as delivered");
     std::fs::remove_dir_all(&folder).unwrap();

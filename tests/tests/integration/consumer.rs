@@ -255,7 +255,9 @@ async fn a_process_does_not_take_a_new_registration_of_its_name_for_its_own() {
     let mut idle = world.consumer("consumer0");
     world.carry_rides(5, &mut streamer, &mut idle).await;
     // Meanwhile the name is registered anew, with the same fold, and comes to the same offset.
-    Process::start(&world, "consumer", &["consumer0", "--unregister"]).succeed().await;
+    for command in ["--unregister", "--register"] {
+        Process::start(&world, "consumer", &["consumer0", command]).succeed().await;
+    }
     let mut successor = world.consumer("consumer0");
     world.drain_consumer(&mut successor).await;
     world.write_rides(1).await;

@@ -101,6 +101,7 @@ async fn a_hole_in_the_history_is_told_and_never_read_over() {
     carry(&world, 10, "old").await;
     reap(&world, &["--keep", "0s"]).await;
     carry(&world, 10, "old").await;
+    Process::start(&world, "consumer", &["history", "--fold", "history", "--register"]).succeed().await;
     archive(&world).await;
     reap(&world, &["--keep", "0s"]).await;
     assert_eq!(ranges(&world).await, "11-20 31-40");

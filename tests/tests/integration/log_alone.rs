@@ -47,7 +47,7 @@ async fn the_log_alone_takes_a_record_and_returns_it() {
     let tables = "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class
                   WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'";
     let tables: String = client.query_one(tables, &[]).await.unwrap().get(0);
-    assert_eq!(tables, "checkpoints dead_letters log_batches log_identity staged_log_records");
+    assert_eq!(tables, "checkpoints dead_letters log_batches log_identity staged_log_records unregistered_consumers");
     let traceparent = Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
     let record = NewRecord { object: "wallet", action: "credit", data: r#"{"id":7, "amount":5}"#, traceparent };
     pglog::stage(&client, record).await.unwrap();

@@ -105,9 +105,11 @@ pub(crate) async fn check_consumer(bench: &Bench, name: &str, staged: Staged) ->
         staged.count,
         staged.distance_mm
     );
-    let unregister = "-- benchmarks::check_consumer
-                      DELETE FROM checkpoints WHERE name = $1";
-    bench.client.execute(unregister, &[&name]).await.context("forgetting a consumer")?;
+    // In this order: the first statement lets Postgres refuse the name.
+    for table in ["checkpoints", "unregistered_consumers"] {
+        let forget = format!("-- benchmarks::check_consumer\nDELETE FROM {table} WHERE name = $1");
+        bench.client.execute(&forget, &[&name]).await.context("forgetting a consumer")?;
+    }
     Ok(())
 }
 

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::process::Stdio;
+use std::io;
+use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -17,6 +18,9 @@ use crate::bound::bound;
 use crate::procfile::Entry;
 use crate::screen::Console;
 use crate::servers::Server;
+
+/// The exit status of a process that a restart does not help: a setting is wrong, or a person has to act first.
+const STAY_DOWN: i32 = 2;
 
 /// The time in which a process must finish its work in hand.
 const STOP_WAIT: Duration = Duration::from_secs(15);
@@ -116,6 +120,11 @@ pub(crate) async fn keep_running(
                 if stop.is_cancelled() {
                     return;
                 }
+                if status.as_ref().is_ok_and(|status| status.code() == Some(STAY_DOWN)) {
+                    console.print(index, &entry.name, "ended (exit status: 2); not started again before bin/up is");
+                    return;
+                }
+                let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
                 console.print(index, &entry.name, &format!("ended ({status}); starting it again"));
             }
             Err(error) => console.print(index, &entry.name, &format!("{error:#}; trying again")),
@@ -140,7 +149,13 @@ fn start(entry: &Entry, environment: &HashMap<OsString, OsString>) -> Result<Chi
 }
 
 /// Prints the output of the process until it ends; on `stop`, asks it to end. Returns its exit status.
-async fn watch(index: usize, entry: &Entry, child: &mut Child, console: &Console, stop: &CancellationToken) -> String {
+async fn watch(
+    index: usize,
+    entry: &Entry,
+    child: &mut Child,
+    console: &Console,
+    stop: &CancellationToken,
+) -> io::Result<ExitStatus> {
     let output =
         child.stdout.take().map(|pipe| tokio::spawn(pass_on(pipe, index, entry.name.clone(), console.clone())));
     let errors =
@@ -166,7 +181,7 @@ async fn watch(index: usize, entry: &Entry, child: &mut Child, console: &Console
         // A grandchild may hold the pipe open; its output is not waited for.
         let _ = tokio::time::timeout(Duration::from_secs(1), lines).await;
     }
-    ended.map_or_else(|error| error.to_string(), |status| status.to_string())
+    ended
 }
 
 async fn pass_on(pipe: impl AsyncRead + Unpin, index: usize, name: String, console: Console) {

@@ -111,7 +111,7 @@ impl Distance {
             self.ledger.letters_beyond_head(&at_offset, report);
         }
         let log = self.ledger.log();
-        self.ledger.compare(report);
+        self.ledger.compare(self.partition, report);
         let (staged, staged_count) = staged::staged(tx, self.partition).await?;
         let logged = is_complete.then_some(Logged {
             ride_count: log.ride_count + staged.ride_count,

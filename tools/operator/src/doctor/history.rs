@@ -41,7 +41,10 @@ pub(super) async fn history(client: &Client, config: &Config) -> Result<Finding>
                 CHECK,
                 format!("no consumer writes it, and {lacks}"),
                 "new folds cannot start at offset 1",
-                "start one, so that it keeps the records to come: consumer history --fold history",
+                format!(
+                    "start one, so that it keeps the records to come: consumer history --fold history{}",
+                    partition.argument()
+                ),
             ),
         });
     }

@@ -67,12 +67,13 @@ async fn consumers(client: &Client, config: &Config) -> Result<Finding> {
         )
         .await?;
     let registered_count: i64 = row.get(0);
+    let option = partition.argument();
     if registered_count == 0 {
         return Ok(Finding::warn(
             CHECK,
             "no consumer is registered",
             "the reaper deletes no record, and the log grows without limit",
-            "start one: consumer consumer0",
+            format!("start one: consumer consumer0{option}"),
         ));
     }
     let laggards = reaper::laggards(client, partition, config.patience).await?;
@@ -87,7 +88,7 @@ async fn consumers(client: &Client, config: &Config) -> Result<Finding> {
         CHECK,
         format!("does not move: {}", named.join(", ")),
         "the reaper cannot delete records that such a consumer has not passed",
-        format!("start it, or remove it: consumer {} --unregister", first.name),
+        format!("start it, or remove it: consumer {} --unregister{option}", process::quoted(&first.name)),
     ))
 }
 
@@ -110,8 +111,11 @@ async fn dead_letters(client: &Client, config: &Config) -> Result<Finding> {
             CHECK,
             format!("{dead_letter_count} of {names}"),
             "these records had no effect on the state of their consumer",
-            "look at them: dead-letters list; then replay them with a corrected fold, or drop them; fix the program that stages \
-             such records",
+            format!(
+                "look at them: dead-letters list{}; then replay them with a corrected fold, or drop them; fix the program \
+                 that stages such records",
+                config.stream.partition.argument()
+            ),
         ),
     })
 }

@@ -5,7 +5,7 @@
 //! the fold accepts today. A consumer's state should be this sum minus the sum of its dead letters.
 
 use consumer::{DistanceFold, StateFold};
-use pglog::Record;
+use pglog::{Partition, Record};
 
 use super::letters::Letter;
 use crate::audit::report::{ConsumerLine, Report, TotalLine};
@@ -185,7 +185,7 @@ impl Ledger {
     }
 
     /// Compares every consumer with the log's sum at its checkpoint.
-    pub fn compare(self, report: &mut Report) {
+    pub fn compare(self, partition: Partition, report: &mut Report) {
         for consumer in self.consumers {
             let state = consumer.state;
             let is_equal = consumer.expected.map(|log| {
@@ -200,9 +200,11 @@ impl Ledger {
             if !replayable.is_empty() && is_equal == Some(true) {
                 report.note(format!(
                     "{0}: the fold accepts today what it rejected at offset {1}: replay it with \
-                     `dead-letters replay {0} --all`",
+                     `dead-letters replay {2} --all{3}`",
                     consumer.name,
-                    replayable.join(", ")
+                    replayable.join(", "),
+                    process::quoted(&consumer.name),
+                    partition.argument()
                 ));
             }
             report.consumers.push(ConsumerLine { total: Some(total(state)), is_equal, ..consumer.line });
