@@ -4,8 +4,8 @@
 //! with its users.
 
 pub mod backoff;
-pub mod bad_setting;
 pub mod fault;
 pub mod paced;
 pub mod shutdown;
+pub mod stay_down;
 pub mod tasks;

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Error, Result};
+use common::stay_down::StayDown;
 use monitor::{Pulse, counter};
-use process::{Failure, StayDown, Turn, Work};
+use process::{Failure, Turn, Work};
 use tracing::{info, warn};
 
 use crate::advice::command;

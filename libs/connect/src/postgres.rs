@@ -17,7 +17,7 @@ use crate::tls::{self, TlsArgs};
 use crate::url::parse_url;
 
 pub use crate::opener::leave_if_read_only;
-pub use crate::session::{SharedSession, shared_session};
+pub use crate::session::shared_session;
 
 /// Where Postgres is.
 #[derive(Clone, Args)]

@@ -12,6 +12,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use common::stay_down::StayDown;
 use tokio::sync::{OnceCell, SetOnce};
 use tokio_postgres::{Client, Config, SimpleQueryMessage};
 use tracing::debug;
@@ -48,17 +49,17 @@ static REFUSED: SetOnce<SharedSession> = SetOnce::const_new();
      locks and settings: connect to Postgres itself, or set the pooler to session mode (PgBouncer: pool_mode = session and \
      server_reset_query = DISCARD ALL)"
 )]
-pub struct SharedSession;
+struct SharedSession;
 
 /// Returns when a connection of this process has turned out to share its session. The process cannot do its work then.
-pub async fn shared_session() -> SharedSession {
-    *REFUSED.wait().await
+pub async fn shared_session() -> StayDown {
+    StayDown((*REFUSED.wait().await).into())
 }
 
 /// Begins the session of a new connection with these settings.
 ///
 /// # Errors
-/// [`SharedSession`]; otherwise Postgres is away.
+/// [`StayDown`] with [`SharedSession`]; otherwise Postgres is away.
 pub(crate) async fn begin(client: &Client, opener: &Opener, config: &Config, settings: &str) -> Result<()> {
     let is_shared = *IS_SHARED.get_or_init(|| compare(client, opener, config)).await;
     let begun = if is_shared { Ok(()) } else { client.batch_execute(&format!("{MARK}; {settings}")).await };
@@ -66,7 +67,7 @@ pub(crate) async fn begin(client: &Client, opener: &Opener, config: &Config, set
         |error: &tokio_postgres::Error| error.as_db_error().is_some_and(|error| error.message().contains(NOT_OURS));
     if is_shared || begun.as_ref().is_err_and(is_marked) {
         let _ = REFUSED.set(SharedSession);
-        return Err(SharedSession.into());
+        return Err(StayDown(SharedSession.into()).into());
     }
     begun.context("setting up the session")
 }

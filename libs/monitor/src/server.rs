@@ -9,8 +9,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use common::bad_setting::BadSetting;
 use common::shutdown::CancellationToken;
+use common::stay_down::StayDown;
 use metrics::{Unit, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::Serialize;
@@ -43,7 +43,7 @@ pub async fn start(args: &MonitorArgs) -> Result<Health> {
     let Some(address) = args.address() else { return Ok(Health::default()) };
     if args.fault_orders && !address.ip().is_loopback() {
         let why = "faults could be ordered from other machines: set FAULT_ORDERS=false, or take away MONITOR_BIND";
-        return Err(anyhow!(why).context(BadSetting));
+        return Err(StayDown(anyhow!(why)).into());
     }
     let health = Health::served(args.fault_orders);
     let listener = TcpListener::bind(address).await;

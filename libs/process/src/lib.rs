@@ -63,7 +63,7 @@ use tokio::runtime::{Builder, Runtime};
 
 pub use arguments::{BAD_SETTING, parse};
 pub use command::{command, quoted};
-pub use logs::{LogArgs, StayDown};
+pub use logs::LogArgs;
 pub use notify::ready;
 pub use repeat::{Failure, Injection, Turn, Until, Work, repeat, repeat_with_faults};
 pub use signals::on_signal;

@@ -4,8 +4,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use common::bad_setting::BadSetting;
-use connect::postgres::SharedSession;
+use common::stay_down::StayDown;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -14,13 +13,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::arguments::BAD_SETTING;
 use crate::failures::{self, ToldOnce};
 
-/// An error after which a supervisor must not start the process again, as after a bad setting: a person has to act first.
-#[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct StayDown(#[from] pub anyhow::Error);
-
-/// The exit status of a process: 0 after success; 2 after [`StayDown`], [`SharedSession`] and [`BadSetting`]; 1 after any other
-/// error. An error is logged in one line with its causes. Sends the last spans first.
+/// The exit status of a process: 0 after success, 2 after [`StayDown`], 1 after any other error. An error is logged in one line
+/// with its causes. Sends the last spans first.
 pub fn conclude(outcome: anyhow::Result<()>) -> ExitCode {
     traces::flush();
     failures::tell_at_exit();
@@ -28,8 +22,7 @@ pub fn conclude(outcome: anyhow::Result<()>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("stopped: {error:#}");
-            let stays_down = error.is::<StayDown>() || error.is::<SharedSession>() || error.is::<BadSetting>();
-            if stays_down { ExitCode::from(BAD_SETTING) } else { ExitCode::FAILURE }
+            if error.is::<StayDown>() { ExitCode::from(BAD_SETTING) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -28,8 +28,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
-use common::bad_setting::BadSetting;
 use common::shutdown::{CancellationToken, stop_at_last};
+use common::stay_down::StayDown;
 use connect::PostgresArgs;
 use process::ProcessArgs;
 use stream::StreamArgs;
@@ -87,7 +87,7 @@ pub struct Config {
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     if config.process.monitor.fault_orders && !config.dashboard_bind.is_loopback() {
         let why = "other machines could press the buttons: set FAULT_ORDERS=false, or take away DASHBOARD_BIND";
-        return Err(anyhow!(why).context(BadSetting));
+        return Err(StayDown(anyhow!(why)).into());
     }
     let (bind, port) = (config.dashboard_bind, config.dashboard_port);
     let listener = TcpListener::bind((bind, port)).await;

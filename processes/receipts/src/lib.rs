@@ -9,6 +9,7 @@ mod sink;
 
 use anyhow::Result;
 use common::shutdown::CancellationToken;
+use common::stay_down::StayDown;
 use consumer::{ReceiptsFold, Registry, row_fold};
 use monitor::{declare_counter, declare_gauge};
 
@@ -26,7 +27,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     if config.consumer.administers() {
         return consumer::run(config.consumer, FOLDS, shutdown).await;
     }
-    let sink = Sink::new(&config).map_err(process::StayDown)?;
+    let sink = Sink::new(&config).map_err(StayDown)?;
     let health = monitor::start(&config.consumer.process.monitor).await?;
     declare_counter(
         "rocket_rides_receipts_delivered_total",

@@ -1,7 +1,7 @@
 //! The Postgres server: whether it writes to disk what it confirms, and whether vacuum does its work.
 
 use anyhow::Result;
-use connect::postgres::SharedSession;
+use common::stay_down::StayDown;
 use deadpool_postgres::ClientWrapper as Client;
 
 use super::finding::Finding;
@@ -17,7 +17,7 @@ const AGE_STOP: i64 = 2_000_000_000;
 pub(super) fn reachable(connected: Result<Client>, findings: &mut Vec<Finding>) -> Option<Client> {
     match connected {
         Ok(client) => Some(client),
-        Err(error) if error.is::<SharedSession>() => {
+        Err(error) if error.is::<StayDown>() => {
             findings.push(postgres_session::shared());
             None
         }
