@@ -97,7 +97,10 @@ async fn stage_everything(world: &World) {
         stage_sound(world, members, "now()").await;
     }
     for staged_at in STRANGE_TIMES {
+        // Alone in its batch: the lag is measured at the first and the last record of a batch.
+        pglog::assign(world.client(), Partition::FIRST, rand::random()).await.unwrap();
         stage_sound(world, "'\"note\":1'", staged_at).await;
+        pglog::assign(world.client(), Partition::FIRST, rand::random()).await.unwrap();
     }
     for names in STRANGE_NAMES {
         let insert = "INSERT INTO staged_log_records (object, action, data) VALUES";
