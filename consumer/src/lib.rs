@@ -72,6 +72,10 @@ const AGE_MAX: Duration = Duration::from_secs(5);
 /// Only failures that an operator must look at: records that are reaped, a consumer that was unregistered, damaged tables.
 /// A server that is away is waited for.
 pub async fn run(config: Config, registry: Registry, shutdown: CancellationToken) -> Result<()> {
+    if config.administers() {
+        // Beside the consumer itself, which may run and serve the monitor's port.
+        return administer(&config, &registry).await;
+    }
     let health = monitor::start(&config.process.monitor).await?;
     run_watched(config, registry, &health, shutdown).await
 }
@@ -84,7 +88,8 @@ pub async fn run_own(config: Config, shutdown: CancellationToken) -> Result<()> 
     run(config, FOLDS, shutdown).await
 }
 
-/// As [`run`], for a consumer that is a part of a process with metrics and health of its own.
+/// As [`run`], for a consumer that is a part of a process with metrics and health of its own. It does not change a registration
+/// and exit: a process asks [`Config::administers`], and then calls [`run`].
 ///
 /// # Errors
 /// As [`run`].
@@ -94,9 +99,6 @@ pub async fn run_watched(
     health: &Health,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    if config.administers() {
-        return administer(&config, &registry).await;
-    }
     let fold = config.fold(&registry)?;
     let faults = FaultSource::new(&config.name, &config.fault, config.inject);
     info!(
