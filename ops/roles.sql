@@ -14,12 +14,14 @@
 -- sequence, and Postgres checks foreign keys with the privileges of the owner. LISTEN, NOTIFY and advisory locks are open
 -- to every role; Postgres has no privilege for them.
 
-BEGIN;
+BEGIN ISOLATION LEVEL READ COMMITTED;
 
 -- The lock of schema.sql: sessions that apply either file to one database take turns.
 DO $$ BEGIN PERFORM pg_advisory_xact_lock(7306930021); END $$;
 
 SET LOCAL client_min_messages = warning;
+-- As in schema.sql: the tables are those of the first schema of the search_path.
+DO $$ BEGIN PERFORM set_config('search_path', format('%I, pg_temp', current_schema()), true); END $$;
 
 -- Roles belong to the cluster, but the lock above belongs to the database, so two databases may create a role at once.
 -- A role that exists stays as it is, with its password and its limits.
@@ -41,8 +43,13 @@ BEGIN
     END LOOP;
 END $$;
 
--- Before PostgreSQL 15, PUBLIC may create tables and functions here.
-REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+DO $$ BEGIN
+    -- Before PostgreSQL 15, PUBLIC may create tables and functions in the schema public.
+    EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', current_schema());
+    EXECUTE format('GRANT USAGE ON SCHEMA %I TO rocket_api, rocket_completer, rocket_streamer, rocket_consumer,
+                                                rocket_receipts, rocket_reaper, rocket_dashboard, rocket_operator',
+                   current_schema());
+END $$;
 -- Only triggers call these functions, and a trigger needs no EXECUTE.
 REVOKE EXECUTE ON FUNCTION refuse_change_of_staged_log_records(), remember_unregistered_consumers() FROM PUBLIC;
 -- This function runs under the rights of the owner. A dump without privileges loses what schema.sql has revoked.
@@ -58,8 +65,6 @@ REVOKE ALL ON log_identity, rides, staged_log_records, log_batches, checkpoints,
     FROM PUBLIC, rocket_api, rocket_completer, rocket_streamer, rocket_consumer, rocket_receipts, rocket_reaper,
     rocket_dashboard, rocket_operator;
 
-GRANT USAGE ON SCHEMA public TO rocket_api, rocket_completer, rocket_streamer, rocket_consumer, rocket_receipts,
-    rocket_reaper, rocket_dashboard, rocket_operator;
 -- Each process that reads the log first checks that the log belongs to this cluster.
 GRANT SELECT ON log_identity TO rocket_streamer, rocket_consumer, rocket_receipts, rocket_reaper, rocket_dashboard;
 
@@ -174,7 +179,9 @@ GRANT SELECT (name, partition, dropped_at) ON dead_letters TO rocket_dashboard;
 -- operator: a person with audit, doctor and dead-letters. Reads everything, settles dead letters, and may repair the
 -- checkpoint and the state of a consumer. Writes neither rides nor records nor batches: only the tables' owner may adopt.
 -- ---------------------------------------------------------------------------------------------------------------------
-GRANT SELECT ON ALL TABLES IN SCHEMA public TO rocket_operator;
+DO $$ BEGIN
+    EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO rocket_operator', current_schema());
+END $$;
 REVOKE SELECT ON charge_secret FROM rocket_operator;
 GRANT SELECT (system_identifier) ON charge_secret TO rocket_operator;
 -- An audit of payments reads which charges are this installation's.

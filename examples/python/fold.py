@@ -140,6 +140,8 @@ class Consumer:
         self.name, self.fold_type = name, fold_type
         self.stream_name = os.environ.get("STREAM_NAME", "rocket-rides-log")
         self.postgres = psycopg.connect(os.environ["DATABASE_URL"], autocommit=True)
+        # A transaction that waits for a lock must see what the holder has committed, whatever the default of the server is.
+        self.postgres.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         # redis-py calls the scheme of unix sockets `unix`.
         self.redis = redis.Redis.from_url(os.environ["REDIS_URL"].replace("redis+unix:", "unix:"), protocol=2)
 
@@ -153,7 +155,7 @@ class Consumer:
                 forget = "DELETE FROM unregistered_consumers WHERE name = %s AND partition = 0"
                 self.postgres.execute(forget, [self.name])
             # The reaper waits for this lock. Otherwise it could delete a record after this transaction has looked for it.
-            self.postgres.execute("SELECT pg_advisory_xact_lock_shared(7306930022)")
+            self.postgres.execute("SELECT pg_advisory_xact_lock_shared(7306930022 # log_key())")
             register = """INSERT INTO checkpoints (name, fold, fold_version, state) VALUES (%s, %s, %s, %s)
                           ON CONFLICT DO NOTHING"""
             fold = self.fold_type()

@@ -25,6 +25,16 @@ DO $$ BEGIN PERFORM pg_advisory_xact_lock(7306930021); END $$;
 SET LOCAL client_min_messages = warning;
 -- If a lock cannot be had within this time, the file fails and changes nothing: apply it again.
 SET LOCAL lock_timeout = '5s';
+-- All tables are made in the first schema of the search_path, and every name below means this schema alone. Otherwise an index
+-- or a view of another log, in a later schema of the path, would be taken for the one of this log.
+DO $$ BEGIN PERFORM set_config('search_path', format('%I, pg_temp', current_schema()), true); END $$;
+
+-- Tells the locks and hints of this log from those of a log in another schema of the same database. For the schema public it
+-- is 0, as it was for every log before version 6: so processes of an older version meet those of this one at the same locks.
+-- As all functions that use names, it keeps the search_path of this file: its caller may have another.
+CREATE OR REPLACE FUNCTION log_key() RETURNS INT LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+    SELECT CASE current_schema() WHEN 'public' THEN 0 ELSE hashtext(current_schema()::text) END
+$$;
 
 -- A W3C `traceparent` of version 00: lower-case hexadecimal digits, and neither id consists of zeros only.
 -- It is a domain because Postgres parses the CHECKs of a table for every statement, and those of a domain once per
@@ -136,7 +146,8 @@ CREATE TABLE IF NOT EXISTS log_batches (
 -- A page ends where its batch ends.
 -- A reader that keeps no row in checkpoints may find the next record reaped. docs/EMBEDDING.md has all rules for readers.
 CREATE OR REPLACE FUNCTION log_records_after(after_offset BIGINT, count_max BIGINT DEFAULT 1000, of_partition INT DEFAULT 0)
-RETURNS TABLE (record_offset BIGINT, object TEXT, action TEXT, data JSON, staged_at TIMESTAMPTZ) LANGUAGE plpgsql STABLE AS $$
+RETURNS TABLE (record_offset BIGINT, object TEXT, action TEXT, data JSON, staged_at TIMESTAMPTZ)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 DECLARE
     batch    log_batches;
     previous pg_snapshot;
@@ -262,7 +273,8 @@ CREATE TABLE IF NOT EXISTS unregistered_consumers (
 );
 
 -- It runs under the rights of the tables' owner: a role that may delete a checkpoint may not choose to be forgotten.
-CREATE OR REPLACE FUNCTION remember_unregistered_consumers() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+CREATE OR REPLACE FUNCTION remember_unregistered_consumers() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
     since TIMESTAMPTZ;
 BEGIN
@@ -282,8 +294,6 @@ BEGIN
 END $$;
 
 DO $$ BEGIN
-    -- No caller may choose the table that the function finds.
-    EXECUTE format('ALTER FUNCTION remember_unregistered_consumers SET search_path = %I, pg_temp', current_schema());
     IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'checkpoints'::regclass
                    AND tgname = 'checkpoints_stay_unregistered') THEN
         CREATE TRIGGER checkpoints_stay_unregistered
@@ -349,7 +359,7 @@ CREATE OR REPLACE FUNCTION history_part_len() RETURNS BIGINT LANGUAGE sql IMMUTA
 -- consumer calls it before it writes these records, under the rights of the tables' owner: a consumer may create no table.
 -- ATTACH lets the history be read and written meanwhile, which CREATE TABLE … PARTITION OF would not.
 CREATE OR REPLACE FUNCTION make_history_parts(of_partition INT, first_offset BIGINT, last_offset BIGINT)
-RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
+RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
     name TEXT;
 BEGIN
@@ -371,11 +381,7 @@ BEGIN
     END LOOP;
 END $$;
 
-DO $$ BEGIN
-    -- No caller may choose the tables that the function finds.
-    EXECUTE format('ALTER FUNCTION make_history_parts SET search_path = %I, pg_temp', current_schema());
-    REVOKE EXECUTE ON FUNCTION make_history_parts FROM PUBLIC;
-END $$;
+REVOKE EXECUTE ON FUNCTION make_history_parts FROM PUBLIC;
 
 -- The ranges of offsets that the history has, each without a gap. It is empty, or one range, unless the history began late,
 -- its consumer was unregistered for a while, or a part in the middle was detached.

@@ -65,7 +65,7 @@ async fn listen(postgres: tokio_postgres::Config, hint: Arc<Notify>) -> Infallib
 async fn listen_until_lost(postgres: &tokio_postgres::Config, hint: &Arc<Notify>) -> Result<Infallible> {
     let told = Arc::clone(hint);
     let client = connect::postgres::connect(postgres, SESSION_NAME, move || told.notify_one()).await?;
-    client.batch_execute(&format!("LISTEN {}", pglog::HINT_CHANNEL)).await.context("listening for hints")?;
+    pglog::listen(&client).await.context("listening for hints")?;
     loop {
         timeout(ANSWER_WAIT, end_stuck_sessions(&client)).await.context("no answer")??;
         sleep(SAY_INTERVAL).await;

@@ -117,7 +117,7 @@ impl LeaderSession {
                 .client
                 .query_one(
                     "-- streamer::leads
-                     SELECT pg_try_advisory_lock($1, $2)",
+                     SELECT pg_try_advisory_lock($1 # log_key(), $2)",
                     &[&pglog::LEADER_LOCK, &partition],
                 )
                 .await

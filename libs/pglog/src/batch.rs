@@ -6,8 +6,9 @@ use crate::Error;
 use crate::partition::Partition;
 use crate::session::Session;
 
-/// First half of the key of the advisory lock that makes a session the leader of a partition. The second half is the
-/// partition. Only the session that holds the lock may [`assign`](crate::assign).
+/// First half of the key of the advisory lock that makes a session the leader of a partition, before the function `log_key`
+/// makes it a lock of this log alone: `LEADER_LOCK # log_key()`. The second half is the partition. Only the session that holds
+/// the lock may [`assign`](crate::assign).
 pub const LEADER_LOCK: i32 = 0x524f_434b;
 
 /// Records of a batch between two whose ids are stored, and rows that one statement counts or skips.

@@ -7,7 +7,7 @@ use crate::partition::Partition;
 use crate::session::Session;
 
 /// A consumer that registers holds this lock shared, and the reaper holds it exclusively. Otherwise the reaper could give
-/// up a record while a consumer that needs it registers.
+/// up a record while a consumer that needs it registers. The function `log_key` makes it a lock of this log alone.
 const REGISTRATION_LOCK: i64 = 7_306_930_022;
 
 /// The lowest checkpoint of all consumers registered in `partition`; `None` if no consumer is registered. The baseline does
@@ -34,7 +34,7 @@ pub async fn lowest_checkpoint(client: &impl Session, partition: Partition) -> R
 pub async fn hold_reaping(tx: &Transaction<'_>) -> Result<(), Error> {
     tx.execute(
         "-- pglog::hold_reaping
-         SELECT pg_advisory_xact_lock_shared($1)",
+         SELECT pg_advisory_xact_lock_shared($1::bigint # log_key())",
         &[&REGISTRATION_LOCK],
     )
     .await?;
@@ -48,7 +48,7 @@ pub async fn hold_reaping(tx: &Transaction<'_>) -> Result<(), Error> {
 pub async fn hold_registration(tx: &impl Session) -> Result<(), Error> {
     tx.execute(
         "-- pglog::hold_registration
-         SELECT pg_advisory_xact_lock($1)",
+         SELECT pg_advisory_xact_lock($1::bigint # log_key())",
         &[&REGISTRATION_LOCK],
     )
     .await?;

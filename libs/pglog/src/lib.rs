@@ -46,7 +46,7 @@ pub use reap::{ReapedCounts, reap, reapable};
 pub use record::{Page, Record, micros_since_1970, time_of_micros};
 pub use schema::{Identity, LOG_SCHEMA, SCHEMA_VERSION, apply_log_schema, identity, prepare_session};
 pub use session::{Params, Session};
-pub use stage::{HINT_CHANNEL, NewRecord, hint, stage};
+pub use stage::{HINT_CHANNEL, NewRecord, hint, listen, stage};
 pub use whole::{WholeReader, history_page};
 
 /// Why the log cannot be read or extended.

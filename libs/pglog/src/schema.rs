@@ -30,13 +30,16 @@ pub async fn apply_log_schema(client: &impl Session) -> Result<(), tokio_postgre
 ///
 /// Every query of this crate reads a few rows at one end of an index. But the tables grow by orders of magnitude between
 /// two ANALYZE runs, and a plan made from old statistics would scan a whole table. Plans are generic, because the right
-/// plan does not depend on the parameters.
+/// plan does not depend on the parameters. A transaction that waits for a lock must see what the holder has committed, whatever
+/// the default of the server is.
 ///
 /// # Errors
 /// [`Error::SchemaMissing`], [`Error::SchemaVersion`], [`Error::OtherCluster`] or [`Error::Encoding`]: an operator must act,
 /// see [`Error::is_final`]. Otherwise Postgres is away.
 pub async fn prepare_session(client: &impl Session) -> Result<(), Error> {
-    client.batch_execute("SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off; SET plan_cache_mode = force_generic_plan").await?;
+    let settings = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off;
+                    SET plan_cache_mode = force_generic_plan; SET default_transaction_isolation = 'read committed'";
+    client.batch_execute(settings).await?;
     let identity = identity(client).await?;
     match identity.schema_version {
         SCHEMA_VERSION if identity.is_of_this_cluster() => Ok(()),

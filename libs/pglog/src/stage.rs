@@ -4,8 +4,14 @@ use tokio_postgres::Client;
 
 use crate::session::Session;
 
-/// The channel of the wake-up hint. A listener must not rely on it: a hint is lost silently if its connection breaks.
+/// The channel of the wake-up hint, for a log in the schema `public`. A listener must not rely on it: a hint is lost silently if
+/// its connection breaks.
 pub const HINT_CHANNEL: &str = "rocket_rides_log";
+
+/// The channel for a log in any schema. It is computed here and not by `log_key`, because every hint computes it. A client
+/// with another first schema in its search_path sends hints that the streamer does not hear, and nothing worse.
+const CHANNEL_OF_SCHEMA: &str = "CASE current_schema() WHEN 'public' THEN 'rocket_rides_log'
+     ELSE 'rocket_rides_log_' || hashtext(current_schema()::text) END";
 
 /// A record to be staged: an object (`wallet`), an action (`credit`) and a JSON payload, which is kept byte for byte.
 ///
@@ -80,5 +86,15 @@ pub async fn stage(client: &impl Session, record: NewRecord<'_>) -> Result<i64, 
 /// # Errors
 /// Postgres is away, or another session holds the lock. No record is lost: the streamer looks by itself a little later.
 pub async fn hint(client: &Client) -> Result<(), tokio_postgres::Error> {
-    client.batch_execute(&format!("SET LOCAL lock_timeout = '50ms'; NOTIFY {HINT_CHANNEL}")).await
+    client.batch_execute(&format!("SET LOCAL lock_timeout = '50ms'; SELECT pg_notify({CHANNEL_OF_SCHEMA}, '')")).await
+}
+
+/// Makes a session hear the hints of this log.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn listen(client: &impl Session) -> Result<(), tokio_postgres::Error> {
+    let channel = format!("-- pglog::listen\nSELECT quote_ident({CHANNEL_OF_SCHEMA})");
+    let channel: String = client.query_one(&channel, &[]).await?.get(0);
+    client.batch_execute(&format!("LISTEN {channel}")).await
 }

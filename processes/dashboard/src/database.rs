@@ -122,8 +122,8 @@ async fn is_led(tx: &Transaction<'_>, partition: Partition) -> Result<bool, toki
         "-- dashboard::is_led
          SELECT EXISTS (SELECT FROM pg_locks JOIN pg_database ON pg_database.oid = database
                         WHERE datname = current_database() AND locktype = 'advisory' AND granted
-                          AND classid = $1::bigint::oid AND objid = $2::bigint::oid AND objsubid = 2)",
-        &[&i64::from(pglog::LEADER_LOCK), &i64::from(partition.number())],
+                          AND classid = ($1 # log_key())::oid AND objid = $2::int::oid AND objsubid = 2)",
+        &[&pglog::LEADER_LOCK, &partition],
     )
     .await?;
     Ok(row.get(0))

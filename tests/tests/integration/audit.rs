@@ -2,6 +2,7 @@
 
 use tests::{PrivateRedis, Process, World, falsify, wait_until};
 
+use crate::api::Api;
 use crate::bootstrap::{Traffic, converge, more_rides};
 use crate::dead_letters::with_rejected;
 use crate::reaper::reap;
@@ -215,6 +216,35 @@ async fn a_consumer_where_it_cannot_be_is_told() {
         &["DIFFERENCE: log, partition 0: the records before 11 are reaped, and no baseline has the fold"],
     )
     .await;
+}
+
+/// The fold rejects a ride beyond 64 bits. The table and the records have it, and are compared exactly.
+#[tokio::test]
+async fn sums_beyond_64_bits_are_compared() {
+    const NEARLY_FULL: i64 = i64::MAX - 5;
+    let world = World::new().await;
+    let (mut streamer, mut consumer) = (world.streamer(), world.consumer("c0"));
+    world.carry_rides(10, &mut streamer, &mut consumer).await;
+    reap(&world, &["--keep", "0s"]).await;
+    let fill = format!(
+        "ALTER TABLE rides DROP CONSTRAINT rides_distance_mm_in_range;
+         UPDATE rides SET distance_mm = {NEARLY_FULL} - (SELECT sum(distance_mm) FROM rides WHERE id > 1) WHERE id = 1;
+         UPDATE checkpoints SET generation = generation + 1,
+                state = jsonb_set(state::jsonb, '{{total_distance_mm}}', '{NEARLY_FULL}')::text::fold_state"
+    );
+    execute(&world, &fill).await;
+    world.stage(1000, 6).await;
+    execute(&world, "INSERT INTO rides (id, distance_mm) VALUES (1000, 6)").await;
+    world.drain_streamer(&mut streamer).await;
+    world.drain_consumer(&mut world.consumer("c0")).await;
+    let output = equal(&world).await;
+    assert!(output.contains("rides: 11, 9223372036854775808 mm: equal"), "{output}");
+    assert!(!output.contains("accepts today"), "the fold would reject it again: {output}");
+    execute(&world, "UPDATE rides SET distance_mm = distance_mm + 1 WHERE id = 1000").await;
+    different(&world, &["DIFFERENCE: rides: the table has 11 and 9223372036854775809 mm"]).await;
+    let (status, totals) = Api::start(&world).await.get("/totals").await;
+    assert_eq!((status, &totals["sql"]["total_distance_mm"]), (200, &i64::MAX.into()));
+    assert_eq!(totals["converged"], false);
 }
 
 #[tokio::test]

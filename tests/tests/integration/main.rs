@@ -79,5 +79,6 @@ mod tls;
 mod told_once;
 mod totals;
 mod traces;
+mod two_logs;
 mod upgrade;
 mod whole_reader;

@@ -121,7 +121,7 @@ async fn hold_leadership(tx: &Transaction<'_>, partition: Partition) -> Result<(
     let row = tx
         .query_one(
             "-- operator::adopt::hold_leadership
-             SELECT pg_try_advisory_xact_lock($1, $2)",
+             SELECT pg_try_advisory_xact_lock($1 # log_key(), $2)",
             &[&pglog::LEADER_LOCK, &partition],
         )
         .await

@@ -110,12 +110,12 @@ impl Distance {
         while is_complete && let Some(at_offset) = self.letters.next_up_to(tx, i64::MAX).await? {
             self.ledger.letters_beyond_head(&at_offset, report);
         }
-        let log = self.ledger.log();
+        let (ride_count, total_distance_mm) = self.ledger.log();
         self.ledger.compare(self.partition, report);
         let (staged, staged_count) = staged::staged(tx, self.partition).await?;
         let logged = is_complete.then_some(Logged {
-            ride_count: log.ride_count + staged.ride_count,
-            total_distance_mm: log.total_distance_mm + staged.total_distance_mm,
+            ride_count: ride_count + staged.ride_count,
+            total_distance_mm: total_distance_mm + i128::from(staged.total_distance_mm),
             is_whole: self.extent.first_retained == 1,
         });
         Ok((logged, staged_count))

@@ -85,7 +85,7 @@ pub struct RidesLine {
     /// `count(*)` of the table.
     pub ride_count: i64,
     /// `sum(distance_mm)` of the table.
-    pub total_distance_mm: i64,
+    pub total_distance_mm: i128,
     /// Whether the records, staged ones included, have the same count and sum.
     pub is_equal: bool,
 }

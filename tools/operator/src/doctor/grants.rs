@@ -28,12 +28,12 @@ pub(super) enum Target {
         /// The column.
         column: String,
     },
-    /// A schema.
-    Schema(String),
+    /// The schema of the tables.
+    Schema,
     /// A function, whose name belongs to no other function.
     Function(String),
-    /// Every table of a schema.
-    AllTables(String),
+    /// Every table of that schema.
+    AllTables,
 }
 
 /// Every privilege that `roles.sql` grants.
@@ -48,13 +48,18 @@ pub(super) fn grants_of_roles() -> Result<Vec<Grant>> {
     Ok(grants)
 }
 
-/// The statements that begin with GRANT, without comments and line breaks.
+/// The statements that begin with GRANT, without comments and line breaks. If the schema is known at run time only, the
+/// statement is a literal: `EXECUTE format('GRANT … ON SCHEMA %I TO …', current_schema())`.
 fn grant_statements(text: &str) -> Vec<String> {
     let lines: Vec<&str> = text.lines().filter_map(|line| line.split("--").next()).collect();
     lines
         .join(" ")
         .split(';')
         .map(|statement| statement.split_whitespace().collect::<Vec<_>>().join(" "))
+        .map(|statement| match statement.split_once("EXECUTE format('") {
+            Some((_, literal)) => literal.split('\'').next().unwrap_or_default().to_owned(),
+            None => statement,
+        })
         .filter(|statement| statement.starts_with("GRANT "))
         .collect()
 }
@@ -89,14 +94,12 @@ fn split_columns(privilege: &str) -> Option<(&str, Option<&str>)> {
 /// The targets in `object` of a privilege with these columns. `None` if the parser does not know this combination.
 fn parse_targets(privilege: &str, columns: Option<&str>, object: &str) -> Option<Vec<Target>> {
     match (privilege, columns) {
-        ("USAGE", None) => Some(vec![Target::Schema(parse_name(object.strip_prefix("SCHEMA ")?)?)]),
+        ("USAGE", None) => (object == "SCHEMA %I").then(|| vec![Target::Schema]),
         ("EXECUTE", None) => Some(vec![Target::Function(parse_name(object.strip_prefix("FUNCTION ")?)?)]),
-        ("SELECT" | "INSERT" | "UPDATE" | "DELETE", None) => {
-            Some(vec![match object.strip_prefix("ALL TABLES IN SCHEMA ") {
-                Some(schema) => Target::AllTables(parse_name(schema)?),
-                None => Target::Table(parse_name(object)?),
-            }])
-        }
+        ("SELECT" | "INSERT" | "UPDATE" | "DELETE", None) => Some(vec![match object {
+            "ALL TABLES IN SCHEMA %I" => Target::AllTables,
+            table => Target::Table(parse_name(table)?),
+        }]),
         ("SELECT" | "INSERT" | "UPDATE", Some(columns)) => {
             let table = parse_name(object)?;
             split_list(columns)

@@ -17,8 +17,7 @@ impl Role {
     /// Every process that has a role in `roles.sql`. The role that may use all tables belongs to a person.
     fn all() -> Result<Vec<Self>> {
         let grants = grants_of_roles()?;
-        let is_person =
-            |role: &str| grants.iter().any(|grant| grant.role == role && matches!(grant.target, Target::AllTables(_)));
+        let is_person = |role: &str| grants.iter().any(|grant| grant.role == role && grant.target == Target::AllTables);
         let roles: BTreeSet<&str> = grants.iter().map(|grant| grant.role.as_str()).collect();
         let processes =
             roles.into_iter().filter(|role| !is_person(role)).filter_map(|role| role.strip_prefix("rocket_"));
@@ -67,7 +66,7 @@ struct Needs {
     column_privileges: Vec<String>,
     column_tables: Vec<String>,
     columns: Vec<String>,
-    schemas: Vec<String>,
+    is_schema_used: bool,
     functions: Vec<String>,
 }
 
@@ -88,9 +87,9 @@ impl Needs {
                     needs.column_tables.push(table);
                     needs.columns.push(column);
                 }
-                Target::Schema(schema) => needs.schemas.push(schema),
+                Target::Schema => needs.is_schema_used = true,
                 Target::Function(function) => needs.functions.push(function),
-                Target::AllTables(_) => anyhow::bail!("roles.sql: {} may use tables that are not named", grant.role),
+                Target::AllTables => anyhow::bail!("roles.sql: {} may use tables that are not named", grant.role),
             }
         }
         Ok(needs)
@@ -122,8 +121,14 @@ async fn missing(client: &Client, role: Option<&Role>) -> Result<(String, Vec<St
              WHERE NOT has_column_privilege(attrelid, attnum, privilege)
              GROUP BY attrelid, name, privilege
              UNION
-             SELECT format('GRANT USAGE ON SCHEMA %I TO %I', name, current_user) FROM unnest($6::text[]) AS needed (name)
-             WHERE NOT has_schema_privilege(to_regnamespace(name), 'USAGE')
+             -- current_schema() leaves out a schema that the role may not use, and the path itself names it.
+             SELECT format('GRANT USAGE ON SCHEMA %I TO %I', nspname, current_user) FROM (
+                 SELECT pg_namespace.oid, nspname
+                 FROM string_to_table(current_setting('search_path'), ',') WITH ORDINALITY AS of_path (name, place)
+                 JOIN pg_namespace ON nspname = trim(both E' \\x22' FROM of_path.name)
+                 JOIN pg_class ON relnamespace = pg_namespace.oid AND relname = 'log_batches'
+                 ORDER BY place LIMIT 1) AS home
+             WHERE $6 AND NOT has_schema_privilege(oid, 'USAGE')
              UNION
              SELECT format('GRANT EXECUTE ON FUNCTION pg_control_system() TO %I', current_user)
              WHERE $7 AND NOT has_function_privilege('pg_control_system()', 'EXECUTE')
@@ -137,7 +142,7 @@ async fn missing(client: &Client, role: Option<&Role>) -> Result<(String, Vec<St
                 &needs.column_privileges,
                 &needs.column_tables,
                 &needs.columns,
-                &needs.schemas,
+                &needs.is_schema_used,
                 &needs.is_identity_read(),
                 &needs.functions,
             ],
@@ -157,7 +162,7 @@ mod tests {
         assert!(all.len() > 6, "{all:?}");
         for role in &all {
             let needs = Needs::of(Some(role)).unwrap();
-            assert!(!needs.tables.is_empty() && needs.schemas == ["public"], "{role:?}: {needs:?}");
+            assert!(!needs.tables.is_empty() && needs.is_schema_used, "{role:?}: {needs:?}");
         }
         assert!(Needs::of(None).unwrap().is_identity_read());
         assert!(!Needs::of(Some(&"api".parse().unwrap())).unwrap().is_identity_read());

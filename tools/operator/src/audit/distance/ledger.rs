@@ -63,6 +63,8 @@ enum Weight {
 pub(super) struct Ledger {
     offset: i64,
     log: DistanceFold,
+    /// The distance of `log`, which wraps around beyond 64 bits as all figures of the ledger do, and this one does not.
+    log_distance_mm: i128,
     consumers: Vec<Audited>,
     reached_count: usize,
 }
@@ -71,12 +73,18 @@ impl Ledger {
     /// Starts with the state at `base_offset`. `consumers` are in the order of their checkpoints. Those behind `base_offset`
     /// cannot be compared.
     pub fn new(base_offset: i64, base: DistanceFold, consumers: Vec<Audited>) -> Self {
-        Self { offset: base_offset, log: base, consumers, reached_count: 0 }
+        let log_distance_mm = base.total_distance_mm.into();
+        Self { offset: base_offset, log: base, log_distance_mm, consumers, reached_count: 0 }
     }
 
-    /// The log's sum up to the last record.
-    pub fn log(&self) -> DistanceFold {
-        self.log
+    /// The number of rides up to the last record, and their distance in mm.
+    pub fn log(&self) -> (i64, i128) {
+        (self.log.ride_count, self.log_distance_mm)
+    }
+
+    fn add(&mut self, weight: DistanceFold) {
+        self.log = plus(self.log, weight);
+        self.log_distance_mm += i128::from(weight.total_distance_mm);
     }
 
     /// Takes all dead letters at an offset that the baseline has passed. The record may have been deleted, but the dead
@@ -86,7 +94,7 @@ impl Ledger {
             letters.iter().find(|letter| self.consumers.iter().any(|c| c.is_baseline && c.name == letter.name));
         if let Some(letter) = of_baseline {
             match weigh(&letter.record()) {
-                Weight::Accepted(weight) => self.log = plus(self.log, weight),
+                Weight::Accepted(weight) => self.add(weight),
                 Weight::Rejected(reason) => self.miss(&letter.record(), &reason, letters, report),
                 Weight::Passed => {}
             }
@@ -128,7 +136,7 @@ impl Ledger {
         let weight = weigh(record);
         match &weight {
             Weight::Passed => {}
-            Weight::Accepted(weight) => self.log = plus(self.log, *weight),
+            Weight::Accepted(weight) => self.add(*weight),
             Weight::Rejected(reason) => self.miss(record, reason, letters, report),
         }
         for letter in letters {
@@ -195,8 +203,9 @@ impl Ledger {
                 }
                 state == expected
             });
-            let replayable: Vec<String> =
-                consumer.acceptable.iter().filter(|letter| !letter.2).take(10).map(|l| l.0.to_string()).collect();
+            let fits = |weight: DistanceFold| state.total_distance_mm.checked_add(weight.total_distance_mm).is_some();
+            let acceptable = consumer.acceptable.iter().filter(|(_, weight, is_dropped)| !is_dropped && fits(*weight));
+            let replayable: Vec<String> = acceptable.take(10).map(|letter| letter.0.to_string()).collect();
             if !replayable.is_empty() && is_equal == Some(true) {
                 report.note(format!(
                     "{0}: the fold accepts today what it rejected at offset {1}: replay it with \

@@ -12,7 +12,8 @@ const SEARCH_WAIT_MS: u32 = 60_000;
 #[derive(Debug, Clone, Copy)]
 pub(in crate::audit) struct Logged {
     pub ride_count: i64,
-    pub total_distance_mm: i64,
+    /// The fold rejects a ride beyond 64 bits, and neither the records nor the table do.
+    pub total_distance_mm: i128,
     /// No record was reaped yet.
     pub is_whole: bool,
 }
@@ -41,12 +42,14 @@ pub(in crate::audit) async fn compare_rides(tx: &Transaction<'_>, logged: Logged
     let row = tx
         .query_one(
             "-- operator::audit::rides
-             SELECT count(*), COALESCE(sum(distance_mm), 0)::bigint FROM rides",
+             SELECT count(*), COALESCE(sum(distance_mm), 0)::text FROM rides",
             &[],
         )
         .await
         .context("counting rides")?;
-    let (ride_count, total_distance_mm): (i64, i64) = (row.get(0), row.get(1));
+    // As text: the sum of 64-bit numbers is a numeric.
+    let (ride_count, total_distance_mm): (i64, &str) = (row.get(0), row.get(1));
+    let total_distance_mm: i128 = total_distance_mm.parse().context("reading the sum of the rides")?;
     let is_equal = (ride_count, total_distance_mm) == (logged.ride_count, logged.total_distance_mm);
     report.rides = Some(RidesLine { ride_count, total_distance_mm, is_equal });
     if !is_equal {
