@@ -160,6 +160,6 @@ pub(crate) fn command(name: &str) -> Result<Command> {
         path.display()
     );
     let mut command = Command::new(path);
-    command.env_clear().envs(launcher::clean_environment()).stdin(Stdio::null());
+    command.env_clear().envs(launcher::clean_environment()).env_remove("FAULT_SEED").stdin(Stdio::null());
     Ok(command)
 }

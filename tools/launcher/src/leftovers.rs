@@ -146,7 +146,7 @@ pub(crate) async fn end_servers_in(folder: &Path) -> bool {
         for pid in &left {
             tell(&format!("stopping process {pid}, left behind in {}", folder.display()));
             // An error means that the process has just ended.
-            let _ = kill(*pid, signal);
+            let _ = kill(*pid, signal).and_then(|()| kill(*pid, Signal::SIGCONT));
         }
         wait_until_gone(|| servers_in(folder).is_empty()).await;
     }

@@ -99,6 +99,12 @@ mod tests {
         ] {
             assert!(leads_outside(OsStr::new(name)), "{name}");
         }
+        // A new setting that leads to a server or an account has to be known too.
+        let ends = ["_URL", "_KEY", "_BASE", "_ENDPOINT"];
+        let settings = EXAMPLE.lines().filter_map(|line| Some(line.strip_prefix('#')?.split_once('=')?.0));
+        for name in settings.filter(|name| ends.iter().any(|end| name.ends_with(end))) {
+            assert!(leads_outside(OsStr::new(name)), "{name}");
+        }
         for name in ["PATH", "PG_BIN", "API_PORT", "FAULT_RATE", "SSL_CERT_FILE", "OTEL_SERVICE_NAME"] {
             assert!(!leads_outside(OsStr::new(name)), "{name}");
         }

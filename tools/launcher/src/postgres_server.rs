@@ -2,6 +2,7 @@
 //! so for root they run in a user namespace without privileges, or else as the user `postgres` of the package.
 
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -77,6 +78,20 @@ impl PostgresServer {
     /// As [`start`](Self::start).
     pub(crate) async fn start_again(&self) -> Result<Self> {
         Self::start_from(self.origin.clone()).await
+    }
+
+    /// Removes the data of `folder`, wherever it is, if no server runs on it.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub(crate) async fn remove_data(folder: &Path) -> Result<()> {
+        let folder = RunAs::choose().await?.data_folder(folder)?;
+        match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("removing {}", folder.display()))
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn start_from(origin: Origin) -> Result<Self> {
@@ -269,14 +284,14 @@ impl RunAs {
         command
     }
 
-    /// Another user cannot read a folder below `/root`, for example.
+    /// The folder, or one in its place: another user cannot read a folder below `/root`, for example.
     fn data_folder(self, folder: &Path) -> Result<PathBuf> {
         std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
         let folder = folder.canonicalize().with_context(|| format!("finding {}", folder.display()))?;
-        match self {
-            Self::User(_) => Ok(PathBuf::from("/var/tmp").join(folder_name(&folder))),
-            _ => Ok(folder),
-        }
+        let elsewhere = Path::new("/var/tmp").join(folder_name(&folder));
+        let may_enter = |folder: &Path| folder.metadata().is_ok_and(|folder| folder.permissions().mode() & 0o001 != 0);
+        let is_open = folder.ancestors().skip(1).all(may_enter);
+        Ok(if matches!(self, Self::User(_)) && (elsewhere.exists() || !is_open) { elsewhere } else { folder })
     }
 
     fn own(self, folder: &Path) -> Result<()> {
@@ -303,7 +318,7 @@ pub(crate) fn short_folder(folder: &Path) -> Result<PathBuf> {
         run = std::env::temp_dir().join(folder_name(folder));
     }
     std::fs::create_dir_all(&run).with_context(|| format!("creating {}", run.display()))?;
-    let only_ours = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    let only_ours = PermissionsExt::from_mode(0o700);
     std::fs::set_permissions(&run, only_ours).with_context(|| format!("closing {} to others", run.display()))?;
     Ok(run)
 }

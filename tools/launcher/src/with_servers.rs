@@ -52,6 +52,7 @@ pub async fn with_servers(config: WithServersConfig) -> Result<ExitCode> {
     let mut register = Register::open(data.with_extension("processes")).await?;
     // A run that was killed has left both.
     let temporary = std::env::temp_dir().join(folder_name(&data));
+    PostgresServer::remove_data(&data.join("pg")).await?;
     remove(&data)?;
     remove(&temporary)?;
     std::fs::create_dir(&temporary).with_context(|| format!("creating {}", temporary.display()))?;
@@ -59,6 +60,7 @@ pub async fn with_servers(config: WithServersConfig) -> Result<ExitCode> {
     register.clear()?;
     let left = std::fs::read_dir(&temporary).context("looking at the temporary files")?.flatten();
     let left: Vec<String> = left.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    PostgresServer::remove_data(&data.join("pg")).await?;
     remove(&data)?;
     remove(&temporary)?;
     let status = outcome?;
