@@ -35,6 +35,13 @@ fn command<'a>(output: &'a str, words: &str) -> &'a str {
     output.split('`').skip(1).step_by(2).find(|command| command.contains(words)).unwrap_or_else(|| panic!("{output}"))
 }
 
+/// The findings of the doctor, which always finds that the servers of the tests do not wait for the disk.
+pub async fn doctor(world: &World, args: &[&str]) -> String {
+    let mut doctor = Process::start(world, "doctor", args);
+    doctor.ended().await;
+    doctor.read_to_end().await
+}
+
 /// Runs a command of a message, as it is printed.
 fn run(world: &World, command: &str) -> Process {
     let mut shell = Command::new("sh");
@@ -226,16 +233,16 @@ async fn advice_names_the_partition() {
         stage(distance_mm).await;
     }
     start("consumer", &["c0", "--drain"]).succeed().await;
-    let output = start("doctor", &[]).succeed().await;
+    let output = doctor(&world, &["--partition", "3"]).await;
     assert!(output.contains("dead-letters list --partition 3"), "{output}");
     stage(5).await;
     let output = start("reaper", &["--once", "--dead-after", "0s"]).succeed().await;
     assert_eq!(command(&output, "--unregister"), "consumer c0 --unregister --partition 3");
-    let output = start("doctor", &["--patience", "0s"]).succeed().await;
+    let output = doctor(&world, &["--partition", "3", "--patience", "0s"]).await;
     assert!(output.contains("consumer c0 --unregister --partition 3"), "{output}");
     start("consumer", &["c0", "--unregister"]).succeed().await;
     let output = start("consumer", &["c0", "--drain"]).fail(2).await;
     assert!(command(&output, "--register").ends_with("c0 --fold distance --register --partition 3"), "{output}");
-    let output = start("doctor", &[]).succeed().await;
+    let output = doctor(&world, &["--partition", "3"]).await;
     assert!(output.contains("consumer consumer0 --partition 3"), "{output}");
 }
