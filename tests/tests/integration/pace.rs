@@ -104,7 +104,8 @@ async fn the_stream_is_trimmed_although_reaping_waits() {
     world.carry_rides(3_000, &mut world.streamer(), &mut world.consumer("c0")).await;
     let mut busy = world.connect().await;
     let busy = busy.transaction().await.unwrap();
-    busy.execute("UPDATE checkpoints SET updated_at = now()", &[]).await.unwrap();
+    // A consumer that registers holds off the reaper.
+    pglog::hold_reaping(&busy).await.unwrap();
     let began_at = Instant::now();
     let looking = reap(&world, &["--keep", "0s", "--stream-len-max", "500"]);
     let letting_go = async {
