@@ -7,6 +7,8 @@ mod receipt;
 mod refusal;
 mod sink;
 
+use std::time::Duration;
+
 use anyhow::Result;
 use common::shutdown::CancellationToken;
 use common::stay_down::StayDown;
@@ -18,6 +20,18 @@ use sink::Sink;
 
 /// The only fold of this process.
 const FOLDS: Registry = Registry(&[row_fold::<ReceiptsFold>]);
+
+/// Receipts that cannot be noted or marked for so long make the process unready.
+const AGE_MAX: Duration = Duration::from_secs(5);
+
+/// Statements that succeed only while receipts can be noted and delivered, and change no row.
+const TRIAL: [&str; 3] = [
+    "-- receipts::try_note
+     INSERT INTO receipts (ride_id, record_offset, data) SELECT NULL, NULL, NULL WHERE false",
+    "-- receipts::try_mark
+     UPDATE receipts SET delivered_at = delivered_at, next_attempt_at = next_attempt_at WHERE false",
+    "-- receipts::try_address\nSELECT email FROM users WHERE false",
+];
 
 /// Notes and delivers until `shutdown`; with `--drain`, until the head of the log is reached and every receipt is delivered.
 ///
@@ -37,6 +51,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     declare_counter("rocket_rides_receipts_refused_total", "Attempts that it has refused", &[]);
     let put_aside = "Receipts that were refused for the last time; at most 1,000 are counted";
     declare_gauge("rocket_rides_receipts_put_aside", put_aside, &[]);
+    let postgres = &config.consumer.postgres.database_url;
+    health.ask_postgres(postgres, health.pulse("receipts", AGE_MAX), |client| {
+        Box::pin(monitor::try_statements(client, &TRIAL))
+    });
     let noted = shutdown.child_token();
     let delivering = deliver::keep_delivering(&config.consumer, &sink, &noted, &shutdown);
     let noting = async {

@@ -38,8 +38,13 @@ const WAY_OUT: &str = "pool_mode = session";
 /// Even if it is the pooler's only client, and leaves no setting behind.
 #[tokio::test]
 async fn every_program_refuses_a_pooler_that_shares_sessions() {
+    every_program_refuses("pool_mode = transaction").await;
+    every_program_refuses("pool_mode = statement").await;
+}
+
+async fn every_program_refuses(mode: &str) {
     let world = World::new().await;
-    let pooler = PgBouncer::start(world.database_url(), &["pool_mode = transaction"]).await;
+    let pooler = PgBouncer::start(world.database_url(), &[mode]).await;
     let payments = Payments::start().await;
     let folder = tests::scratch_folder();
     let page_port = free_port().to_string();
@@ -57,7 +62,7 @@ async fn every_program_refuses_a_pooler_that_shares_sessions() {
         ("adopt", vec![]),
     ] {
         let output = start(&world, &pooler, name, &args).fail(2).await;
-        assert!(output.contains(WAY_OUT), "{name}: {output}");
+        assert!(output.contains(WAY_OUT), "{mode}, {name}: {output}");
     }
     let output = start(&world, &pooler, "doctor", &[]).fail(1).await;
     assert!(output.contains("FAIL postgres.session") && output.contains(WAY_OUT), "{output}");

@@ -272,6 +272,11 @@ async fn a_process_that_lacks_a_table_or_a_right_is_not_ready() {
             "REVOKE UPDATE (last_offset) ON checkpoints FROM rocket_receipts",
             "GRANT UPDATE (last_offset) ON checkpoints TO rocket_receipts",
         ),
+        (
+            "receipts",
+            "REVOKE UPDATE (delivered_at) ON receipts FROM rocket_receipts",
+            "GRANT UPDATE (delivered_at) ON receipts TO rocket_receipts",
+        ),
         ("completer", "ALTER TABLE bookings RENAME TO hidden", "ALTER TABLE hidden RENAME TO bookings"),
         ("reaper", "REVOKE DELETE ON log_batches FROM rocket_reaper", "GRANT DELETE ON log_batches TO rocket_reaper"),
         (
