@@ -196,6 +196,24 @@ async fn what_another_process_has_in_hand_is_waited_for() {
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
+/// The receipt was noted by version 5.
+#[tokio::test]
+async fn a_receipt_of_an_older_schema_is_delivered_after_the_upgrade() {
+    let (world, folder) = (World::new().await, scratch_folder());
+    note(&world, &[1]).await;
+    let old = "ALTER TABLE receipts DROP COLUMN attempt_count, DROP COLUMN message_id, DROP COLUMN last_error";
+    world.client().batch_execute(old).await.unwrap();
+    launcher::apply_schema(world.client()).await.unwrap();
+    let mut command = Command::new(binary("receipts"));
+    command.args(["receipts", "--drain", "--folder", folder.to_str().unwrap()]);
+    command.env("DATABASE_URL", world.database_url()).env("REDIS_URL", world.redis_url());
+    command.env("STREAM_NAME", world.stream_name());
+    Process::spawn("receipts", command).succeed().await;
+    assert_eq!(world.number("SELECT count(*) FROM receipts WHERE message_id IS NOT NULL").await, 1);
+    assert!(folder.join("1.eml").exists());
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
 /// `dead-letters` finds the fold of the consumer in its registration. Its Postgres role may note receipts.
 #[tokio::test]
 async fn a_dead_letter_of_receipts_becomes_a_receipt() {
