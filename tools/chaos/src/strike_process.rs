@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use monitor::ORDER_HEADER;
 use nix::sys::signal::Signal;
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -91,7 +92,8 @@ pub(crate) async fn die_charging(world: &World) -> Result<String> {
     let _turn = slot.turn.lock().await;
     let request = reqwest::Client::new().post(format!("{}/_faults", world.payments_url)).bearer_auth(PAYMENTS_KEY);
     let body = r#"{"kind":"die-after-charge","count":1}"#;
-    let request = request.header("content-type", "application/json").body(body).timeout(DEATH_WAIT);
+    let request = request.header(ORDER_HEADER, "1").header("content-type", "application/json").body(body);
+    let request = request.timeout(DEATH_WAIT);
     request.send().await.context("planning a death")?.error_for_status().context("planning a death")?;
     ensure!(slot.dies_within(DEATH_WAIT).await, "no ride was charged within {DEATH_WAIT:?}");
     Ok(slot.spec.name.clone())
