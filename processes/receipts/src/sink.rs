@@ -52,7 +52,7 @@ impl Sink {
                 Way::Folder(folder.clone())
             }
             (None, url) => {
-                let url = url.as_deref().context("set RECEIPTS_DIR or RECEIPTS_SMTP_URL")?;
+                let url = url.as_deref().context("need RECEIPTS_DIR or RECEIPTS_SMTP_URL: set one")?;
                 Way::Smtp(transport(url).context("RECEIPTS_SMTP_URL")?)
             }
         };

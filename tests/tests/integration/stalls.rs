@@ -133,8 +133,8 @@ async fn many_readers_leave_a_connection_to_the_writer() {
     // Every reader waits for this lock. Writes of rides do not need it.
     let mut locker = world.connect().await;
     let lock = locker.transaction().await.unwrap();
-    lock.batch_execute("LOCK TABLE dead_letters IN ACCESS EXCLUSIVE MODE").await.unwrap();
-    let url = api.url("/totals");
+    lock.batch_execute("LOCK TABLE history IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let url = api.url("/history");
     let mut readers = JoinSet::new();
     for _ in 0..30 {
         readers.spawn(reqwest::get(url.clone()));
