@@ -109,19 +109,19 @@ impl Leader {
         }
         // Before the stream is asked for anything: consumers can read an assigned batch from Postgres, even while Redis is
         // away.
-        let is_counting = match self.assign().await? {
-            Assigned::Nothing => false,
-            Assigned::Counting => true,
+        match self.assign().await? {
             Assigned::Batch if fault == Fault::DieAfterAssign => die(),
-            Assigned::Batch => false,
-        };
+            Assigned::Nothing | Assigned::Batch => {}
+            // The count would be lost with the leader if a Redis that is away failed this step.
+            Assigned::Counting => return Ok(Step::Searching),
+        }
         let client = &self.session.client;
         let appender = open(&mut self.appender, &self.address).await?;
         appender.check_end(client).await?;
         // A true leader cuts alone. If another process cut a batch all the same, the check has found it.
         match appender.next_page(client, page_start).await? {
             Some(ready) => appender.publish(client, ready, page_start, fault).await.map(Step::Published),
-            None if is_counting || appender.is_searching() => Ok(Step::Searching),
+            None if appender.is_searching() => Ok(Step::Searching),
             None => Ok(Step::Idle),
         }
     }

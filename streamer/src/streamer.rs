@@ -134,5 +134,5 @@ impl Streamer {
 }
 
 fn is_of_postgres(error: &Error) -> bool {
-    error.chain().any(|cause| cause.is::<tokio_postgres::Error>())
+    error.chain().any(|cause| cause.is::<tokio_postgres::Error>() || cause.is::<pglog::Error>())
 }
