@@ -239,11 +239,17 @@ async fn list_charges(State(app): State<App>, RawQuery(query): RawQuery) -> Resu
     Ok(Answer::ok(&json!({ "object": "list", "url": CHARGES, "has_more": has_more, "data": data })))
 }
 
-async fn plan_faults(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Answer, Answer> {
-    if !monitor::is_order(&headers) {
-        let message = "Give the header x-fault-order, and ask for localhost.";
-        return Err(Answer::error(StatusCode::FORBIDDEN, "invalid_request_error", None, message));
+/// Faults are ordered by a person on this machine, and not by a page of another site.
+fn require_order(headers: &HeaderMap) -> Result<(), Answer> {
+    if monitor::is_order(headers) {
+        return Ok(());
     }
+    let message = "Give the header x-fault-order, and ask for localhost.";
+    Err(Answer::error(StatusCode::FORBIDDEN, "invalid_request_error", None, message))
+}
+
+async fn plan_faults(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Answer, Answer> {
+    require_order(&headers)?;
     let body = request::body(body)?;
     let plan: Result<Plan, String> = match body.first() {
         Some(b'{') => serde_json::from_slice(&body).map_err(|error| error.to_string()),
@@ -255,9 +261,10 @@ async fn plan_faults(State(app): State<App>, headers: HeaderMap, body: Body) -> 
 }
 
 /// Forgets every key that is not in use, as Stripe does after a day. The journal still has them.
-async fn forget_keys(State(app): State<App>) -> Answer {
+async fn forget_keys(State(app): State<App>, headers: HeaderMap) -> Result<Answer, Answer> {
+    require_order(&headers)?;
     lock(&app.ledger).keys.retain(|_, known| matches!(known, Known::InHand));
-    Answer::ok(&json!({}))
+    Ok(Answer::ok(&json!({})))
 }
 
 fn no_such_charge(status: StatusCode, id: &str) -> Answer {

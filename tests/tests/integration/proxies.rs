@@ -1,5 +1,7 @@
 //! Between a client and a server: the names that a server answers to, and reverse proxies.
 
+use std::path::Path;
+
 use reqwest::{Client, RequestBuilder};
 use serde_json::Value;
 use tests::{Payments, Process, Watched, World, binary, scratch_folder};
@@ -7,9 +9,9 @@ use tokio::process::Command;
 
 use crate::booking_fixture::{JOURNEY, KEY, USER};
 
-/// Every server of these processes: a URL whose response is 200. The processes run as long as the result is kept.
-async fn servers(world: &World, hosts: &str) -> (Vec<String>, Vec<Watched>) {
-    let folder = scratch_folder();
+/// Every server of these processes, which keep their data in `folder`: a URL whose response is 200. The processes run as long as
+/// the result is kept.
+async fn servers(world: &World, folder: &Path, hosts: &str) -> (Vec<String>, Vec<Watched>) {
     let data = folder.join("data").display().to_string();
     let (mut urls, mut running) = (Vec::new(), Vec::new());
     for (name, flags, started, path) in [
@@ -33,8 +35,8 @@ async fn status(request: RequestBuilder) -> u16 {
 /// An attacker's page may have pointed its own name at the address of a server.
 #[tokio::test]
 async fn every_server_answers_under_its_own_names_only() {
-    let (world, client) = (World::new().await, Client::new());
-    let (urls, _running) = servers(&world, "rides.example.com,b.example").await;
+    let (world, client, folder) = (World::new().await, Client::new(), scratch_folder());
+    let (urls, running) = servers(&world, &folder, "rides.example.com,b.example").await;
     assert_eq!(urls.len(), 8);
     for url in &urls {
         for host in ["127.0.0.1", "localhost:5005", "[::1]", "10.1.2.3:80", "consumer0:5014", "Rides.example.com:443"] {
@@ -51,23 +53,33 @@ async fn every_server_answers_under_its_own_names_only() {
     let form = client.post(api).header("content-type", "application/x-www-form-urlencoded").body("distance=1");
     assert_eq!(status(form.header(evil.0, evil.1)).await, 403);
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 0);
+    drop(running);
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 /// `payments` takes orders as a monitor does: not from a page of another site, under whichever name.
 #[tokio::test]
 async fn no_page_of_another_site_orders_a_fault() {
-    let (world, client) = (World::new().await, Client::new());
-    let (urls, _running) = servers(&world, "*").await;
+    let (world, client, folder) = (World::new().await, Client::new(), scratch_folder());
+    let (urls, running) = servers(&world, &folder, "*").await;
     assert_eq!(status(client.get(&urls[0]).header("host", "any.example")).await, 200);
-    let orders = urls[5].replace("/healthz", "/_faults");
-    let order = || {
-        let order = client.post(&orders).header("content-type", "application/x-www-form-urlencoded");
-        order.body("kind=error-before")
-    };
-    assert_eq!(status(order()).await, 403, "as a form of another site would send it");
-    let order = || order().header("x-fault-order", "1");
-    assert_eq!(status(order().header("host", "evil.example")).await, 403, "under a name that was made to point here");
-    assert_eq!(status(order()).await, 200);
+    for path in ["/_faults", "/_forget-keys"] {
+        let url = urls[5].replace("/healthz", path);
+        let order = || {
+            let order = client.post(&url).header("content-type", "application/x-www-form-urlencoded");
+            order.body("kind=error-before")
+        };
+        assert_eq!(status(order()).await, 403, "as a form of another site would send it");
+        let order = || order().header("x-fault-order", "1");
+        assert_eq!(
+            status(order().header("host", "evil.example")).await,
+            403,
+            "under a name that was made to point here"
+        );
+        assert_eq!(status(order()).await, 200);
+    }
+    drop(running);
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 async fn start_api(world: &World, payments: &Payments, flags: &[&str]) -> (Process, String) {
