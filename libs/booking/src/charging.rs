@@ -17,6 +17,9 @@ const LOOK_AFTER: Duration = Duration::from_secs(3600);
 /// From this age on a booking is not charged any more. Stripe remembers a key for 24 hours.
 pub(crate) const ASK_UNTIL: Duration = Duration::from_secs(23 * 3600);
 
+/// How long the processor may take to list a charge that was asked for just before [`ASK_UNTIL`].
+const LIST_WAIT: Duration = Duration::from_secs(600);
+
 /// How long before the booking its charge may have been made: Postgres may have been put back.
 const MADE_BEFORE: Duration = Duration::from_secs(72 * 3600);
 
@@ -59,8 +62,12 @@ async fn ask(desk: &Desk, bill: &Bill) -> Result<Result<String, Declined>, Error
         if let Some(charged) = look(desk, bill).await? {
             return conclude(bill, charged);
         }
-        if bill.age >= ASK_UNTIL {
+        if bill.age >= ASK_UNTIL + LIST_WAIT {
             return Ok(Err(Declined(TOO_LATE.to_owned())));
+        }
+        if bill.age >= ASK_UNTIL {
+            let message = "a charge may still be under way".to_owned();
+            return Err(Error::Processor(ChargeError::Busy { message }));
         }
     }
     match desk.stripe.charge(&bill.form, &bill.charge_key).await {

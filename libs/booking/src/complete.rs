@@ -142,7 +142,7 @@ impl Leases for Unfinished<'_> {
             .map_err(|error| Error::Bug(format!("Unreadable payload: {error}")))?;
         let origin_ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let order = Order { journey: payload.journey, origin_ip, traceparent: None, raise_error: false };
-        // The stored bytes, because they are compared byte for byte.
+        // The stored bytes, which are the same request without a comparison by meaning.
         self.desk.book_as(&left.user, &left.key, left.payload.clone(), &order).await
     }
 

@@ -29,7 +29,8 @@ const TRIAL: [&str; 3] = [
     "-- receipts::try_note
      INSERT INTO receipts (ride_id, record_offset, data) SELECT NULL, NULL, NULL WHERE false",
     "-- receipts::try_mark
-     UPDATE receipts SET delivered_at = delivered_at, next_attempt_at = next_attempt_at WHERE false",
+     UPDATE receipts SET delivered_at = delivered_at, next_attempt_at = next_attempt_at, attempt_count = 0,
+            message_id = NULL, last_error = NULL WHERE false",
     "-- receipts::try_address\nSELECT email FROM users WHERE false",
 ];
 

@@ -58,7 +58,7 @@ async fn a_retry_after_postgres_was_put_back_is_not_charged_again() {
 /// The charge is found although its key is forgotten, and although the client has never heard of it.
 #[tokio::test]
 async fn a_booking_that_is_too_old_for_its_key_is_settled_by_what_the_processor_has() {
-    for (is_charged, age) in [(true, "23 hours 1 minute"), (false, "23 hours 1 minute"), (true, "2 hours")] {
+    for (is_charged, age) in [(true, "23 hours 11 minutes"), (false, "23 hours 11 minutes"), (true, "2 hours")] {
         let fixture = BookingFixture::open().await;
         if is_charged {
             fixture.payments.plan("error-after", 1).await;
