@@ -229,8 +229,8 @@ fn within(
     default_bounds: &RangeInclusive<Duration>,
 ) -> Option<Duration> {
     let bounds = bounds.unwrap_or(default_bounds);
-    let Some(asked) = asked else { return Some(default) };
-    Some(asked.unwrap_or(Duration::MAX).min(*bounds.end()).max(*bounds.start()))
+    let wanted = asked.unwrap_or(Some(default)).unwrap_or(Duration::MAX);
+    Some(wanted.min(*bounds.end()).max(*bounds.start()))
 }
 
 fn is_final(status: StatusCode) -> bool {

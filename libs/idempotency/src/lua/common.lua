@@ -36,14 +36,19 @@ end
 -- Lets an operation and the indexes expire a day after the operation and its claim have expired.
 local function keep(operation, status)
     local found = redis.call('HMGET', operation, 'timeout_at', 'expires_at')
-    if not found[2] then
-        redis.call('PERSIST', operation)
-        return
-    end
-    local last = math.max(tonumber(found[1]) or 0, tonumber(found[2]))
+    local last = math.max(tonumber(found[1]) or 0, tonumber(found[2]) or 0)
     local last_ms = digits(last / 1000 + 24 * 3600 * 1000)
-    redis.call('PEXPIREAT', operation, last_ms)
-    for _, index in ipairs({ prefix .. ':timeouts', prefix .. ':expires:' .. status }) do
+    local indexes = {}
+    if found[1] then
+        table.insert(indexes, prefix .. ':timeouts')
+    end
+    if found[2] then
+        table.insert(indexes, prefix .. ':expires:' .. status)
+        redis.call('PEXPIREAT', operation, last_ms)
+    else
+        redis.call('PERSIST', operation)
+    end
+    for _, index in ipairs(indexes) do
         redis.call('PEXPIREAT', index, last_ms, 'NX')
         redis.call('PEXPIREAT', index, last_ms, 'GT')
     end
