@@ -27,15 +27,15 @@ pub fn conclude(outcome: anyhow::Result<()>) -> ExitCode {
     }
 }
 
-/// As [`conclude`], for a program that checks something and prints its findings itself: 0 if the check passed, 1 if it failed.
-/// An error is printed, not logged.
+/// As [`conclude`], for a program that checks something and prints its findings itself: 0 if the check passed, 1 if it failed or
+/// could not be made. An error is printed, not logged.
 pub fn conclude_verdict(outcome: anyhow::Result<bool>) -> ExitCode {
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("{error:#}");
-            ExitCode::FAILURE
+            if error.is::<StayDown>() { ExitCode::from(BAD_SETTING) } else { ExitCode::FAILURE }
         }
     }
 }
