@@ -35,7 +35,7 @@ pub(crate) fn bound_server(before: &[&str], program: impl AsRef<OsStr>, signal: 
 
 fn tied(before: &[&str], program: impl AsRef<OsStr>, signal: Signal) -> Command {
     let mut words: Vec<&OsStr> = before.iter().map(OsStr::new).collect();
-    // A system that is not Linux has no such signal. There the next launcher stops the child, by its register.
+    // A system that is not Linux has no such signal: there the child outlives a launcher that is killed.
     if cfg!(target_os = "linux") && is_on_path("setpriv") {
         words.extend(["setpriv", "--pdeathsig", signal.as_str().trim_start_matches("SIG")].map(OsStr::new));
     }

@@ -23,7 +23,7 @@ use super::report::{PaymentsLine, Report};
 const PAGE_LEN: i64 = 1000;
 
 /// After so many bookings without a charge the key is that of another account, and looking further is useless.
-const MISSING_COUNT_MAX: u64 = 1000;
+const MISSING_COUNT_MAX: u64 = 100;
 
 /// Compares the charges of the last `since`, or all.
 ///
