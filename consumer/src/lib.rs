@@ -42,6 +42,7 @@ use std::time::Duration;
 use anyhow::Result;
 use common::fault::FaultSource;
 use common::shutdown::CancellationToken;
+use common::stay_down::StayDown;
 use monitor::Health;
 use process::{Injection, Until, repeat_with_faults};
 use tracing::info;
@@ -99,7 +100,7 @@ pub async fn run_watched(
     health: &Health,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    let fold = config.fold(&registry)?;
+    let fold = config.fold(&registry).map_err(StayDown)?;
     let faults = FaultSource::new(&config.name, &config.fault, config.inject);
     info!(
         consumer = config.name,

@@ -94,7 +94,7 @@ fn log<F: Fold>(name: &str, progress: &Progress, consumer: &Consumer<F>) {
 
 /// Waiting does not help against some errors. Those end the consumer, with advice.
 fn classify_error(error: Error, key: &CheckpointKey) -> Failure {
-    if matches!(error.downcast_ref(), Some(Interruption::StaysUnregistered { .. })) {
+    if matches!(error.downcast_ref(), Some(Interruption::StaysUnregistered { .. } | Interruption::OtherFold(_))) {
         return Failure::Final(StayDown(error).into());
     }
     if error.downcast_ref().is_some_and(Interruption::is_final) {

@@ -195,7 +195,7 @@ async fn the_example_with_a_state_lives_its_whole_life_whatever_crashes() {
         assert_eq!(row_count(&world, "dead_letters", name).await, 0);
         assert_longest(&world, name).await;
     }
-    let output = Process::start(&world, "consumer", &["old", "--drain"]).fail(1).await;
+    let output = Process::start(&world, "consumer", &["old", "--drain"]).fail(2).await;
     assert!(output.contains("registered with fold longest version 1, and not with distance version 1"), "{output}");
     example(&world, "longest", "consumer", &["old", "--unregister"]).succeed().await;
     assert_eq!(row_count(&world, "checkpoints", "old").await, 0);

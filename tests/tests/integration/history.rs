@@ -148,12 +148,12 @@ async fn a_consumer_keeps_its_fold() {
     let world = World::new().await;
     carry(&world, 5, "old").await;
     archive(&world).await;
-    let output = Process::start(&world, "consumer", &["history"]).fail(1).await;
+    let output = Process::start(&world, "consumer", &["history"]).fail(2).await;
     assert!(output.contains("consumer history is registered with fold history version 1"), "{output}");
     assert!(output.contains("start it with --fold history"), "{output}");
-    let output = Process::start(&world, "consumer", &["old", "--fold", "history"]).fail(1).await;
+    let output = Process::start(&world, "consumer", &["old", "--fold", "history"]).fail(2).await;
     assert!(output.contains("start it with --fold distance"), "{output}");
-    let output = Process::start(&world, "consumer", &["x", "--fold", "speed"]).fail(1).await;
+    let output = Process::start(&world, "consumer", &["x", "--fold", "speed"]).fail(2).await;
     assert!(output.contains("there is no fold \"speed\": give one of distance, history, receipts"), "{output}");
     let output = Process::start(&world, "consumer", &["x", "--from", "retained"]).fail(1).await;
     assert!(output.contains("the state of fold distance version 1 would lack the reaped records"), "{output}");
@@ -177,7 +177,7 @@ async fn a_baseline_of_another_version_is_built_anew_when_its_owner_deletes_it()
     reap(&world, &["--keep", "0s"]).await;
     let older = "UPDATE checkpoints SET fold_version = 0, state = '{\"of\":\"another shape\"}' WHERE fold = 'distance'";
     world.client().batch_execute(older).await.unwrap();
-    let output = Process::start(&world, "consumer", &["old"]).fail(1).await;
+    let output = Process::start(&world, "consumer", &["old"]).fail(2).await;
     assert!(output.contains("fold distance version 0, and this program has version 1"), "{output}");
     Process::start(&world, "consumer", &["old", "--unregister"]).succeed().await;
     world.write_rides(10).await;
