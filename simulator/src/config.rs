@@ -13,7 +13,7 @@ pub struct Config {
     #[arg(long, env = "API_PORT", default_value_t = 5005)]
     pub api_port: u16,
 
-    /// The URL of the api, if it is on another machine: for example https://rides.example.com
+    /// The URL of the api, if it is on another machine: scheme, host and port
     #[arg(long, value_name = "URL", value_parser = parse_url)]
     pub api_url: Option<String>,
 

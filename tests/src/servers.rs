@@ -117,7 +117,7 @@ impl PrivatePostgres {
 
     /// Waits until this standby has everything that `primary` has.
     pub async fn follows(&self, primary: &Self) {
-        let end = primary.run("postgres", "SELECT pg_current_wal_flush_lsn()").await.remove(0);
+        let end = primary.run("postgres", "SELECT pg_current_wal_insert_lsn()").await.remove(0);
         let received = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
         crate::wait_until("the standby has everything", async || self.run("postgres", &received).await == ["t"]).await;
     }

@@ -188,6 +188,17 @@ async fn a_redis_that_cannot_read_its_files_sets_them_aside_and_starts_empty() {
         assert!(aside.len() == 1 && aside[0].join("appendonlydir").is_dir(), "{name}: {aside:?}");
         server.stop().await.unwrap();
     }
+    // A server that reads for seconds says INFO all the while.
+    let folder = root.join("slow");
+    write_a_key(&folder).await;
+    let sets: Vec<u8> = (0..30_000)
+        .flat_map(|_| b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\nb\r\n".to_vec())
+        .chain(*b"*3\r\nnonsense")
+        .collect();
+    append(&folder.join("appendonlydir/appendonly.aof.1.incr.aof"), &sets);
+    let server = start_redis(&folder, &["--key-load-delay", "50"]).await.unwrap();
+    assert_eq!((key_count(&server).await, set_aside(&folder).len()), (0, 1), "slow");
+    server.stop().await.unwrap();
     // Files that are not the cause stay where they are.
     let folder = root.join("sound");
     write_a_key(&folder).await;

@@ -111,6 +111,17 @@ async fn a_busy_pooler_that_shares_sessions_is_found_too() {
             assert!(output.contains(WAY_OUT), "{order}: {output}");
         }
         assert!(strangers.try_join_next().is_none(), "the other clients go on");
+        strangers.shutdown().await;
+        // Each of three clients that are in a transaction at once has another session.
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            let client = stranger(&world, &pooler, "rocket_streamer").await;
+            client.batch_execute("BEGIN").await.unwrap();
+            let mark =
+                first(&client, "SELECT COALESCE(current_setting('rocket_rides.session', true), 'not marked')").await;
+            assert_eq!(mark, "not marked", "{order}");
+            held.push(client);
+        }
     }
 }
 
