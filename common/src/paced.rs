@@ -83,6 +83,12 @@ where
                     () = asked.notified() => {}
                     () = sender.closed() => break,
                 }
+                // Those who have asked meanwhile want this figure too, and no further one.
+                tokio::select! {
+                    biased;
+                    () = asked.notified() => {}
+                    () = std::future::ready(()) => {}
+                }
                 let began_at = Instant::now();
                 let result = source.work_out().await;
                 let took = began_at.elapsed();
