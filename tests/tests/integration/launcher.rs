@@ -116,7 +116,7 @@ async fn up_runs_everything_shows_convergence_and_stops_cleanly() {
     let pids = folder.pids();
     up.signal(Signal::SIGINT);
     assert!(up.ended().await.success(), "{}", up.output());
-    assert!(up.output().contains("everything has stopped"));
+    assert!(up.read_to_end().await.contains("everything has stopped"));
     assert!(pids.into_iter().all(|pid| !is_alive(pid)), "a process still runs");
 }
 
