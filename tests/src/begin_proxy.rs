@@ -16,14 +16,14 @@ const HELD: Duration = Duration::from_millis(20);
 /// The first of so many BEGINs of each program is broken.
 const BROKEN_EVERY: usize = 5;
 
-/// What the proxy has seen of one program. Programs are told apart by their `application_name`.
+/// The BEGINs of one program, which the proxy knows by its `application_name`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Begins {
     /// BEGINs in all.
     pub count: usize,
-    /// Of these, turned into statements that fail.
+    /// BEGINs that the proxy has turned into statements that fail.
     pub broken_count: usize,
-    /// Of these, followed by another message before Postgres could answer.
+    /// BEGINs after which the program sent another message before Postgres could answer.
     pub followed_count: usize,
 }
 

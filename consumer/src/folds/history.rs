@@ -41,7 +41,7 @@ impl RowFold for HistoryFold {
 
     fn statements(&mut self, key: &CheckpointKey) -> Vec<Statement> {
         let Self { offsets, objects, actions, data, staged_at, traceparents } = std::mem::take(self);
-        // Of an empty page, 0: no part is made.
+        // An empty page has the offset 0, for which no part is made.
         let [first_offset, last_offset] = [offsets.first(), offsets.last()].map(|offset| offset.copied().unwrap_or(0));
         let making = Statement::new(
             "-- consumer::history::make_parts

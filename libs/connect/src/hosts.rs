@@ -21,7 +21,7 @@ static LAST_TAKEN: AtomicUsize = AtomicUsize::new(0);
 /// A connection to the first host that takes it. With `target_session_attrs=read-write` this is a server that is writable.
 ///
 /// # Errors
-/// Of the last host.
+/// No host takes the connection. It is the error of the last host.
 pub(crate) async fn first_writable<T: MakeTlsConnect<Socket> + Clone>(
     config: &Config,
     tls: &T,

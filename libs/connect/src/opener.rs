@@ -45,7 +45,7 @@ impl Opener {
     /// Connects to the first host that is writable.
     ///
     /// # Errors
-    /// Of the last host: Postgres is away, refuses, or is read-only.
+    /// No host can be used. It is the error of the last host: Postgres is away, refuses, or is read-only.
     pub async fn open(
         &self,
         config: &Config,

@@ -114,7 +114,7 @@ struct Failure {
     is_due: bool,
 }
 
-/// What is to be logged about a failure that repeats.
+/// A line about a failure that repeats.
 #[derive(Debug)]
 struct Told {
     level: Level,
@@ -155,7 +155,7 @@ impl Failures {
         true
     }
 
-    /// What is to be logged now. Forgets failures that are over.
+    /// The lines that are to be logged now. Forgets failures that are over.
     fn due(&mut self, now: Instant) -> Vec<Told> {
         let reminders = self.known.values_mut().filter_map(|failure| failure.remind(now));
         let mut told: Vec<Told> = reminders.collect();

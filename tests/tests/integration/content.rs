@@ -198,7 +198,7 @@ async fn no_strange_record_stops_a_process_and_sound_records_are_folded() {
     everything_is_shown(&world, head + 10).await;
 }
 
-/// What people and programs read is there, whatever the records hold.
+/// The api, the page and the tools respond, although some records are strange.
 async fn everything_is_shown(world: &World, head: i64) {
     let api = Api::start(world).await;
     let archived = read_history(&api, head).await;

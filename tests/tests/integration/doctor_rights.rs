@@ -1,4 +1,4 @@
-//! What the doctor may not see, and what holds vacuum back.
+//! The doctor says which sessions it may not see, and names the sessions that hold vacuum back.
 
 use deadpool_postgres::ClientWrapper as Client;
 use tests::{PrivatePostgres, PrivateRedis, World, wait_until};
