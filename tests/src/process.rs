@@ -67,8 +67,18 @@ impl Process {
 
     /// Waits until the process has printed `words`.
     pub async fn wait_for(&mut self, words: &str) {
+        self.wait_for_times(1, words).await;
+    }
+
+    /// Waits until the streamer knows where the stream ends, for the `times`-th time in its life. A record that is cut before
+    /// may reach every consumer out of Postgres, and what all have passed is not published.
+    pub async fn wait_until_publishing(&mut self, times: usize) {
+        self.wait_for_times(times, "publishing goes on").await;
+    }
+
+    async fn wait_for_times(&mut self, times: usize, words: &str) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
-        while !self.output().contains(words) {
+        while self.output().matches(words).count() < times {
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none(), "{} ended ({ended:?}) before it printed {words:?}:\n{}", self.name, self.output());
             let late = tokio::time::Instant::now() > deadline;

@@ -21,6 +21,7 @@ async fn the_log_goes_on_when_the_promoted_standby_lacks_the_last_batches() {
     let mut consumers = ["c0", "c1"].map(|name| Process::start(&world, "consumer", &[name]));
     let registered = async || world.number("SELECT count(*) FROM checkpoints").await == 2;
     wait_until("both are registered", registered).await;
+    streamer.wait_until_publishing(1).await;
     world.write_rides(1000).await;
     wait_until("all is folded", async || folded_to(&world).await == 1000).await;
     standby.follows(&primary).await;

@@ -37,12 +37,13 @@ async fn postgres_is_put_back(grown_count: i64, found: &str) {
             world.write_rides(10).await;
         }
     };
-    streamer.wait_for("leading").await;
+    streamer.wait_until_publishing(1).await;
     write(&world, 300).await;
     wait_until("300 are folded", async || folded_count(&world).await == 300).await;
     let backup = postgres.stop_and_copy().await;
     postgres.start_again().await;
     let world = world.reconnected().await;
+    streamer.wait_until_publishing(2).await;
     write(&world, 200).await;
     wait_until("500 are folded", async || folded_count(&world).await == 500).await;
     wait_until("500 are in the stream", async || world.stream_len().await >= 500).await;

@@ -328,8 +328,9 @@ fn every_setting_is_in_the_example_file() {
 #[tokio::test]
 async fn without_a_fault_rate_nothing_is_injected() {
     let world = World::new().await;
-    let streamer = Process::start(&world, "streamer", &[]);
+    let mut streamer = Process::start(&world, "streamer", &[]);
     let consumer = Process::start(&world, "consumer", &["consumer0"]);
+    streamer.wait_until_publishing(1).await;
     // Each ride is in a batch of its own. With the rate of the Procfile, 100 batches without a fault are one case in 30,000.
     for count in 1..=100 {
         world.write_rides(1).await;

@@ -45,8 +45,9 @@ async fn the_whole_pipeline_converges_over_tls_with_passwords() {
     let () =
         redis::cmd("XADD").arg(world.stream_name()).arg(&["999-0", "a", "b"]).query_async(&mut redis).await.unwrap();
     let mut api = run("api", &["--api-port", "0"]);
-    let (streamer, first, second) =
+    let (mut streamer, first, second) =
         (run("streamer", &[]), run("consumer", &["consumer0"]), run("consumer", &["consumer1"]));
+    streamer.wait_until_publishing(1).await;
     for _ in 0..20 {
         assert_eq!(post_ride(&mut api).await, 201, "{}", api.output());
     }
