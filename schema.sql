@@ -2,6 +2,7 @@
 --
 --     rides ─▶ staged_log_records ─▶ log_batches ─▶ checkpoints (consumer_states), dead_letters, history, receipts
 --     users, charge_secret, tracked_operations ─▶ bookings, audit_records, completions, reaped_requests
+--     wallet_locks ─▶ wallet_events (wallets, wallet_states)
 --
 -- The api writes a ride and its log record in one transaction. The streamer decides the order of the records, once, here
 -- in Postgres. Each consumer stores the state that it derives from the log together with the offset that it has reached.
@@ -705,6 +706,103 @@ DO $$ BEGIN
     END IF;
 END $$;
 
+-- ---------------------------------------------------------------------------------------------------------------------
+-- The wallets that were ever credited, debited or named in a transfer, one row each. A transaction that writes events of a
+-- wallet locks its row first. The rows are never updated: beside an old transaction that is held open, a row that is updated
+-- thousands of times a second gets slower with every update.
+-- Written and locked by the api. Never deleted.
+-- ---------------------------------------------------------------------------------------------------------------------
+DO $$ BEGIN
+    IF to_regtype('ksuid') IS NULL THEN
+        -- 27 digits of base 62, in the order of ASCII, which is the order of the numbers.
+        CREATE DOMAIN ksuid AS TEXT COLLATE "C" CONSTRAINT ksuid_is_base62 CHECK (
+            length(VALUE) = 27 AND VALUE !~ '[^0-9A-Za-z]' AND VALUE <= 'aWgEPTl1tmebfsQzFP4bxwgy80V');
+    END IF;
+END $$;
+
+CREATE TABLE IF NOT EXISTS wallet_locks (
+    wallet_id ksuid NOT NULL,
+
+    CONSTRAINT wallet_locks_pkey PRIMARY KEY (wallet_id)
+);
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Every attempt to change a wallet, accepted or rejected (W1). The newest accepted event of a wallet is its state.
+-- Money is whole cents. A transfer is two events, one for each wallet; a rejected transfer is one, of the paying wallet.
+-- Written by the api, in the transaction that decides and that stages the log records. Read by the api, by the consumer with
+-- the fold `wallets`, and by people. Never updated or deleted.
+-- ---------------------------------------------------------------------------------------------------------------------
+CREATE TABLE IF NOT EXISTS wallet_events (
+    -- Drawn before the transaction, so that the api can look for it after an unknown COMMIT.
+    event_id        ksuid       NOT NULL,
+    wallet_id       ksuid       NOT NULL,
+    -- The version of the wallet after the event, from 1 on. A rejected attempt leaves version and balance as they were.
+    version         BIGINT      NOT NULL,
+    balance_minor   BIGINT      NOT NULL,
+    accepted        BOOLEAN     NOT NULL,
+    -- Why the attempt was rejected. NULL: it was accepted.
+    reason          VARCHAR(200),
+    -- 'credit', 'debit' or 'transfer'.
+    action          VARCHAR(10) NOT NULL,
+    -- Negative if it takes money from the wallet.
+    amount_minor    BIGINT      NOT NULL,
+    -- The other wallet of a transfer. 'world' for a credit or a debit: it is no wallet, and stands for everything outside.
+    counterparty    VARCHAR(27) COLLATE "C" NOT NULL DEFAULT 'world',
+    created_at      TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
+    -- The client's Idempotency-Key. NULL: the client sent none. Of the two events of a transfer, that of the paying wallet
+    -- has the key.
+    idempotency_key VARCHAR(255),
+    -- The address of the client.
+    origin_ip       INET,
+    -- The trace of the request. NULL: it had none.
+    traceparent     w3c_traceparent,
+
+    CONSTRAINT wallet_events_pkey PRIMARY KEY (event_id),
+    CONSTRAINT wallet_events_version_not_negative CHECK (version >= 0),
+    -- W3. At most 2^53 - 1, which every reader of JSON can hold.
+    CONSTRAINT wallet_events_balance_in_range CHECK (balance_minor BETWEEN 0 AND 9007199254740991),
+    CONSTRAINT wallet_events_rejected_has_reason CHECK (accepted = (reason IS NULL)),
+    CONSTRAINT wallet_events_action_known CHECK (action IN ('credit', 'debit', 'transfer')),
+    CONSTRAINT wallet_events_amount_not_zero CHECK (amount_minor <> 0)
+);
+
+DO $$ BEGIN
+    -- Finds the state, and the newest events. If two transactions gave a wallet the same version, the second fails (W2).
+    IF to_regclass('wallet_events_accepted') IS NULL THEN
+        CREATE UNIQUE INDEX wallet_events_accepted ON wallet_events (wallet_id, version) WHERE accepted;
+    END IF;
+    IF to_regclass('wallet_events_key') IS NULL THEN
+        CREATE UNIQUE INDEX wallet_events_key ON wallet_events (wallet_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
+    END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION refuse_change_of_wallet_events() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'wallet_events are never changed: credit or debit the wallet instead';
+END $$;
+
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'wallet_events'::regclass AND tgname = 'wallet_events_never_change') THEN
+        CREATE TRIGGER wallet_events_never_change BEFORE UPDATE OR DELETE ON wallet_events
+            FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_of_wallet_events();
+    END IF;
+    -- Each wallet with its state. It cannot be written: a view of a join is not updatable.
+    IF to_regclass('wallets') IS NULL THEN
+        CREATE VIEW wallets AS
+        SELECT l.wallet_id AS id, COALESCE(newest.version, 0) AS version, COALESCE(newest.balance_minor, 0) AS balance_minor
+        FROM wallet_locks AS l LEFT JOIN LATERAL (
+            SELECT e.version, e.balance_minor FROM wallet_events AS e
+            WHERE e.wallet_id = l.wallet_id AND e.accepted ORDER BY e.version DESC LIMIT 1
+        ) AS newest ON true;
+    END IF;
+    -- The state of each wallet after each accepted event. It cannot be written: a view with OFFSET is not updatable.
+    IF to_regclass('wallet_states') IS NULL THEN
+        CREATE VIEW wallet_states AS
+        SELECT wallet_id, version, balance_minor, amount_minor, event_id, created_at FROM wallet_events WHERE accepted
+        OFFSET 0;
+    END IF;
+END $$;
+
 -- >>> log.sql
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Upgrades of older databases. Each adds columns without reading the rows of a large table. If the columns exist, it takes
@@ -801,10 +899,10 @@ END $$;
 
 -- If the table has a row, the log came from a dump or was here before. A second row would hide where it came from.
 INSERT INTO log_identity (system_identifier, schema_version)
-SELECT system_identifier, 6 FROM pg_control_system() WHERE NOT EXISTS (SELECT FROM log_identity);
+SELECT system_identifier, 7 FROM pg_control_system() WHERE NOT EXISTS (SELECT FROM log_identity);
 
 -- The version never goes down: an old copy of this file drops nothing that a newer one has made.
-UPDATE log_identity SET schema_version = 6 WHERE schema_version < 6;
+UPDATE log_identity SET schema_version = 7 WHERE schema_version < 7;
 
 COMMIT;
 -- <<< log.sql

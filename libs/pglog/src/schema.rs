@@ -7,7 +7,7 @@ use crate::session::Session;
 pub const LOG_SCHEMA: &str = include_str!("../log.sql");
 
 /// The version of `log.sql` that this crate goes with. Raise both together.
-pub const SCHEMA_VERSION: i32 = 6;
+pub const SCHEMA_VERSION: i32 = 7;
 
 /// Creates the log's tables where they are missing, and upgrades older ones. Leaves the others as they are.
 ///
