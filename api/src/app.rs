@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 
 use crate::database::Database;
 use crate::reading::PacedTotals;
+use crate::wallet_writer::WalletWriter;
 use crate::writer::Writer;
 
 /// The state that handlers use. Clones share it.
@@ -16,6 +17,8 @@ use crate::writer::Writer;
 pub(crate) struct App {
     pub database: Database,
     pub writer: Writer,
+    #[expect(dead_code, reason = "the handlers come with a later commit")]
+    pub wallets: WalletWriter,
     /// `None`: no payment processor is set up.
     pub desk: Option<Desk>,
     /// How long a client may take to send a body.

@@ -159,6 +159,15 @@ pub enum Error {
     /// COMMIT.
     #[error("The service is temporarily unavailable. Please retry.")]
     Unavailable,
+    /// Another session holds a wallet of the command. Nothing was written.
+    #[error("The wallet is in use by another session. Nothing was written; please retry.")]
+    WalletBusy,
+    /// The connection was lost at COMMIT, and the api could not find out whether the event was written.
+    #[error(
+        "Whether the event was written is unknown. With an Idempotency-Key please retry; without one look at the wallet's \
+         transactions first."
+    )]
+    OutcomeUnknown,
     /// A bug, or a statement that Postgres refuses.
     #[error("Internal server error.")]
     Internal,
@@ -204,6 +213,8 @@ impl Error {
             Self::Overloaded => "overloaded",
             Self::TooManyWatchers => "too_many_watchers",
             Self::Unavailable => "unavailable",
+            Self::WalletBusy => "wallet_busy",
+            Self::OutcomeUnknown => "outcome_unknown",
             Self::Internal => "internal",
         }
     }
@@ -249,6 +260,8 @@ impl Error {
             Self::Overloaded
             | Self::TooManyWatchers
             | Self::Unavailable
+            | Self::WalletBusy
+            | Self::OutcomeUnknown
             | Self::Processor { .. }
             | Self::PaymentPending
             | Self::BookingsOff => StatusCode::SERVICE_UNAVAILABLE,

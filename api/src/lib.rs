@@ -35,6 +35,7 @@ mod ride;
 mod rides;
 mod routes;
 mod totals;
+mod wallet_writer;
 mod writer;
 
 use std::net::IpAddr;
@@ -66,6 +67,7 @@ use reading::Reading;
 pub use reading::{ConsumerTotal, Sum, Totals};
 pub use ride::Ride;
 use routes::Site;
+use wallet_writer::WalletWriter;
 pub use web::{Hosts, Origins, Proxies};
 use writer::Writer;
 
@@ -190,13 +192,14 @@ pub async fn serve(
 ) -> Result<()> {
     let database = Database::new(postgres, limits.answer_wait)?;
     let (writer, mut writing) = Writer::start(database.clone(), &limits, health.pulse("writes", AGE_MAX));
+    let wallets = WalletWriter::start(postgres, &limits)?;
     let address = listener.local_addr().context("reading the socket's address")?;
     info!(address = %address, connection_count_max = limits.http.connection_count_max, "api started");
     process::ready();
     let watchers = Arc::new(Semaphore::new(limits.watcher_count_max));
     let totals = Paced::start(Reading(database.clone()));
     let (body_wait, stop) = (limits.http.body_wait, shutdown.clone());
-    let app = App { database, writer, desk, body_wait, totals, watchers, shutdown: stop };
+    let app = App { database, writer, wallets, desk, body_wait, totals, watchers, shutdown: stop };
     let server = server(&limits, access, health.is_served());
     let mut serving = tokio::spawn(server.serve(listener, Site::new(app), shutdown.clone()));
     let served = tokio::select! {

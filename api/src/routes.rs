@@ -102,6 +102,7 @@ mod tests {
     use crate::description::Description;
     use crate::limits::Limits;
     use crate::reading::Reading;
+    use crate::wallet_writer::WalletWriter;
     use crate::writer::Writer;
 
     /// The methods of a path, as the router or the description names them.
@@ -111,12 +112,14 @@ mod tests {
     }
 
     fn app() -> App {
-        let database = Database::new(&"postgres://localhost/nowhere".parse().unwrap(), Duration::from_secs(1)).unwrap();
+        let postgres = "postgres://localhost/nowhere".parse().unwrap();
+        let database = Database::new(&postgres, Duration::from_secs(1)).unwrap();
+        let wallets = WalletWriter::start(&postgres, &Limits::default()).unwrap();
         let pulse = Health::default().pulse("writes", Duration::ZERO);
         let (writer, _) = Writer::start(database.clone(), &Limits::default(), pulse);
         let (watchers, shutdown) = (Arc::new(Semaphore::new(1)), CancellationToken::new());
         let totals = Paced::start(Reading(database.clone()));
-        App { database, writer, desk: None, body_wait: Duration::ZERO, totals, watchers, shutdown }
+        App { database, writer, wallets, desk: None, body_wait: Duration::ZERO, totals, watchers, shutdown }
     }
 
     #[tokio::test]

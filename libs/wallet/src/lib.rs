@@ -10,6 +10,7 @@
 mod amount;
 mod id;
 mod state;
+pub mod write;
 
 pub use amount::{AMOUNT_MAX, Amount, NotAnAmount, decimal};
 pub use id::{EventId, KSUID_LEN, NotAKsuid, WalletId};
