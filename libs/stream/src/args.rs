@@ -34,13 +34,21 @@ impl std::fmt::Debug for StreamArgs {
     }
 }
 
-fn parse_redis_url(text: &str) -> Result<redis::Client, String> {
+/// Reads the URL of a Redis server.
+///
+/// # Errors
+/// A sentence that says what to give instead.
+pub fn parse_redis_url(text: &str) -> Result<redis::Client, String> {
     let is_verified = !text.contains("#insecure");
     let client = crate::redis::client(text).ok().filter(|_| is_verified);
     client.ok_or_else(|| "give a URL such as redis://localhost:6379, or rediss:// without #insecure".to_owned())
 }
 
-fn parse_stream_name(text: &str) -> Result<String, String> {
+/// Reads the name of a stream.
+///
+/// # Errors
+/// As [`parse_redis_url`].
+pub fn parse_stream_name(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("give a name such as rocket-rides-log".to_owned());
     }

@@ -123,6 +123,11 @@ impl<'a> Elements<'a> {
         Self { rest: replies }
     }
 
+    /// The bytes behind the elements that were returned.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     /// Skips one value, including all values in it.
     pub fn skip_value(&mut self) {
         let mut open_count: usize = 1;
@@ -168,6 +173,12 @@ impl Commands {
     /// The commands as they are sent.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// Appends other commands.
+    pub fn append(&mut self, others: &Self) {
+        self.bytes.extend_from_slice(&others.bytes);
+        self.count += others.count;
     }
 
     /// Begins a command of `arg_count` arguments, the first of which is its name. As many calls of [`arg`](Self::arg) or
@@ -243,6 +254,7 @@ mod tests {
     fn a_value_is_skipped_with_all_values_in_it() {
         let mut elements = Elements::of(REPLIES);
         elements.skip_value();
+        assert_eq!(elements.rest().first_chunk(), Some(b"+OK"));
         assert_eq!(elements.next(), Some(Element::Simple(b"OK")));
         elements.skip_value();
         elements.skip_value();
@@ -272,7 +284,8 @@ mod tests {
     fn commands_are_arrays_of_strings() {
         let mut commands = Commands::default();
         commands.begin(3).arg("XADD").number(-42).arg(b"\xff\r\n");
-        commands.add(&["PING"]);
+        let mut others = Commands::default();
+        commands.append(others.add(&["PING"]));
         assert_eq!(commands.bytes(), b"*3\r\n$4\r\nXADD\r\n$3\r\n-42\r\n$3\r\n\xff\r\n\r\n*1\r\n$4\r\nPING\r\n");
         assert_eq!(commands.count(), 2);
     }
