@@ -1,0 +1,279 @@
+//! The connection to Redis. All requests that wait are sent together, and a request waits for Redis a bounded time.
+//!
+//! ```text
+//! up   --a command fails, or has no reply in time--> down: each request is refused at once
+//! down --every second: Redis replies and takes writes--> up
+//! ```
+//!
+//! While the connection is down, documents that should be written are remembered. They are deleted before any document is read
+//! again: a reader that finds none reads Postgres.
+
+use std::collections::HashSet;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use common::tasks::after_all_other_tasks;
+use monitor::gauge;
+use redis::Client;
+use stream::resp::{Commands, Element, Elements};
+use stream::wire::Wire;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use super::{Away, Epoch, Mark, UP};
+use crate::WalletId;
+
+/// Requests that may wait. Further ones are refused.
+const QUEUE_LEN_MAX: usize = 4096;
+
+/// Requests that are sent together at most.
+const GROUP_LEN_MAX: usize = 512;
+
+/// The pause between two attempts to connect.
+const RETRY_WAIT: Duration = Duration::from_secs(1);
+
+/// A connection is given up after this time without a reply. Requests wait for less: a Redis that is slow for a moment stays
+/// connected.
+const REPLY_WAIT_MIN: Duration = Duration::from_millis(250);
+
+/// Documents that are remembered for deletion at most. The projector mends the others.
+const OUTDATED_COUNT_MAX: usize = 100_000;
+
+/// A request that waits.
+struct Waiting {
+    commands: Commands,
+    /// The wallets whose documents are outdated if Redis does not get the commands.
+    outdated: Vec<WalletId>,
+    reply: oneshot::Sender<Reply>,
+}
+
+/// The reply to one request.
+pub(super) struct Reply {
+    /// The mark just before the commands.
+    pub mark: Option<Mark>,
+    /// Only documents of this epoch are to be believed.
+    pub epoch: Option<Epoch>,
+    /// The replies to its commands.
+    pub bytes: Vec<u8>,
+}
+
+/// The sending end. Clones share the connection, which is closed after the last one is dropped.
+#[derive(Clone)]
+pub(super) struct Link {
+    waiting: mpsc::Sender<Waiting>,
+    wait: Duration,
+    seen: Seen,
+}
+
+/// The newest mark of this connection and of those before it.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Option<Mark>>>);
+
+impl Seen {
+    fn mark(&self) -> Option<Mark> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a mark. Returns the epoch whose documents are to be believed. Within an epoch a mark never goes back, except if
+    /// Redis has lost its newest writes: then none is believed.
+    fn note(&self, mark: Option<Mark>) -> Option<Epoch> {
+        let seen = self.mark();
+        if let (Some(mark), Some(seen)) = (mark, seen)
+            && mark.epoch == seen.epoch
+            && mark.offset < seen.offset
+        {
+            return None;
+        }
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = mark;
+        mark.map(|mark| mark.epoch)
+    }
+}
+
+impl Link {
+    /// Connects to `client` in the background. A request waits up to `wait`.
+    pub fn start(client: Client, mark_key: String, wait: Duration) -> Self {
+        let (waiting, receiver) = mpsc::channel(QUEUE_LEN_MAX);
+        let seen = Seen::default();
+        let redis = Redis { client, mark_key, reply_wait: wait.max(REPLY_WAIT_MIN), seen: seen.clone() };
+        tokio::spawn(serve(receiver, redis));
+        Self { waiting, wait, seen }
+    }
+
+    /// The newest mark.
+    pub fn mark(&self) -> Option<Mark> {
+        self.seen.mark()
+    }
+
+    /// Sends commands, with all others that wait, and returns their replies. `outdated` are the wallets whose documents the
+    /// commands are to replace.
+    ///
+    /// # Errors
+    /// Redis is away, or it does not reply in time: whether it got the commands is unknown.
+    pub async fn ask(&self, commands: Commands, outdated: Vec<WalletId>) -> Result<Reply, Away> {
+        let (reply, replied) = oneshot::channel();
+        let asked = async {
+            self.waiting.send(Waiting { commands, outdated, reply }).await.map_err(|_| Away)?;
+            replied.await.map_err(|_| Away)
+        };
+        timeout(self.wait, asked).await.unwrap_or(Err(Away))
+    }
+}
+
+async fn serve(mut waiting: mpsc::Receiver<Waiting>, redis: Redis) {
+    let mut outdated = HashSet::new();
+    let mut pause = Duration::ZERO;
+    loop {
+        gauge!(UP).set(0.0);
+        let Some(wire) = redis.connect(&mut waiting, &mut outdated, pause).await else { return };
+        gauge!(UP).set(1.0);
+        info!("the wallets' read model is there");
+        let Some(error) = redis.exchange(wire, &mut waiting, &mut outdated).await else { return };
+        warn!(error = format!("{error:#}"), "the wallets' read model is away: wallets are read from Postgres");
+        pause = RETRY_WAIT;
+    }
+}
+
+/// Adds to what is to be deleted.
+fn remember(outdated: &mut HashSet<WalletId>, wallets: Vec<WalletId>) {
+    let room = OUTDATED_COUNT_MAX - outdated.len();
+    outdated.extend(wallets.into_iter().take(room));
+}
+
+/// Where the read model is.
+struct Redis {
+    client: Client,
+    mark_key: String,
+    reply_wait: Duration,
+    seen: Seen,
+}
+
+impl Redis {
+    /// Connects, and refuses requests meanwhile. `None`: there will be no more requests.
+    async fn connect(
+        &self,
+        waiting: &mut mpsc::Receiver<Waiting>,
+        outdated: &mut HashSet<WalletId>,
+        mut pause: Duration,
+    ) -> Option<Wire> {
+        loop {
+            let mut attempt: Pin<Box<dyn Future<Output = Result<Wire>> + Send>> = Box::pin(async {
+                sleep(pause).await;
+                self.open().await
+            });
+            let opened = loop {
+                tokio::select! {
+                    biased;
+                    opened = &mut attempt => break opened,
+                    refused = waiting.recv() => remember(outdated, refused?.outdated),
+                }
+            };
+            drop(attempt);
+            let cleared = async {
+                let mut wire = opened?;
+                timeout(self.reply_wait, self.prepare(&mut wire, outdated)).await.context("no reply in time")??;
+                anyhow::Ok(wire)
+            };
+            match cleared.await {
+                Ok(wire) => return Some(wire),
+                Err(error) => warn!(error = format!("{error:#}"), "the wallets' read model is away"),
+            }
+            pause = RETRY_WAIT;
+        }
+    }
+
+    /// A connection to a server that takes writes.
+    async fn open(&self) -> Result<Wire> {
+        let mut wire = Wire::connect(&self.client, Duration::ZERO).await?;
+        let mut question = Commands::default();
+        question.add(&["INFO", "replication"]);
+        wire.send(&question).await?;
+        match Elements::of(&wire.read(1).await?).next() {
+            Some(Element::Bulk(info)) if String::from_utf8_lossy(info).contains("role:master") => Ok(wire),
+            Some(Element::Error(line)) => bail!("redis refuses: {}", String::from_utf8_lossy(line)),
+            _ => bail!("this Redis is a replica and takes no writes: name the primary"),
+        }
+    }
+
+    /// Deletes the documents that were not written while Redis was away, and reads the mark.
+    async fn prepare(&self, wire: &mut Wire, outdated: &mut HashSet<WalletId>) -> Result<()> {
+        let wallets: Vec<WalletId> = outdated.iter().copied().collect();
+        let (reply, _) = oneshot::channel();
+        self.ask(wire, &[Waiting { commands: super::deletion(&wallets), outdated: vec![], reply }]).await?;
+        outdated.clear();
+        Ok(())
+    }
+
+    /// Serves requests in groups until one fails. `None`: there will be no more requests.
+    async fn exchange(
+        &self,
+        mut wire: Wire,
+        waiting: &mut mpsc::Receiver<Waiting>,
+        outdated: &mut HashSet<WalletId>,
+    ) -> Option<anyhow::Error> {
+        let mut group = Vec::with_capacity(GROUP_LEN_MAX);
+        loop {
+            group.push(waiting.recv().await?);
+            // Requests that already lie in sockets would otherwise miss this group by microseconds.
+            after_all_other_tasks().await;
+            while group.len() < GROUP_LEN_MAX
+                && let Ok(next) = waiting.try_recv()
+            {
+                group.push(next);
+            }
+            let replied = timeout(self.reply_wait, self.ask(&mut wire, &group)).await;
+            match replied.context("no reply in time").flatten() {
+                Ok(replies) => {
+                    for (Waiting { reply, .. }, sent) in group.drain(..).zip(replies) {
+                        // An error means that the request waits no longer.
+                        let _ = reply.send(sent);
+                    }
+                }
+                Err(error) => {
+                    group.drain(..).for_each(|request| remember(outdated, request.outdated));
+                    return Some(error);
+                }
+            }
+        }
+    }
+
+    /// One round trip: the mark, and then all commands of the group.
+    async fn ask(&self, wire: &mut Wire, group: &[Waiting]) -> Result<Vec<Reply>> {
+        let len = group.iter().map(|request| request.commands.bytes().len()).sum::<usize>();
+        let mut commands = Commands::with_capacity(len + 128);
+        commands.add(&["GET", &self.mark_key]);
+        group.iter().for_each(|request| commands.append(&request.commands));
+        wire.send(&commands).await?;
+        let bytes = wire.read(commands.count()).await?;
+        let mut elements = Elements::of(&bytes);
+        let mark = match elements.next() {
+            Some(Element::Bulk(text)) => std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()),
+            Some(Element::Error(line)) => bail!("redis refuses: {}", String::from_utf8_lossy(line)),
+            _ => None,
+        };
+        let epoch = self.seen.note(mark);
+        let mut replies = Vec::with_capacity(group.len());
+        for request in group {
+            let all = elements.rest();
+            for _ in 0..request.commands.count() {
+                refuse_errors(elements.clone().next())?;
+                elements.skip_value();
+            }
+            replies.push(Reply { mark, epoch, bytes: all[..all.len() - elements.rest().len()].to_vec() });
+        }
+        Ok(replies)
+    }
+}
+
+/// Any error but that of a document's key which has another type of value: reading it finds no document, and writing
+/// replaces it.
+fn refuse_errors(reply: Option<Element<'_>>) -> Result<()> {
+    match reply {
+        Some(Element::Error(line)) if !line.starts_with(b"WRONGTYPE") => {
+            bail!("redis refuses: {}", String::from_utf8_lossy(line))
+        }
+        _ => Ok(()),
+    }
+}
