@@ -27,7 +27,7 @@ const UNREGISTERED: &str = "UNREG";
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Start {
     /// With the state of all reaped records, if the reaper keeps it for this fold. Otherwise at the first record; a history then
-    /// begins with the oldest record that is not reaped.
+    /// begins with the oldest record that is not reaped, and `wallets` at the head.
     #[default]
     Baseline,
     /// At the first record of the log. The history has the reaped ones.
@@ -63,14 +63,16 @@ pub(crate) async fn register(
     // If the row is there, another process of this name was faster. Its row is found below.
     let is_new = insert(tx, fold, key, role == Role::Baseline).await?;
     if is_new {
-        match role {
-            Role::Baseline => begin_baseline(tx, fold, key).await?,
-            Role::Consumer(Start::Baseline) => begin_after_baseline(tx, fold, key).await?,
-            Role::Consumer(Start::Retained) if fold.kind() == Kind::State => {
+        match (role, fold.kind()) {
+            (Role::Baseline, _) => begin_baseline(tx, fold, key).await?,
+            (Role::Consumer(Start::Baseline), Kind::Model) => begin_at_head(tx, key).await?,
+            (Role::Consumer(_), Kind::Model) => return Err(Interruption::OnlyAtHead { fold: fold.id() }.into()),
+            (Role::Consumer(Start::Baseline), _) => begin_after_baseline(tx, fold, key).await?,
+            (Role::Consumer(Start::Retained), Kind::State) => {
                 return Err(Interruption::Partial { fold: fold.id() }.into());
             }
-            Role::Consumer(Start::Retained) => leave_out_reaped(tx, key).await?,
-            Role::Consumer(Start::Start) => {}
+            (Role::Consumer(Start::Retained), _) => leave_out_reaped(tx, key).await?,
+            (Role::Consumer(Start::Start), _) => {}
         }
     }
     let registration = checkpoint::find(tx, key).await?.context("the registration is gone")?;
@@ -120,6 +122,12 @@ pub async fn copy(
     if let Some(wanted) = fold.filter(|wanted| *wanted != found.id().name) {
         bail!("consumer {:?} has fold {}, and not {wanted}", source.name, found.id().name);
     }
+    ensure!(
+        found.kind() != Kind::Model,
+        "consumer {:?} has no state in Postgres to copy: start consumer {name:?} with --fold {}, and it builds its own model",
+        source.name,
+        found.id().name
+    );
     forget_unregistering(&tx, key).await?;
     if !insert(&tx, &mut found, key, false).await? {
         bail!("consumer {name:?} is registered already: run {} first", command(key, &["--unregister"]));
@@ -169,6 +177,12 @@ async fn begin_baseline(tx: &Transaction<'_>, fold: &impl Fold, key: &Checkpoint
         inherit(tx, fold, row.get(0), key).await?;
     }
     Ok(())
+}
+
+/// Begins after the newest record. The model is built from tables that hold the effects of all earlier ones.
+async fn begin_at_head(tx: &Transaction<'_>, key: &CheckpointKey) -> Result<()> {
+    let head = pglog::head(tx, key.partition).await.context("asking for the head")?;
+    move_new(tx, key, head).await
 }
 
 /// Begins with the oldest record that is not reaped.

@@ -123,7 +123,7 @@ impl<F: Fold> Consumer<F> {
     async fn step(&mut self, fault: Fault, block: Option<Duration>) -> Result<Progress> {
         let shutdown = self.shutdown.clone();
         let mut reading = self.load(fault, block).await?;
-        let page = reading.read_page(&shutdown).await;
+        let page = reading.read_page(&shutdown).await?;
         if !shutdown.is_cancelled() {
             reading.fold_page(page).await?;
         }

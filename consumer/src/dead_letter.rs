@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 
 use crate::checkpoint;
 use crate::fold::{CheckpointKey, Rejection};
-use crate::kind::Fold;
+use crate::kind::{Fold, Kind};
 use crate::registry::{Claim, claim};
 
 /// The result of [`replay`].
@@ -59,6 +59,11 @@ pub async fn replay<F: Fold>(
     offset: i64,
 ) -> Result<Replay> {
     let key = CheckpointKey { name: name.to_owned(), partition };
+    ensure!(
+        fold.kind() != Kind::Model,
+        "fold {} reads its model from tables, with the effects of this record: there is nothing to replay. Drop the dead letter",
+        fold.id()
+    );
     let tx = client.transaction().await.context("beginning")?;
     let registration = checkpoint::lock(&tx, &key).await?;
     let registration =

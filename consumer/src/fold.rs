@@ -1,8 +1,11 @@
-//! The two kinds of folds, as their authors write them. A fold is pure: it sees records and nothing else, so its tests need no
-//! server. The loop, written once, does the rest: duplicates, gaps, dead letters, commits, crashes.
+//! The three kinds of folds, as their authors write them. Two of them are pure: they see records and nothing else, so their
+//! tests need no server. The third keeps a model outside of Postgres. The loop, written once, does the rest: duplicates, gaps,
+//! dead letters, commits, crashes.
 
 use std::fmt;
+use std::time::Duration;
 
+use deadpool_postgres::ClientWrapper as Client;
 use pglog::{Partition, Record, Session};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -101,6 +104,66 @@ pub trait RowFold: Default + Send + Sync + 'static {
     /// They also run once for an empty page, in the transaction that registers a consumer. So a table or a privilege that is
     /// missing is found before there is a registration, which would hold back the reaper.
     fn statements(&mut self, key: &CheckpointKey) -> Vec<Statement>;
+}
+
+/// A fold that keeps a model outside of Postgres, for example documents in Redis. No transaction changes both places, so the
+/// model is changed first, and the checkpoint moves after it. The records of a page may be folded again after a crash.
+///
+/// The model may be lost, or put back to an older state. So the fold keeps in it, beside the data, how far the data is
+/// certain. The checkpoint in Postgres is only the lower bound of that: it tells the reaper what is needed no longer (I8).
+///
+/// Records only say which part of the model is out of date. The fold reads the rest from tables that are never reaped. So a
+/// consumer that is registered begins at the head of the log, and builds its model from the tables.
+pub trait ModelFold: Send + Sync + 'static {
+    /// Name and version.
+    const ID: FoldId;
+
+    /// Whether records of this kind concern the fold. It passes over the others.
+    fn takes(&self, object: &str, action: &str) -> bool;
+
+    /// The checkpoint was loaded, at the start or after a failure. Nothing that was known about the model is certain any more.
+    fn doubt(&mut self);
+
+    /// Begins a page of records: forgets what was collected.
+    fn begin_page(&mut self);
+
+    /// Collects what one record puts out of date.
+    ///
+    /// # Errors
+    /// The record can never apply, whatever else happens. The loop puts it with the dead letters, with this reason.
+    fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection>;
+
+    /// Makes the model certain up to the end of the page. It is called for every page, before the checkpoint moves.
+    ///
+    /// # Errors
+    /// A server is away, or does not have what was known about it. The page is folded again.
+    fn settle(&mut self, client: &Client, page: PageEnd) -> impl Future<Output = anyhow::Result<()>> + Send;
+
+    /// One bounded unit of upkeep, between two pages. Returns when the next one is due: at once, if the time is zero.
+    ///
+    /// # Errors
+    /// As [`settle`](Self::settle).
+    fn tend(&mut self, client: &Client, place: LogPlace) -> impl Future<Output = anyhow::Result<Duration>> + Send;
+}
+
+/// A consumer's place in the log: the partition and the checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogPlace {
+    /// The partition.
+    pub partition: Partition,
+    /// The offset of the last record that was folded.
+    pub checkpoint: i64,
+}
+
+/// The end of a page of records, and the place that it follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageEnd {
+    /// Where the consumer is until the checkpoint moves.
+    pub from: LogPlace,
+    /// The offset of the last record.
+    pub offset: i64,
+    /// The token of its batch.
+    pub token: i64,
 }
 
 /// The longest state, in bytes of JSON: the limit of the column `checkpoints.state`.

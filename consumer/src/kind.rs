@@ -1,12 +1,23 @@
-//! Both kinds of folds as the loop sees them.
+//! All kinds of folds as the loop sees them.
+
+use std::future::ready;
+use std::pin::Pin;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use deadpool_postgres::ClientWrapper as Client;
 use pglog::Record;
 
-use crate::fold::{CheckpointKey, FoldId, Rejection, RowFold, RowsOf, STATE_LEN_MAX, StateFold, Statement};
+use crate::fold::{
+    CheckpointKey, FoldId, LogPlace, ModelFold, PageEnd, Rejection, RowFold, RowsOf, STATE_LEN_MAX, StateFold,
+    Statement,
+};
 use crate::outcome::Interruption;
 
-/// A fold of either kind: [`State`] or [`Rows`].
+/// Work of a fold on its model, in progress.
+pub type ModelWork<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
+
+/// A fold of any kind: [`State`], [`Rows`] or [`Model`].
 pub trait Fold: Send + Sync {
     /// Name and version.
     fn id(&self) -> FoldId;
@@ -35,14 +46,26 @@ pub trait Fold: Send + Sync {
     /// The record can never apply.
     fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection>;
 
-    /// The state as JSON. `None`: the fold has no state, but rows.
+    /// The state as JSON. `None`: the fold has no state, but rows or a model.
     ///
     /// # Errors
     /// It is too long for its row.
     fn state(&self) -> Result<Option<String>>;
 
-    /// The statements that write the rows of this page; none if the fold has a state.
-    fn statements(&mut self, key: &CheckpointKey) -> Vec<Statement>;
+    /// The statements that write the rows of this page; none if the fold has no rows.
+    fn statements(&mut self, _: &CheckpointKey) -> Vec<Statement> {
+        Vec::new()
+    }
+
+    /// As [`ModelFold::settle`]. Nothing if the fold has no model.
+    fn settle<'a>(&'a mut self, _: &'a Client, _: PageEnd) -> ModelWork<'a, ()> {
+        Box::pin(ready(Ok(())))
+    }
+
+    /// As [`ModelFold::tend`]. Nothing if the fold has no model.
+    fn tend<'a>(&'a mut self, _: &'a Client, _: LogPlace) -> ModelWork<'a, Duration> {
+        Box::pin(ready(Ok(Duration::MAX)))
+    }
 
     /// The result in a few words, for the log line of a batch.
     fn summary(&self) -> String;
@@ -62,6 +85,8 @@ pub enum Kind {
         /// As [`RowFold::OWNS_UNNAMED`].
         owns_unnamed: bool,
     },
+    /// In a model outside of Postgres.
+    Model,
 }
 
 /// A [`StateFold`] for the loop.
@@ -101,10 +126,6 @@ impl<F: StateFold> Fold for State<F> {
         let json = serde_json::to_string(&self.0).with_context(|| format!("writing the state of fold {}", F::ID))?;
         ensure!(json.len() <= STATE_LEN_MAX, Interruption::StateTooLong { fold: F::ID, len: json.len() });
         Ok(Some(json))
-    }
-
-    fn statements(&mut self, _: &CheckpointKey) -> Vec<Statement> {
-        Vec::new()
     }
 
     fn summary(&self) -> String {
@@ -160,6 +181,58 @@ impl<F: RowFold> Fold for Rows<F> {
     }
 }
 
+/// A [`ModelFold`] for the loop.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Model<F>(pub F);
+
+impl<F: ModelFold> Fold for Model<F> {
+    fn id(&self) -> FoldId {
+        F::ID
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Model
+    }
+
+    fn restore(&mut self, state: Option<&str>) -> Result<()> {
+        ensure!(state.is_none(), "fold {} has a model, and this registration has a state", F::ID);
+        self.restart();
+        Ok(())
+    }
+
+    fn restart(&mut self) {
+        self.0.doubt();
+    }
+
+    fn begin_page(&mut self) {
+        self.0.begin_page();
+    }
+
+    fn takes(&self, object: &str, action: &str) -> bool {
+        self.0.takes(object, action)
+    }
+
+    fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection> {
+        self.0.apply(record)
+    }
+
+    fn state(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    fn settle<'a>(&'a mut self, client: &'a Client, page: PageEnd) -> ModelWork<'a, ()> {
+        Box::pin(self.0.settle(client, page))
+    }
+
+    fn tend<'a>(&'a mut self, client: &'a Client, place: LogPlace) -> ModelWork<'a, Duration> {
+        Box::pin(self.0.tend(client, place))
+    }
+
+    fn summary(&self) -> String {
+        format!("{} certain", F::ID.name)
+    }
+}
+
 /// A fold that was chosen by its name.
 impl Fold for Box<dyn Fold + '_> {
     fn id(&self) -> FoldId {
@@ -196,6 +269,14 @@ impl Fold for Box<dyn Fold + '_> {
 
     fn statements(&mut self, key: &CheckpointKey) -> Vec<Statement> {
         (**self).statements(key)
+    }
+
+    fn settle<'a>(&'a mut self, client: &'a Client, page: PageEnd) -> ModelWork<'a, ()> {
+        (**self).settle(client, page)
+    }
+
+    fn tend<'a>(&'a mut self, client: &'a Client, place: LogPlace) -> ModelWork<'a, Duration> {
+        (**self).tend(client, place)
     }
 
     fn summary(&self) -> String {

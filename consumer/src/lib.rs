@@ -9,9 +9,9 @@
 //! Postgres has every record until all registered consumers have passed it, so a consumer goes on even while Redis is away
 //! (I6).
 //!
-//! A fold says what the records lead to. It is pure, and of one of two kinds: a [`StateFold`] has one small state, and a
-//! [`RowFold`] writes rows. To write your own, implement one of the two traits, list it in a [`Registry`], and hand that to
-//! [`run`].
+//! A fold says what the records lead to. It is of one of three kinds: a [`StateFold`] has one small state, a [`RowFold`] writes
+//! rows, and a [`ModelFold`] keeps a model outside of Postgres. The first two are pure. To write your own, implement one of the
+//! traits, list it in a [`Registry`], and hand that to [`run`].
 
 mod administer;
 mod advice;
@@ -53,12 +53,15 @@ pub use config::Config;
 pub use consumer::Consumer;
 pub use dead_letter::{Replay, replay};
 pub use fault::Fault;
-pub use fold::{CheckpointKey, FoldId, Rejection, RowFold, RowsOf, STATE_LEN_MAX, StateFold, Statement, read_object};
+pub use fold::{
+    CheckpointKey, FoldId, LogPlace, ModelFold, PageEnd, Rejection, RowFold, RowsOf, STATE_LEN_MAX, StateFold,
+    Statement, read_object,
+};
 pub use folds::{DistanceFold, FOLDS, HistoryFold, ReceiptsFold};
-pub use kind::{Fold, Kind, Rows, State};
+pub use kind::{Fold, Kind, Model, ModelWork, Rows, State};
 pub use other_fold::OtherFold;
 pub use outcome::{Interruption, Progress};
-pub use registry::{NewFold, Registry, row_fold, state_fold};
+pub use registry::{NewFold, Registry, model_fold, row_fold, state_fold};
 
 use administer::administer;
 use work::Folding;

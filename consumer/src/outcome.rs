@@ -68,6 +68,12 @@ pub enum Interruption {
         /// The fold.
         fold: FoldId,
     },
+    /// A model is built from tables, and never from earlier records.
+    #[error("fold {fold} begins at the head of the log, and reads from tables what happened before: leave out --from")]
+    OnlyAtHead {
+        /// The fold.
+        fold: FoldId,
+    },
     /// The rows of a consumer would stay when it is unregistered.
     #[error(
         "fold {fold} keeps rows of each consumer in {table}, and Postgres would not delete them together with the \
@@ -122,6 +128,7 @@ impl Interruption {
             | Self::OtherFold(_)
             | Self::Gone { .. }
             | Self::Partial { .. }
+            | Self::OnlyAtHead { .. }
             | Self::Unbound { .. }
             | Self::Unwritable { .. }
             | Self::StateTooLong { .. } => true,
@@ -149,6 +156,8 @@ pub struct Progress {
     pub blocked: bool,
     /// The records that come next lie deep in a huge batch, and were not reached yet: the next step goes on.
     pub is_searching: bool,
+    /// The fold has more to do at once to keep its model: the next step goes on.
+    pub is_tending: bool,
 }
 
 impl Progress {

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail};
 use pglog::Session;
 
 use crate::checkpoint;
-use crate::fold::{CheckpointKey, RowFold, StateFold};
-use crate::kind::{Fold, Kind, Rows, State};
+use crate::fold::{CheckpointKey, ModelFold, RowFold, StateFold};
+use crate::kind::{Fold, Kind, Model, Rows, State};
 use crate::other_fold::OtherFold;
 
 /// Makes a fold in its first state.
@@ -22,6 +22,11 @@ pub fn state_fold<F: StateFold>() -> Box<dyn Fold> {
 /// Makes a [`RowFold`] for a [`Registry`].
 pub fn row_fold<F: RowFold>() -> Box<dyn Fold> {
     Box::new(Rows::<F>::default())
+}
+
+/// Makes a [`ModelFold`] for a [`Registry`].
+pub fn model_fold<F: ModelFold + Default>() -> Box<dyn Fold> {
+    Box::new(Model::<F>::default())
 }
 
 /// The folds of a program. It has at least one.

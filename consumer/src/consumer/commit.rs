@@ -2,7 +2,8 @@
 //!
 //! A commit takes one of two ways. A state is committed by one statement, which moves checkpoint and state and writes the dead
 //! letters. Rows, and moves that need a permission, are committed by a transaction of several statements. A fault is injected
-//! at the same two points of both ways: before the commit is sent, and before it is answered.
+//! at the same two points of both ways: before the commit is sent, and before it is answered. A model is changed before the
+//! first point.
 
 use std::time::Instant;
 
@@ -18,7 +19,7 @@ use super::loaded::Loaded;
 use super::session::ConsumerSession;
 use crate::checkpoint::{self, Advance, Counts};
 use crate::fault::Fault;
-use crate::fold::{CheckpointKey, Rejection};
+use crate::fold::{CheckpointKey, LogPlace, PageEnd, Rejection};
 use crate::kind::{Fold, Kind};
 use crate::letters::Letters;
 use crate::outcome::{Interruption, Progress};
@@ -78,6 +79,8 @@ impl<F: Fold> Committer<'_, F> {
             Source::Postgres => Tokens::default(),
         };
         let is_changed = applied_count > 0;
+        let end = PageEnd { from: self.place(), offset: last.offset, token: last.token };
+        self.fold.settle(&self.session.client, end).await.context("bringing the model up to date")?;
         let state = if is_changed { self.fold.state()? } else { None };
         let advance =
             Advance { old, new_offset: last.offset, state, counts: *self.counts, tokens, letters: folded.letters };
@@ -103,7 +106,12 @@ impl<F: Fold> Committer<'_, F> {
         Ok(())
     }
 
-    /// Folds in memory: into the state, or into the rows of this page.
+    /// Where the consumer is in the log.
+    pub fn place(&self) -> LogPlace {
+        LogPlace { partition: self.key.partition, checkpoint: self.loaded.last_offset() }
+    }
+
+    /// Folds in memory: into the state, or into what is collected from this page.
     fn fold_records<'r>(&mut self, records: &'r [Record<'r>], refused: Option<&Rejection>) -> Folded<'r> {
         let mut folded = Folded { applied_count: 0, letters: Letters::default() };
         let consumer = &self.key.name;

@@ -3,9 +3,10 @@
 //! A page is mostly just the next records; it is committed as a whole. Otherwise each entry is looked at: it may be a
 //! duplicate, not of this log, or lie behind a gap.
 
+use std::pin::pin;
 use std::time::Duration;
 
-use anyhow::{Error, Result};
+use anyhow::{Context, Error, Result};
 use bytes::Bytes;
 use common::shutdown::CancellationToken;
 use common::tasks::after_all_other_tasks;
@@ -14,7 +15,7 @@ use stream::codec::{Entry, EntryId, Fields, decode_xread};
 use tracing::{debug, warn};
 
 use super::commit::{Committer, Source};
-use crate::kind::Fold;
+use crate::kind::{Fold, Kind};
 use crate::outcome::Interruption;
 use crate::stream_reader::StreamReader;
 use crate::tail::PAGE_LEN_MAX;
@@ -32,12 +33,35 @@ pub(super) struct Reading<'a, F> {
 }
 
 impl<F: Fold> Reading<'_, F> {
-    /// The next page. `None` while Redis is given time to come back, and when the shutdown begins.
+    /// Waits for the next page. `None` while Redis is given time to come back, and when the shutdown begins. Meanwhile the fold
+    /// looks after its model, and finishes the unit that it is at when the page arrives.
     ///
     /// # Errors
-    /// Redis is away. [`fold_page`](Self::fold_page) takes the error.
-    pub async fn read_page(&mut self, shutdown: &CancellationToken) -> Result<Option<Bytes>> {
-        self.stream.read(self.committer.loaded.position, self.block, shutdown).await
+    /// The model cannot be looked after. If the stream cannot be read, [`fold_page`](Self::fold_page) takes the error.
+    pub async fn read_page(&mut self, shutdown: &CancellationToken) -> Result<Result<Option<Bytes>>> {
+        let place = self.committer.place();
+        let Committer { fold, session, loaded, progress, .. } = &mut self.committer;
+        let mut reading = pin!(self.stream.read(loaded.position, self.block, shutdown));
+        let mut page = None;
+        loop {
+            let mut tending = pin!(fold.tend(&session.client, place));
+            let pause = loop {
+                tokio::select! {
+                    biased;
+                    read = &mut reading, if page.is_none() => page = Some(read),
+                    pause = &mut tending => break pause.context("looking after the model")?,
+                }
+            };
+            progress.is_tending = pause.is_zero();
+            if let Some(page) = page {
+                return Ok(page);
+            }
+            tokio::select! {
+                biased;
+                page = &mut reading => return Ok(page),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
     }
 
     /// Folds the page and commits it. If the stream has nothing to offer, the records that Postgres has beyond the
@@ -74,7 +98,11 @@ impl<F: Fold> Reading<'_, F> {
     }
 
     async fn fold_entries(&mut self, entries: &[Entry<'_>], last_id: EntryId) -> Result<()> {
-        if let Some(records) = plain_records(entries, self.committer.loaded.last_offset() + 1) {
+        // A model is changed before Postgres compares the tokens. So Postgres vouches for each entry first.
+        let is_compared_later = self.committer.fold.kind() != Kind::Model;
+        if let Some(records) = plain_records(entries, self.committer.loaded.last_offset() + 1)
+            && is_compared_later
+        {
             match self.fold_plain(&records, last_id).await {
                 Err(error) if matches!(error.downcast_ref(), Some(Interruption::Unvouched)) => {
                     self.committer.reload().await?;
