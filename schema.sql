@@ -710,7 +710,7 @@ END $$;
 -- The wallets that were ever credited, debited or named in a transfer, one row each. A transaction that writes events of a
 -- wallet locks its row first. The rows are never updated: beside an old transaction that is held open, a row that is updated
 -- thousands of times a second gets slower with every update.
--- Written and locked by the api. Never deleted.
+-- Written and locked by the api. Never updated or deleted: FOR UPDATE needs the right to update, and a trigger refuses the rest.
 -- ---------------------------------------------------------------------------------------------------------------------
 DO $$ BEGIN
     IF to_regtype('ksuid') IS NULL THEN
@@ -776,15 +776,19 @@ DO $$ BEGIN
     END IF;
 END $$;
 
-CREATE OR REPLACE FUNCTION refuse_change_of_wallet_events() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION refuse_change_of_wallets() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    RAISE EXCEPTION 'wallet_events are never changed: credit or debit the wallet instead';
+    RAISE EXCEPTION '% are never changed', TG_TABLE_NAME USING HINT = 'Credit or debit the wallet instead.';
 END $$;
 
 DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'wallet_events'::regclass AND tgname = 'wallet_events_never_change') THEN
-        CREATE TRIGGER wallet_events_never_change BEFORE UPDATE OR DELETE ON wallet_events
-            FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_of_wallet_events();
+        CREATE TRIGGER wallet_events_never_change BEFORE UPDATE OR DELETE OR TRUNCATE ON wallet_events
+            FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_of_wallets();
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'wallet_locks'::regclass AND tgname = 'wallet_locks_never_change') THEN
+        CREATE TRIGGER wallet_locks_never_change BEFORE UPDATE OR DELETE OR TRUNCATE ON wallet_locks
+            FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_of_wallets();
     END IF;
     -- Each wallet with its state. It cannot be written: a view of a join is not updatable.
     IF to_regclass('wallets') IS NULL THEN

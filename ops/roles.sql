@@ -51,7 +51,8 @@ DO $$ BEGIN
                    current_schema());
 END $$;
 -- Only triggers call these functions, and a trigger needs no EXECUTE.
-REVOKE EXECUTE ON FUNCTION refuse_change_of_staged_log_records(), remember_unregistered_consumers() FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION refuse_change_of_staged_log_records(), remember_unregistered_consumers(),
+    refuse_change_of_wallets() FROM PUBLIC;
 -- This function runs under the rights of the owner. A dump without privileges loses what schema.sql has revoked.
 REVOKE EXECUTE ON FUNCTION make_history_parts FROM PUBLIC, rocket_api, rocket_completer, rocket_streamer,
     rocket_consumer, rocket_receipts, rocket_reaper, rocket_dashboard, rocket_operator;
@@ -61,7 +62,7 @@ REVOKE EXECUTE ON FUNCTION derive_charge_key, installation_id FROM PUBLIC, rocke
 -- Begin with no privileges, so that a grant that was removed from this file is removed from the database.
 REVOKE ALL ON log_identity, rides, staged_log_records, log_batches, checkpoints, unregistered_consumers, consumer_states,
     dead_letters, history, history_ranges, tracked_operations, users, charge_secret, bookings, audit_records, completions,
-    reaped_requests, receipts
+    reaped_requests, receipts, wallet_locks, wallet_events, wallets, wallet_states
     FROM PUBLIC, rocket_api, rocket_completer, rocket_streamer, rocket_consumer, rocket_receipts, rocket_reaper,
     rocket_dashboard, rocket_operator;
 
@@ -103,6 +104,19 @@ GRANT EXECUTE ON FUNCTION installation_id TO rocket_api, rocket_completer;
 GRANT INSERT (action, data, origin_ip, resource_id, resource_type, user_id)
     ON audit_records TO rocket_api, rocket_completer;
 GRANT SELECT, INSERT, UPDATE ON completions TO rocket_completer;
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Wallets: the api decides, the consumer with the fold `wallets` keeps the read model. Neither changes an event.
+-- ---------------------------------------------------------------------------------------------------------------------
+-- SELECT ... FOR UPDATE needs the right to update one column. A trigger refuses every UPDATE.
+GRANT SELECT, INSERT, UPDATE (wallet_id) ON wallet_locks TO rocket_api;
+GRANT SELECT, INSERT ON wallet_events TO rocket_api;
+GRANT SELECT ON wallet_locks TO rocket_consumer, rocket_dashboard;
+-- Without the address of the client, its key and its trace.
+GRANT SELECT (event_id, wallet_id, version, balance_minor, accepted, reason, action, amount_minor, counterparty, created_at)
+    ON wallet_events TO rocket_consumer, rocket_dashboard;
+-- A view reads its tables with the rights of the owner.
+GRANT SELECT ON wallets, wallet_states TO rocket_api, rocket_consumer, rocket_dashboard;
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- streamer: decides the order of the records, and reads them. It changes and deletes nothing.

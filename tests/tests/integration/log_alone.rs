@@ -75,6 +75,8 @@ async fn the_logs_schema_before_or_after_the_whole_schema_changes_nothing() {
 async fn both_files_upgrade_the_tables_of_the_first_version_and_write_the_condition_of_a_trace_once() {
     // As they were before there was a baseline, a cluster's identity, and a trace.
     const FIRST_VERSION: &str = "
+        DROP VIEW IF EXISTS wallets, wallet_states;
+        DROP TABLE IF EXISTS wallet_events, wallet_locks;
         DROP TABLE log_identity;
         ALTER TABLE staged_log_records DROP COLUMN traceparent;
         DROP DOMAIN w3c_traceparent;

@@ -81,4 +81,5 @@ mod totals;
 mod traces;
 mod two_logs;
 mod upgrade;
+mod wallet_tables;
 mod whole_reader;

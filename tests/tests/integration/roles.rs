@@ -31,6 +31,11 @@ const NOBODY_MAY: &[&str] = &[
     "INSERT INTO rides (id, distance_mm) VALUES (1, 1)",
     "DELETE FROM history",
     "UPDATE history SET data = '{}'",
+    "UPDATE wallet_events SET balance_minor = 1",
+    "DELETE FROM wallet_events",
+    "TRUNCATE wallet_events",
+    "ALTER TABLE wallet_events DISABLE TRIGGER ALL",
+    "DELETE FROM wallet_locks",
     // The transaction id decides the batch of a record, so it must be the true one.
     "INSERT INTO staged_log_records (transaction_id, object, action, data) VALUES ('1', 'ride', 'create', '{}')",
 ];
@@ -42,6 +47,10 @@ const ARCHIVE: &str = "INSERT INTO history (partition, record_offset, object, ac
 const MAKE_PARTS: &str = "SELECT make_history_parts(0, 1, 1)";
 const CUT: &str = "INSERT INTO log_batches (partition, first_offset, record_count, snapshot, token)
                    VALUES (0, 1, 1, '1:1:', 1)";
+const CREDIT: &str =
+    "INSERT INTO wallet_events (event_id, wallet_id, version, balance_minor, accepted, action, amount_minor)
+                      VALUES ('28skwt5B8zTrs6AqBWrSgCHLcRL', '28skwt5B8zTrs6AqBWrSgCHLcRL', 1, 5, true, 'credit', 5)";
+const LOCK_WALLETS: &str = "SELECT FROM wallet_locks FOR UPDATE";
 const BURY: &str = "INSERT INTO dead_letters (name, partition, record_offset, object, action, data, reason)
                     VALUES ('consumer0', 0, 1, 'ride', 'create', '{}', 'bad')";
 
@@ -108,6 +117,33 @@ async fn who_books_changes_no_request_no_booking_and_no_audit_record() {
     }
     assert_refused(&world, "api", &["DELETE FROM completions"]).await;
     assert_refused(&world, "completer", &["SELECT * FROM checkpoints", "SELECT * FROM staged_log_records"]).await;
+}
+
+/// The lock of a wallet needs the right to update its row. A trigger refuses the update itself, also to the owner.
+#[tokio::test]
+async fn the_api_locks_a_wallet_and_adds_events_and_no_other_process_does() {
+    let world = World::new().await;
+    let client = world.connect_as("api").await;
+    let add = "INSERT INTO wallet_locks VALUES ('28skwt5B8zTrs6AqBWrSgCHLcRL')";
+    for statement in [add, LOCK_WALLETS, CREDIT, "SELECT idempotency_key FROM wallet_events", "SELECT FROM wallets"] {
+        assert_eq!(client.execute(statement, &[]).await.unwrap(), 1, "{statement}");
+    }
+    let error = client.batch_execute("UPDATE wallet_locks SET wallet_id = wallet_id").await.unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::RAISE_EXCEPTION), "{error:?}");
+    for role in ["completer", "streamer", "receipts", "reaper"] {
+        let reads = ["SELECT FROM wallet_locks", "SELECT FROM wallet_events", "SELECT FROM wallets", LOCK_WALLETS];
+        assert_refused(&world, role, &[&reads[..], &[add, CREDIT]].concat()).await;
+    }
+    for role in ["consumer", "dashboard"] {
+        let client = world.connect_as(role).await;
+        for statement in ["SELECT FROM wallets", "SELECT FROM wallet_states", "SELECT reason FROM wallet_events"] {
+            assert_eq!(client.execute(statement, &[]).await.unwrap(), 1, "{role}: {statement}");
+        }
+        let statements =
+            [add, CREDIT, LOCK_WALLETS, "SELECT idempotency_key FROM wallet_events", "TABLE wallet_events"];
+        assert_refused(&world, role, &statements).await;
+    }
+    assert_refused(&world, "operator", &[add, CREDIT, LOCK_WALLETS]).await;
 }
 
 #[tokio::test]
