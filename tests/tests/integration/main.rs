@@ -5,6 +5,7 @@ mod api;
 mod audit;
 mod audit_history;
 mod audit_payments;
+mod audit_wallets;
 mod batches;
 mod booking_fixture;
 mod bookings;

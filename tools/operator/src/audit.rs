@@ -23,6 +23,7 @@ mod log;
 mod payments;
 mod registered;
 mod report;
+mod wallets;
 
 use std::time::Duration;
 
@@ -36,7 +37,9 @@ use process::LogArgs;
 use stream::StreamArgs;
 use tokio_postgres::IsolationLevel;
 
-pub use report::{ConsumerLine, HistoryLine, PartitionLine, PaymentsLine, Report, RidesLine, StreamLine, TotalLine};
+pub use report::{
+    ConsumerLine, HistoryLine, PartitionLine, PaymentsLine, Report, RidesLine, StreamLine, TotalLine, WalletsLine,
+};
 
 /// Compares consumers, log, rides and stream; with --payments also charges, bookings and receipts. Exits with status 0 if everything is equal, and with 1 otherwise.
 #[derive(Debug, Clone, Parser)]
@@ -127,6 +130,7 @@ pub async fn run(config: &Config) -> Result<Report> {
         report.streams.extend(stream.map(entries::Comparison::into_line));
         logged = logged.zip(found).map(|(sum, found)| sum.plus(found));
     }
+    wallets::audit(&tx, &existing, config.from, &mut report).await?;
     if existing.iter().any(|partition| !audited.contains(partition)) {
         report.note("rides were not compared: they may be in any partition, see --all-partitions".to_owned());
     } else if let Some(logged) = logged {

@@ -20,6 +20,8 @@ pub struct Report {
     pub streams: Vec<StreamLine>,
     /// The histories that were compared.
     pub histories: Vec<HistoryLine>,
+    /// The wallets, if there are any.
+    pub wallets: Option<WalletsLine>,
     /// The charges, if they were compared.
     pub payments: Option<PaymentsLine>,
     /// The first 100 differences, as sentences.
@@ -120,6 +122,23 @@ pub struct HistoryLine {
     pub hole_count: u64,
 }
 
+/// The wallets, compared with what their events make.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct WalletsLine {
+    /// Wallets that were ever used.
+    pub wallet_count: i64,
+    /// Accepted and rejected attempts.
+    pub event_count: u64,
+    /// The rejected ones among them.
+    pub rejected_count: u64,
+    /// The sum of all balances, in cents.
+    pub balance_minor: i128,
+    /// Records of wallets that the log has, and that were compared.
+    pub record_count: u64,
+    /// Whether everything about wallets is as it should be in Postgres.
+    pub is_equal: bool,
+}
+
 /// The charges at the payment processor, compared with the bookings.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct PaymentsLine {
@@ -185,6 +204,7 @@ impl Report {
             let verdict = if *is_equal { "equal" } else { "DIFFERENT" };
             println!("rides: {ride_count}, {total_distance_mm} mm: {verdict}");
         }
+        self.wallets.iter().for_each(WalletsLine::print);
         if let Some(line) = &self.payments {
             let PaymentsLine { charge_count, equal_count, in_progress_count, foreign_count, receipt_waiting_count } =
                 line;
@@ -199,6 +219,17 @@ impl Report {
             0 => println!("all is equal"),
             count => println!("{count} differences"),
         }
+    }
+}
+
+impl WalletsLine {
+    fn print(&self) {
+        let Self { wallet_count, event_count, rejected_count, balance_minor, record_count, is_equal } = self;
+        let verdict = if *is_equal { "equal" } else { "DIFFERENT" };
+        println!(
+            "wallets: {wallet_count}, with {balance_minor} cents; {event_count} events, {rejected_count} of them rejected, and \
+             {record_count} records: {verdict}"
+        );
     }
 }
 
