@@ -28,6 +28,7 @@ mod dead_letters;
 mod depth;
 mod doctor;
 mod doctor_rights;
+mod doctor_wallets;
 mod documentation;
 mod examples;
 mod failover;

@@ -16,6 +16,7 @@ mod redis_server;
 mod stream_end;
 mod transactions;
 mod vacuum;
+mod wallets;
 
 use std::time::Duration;
 
@@ -92,6 +93,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
         findings.push(vacuum::check(postgres, config).await);
         log::check(postgres, config, &mut findings).await;
         bookings::check(postgres, config, &mut findings).await;
+        wallets::check(postgres, &mut findings).await;
     }
     if let Some(redis) = &mut redis {
         stream_end::check(redis, postgres.as_ref(), config, &mut findings).await;

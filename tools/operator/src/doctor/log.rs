@@ -15,6 +15,7 @@ pub(super) async fn check(client: &Client, config: &Config, findings: &mut Vec<F
     let (finding, has_tables) = identity(client).await;
     findings.push(finding);
     if has_tables {
+        findings.push(ids(client).await.unwrap_or_else(|e| Finding::unseen("log.ids", &e)));
         findings.push(consumers(client, config).await.unwrap_or_else(|e| Finding::unseen("log.consumers", &e)));
         findings.push(dead_letters(client, config).await.unwrap_or_else(|e| Finding::unseen("log.dead_letters", &e)));
         findings.push(receipts(client).await.unwrap_or_else(|e| Finding::unseen("receipts", &e)));
@@ -54,6 +55,27 @@ async fn identity(client: &Client) -> (Finding, bool) {
             (Finding::ok(CHECK, what), true)
         }
     }
+}
+
+/// Records that wait for their offsets get them in the order of their ids. A sequence that caches ids hands blocks of them to
+/// sessions, and then a later record may have a lower id.
+async fn ids(client: &Client) -> Result<Finding> {
+    const CHECK: &str = "log.ids";
+    let row = ask(
+        client,
+        "-- operator::doctor::ids
+         SELECT seqcache FROM pg_sequence WHERE seqrelid = pg_get_serial_sequence('staged_log_records', 'id')::regclass",
+    )
+    .await?;
+    Ok(match row.get::<_, i64>(0) {
+        1 => Finding::ok(CHECK, "no session draws ids in advance"),
+        cache_len => Finding::warn(
+            CHECK,
+            format!("each session draws {cache_len} ids at a time"),
+            "a record that was staged later may get a lower offset: the log shows the versions of a wallet out of order",
+            "ALTER TABLE staged_log_records ALTER COLUMN id SET CACHE 1",
+        ),
+    })
 }
 
 async fn consumers(client: &Client, config: &Config) -> Result<Finding> {
