@@ -14,18 +14,14 @@ use crate::app::App;
 use crate::body::{Body, Params};
 use crate::database::postgres_to_client_error;
 use crate::error::Error;
-
-/// The name of the header with the client's key.
-const KEY: &str = "idempotency-key";
+use crate::key;
 
 /// The shortest key, in characters. A shorter one is likely to be used twice.
 pub(crate) const KEY_LEN_MIN: usize = 20;
-/// The longest key, in characters.
-pub(crate) const KEY_LEN_MAX: usize = 255;
 
 /// Whether these headers alone make a request one for a booked ride. `Authorization` does not: it may be meant for a proxy.
 pub(crate) fn is_asked_for(headers: &HeaderMap) -> bool {
-    headers.contains_key(KEY)
+    headers.contains_key(key::HEADER)
 }
 
 /// Books a ride or continues a booking. A repeated request receives the response of the first request with its key.
@@ -62,19 +58,11 @@ fn respond(reply: Reply) -> Result<Response, Error> {
     Ok(response)
 }
 
-/// The client's key, bare or as a quoted string.
+/// The client's key, which a booking must have.
 fn read_key(headers: &HeaderMap) -> Result<String, Error> {
-    let mut values = headers.get_all(KEY).iter();
-    let value = values.next().ok_or(Error::KeyMissing)?.to_str().map_err(|_| Error::KeyMalformed)?.trim();
-    if values.next().is_some() {
-        return Err(Error::KeyMalformed);
-    }
-    let key = idempotency::unquoted(value).ok_or(Error::KeyMalformed)?;
-    match key.len() {
-        0 => Err(Error::KeyMissing),
-        len if len < KEY_LEN_MIN => Err(Error::KeyTooShort { min: KEY_LEN_MIN }),
-        len if len > KEY_LEN_MAX => Err(Error::KeyTooLong { max: KEY_LEN_MAX }),
-        _ => Ok(key),
+    match key::read_key(headers)?.ok_or(Error::KeyMissing)? {
+        key if key.len() < KEY_LEN_MIN => Err(Error::KeyTooShort { min: KEY_LEN_MIN }),
+        key => Ok(key),
     }
 }
 

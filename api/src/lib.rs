@@ -24,6 +24,7 @@ mod hint;
 mod history;
 mod history_page;
 mod history_stream;
+mod key;
 mod limits;
 mod metrics;
 mod parameters;

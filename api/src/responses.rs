@@ -1,6 +1,6 @@
 //! The error responses of each route, for the description. Status, code and sentence come from [`Error`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::http::StatusCode;
 use serde_json::json;
@@ -10,10 +10,26 @@ use utoipa::openapi::{Content, Object, Ref, RefOr, Response, ResponseBuilder, Ty
 use utoipa::{IntoResponses, ToResponse};
 
 use crate::body::BODY_LEN_MAX;
-use crate::bookings::{KEY_LEN_MAX, KEY_LEN_MIN};
+use crate::bookings::KEY_LEN_MIN;
 use crate::error::{CHALLENGE, Error};
+use crate::key::KEY_LEN_MAX;
 
-type Responses = BTreeMap<String, RefOr<Response>>;
+/// The responses of an operation, by status.
+pub(crate) type Responses = BTreeMap<String, RefOr<Response>>;
+
+/// An error, as the description shows it.
+pub(crate) struct Case {
+    pub status: StatusCode,
+    pub code: &'static str,
+    pub text: String,
+    pub is_temporary: bool,
+}
+
+impl From<&Error> for Case {
+    fn from(error: &Error) -> Self {
+        Self { status: error.status(), code: error.code(), text: error.to_string(), is_temporary: error.is_temporary() }
+    }
+}
 
 /// Errors of any route that reads.
 pub(crate) struct ReadErrors;
@@ -104,7 +120,7 @@ pub(crate) struct NoSuchPath;
 
 impl<'r> ToResponse<'r> for NoSuchPath {
     fn response() -> (&'r str, RefOr<Response>) {
-        ("NoSuchPath", response_of(&[&Error::NoSuchPath]).into())
+        ("NoSuchPath", response_of("ErrorBody", &[Case::from(&Error::NoSuchPath)]).into())
     }
 }
 
@@ -113,39 +129,45 @@ pub(crate) struct WrongMethod;
 
 impl<'r> ToResponse<'r> for WrongMethod {
     fn response() -> (&'r str, RefOr<Response>) {
-        let allow = HeaderBuilder::new().schema(Some(Object::with_type(Type::String)));
-        let mut response = response_of(&[&Error::WrongMethod]);
-        response.headers.insert("Allow".to_owned(), allow.description(Some("The path's methods.")).build().into());
-        ("WrongMethod", response.into())
+        ("WrongMethod", response_of("ErrorBody", &[Case::from(&Error::WrongMethod)]).into())
     }
 }
 
 fn by_status(errors: &[Error]) -> Responses {
-    let mut groups: BTreeMap<String, Vec<&Error>> = BTreeMap::new();
-    for error in errors {
-        groups.entry(error.status().as_str().to_owned()).or_default().push(error);
+    described("ErrorBody", errors.iter().map(Case::from))
+}
+
+/// One response per status, whose body has the schema `body`.
+pub(crate) fn described(body: &str, cases: impl Iterator<Item = Case>) -> Responses {
+    let mut groups: BTreeMap<String, Vec<Case>> = BTreeMap::new();
+    for case in cases {
+        groups.entry(case.status.as_str().to_owned()).or_default().push(case);
     }
-    groups.into_iter().map(|(status, errors)| (status, response_of(&errors).into())).collect()
+    groups.into_iter().map(|(status, cases)| (status, response_of(body, &cases).into())).collect()
 }
 
 /// One response for all errors of one status.
-fn response_of(errors: &[&Error]) -> Response {
-    let lines: Vec<String> = errors.iter().map(|error| format!("* `{}`: {error}", error.code())).collect();
-    let code = ObjectBuilder::new().schema_type(Type::String);
-    let code = code.enum_values(Some(errors.iter().map(|error| json!(error.code()))));
-    let schema = AllOfBuilder::new()
-        .item(Ref::from_schema_name("ErrorBody"))
-        .item(ObjectBuilder::new().property("code", code))
-        .build();
+fn response_of(body: &str, cases: &[Case]) -> Response {
+    let lines: Vec<String> = cases.iter().map(|case| format!("* `{}`: {}", case.code, case.text)).collect();
+    let codes: BTreeSet<&str> = cases.iter().map(|case| case.code).collect();
+    let code =
+        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(codes.into_iter().map(|code| json!(code))));
+    let schema =
+        AllOfBuilder::new().item(Ref::from_schema_name(body)).item(ObjectBuilder::new().property("code", code)).build();
     let mut response = ResponseBuilder::new()
         .description(lines.join("\n"))
         .content("application/json", Content::new(Some(RefOr::T(schema.into()))));
-    if errors.iter().any(|error| error.status() == StatusCode::UNAUTHORIZED) {
-        let challenge = HeaderBuilder::new().schema(Some(Object::with_type(Type::String)));
+    let text_header = |about: &str| {
+        HeaderBuilder::new().schema(Some(Object::with_type(Type::String))).description(Some(about)).build()
+    };
+    if cases.iter().any(|case| case.status == StatusCode::UNAUTHORIZED) {
         let about = format!("`{CHALLENGE}`: send the e-mail address of a user as `Authorization`.");
-        response = response.header("WWW-Authenticate", challenge.description(Some(about)).build());
+        response = response.header("WWW-Authenticate", text_header(&about));
     }
-    if !errors.iter().any(|error| error.is_temporary()) {
+    if cases.iter().any(|case| case.status == StatusCode::METHOD_NOT_ALLOWED) {
+        response = response.header("Allow", text_header("The path's methods."));
+    }
+    if !cases.iter().any(|case| case.is_temporary) {
         return response.build();
     }
     let retry_after = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).build();
