@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Parser;
 use process::ProcessArgs;
 
-/// Posts rides to the api, and prints a summary of its responses.
+/// Posts rides to the api, reads and writes wallets if asked to, and prints a summary of the responses.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "simulator", version)]
 pub struct Config {
@@ -21,15 +21,31 @@ pub struct Config {
     #[arg(long, value_parser = parse_rate)]
     pub rate: Option<Rate>,
 
-    /// The most requests in flight at once.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    /// The most rides in flight at once. 0 posts no rides, for traffic of wallets alone.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=1000))]
     pub concurrency: u16,
 
     /// The share of rides that are booked, 0 to 1. Half of these requests fail midway, some are sent five times at once
     #[arg(long, default_value_t = 0.0, value_parser = parse_share)]
     pub booked: f64,
 
-    /// Stop after this many rides.
+    /// Workers that read wallets, one request after another.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1000))]
+    pub wallet_reads: u16,
+
+    /// Workers that credit, debit and transfer, one request after another.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1000))]
+    pub wallet_writes: u16,
+
+    /// The pause of such a worker after each response, for example 100ms. 0s makes none
+    #[arg(long, default_value = "100ms", value_parser = humantime::parse_duration)]
+    pub period: Duration,
+
+    /// The wallet that they read and write. Without it: ten new wallets
+    #[arg(long, value_name = "KSUID", value_parser = parse_ksuid)]
+    pub wallet: Option<String>,
+
+    /// Stop after this many requests. A retry by a client that books is none.
     #[arg(long)]
     pub count: Option<u64>,
 
@@ -37,7 +53,7 @@ pub struct Config {
     #[arg(long, value_parser = humantime::parse_duration)]
     pub duration: Option<Duration>,
 
-    /// Seed of the distances: the same seed posts the same rides. Without it the process draws one and logs it.
+    /// Seed of distances and amounts: the same seed sends the same requests. Without it the process draws one and logs it.
     #[arg(long)]
     pub seed: Option<u64>,
 
@@ -68,6 +84,14 @@ fn parse_url(text: &str) -> Result<String, String> {
             Ok(text.trim_end_matches('/').to_owned())
         }
         _ => Err("give a URL such as http://127.0.0.1:5005".to_owned()),
+    }
+}
+
+fn parse_ksuid(text: &str) -> Result<String, String> {
+    if text.len() == 27 && text.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        Ok(text.to_owned())
+    } else {
+        Err("give a KSUID of 27 letters and digits, such as POST /wallets gives".to_owned())
     }
 }
 

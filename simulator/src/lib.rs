@@ -4,10 +4,15 @@
 
 mod booked;
 mod config;
+mod end;
+mod meter;
 mod ride;
 mod summary;
 mod traffic;
+mod wallet_command;
+mod wallets;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -19,9 +24,12 @@ use tracing::info;
 pub use booked::Booking;
 pub use config::{Config, Rate};
 pub use ride::run_once;
-pub use summary::Summary;
+pub use summary::{Report, Summary};
+pub use wallet_command::WalletCommand;
 
+use end::End;
 use traffic::Traffic;
+use wallets::WalletTraffic;
 
 /// How long one response may take.
 const RESPONSE_WAIT: Duration = Duration::from_secs(10);
@@ -41,11 +49,11 @@ pub async fn run_and_print(config: Config, shutdown: CancellationToken) -> Resul
     Ok(())
 }
 
-/// Waits until the api is ready, and posts rides until the count, the duration or `shutdown` is reached.
+/// Waits until the api is ready, and sends requests until the count, the duration or `shutdown` is reached.
 ///
 /// # Errors
 /// The process could not be set up. An api that is away is waited for, and its refusals are counted.
-pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Summary> {
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Report> {
     let seed = config.seed.unwrap_or_else(rand::random);
     let base_url = config.base_url();
     info!(base_url, seed, "simulator started");
@@ -63,7 +71,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Summary>
             stop.cancel();
         });
     }
-    Traffic::new(&config, client, format!("{base_url}/rides"), stop).run(config.concurrency, seed).await
+    let end = Arc::new(End::new(config.count, stop));
+    let rides = Traffic::new(&config, client.clone(), format!("{base_url}/rides"), Arc::clone(&end));
+    let wallets = WalletTraffic::new(&config, client, base_url, end);
+    let (rides, (wallet_reads, wallet_writes)) =
+        tokio::try_join!(rides.run(config.concurrency, seed), wallets.run(&config, seed))?;
+    let rides = (config.concurrency > 0).then_some(rides);
+    Ok(Report { rides, wallet_reads, wallet_writes })
 }
 
 /// Says for which api it waits when the wait begins, then every [`TOLD_EVERY`], and when it ends.

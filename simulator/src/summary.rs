@@ -1,15 +1,37 @@
 //! The summary of the traffic: how many requests were accepted, and how long the responses took.
 
+use std::fmt;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+
+/// One summary for each kind of request.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Rides. `None`: no worker posted any.
+    pub rides: Option<Summary>,
+    /// Reads of wallets. `None`: no worker read any.
+    pub wallet_reads: Option<Summary>,
+    /// Credits, debits and transfers. `None`: no worker wrote any.
+    pub wallet_writes: Option<Summary>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kinds =
+            [("", &self.rides), ("wallet reads: ", &self.wallet_reads), ("wallet writes: ", &self.wallet_writes)];
+        let lines: Vec<_> =
+            kinds.iter().filter_map(|(name, summary)| Some(format!("{name}{}", summary.as_ref()?))).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
 
 /// The api's responses, counted.
 #[derive(Debug, Clone)]
 pub struct Summary {
     /// Requests sent.
     pub sent_count: u64,
-    /// Responses with status 201.
+    /// Responses that accept the request: with status 201, and for wallets 200.
     pub accepted_count: u64,
     /// Responses with another status, and requests without a response.
     pub refused_count: u64,
@@ -47,8 +69,8 @@ impl Summary {
     }
 }
 
-impl std::fmt::Display for Summary {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let elapsed_s = self.elapsed.as_secs_f64();
         write!(
             f,

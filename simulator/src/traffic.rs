@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use common::backoff::Backoff;
-use common::shutdown::{CancellationToken, sleep_or_stop};
+use common::shutdown::sleep_or_stop;
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 
 use crate::booked::book;
 use crate::config::{Config, Rate};
+use crate::end::End;
 use crate::ride::run_once;
 use crate::summary::Summary;
 
@@ -27,7 +28,7 @@ const DISTANCE_M: Range<f64> = 5.0..1000.0;
 const CALM_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// The longest wait of a client whose request was refused.
-const REFUSED_WAIT_MAX: Duration = Duration::from_secs(1);
+pub(crate) const REFUSED_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// The state that all workers share.
 pub(crate) struct Traffic {
@@ -35,29 +36,27 @@ pub(crate) struct Traffic {
     url: String,
     progress: ProgressBar,
     ticks: Option<tokio::sync::Mutex<Interval>>,
-    left_count: Mutex<u64>,
     summary: Mutex<Summary>,
     is_calm: bool,
     booked_share: f64,
     /// The api has refused a booking for good, so the other rides are not booked.
     books_nothing: AtomicBool,
-    stop: CancellationToken,
+    end: Arc<End>,
 }
 
 impl Traffic {
-    /// Traffic as the flags say, against the rides at `rides_url`, until the count is reached or `stop` is cancelled.
-    pub fn new(config: &Config, client: reqwest::Client, rides_url: String, stop: CancellationToken) -> Self {
+    /// Traffic as the flags say, against the rides at `rides_url`, until the `end`.
+    pub fn new(config: &Config, client: reqwest::Client, rides_url: String, end: Arc<End>) -> Self {
         Self {
             client,
             url: rides_url,
             progress: progress_bar(config),
             ticks: ticks(config).map(tokio::sync::Mutex::new),
-            left_count: Mutex::new(config.count.unwrap_or(u64::MAX)),
             summary: Mutex::new(Summary::new()),
             is_calm: config.rate.is_none(),
             booked_share: config.booked,
             books_nothing: AtomicBool::new(false),
-            stop,
+            end,
         }
     }
 
@@ -102,10 +101,10 @@ impl Traffic {
                 backoff.reset();
             } else {
                 // The api is away, or overloaded: a good client waits before its next request.
-                sleep_or_stop(backoff.next_wait(), &self.stop).await;
+                sleep_or_stop(backoff.next_wait(), &self.end.stop).await;
             }
             if self.is_calm {
-                sleep_or_stop(CALM_PAUSE_MAX.mul_f64(rng.random()), &self.stop).await;
+                sleep_or_stop(CALM_PAUSE_MAX.mul_f64(rng.random()), &self.end.stop).await;
             }
         }
     }
@@ -126,16 +125,11 @@ impl Traffic {
     async fn may_start(&self) -> bool {
         if let Some(ticks) = &self.ticks {
             tokio::select! {
-                () = self.stop.cancelled() => return false,
+                () = self.end.stop.cancelled() => return false,
                 () = async { ticks.lock().await.tick().await; } => {}
             }
         }
-        let mut left_count = self.left_count.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.stop.is_cancelled() || *left_count == 0 {
-            return false;
-        }
-        *left_count -= 1;
-        true
+        self.end.may_start()
     }
 
     fn count(&self, response: Result<(u16, String)>, latency: Duration) {

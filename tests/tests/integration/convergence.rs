@@ -26,7 +26,7 @@ async fn post_rides(api: &Api, count: u64, concurrency: u16, seed: u64) -> simul
         format!("--concurrency={concurrency}"),
         format!("--seed={seed}"),
     ]);
-    simulator::run(config, CancellationToken::new()).await.unwrap()
+    simulator::run(config, CancellationToken::new()).await.unwrap().rides.unwrap()
 }
 
 fn start(world: &World, name: &str, args: &[&str], seed: u64) -> Process {

@@ -146,7 +146,7 @@ async fn rl_t12_the_simulator_posts_a_ride() {
     // The whole simulator: it waits for the api, posts the rides and sums up.
     let config =
         clap::Parser::parse_from(["simulator", "--api-port", &api.port().to_string(), "--rate", "max", "--count", "7"]);
-    let summary = simulator::run(config, CancellationToken::new()).await.unwrap();
+    let summary = simulator::run(config, CancellationToken::new()).await.unwrap().rides.unwrap();
     assert_eq!((summary.sent_count, summary.accepted_count, summary.refused_count), (7, 7, 0));
     assert_eq!(world.sql_totals().await.0, 8);
 }
