@@ -84,4 +84,5 @@ mod traces;
 mod two_logs;
 mod upgrade;
 mod wallet_tables;
+mod wallet_traffic;
 mod whole_reader;
