@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
+use deadpool_postgres::ClientWrapper as Client;
 use tests::{Process, binary, falsify, scratch_folder, wait_until};
 use tokio::process::Command;
 use tokio_postgres::error::SqlState;
@@ -43,18 +44,26 @@ fn and_hold(consumer: &str, falsify: &str) -> String {
 
 /// Runs chaos and executes the statement `falsify` behind its back. Returns the output of chaos.
 async fn chaos_while(falsify: &str) -> String {
+    chaos_during(async |client, _| {
+        if let Err(error) = client.batch_execute(falsify).await {
+            // Chaos may see the change and stop the server while this statement still holds a lock.
+            assert!(error.is_closed() || error.code() == Some(&SqlState::ADMIN_SHUTDOWN), "{error:?}");
+        }
+    })
+    .await
+}
+
+/// Runs chaos and falsifies something behind its back, in Postgres or in the Redis with this URL. Returns the output of chaos.
+async fn chaos_during(falsify: impl AsyncFnOnce(&Client, &str)) -> String {
     let data = scratch_folder();
     let mut chaos = chaos(&["--faults", "1000", "--only", "kill-api", "--seed", "1"], &data);
     chaos.wait_for("#3 kill-api").await;
     let output = chaos.output();
-    let url = output.split("psql '").nth(1).unwrap().split('\'').next().unwrap();
-    let client = connect::postgres::connect(&url.parse().unwrap(), "falsifier", || {}).await.unwrap();
+    let quoted = |start: &str| output.split(start).nth(1).unwrap().split('\'').next().unwrap();
+    let client = connect::postgres::connect(&quoted("psql '").parse().unwrap(), "falsifier", || {}).await.unwrap();
     let enough = "SELECT min(last_offset) > 20 AND count(*) > 2 FROM checkpoints WHERE name <> 'checker'";
     wait_until("the consumers have rides", async || client.query_one(enough, &[]).await.unwrap().get(0)).await;
-    if let Err(error) = client.batch_execute(falsify).await {
-        // Chaos may see the change and stop the server while this statement still holds a lock.
-        assert!(error.is_closed() || error.code() == Some(&SqlState::ADMIN_SHUTDOWN), "{error:?}");
-    }
+    falsify(&client, &format!("redis+unix://{}", quoted("redis-cli -s '"))).await;
     let output = chaos.fail(1).await;
     assert!(output.contains("seed 1; servers' data and logs of all processes are kept in"), "{output}");
     assert!(data.join("1/history.log").is_file() && data.join("1/logs/api.log").is_file(), "the data is kept");
@@ -95,4 +104,37 @@ async fn an_archived_record_that_is_changed_is_seen() {
 async fn an_archived_record_that_is_gone_is_seen() {
     let output = chaos_while("DELETE FROM history WHERE record_offset = 7").await;
     assert!(output.contains("VIOLATION I2: the history lacks the record at offset 7"), "{output}");
+}
+
+#[tokio::test]
+async fn a_cent_out_of_nowhere_is_seen() {
+    let output = chaos_while(
+        "ALTER TABLE wallet_events DISABLE TRIGGER wallet_events_never_change;
+         UPDATE wallet_events SET amount_minor = amount_minor + 1
+         WHERE wallet_id = (SELECT id FROM wallets ORDER BY version DESC LIMIT 1) AND version = 1 AND accepted",
+    )
+    .await;
+    assert!(output.contains("VIOLATION W4: the balances sum to"), "{output}");
+}
+
+#[tokio::test]
+async fn an_older_document_over_a_newer_one_is_seen() {
+    let output = chaos_during(async |client, redis_url| {
+        let hottest = "SELECT id::text FROM wallets ORDER BY version DESC LIMIT 1";
+        let wallet: String = client.query_one(hottest, &[]).await.unwrap().get(0);
+        let mut redis = stream::redis::connect(&stream::redis::client(redis_url).unwrap()).await.unwrap();
+        // As one step, so that the projector does not write a newer one in between.
+        let older = "local text = redis.call('GET', KEYS[1]) or ''
+                     local version = text:match('\"version_id\":(%d+)')
+                     if not version then return 0 end
+                     redis.call('SET', KEYS[1], (text:gsub('\"version_id\":%d+', '\"version_id\":' .. version - 1, 1)))
+                     return 1";
+        let script = redis::Script::new(older);
+        wait_until("the wallet has a document", async || {
+            script.key(format!("wallet.{wallet}")).invoke_async::<i64>(&mut redis).await.unwrap() == 1
+        })
+        .await;
+    })
+    .await;
+    assert!(output.contains("VIOLATION W6: version"), "{output}");
 }

@@ -15,7 +15,9 @@ use tokio_postgres::Row;
 use crate::archive::{Archive, Content};
 use crate::bookings::{self, BookingRecords};
 use crate::history::History;
+use crate::wallet_records::WalletRecords;
 use crate::world::World;
+use crate::{wallet_checks, wallet_model};
 
 /// The pause between two looks.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -56,6 +58,7 @@ pub(crate) struct Checker {
     /// The digest at an offset, and the first consumer that had it.
     digests: BTreeMap<i64, (i64, String)>,
     bookings: BookingRecords,
+    wallets: WalletRecords,
     look_count: u64,
 }
 
@@ -76,6 +79,7 @@ impl Checker {
             postgres_started_at: String::new(),
             digests: BTreeMap::new(),
             bookings: BookingRecords::default(),
+            wallets: WalletRecords::default(),
             look_count: 0,
         })
     }
@@ -111,7 +115,7 @@ impl Checker {
                  SELECT name, last_offset, ride_count, total_distance_mm, digest, is_baseline,
                         pg_postmaster_start_time()::text, fold
                  FROM checkpoints LEFT JOIN consumer_states USING (name, partition)
-                 WHERE partition = 0 AND fold IN ('distance', 'history')",
+                 WHERE partition = 0 AND fold IN ('distance', 'history', 'wallets')",
                 &[],
             )
             .await
@@ -125,16 +129,18 @@ impl Checker {
                 self.checkpoints.clear();
             }
             self.check_place(row);
-            if row.get::<_, &str>(7) == "history" {
-                self.archive.look(client, row.get(1), &self.contents, &self.history).await?;
-            } else {
-                self.check_state(row);
+            match row.get(7) {
+                "history" => self.archive.look(client, row.get(1), &self.contents, &self.history).await?,
+                "distance" => self.check_state(row),
+                // Its state is in Redis, and certain at rest only.
+                _ => {}
             }
         }
         self.look_count += 1;
         if self.look_count.is_multiple_of(LOOKS_A_COUNT) {
             self.check_batches(client).await?;
             self.check_rides(client).await?;
+            wallet_checks::check_sums(client, &self.history).await?;
         }
         Ok(consumers)
     }
@@ -178,6 +184,7 @@ impl Checker {
         }
         let mut sum = self.sums.last().copied().unwrap_or_default();
         match serde_json::from_str::<Ride>(record.data) {
+            _ if record.object == "wallet" => self.wallets.take(record, &self.history),
             _ if record.object != "ride" => self.bookings.take(record, &self.history),
             Ok(ride) => {
                 sum.ride_count += 1;
@@ -274,12 +281,13 @@ impl Checker {
                 .collect();
             let unfinished = bookings::unfinished(&client).await?;
             let all_agree = logged == sql && behind.is_empty() && consumers.len() == self.world.folding().count();
-            if all_agree && unfinished.is_empty() {
+            let stale = wallet_model::stale(&self.world, &client).await?;
+            if all_agree && unfinished.is_empty() && stale.is_empty() {
                 break;
             }
             if tokio::time::Instant::now() > deadline {
                 self.history.violation(&format!(
-                    "no convergence within {patience:?}: SQL has {sql:?}, the log {logged:?} at head {head}; {} {unfinished}",
+                    "no convergence within {patience:?}: SQL has {sql:?}, the log {logged:?} at head {head}; {} {unfinished} {stale}",
                     behind.join(", ")
                 ));
                 break;
@@ -289,6 +297,7 @@ impl Checker {
         self.check_batches(&client).await?;
         self.check_promises(&client).await?;
         bookings::check(&self.world, &client).await?;
+        wallet_checks::check(&client, &self.world.wallets.ledger, &self.wallets, &self.history).await?;
         self.read_again(&client).await?;
         sql_sum(&client).await
     }

@@ -20,6 +20,8 @@ pub enum Fault {
     KillStandby,
     /// SIGKILL of a consumer.
     KillConsumer,
+    /// SIGKILL of the consumer with the wallets.
+    KillProjector,
     /// SIGKILL of the reaper.
     KillReaper,
     /// SIGKILL of the completer.
@@ -42,6 +44,8 @@ pub enum Fault {
     StopStandby,
     /// SIGSTOP of a consumer, and SIGCONT.
     StopConsumer,
+    /// SIGSTOP of the consumer with the wallets, and SIGCONT.
+    StopProjector,
     /// The leader dies after it has cut a batch and before it publishes a record of it.
     DieAfterAssign,
     /// The leader dies after it has published half of a pipeline.
@@ -56,12 +60,16 @@ pub enum Fault {
     DieAfterCommit,
     /// A second process under a consumer's name.
     TwinConsumer,
+    /// A second process with the wallets.
+    TwinProjector,
     /// A streamer leads without the lock, beside the streamer that holds it.
     TwinLeader,
     /// FLUSHALL.
     Flushall,
     /// DEL of the stream.
     DelStream,
+    /// DEL of a wallet's document, or of the mark that makes all documents certain.
+    DelWallet,
     /// XTRIM of the stream to length 0.
     TrimStream,
     /// Redis is killed, and the last second of its append-only file is gone.
@@ -133,11 +141,12 @@ impl Fault {
             | F::KillLeader
             | F::KillStandby
             | F::KillConsumer
+            | F::KillProjector
             | F::KillReaper
             | F::KillCompleter
             | F::KillReceipts
             | F::KillPayments => strike_process::kill(world, self, rng).await,
-            F::StopApi | F::StopLeader | F::StopStandby | F::StopConsumer | F::StopPayments => {
+            F::StopApi | F::StopLeader | F::StopStandby | F::StopConsumer | F::StopProjector | F::StopPayments => {
                 strike_process::stop(world, self, rng).await
             }
             F::DieAfterAssign
@@ -148,8 +157,9 @@ impl Fault {
             | F::DieAfterCommit => strike_process::die_at(world, self, rng).await,
             F::DieCharging => strike_process::die_charging(world).await,
             F::DieBooking => strike_process::die_booking(world, rng).await,
-            F::TwinConsumer | F::TwinLeader => strike_process::twin(world, self, rng).await,
+            F::TwinConsumer | F::TwinProjector | F::TwinLeader => strike_process::twin(world, self, rng).await,
             F::Flushall | F::DelStream | F::TrimStream => strike_redis::lose(world, self).await,
+            F::DelWallet => strike_redis::lose_wallet(world, rng).await,
             F::RedisLosesASecond | F::RedisPutBack | F::RedisAway | F::StopRedis => {
                 strike_redis::restart(world, self, rng).await
             }

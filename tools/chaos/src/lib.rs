@@ -5,7 +5,7 @@
 //! clients ──▶ api ─┐                                         ┌─ checker: folds the log by itself,
 //!                  ├── proxies ──▶ PostgreSQL, Redis ◀───────┤  compares every consumer at its offset
 //! streamers × 2 ───┤                                         └─ late transactions, by SQL
-//! consumers × 3 and history, reaper
+//! consumers × 3, history, wallets; reaper
 //! ```
 //!
 //! The seed decides which faults strike which process, in which order and for how long. The scheduling of the processes is
@@ -17,6 +17,7 @@ mod checker;
 mod fault;
 mod fleet;
 mod history;
+mod ledger;
 mod promises;
 mod proxy;
 mod servers;
@@ -25,6 +26,10 @@ mod strike_postgres;
 mod strike_process;
 mod strike_redis;
 mod traffic;
+mod wallet_checks;
+mod wallet_model;
+mod wallet_records;
+mod wallets;
 mod world;
 
 use std::collections::BTreeMap;
@@ -56,6 +61,11 @@ const CLIENTS: u32 = 8;
 /// Clients that book rides, and the pause between two bookings of a client.
 const BOOKING_CLIENTS: u64 = 4;
 const BOOKING_PAUSE: Duration = Duration::from_millis(200);
+
+/// Clients that change wallets, clients that read them, and the pause between two requests of a client.
+const WALLET_CLIENTS: u64 = 6;
+const WALLET_READERS: u64 = 4;
+const WALLET_PAUSE: Duration = Duration::from_millis(100);
 
 /// Breaks a running pipeline from a seed, and checks all the time that nothing is lost.
 #[derive(Debug, Clone, Parser)]
@@ -120,10 +130,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<bool> {
     }
     let world = World::start(&folder, config.consumers.into(), plan.contains(&Fault::RedisClock), &history).await?;
     history.tell(&format!("to watch: psql '{}'", world.postgres_url));
+    history.tell(&format!("to watch: redis-cli -s '{}'", world.redis.lock().await.socket().display()));
     let started_at = Instant::now();
     let stop = CancellationToken::new();
     let mut clients = start_clients(&world, &config, seed, &stop);
-    let stop_checking = CancellationToken::new();
+    let (stop_checking, stop_watching) = (CancellationToken::new(), CancellationToken::new());
+    let watching = tokio::spawn(wallet_model::watch(Arc::clone(&world), stop_watching.clone()));
     let checker = tokio::spawn(Checker::start(&world).await?.watch(stop_checking.clone()));
     let counts = tokio::select! {
         counts = strike_all(&world, &config, &plan, seed, &bar) => counts?,
@@ -139,6 +151,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<bool> {
     let settling_at = Instant::now();
     let agreed = if history.verdict().0.is_empty() { checker.settle(config.settle).await? } else { Sum::default() };
     let settled = settling_at.elapsed();
+    stop_watching.cancel();
+    watching.await.context("the watch of Redis died")?;
     if history.verdict().0.is_empty() {
         world.audit().await?;
     }
@@ -173,7 +187,7 @@ fn empty_folder(data: &Path, seed: u64) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Starts the clients that post and book rides until `stop`.
+/// Starts the clients that post and book rides, and that change and read wallets, until `stop`.
 fn start_clients(world: &Arc<World>, config: &Config, seed: u64, stop: &CancellationToken) -> JoinSet<()> {
     let mut clients = JoinSet::new();
     let pause = Duration::from_secs(1) * CLIENTS / config.rate.max(1);
@@ -183,6 +197,14 @@ fn start_clients(world: &Arc<World>, config: &Config, seed: u64, stop: &Cancella
     for client in 0..BOOKING_CLIENTS {
         let seed = seed + 1000 + client;
         clients.spawn(bookings::book_rides(Arc::clone(world), BOOKING_PAUSE, seed, stop.clone()));
+    }
+    for client in 0..WALLET_CLIENTS {
+        let seed = seed + 2000 + client;
+        clients.spawn(wallets::command_wallets(Arc::clone(world), WALLET_PAUSE, seed, stop.clone()));
+    }
+    for client in 0..WALLET_READERS {
+        let seed = seed + 3000 + client;
+        clients.spawn(wallets::read_wallets(Arc::clone(world), WALLET_PAUSE, seed, stop.clone()));
     }
     clients
 }
@@ -279,6 +301,7 @@ fn print_summary(world: &World, counts: &BTreeMap<Fault, usize>) {
         promises.unknown_count.load(Ordering::Relaxed),
         promises.refused_count.load(Ordering::Relaxed)
     );
+    println!("{}", world.wallets.ledger);
 }
 
 fn remove(folder: &Path) -> Result<()> {

@@ -29,9 +29,9 @@ pub(crate) enum Trouble {
     HalfOpen,
     /// Connections are closed after this many further bytes, both directions together, even in the middle of a message.
     CutAfter(u64),
-    /// The next commit of a consumer or the reaper does not arrive.
+    /// The next commit does not arrive.
     CutBeforeCommit,
-    /// The next commit of a consumer or the reaper arrives, and its response does not.
+    /// The next commit arrives, and its response does not.
     CutAfterCommit,
 }
 

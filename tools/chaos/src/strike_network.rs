@@ -16,10 +16,10 @@ const VERY_LONG: Duration = Duration::from_secs(55);
 pub(crate) async fn strike(world: &World, fault: Fault, rng: &mut StdRng) -> Result<String> {
     use Fault as F;
     let at_commit = matches!(fault, F::NetCutBeforeCommit | F::NetCutAfterCommit);
-    // The proxy recognizes commits of consumers and the reaper.
-    let victims: Vec<_> = world.slots().filter(|slot| !at_commit || slot.spec.program == "consumer").collect();
+    let commits = |program: &str| matches!(program, "consumer" | "api");
+    let victims: Vec<_> = world.slots().filter(|slot| !at_commit || commits(slot.spec.program)).collect();
     let slot = victims[rng.random_range(0..victims.len())];
-    let to_postgres = at_commit || slot.spec.program == "api" || rng.random_bool(0.5);
+    let to_postgres = at_commit || rng.random_bool(0.5);
     let proxy = if to_postgres { &slot.to_postgres } else { &slot.to_redis };
     let mut wait = Duration::from_millis(rng.random_range(300..4000));
     let trouble = match fault {

@@ -20,6 +20,7 @@ async fn victim(world: &World, fault: Fault, rng: &mut StdRng) -> Result<Arc<Slo
     use Fault as F;
     Ok(match fault {
         F::KillApi | F::StopApi => Arc::clone(&world.api),
+        F::KillProjector | F::StopProjector | F::TwinProjector => Arc::clone(&world.projector),
         F::KillReaper => Arc::clone(&world.reaper),
         F::KillCompleter => Arc::clone(&world.completer),
         F::KillReceipts => Arc::clone(&world.receipts),

@@ -10,6 +10,7 @@ use redis::aio::MultiplexedConnection;
 
 use crate::Fault;
 use crate::servers::Redis;
+use crate::wallet_model;
 use crate::world::World;
 
 /// The stream's key.
@@ -39,6 +40,18 @@ pub(crate) async fn lose(world: &World, fault: Fault) -> Result<String> {
     };
     command(&mut connect(&redis).await?, words).await?;
     Ok(words.join(" "))
+}
+
+/// Deletes the document of a wallet, or the mark.
+pub(crate) async fn lose_wallet(world: &World, rng: &mut StdRng) -> Result<String> {
+    let key = if rng.random_bool(0.2) {
+        wallet_model::MARK.to_owned()
+    } else {
+        format!("{}{}", wallet_model::PREFIX, world.wallets.pick(rng))
+    };
+    let redis = world.redis.lock().await;
+    command(&mut connect(&redis).await?, &["DEL", &key]).await?;
+    Ok(key)
 }
 
 pub(crate) async fn restart(world: &World, fault: Fault, rng: &mut StdRng) -> Result<String> {

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use crate::fleet::{self, Slot, Spec};
 use crate::history::History;
+use crate::ledger::Wallets;
 use crate::promises::Promises;
 use crate::servers::{Postgres, Redis};
 
@@ -19,10 +20,12 @@ pub(crate) const PAYMENTS_KEY: &str = "sk_test_chaos";
 pub(crate) struct World {
     pub history: Arc<History>,
     pub promises: Arc<Promises>,
+    pub wallets: Wallets,
     pub postgres: Mutex<Postgres>,
     pub redis: Mutex<Redis>,
     /// The URL of the server itself, without a proxy.
     pub postgres_url: String,
+    pub api_url: String,
     pub rides_url: String,
     pub payments_url: String,
     pub receipts_folder: PathBuf,
@@ -34,6 +37,8 @@ pub(crate) struct World {
     pub consumers: Vec<Arc<Slot>>,
     /// The consumer that writes the history.
     pub archivist: Arc<Slot>,
+    /// The consumer that makes the wallets' documents in Redis certain.
+    pub projector: Arc<Slot>,
     pub reaper: Arc<Slot>,
     late: std::sync::Mutex<Vec<JoinHandle<()>>>,
 }
@@ -73,7 +78,9 @@ impl World {
         let world = Arc::new(Self {
             history: Arc::clone(history),
             promises: Arc::default(),
+            wallets: Wallets::new(),
             postgres_url: postgres.url().to_owned(),
+            api_url: format!("http://127.0.0.1:{api_port}"),
             rides_url: format!("http://127.0.0.1:{api_port}/rides"),
             api: slot("api", "api", words(&format!("--api-port {api_port} {booking}"))).await?,
             payments: slot("payments", "payments", charging).await?,
@@ -84,6 +91,7 @@ impl World {
             streamers: [streamer("streamer_a").await?, streamer("streamer_b").await?],
             consumers,
             archivist: slot("history", "consumer", words("history --fold history --fault-rate 0.05")).await?,
+            projector: slot("wallets", "consumer", words("wallets --fold wallets --fault-rate 0.05")).await?,
             reaper: slot("reaper", "reaper", words("--keep 5s --interval 2s --stream-len-max 20000")).await?,
             late: std::sync::Mutex::default(),
             postgres: Mutex::new(postgres),
@@ -111,15 +119,20 @@ impl World {
         [&self.api].into_iter().chain(&self.streamers).chain(self.folding()).chain(others)
     }
 
-    /// The consumers and the one that writes the history.
+    /// All consumers: those with a total, the one that writes the history, and the one with the wallets.
     pub fn folding(&self) -> impl Iterator<Item = &Arc<Slot>> {
-        self.consumers.iter().chain([&self.archivist])
+        self.consumers.iter().chain([&self.archivist, &self.projector])
     }
 
     /// Connects to Postgres without a proxy.
     pub async fn connect(&self) -> Result<deadpool_postgres::ClientWrapper> {
         let config: tokio_postgres::Config = self.postgres_url.parse().context("parsing the server's URL")?;
         connect::postgres::connect(&config, "chaos", || {}).await
+    }
+
+    /// Connects to Redis without a proxy.
+    pub async fn redis_connection(&self) -> Result<redis::aio::MultiplexedConnection> {
+        stream::redis::connect(&stream::redis::client(self.redis.lock().await.url())?).await
     }
 
     /// The index of the streamer that leads.

@@ -1,0 +1,176 @@
+//! The wallets' documents in Redis. A connection with MONITOR sees every write, in order: a document never replaces a newer one
+//! of the same epoch (W6). At rest, each document is the state in Postgres.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use common::shutdown::{CancellationToken, sleep_or_stop};
+use deadpool_postgres::ClientWrapper as Client;
+use futures_util::StreamExt;
+use serde_json::Value;
+
+use crate::history::History;
+use crate::ledger::minor;
+use crate::world::World;
+
+/// The key of the mark: the epoch of the documents, and the offset up to which they are certain.
+pub(crate) const MARK: &str = "rocket-rides-log:wallets";
+
+/// The key of a document begins with this.
+pub(crate) const PREFIX: &str = "wallet.";
+
+/// The most transactions of a document.
+const TRANSACTION_COUNT_MAX: i64 = 20;
+
+/// The pause before a new connection when Redis was away.
+const CONNECT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Watches all writes of documents until `stop`.
+pub(crate) async fn watch(world: Arc<World>, stop: CancellationToken) {
+    while sleep_or_stop(CONNECT_PAUSE, &stop).await {
+        // An error means that Redis is away. Meanwhile it may lose documents, so the next connection expects none.
+        tokio::select! {
+            _ = watch_once(&world) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+async fn watch_once(world: &World) -> Result<()> {
+    let url = world.redis.lock().await.url().to_owned();
+    let monitor = stream::redis::client(&url)?.get_async_monitor().await.context("watching Redis")?;
+    let mut lines = monitor.into_on_message::<String>();
+    let mut documents = Documents::default();
+    while let Some(line) = lines.next().await {
+        documents.take(&line, &world.history);
+    }
+    Ok(())
+}
+
+/// The documents as the writes left them: by key, their epoch and version.
+#[derive(Default)]
+struct Documents(HashMap<String, (String, i64)>);
+
+impl Documents {
+    /// Takes a line of MONITOR, such as `1339518083.1 [0 lua] "SET" "wallet.28…" "{\"epoch\":\"x\",\"version_id\":7,…"`.
+    fn take(&mut self, line: &str, history: &History) {
+        let Some(command) = line.split_once("] ").map(|(_, command)| command) else { return };
+        let words = command.trim_matches('"').split("\" \"").collect::<Vec<_>>();
+        match (words[0].to_ascii_lowercase().as_str(), &words[1..]) {
+            ("set", [key, document, ..]) if key.starts_with(PREFIX) => {
+                let document: Value = serde_json::from_str(&document.replace("\\\"", "\"")).unwrap_or_default();
+                let Some((epoch, version)) = document["epoch"].as_str().zip(document["version_id"].as_i64()) else {
+                    return history.violation(&format!("W6: {key} is set to something else than a document: {line}"));
+                };
+                let known = self.0.insert((*key).to_owned(), (epoch.to_owned(), version));
+                if let Some((known_epoch, known_version)) = known
+                    && known_epoch == epoch
+                    && known_version > version
+                {
+                    history.violation(&format!(
+                        "W6: version {version} of {key} replaces version {known_version} of the same epoch {epoch}"
+                    ));
+                }
+            }
+            ("del" | "unlink", keys) => keys.iter().for_each(|key| {
+                self.0.remove(*key);
+            }),
+            ("flushall" | "flushdb", _) => self.0.clear(),
+            _ => {}
+        }
+    }
+}
+
+/// A text about documents that are not the state in Postgres; empty if there are none. Meaningful at rest only.
+pub(crate) async fn stale(world: &World, client: &Client) -> Result<String> {
+    let rows = client
+        .query(
+            "-- chaos::wallet_model::stale
+             SELECT w.id::text, w.version, w.balance_minor, newest.events
+             FROM wallets AS w CROSS JOIN LATERAL (
+                 SELECT COALESCE(array_agg(concat_ws(' ', t.version, t.event_id, t.amount_minor, t.counterparty)), '{}') AS events
+                 FROM (SELECT * FROM wallet_events AS e WHERE e.wallet_id = w.id AND e.accepted
+                       ORDER BY e.version DESC LIMIT $1) AS t) AS newest
+             WHERE w.version > 0",
+            &[&TRANSACTION_COUNT_MAX],
+        )
+        .await
+        .context("reading the wallets")?;
+    let mut redis = world.redis_connection().await?;
+    let mark: Option<String> = redis::cmd("GET").arg(MARK).query_async(&mut redis).await.context("reading the mark")?;
+    let mark: Value = mark.and_then(|mark| serde_json::from_str(&mark).ok()).unwrap_or_default();
+    let mut texts = Vec::new();
+    for row in rows {
+        let key = format!("{PREFIX}{}", row.get::<_, &str>(0));
+        let document: Option<String> =
+            redis::cmd("GET").arg(&key).query_async(&mut redis).await.context("reading a document")?;
+        let document: Value = document.and_then(|document| serde_json::from_str(&document).ok()).unwrap_or_default();
+        let wanted = (mark["epoch"].as_str(), Some(row.get(1)), Some(row.get(2)));
+        let found = (document["epoch"].as_str(), document["version_id"].as_i64(), minor(&document["data"]["balance"]));
+        let transactions = document["data"]["transactions"].as_array().into_iter().flatten().map(line_of);
+        if wanted != found || mark["epoch"].is_null() {
+            texts.push(format!("{key} is {found:?} instead of {wanted:?}"));
+        } else if transactions.collect::<Option<Vec<_>>>() != Some(row.get(3)) {
+            texts.push(format!("{key} has other transactions than Postgres"));
+        }
+    }
+    Ok(texts.join(", "))
+}
+
+/// A transaction of a document, as the statement in [`stale`] writes an event.
+fn line_of(transaction: &Value) -> Option<String> {
+    Some(format!(
+        "{} {} {} {}",
+        transaction["version"].as_i64()?,
+        transaction["event_id"].as_str()?,
+        minor(&transaction["amount"])?,
+        transaction["source_entity_id"].as_str()?
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use indicatif::ProgressBar;
+
+    use super::*;
+
+    /// The violations after these commands.
+    fn violations(commands: &[&str]) -> Vec<String> {
+        let path = std::env::temp_dir().join(format!("chaos-history-{}", rand::random::<u64>()));
+        let history = History::create(&path, ProgressBar::hidden()).unwrap();
+        let mut documents = Documents::default();
+        for command in commands {
+            documents.take(&format!("1339518083.107412 [0 lua] {command}"), &history);
+        }
+        std::fs::remove_file(path).unwrap();
+        history.verdict().0
+    }
+
+    fn set(epoch: &str, version: i64) -> String {
+        format!(r#""SET" "wallet.a" "{{\"epoch\":\"{epoch}\",\"version_id\":{version},\"event_id\":\"b\"}}""#)
+    }
+
+    #[test]
+    fn an_older_version_replaces_a_newer_one_of_another_epoch_only() {
+        let (old, new) = (set("x", 6), set("x", 7));
+        assert_eq!(violations(&[&new, &old]).len(), 1);
+        assert_eq!(violations(&[&old, &new, &new, &set("y", 3)]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn any_version_follows_an_absence() {
+        let (old, new) = (set("x", 6), set("x", 7));
+        for absence in [r#""DEL" "wallet.b" "wallet.a""#, r#""unlink" "wallet.a""#, r#""FLUSHALL""#] {
+            assert_eq!(violations(&[&new, absence, &old]), Vec::<String>::new(), "{absence}");
+        }
+        assert_eq!(violations(&[&new, r#""DEL" "wallet.b""#, &old]).len(), 1);
+    }
+
+    #[test]
+    fn a_value_that_is_no_document_is_seen() {
+        assert_eq!(violations(&[r#""set" "wallet.a" "7""#]).len(), 1);
+        assert_eq!(violations(&[r#""set" "other" "7""#]), Vec::<String>::new());
+    }
+}
