@@ -774,6 +774,10 @@ DO $$ BEGIN
     IF to_regclass('wallet_events_key') IS NULL THEN
         CREATE UNIQUE INDEX wallet_events_key ON wallet_events (wallet_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
     END IF;
+    -- Finds the newest rejected attempts at a wallet. Accepted ones, which are most, cost nothing here.
+    IF to_regclass('wallet_events_rejected') IS NULL THEN
+        CREATE INDEX wallet_events_rejected ON wallet_events (wallet_id, created_at) WHERE NOT accepted;
+    END IF;
 END $$;
 
 CREATE OR REPLACE FUNCTION refuse_change_of_wallets() RETURNS trigger LANGUAGE plpgsql AS $$
