@@ -5,8 +5,12 @@ import { count, metres, rough, span } from "/words.js";
 
 /** Shows the figures of a sample. `known` has those of servers that do not answer now. */
 export function showFigures(sample, known) {
-  const list = byId("figures");
-  figuresOf(sample, known).forEach(([name, value, note = "", isOld = false], index) => {
+  showTiles(byId("figures"), figuresOf(sample, known));
+}
+
+/** Shows tiles in a list. Each is a name, a figure, a note below it, and whether it is old while others are not. */
+export function showTiles(list, tiles) {
+  tiles.forEach(([name, value, note = "", isOld = false], index) => {
     const tile = list.children[index] ?? list.appendChild(tileOf(name));
     const [figure, small] = tile.lastChild.children;
     write(figure, value);
@@ -23,7 +27,7 @@ function tileOf(name) {
   return tile;
 }
 
-/** Name, figure, a note below it, and whether it is old while others are not. The first tile is twice as wide as others. */
+/** The tiles. The first is twice as wide as others. */
 function figuresOf(sample, known) {
   const { log, stream } = known;
   const consumers = log?.consumers ?? [];

@@ -7,6 +7,7 @@ import { addIncidents } from "/incidents.js";
 import { referenceLine, sampleOf } from "/lines.js";
 import { Plots } from "/plots.js";
 import { showProcesses } from "/processes.js";
+import { showWallets } from "/wallets.js";
 import { ageOfFigures, clock, outages, span, verdict } from "/words.js";
 
 /** Samples come twice a second. If none has come for this long, the page is stale. */
@@ -80,6 +81,7 @@ function show(sample) {
   write(byId("age"), age);
   plots.add(pointOf(sample));
   showFigures(sample, known);
+  showWallets(sample, known.log);
   if (known.log) showConsumers(known.log, sample.recount, plots.lines, token !== null, order);
 }
 

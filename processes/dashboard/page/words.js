@@ -12,6 +12,12 @@ export const metres = (mm) => {
   return `${thousands(digits.slice(0, -3))}.${digits.slice(-3)} m`;
 };
 
+/** A decimal as text, exact for every size: "-1234.50" → "-1,234.50". */
+export const money = (decimal) => {
+  const [whole, cents] = decimal.split(".");
+  return `${thousands(whole)}.${cents}`;
+};
+
 /** 0.52 → "0.5"; 1234.5 → "1,235". */
 export const rough = (number) => {
   if (number === null || number === undefined) return "–";
@@ -105,4 +111,39 @@ export function ageOfFigures(sample, knownAtMs) {
   if (sample.log) return "";
   if (!knownAtMs) return "No figures are known: Postgres has not answered since this page’s server started.";
   return `These are the last known figures of Postgres, from ${clock(knownAtMs)} (${span(sample.at_ms - knownAtMs)} ago).`;
+}
+
+/** Whether the balances are the money that came from the world: a mark, a state, a short text, and the figures. */
+export function moneyVerdict(counted, atMs) {
+  if (!counted) return { mark: "…", state: "wait", text: "The money is not counted yet", why: "" };
+  const { balances, from_world, wallet_count, adds_up, at_ms } = counted;
+  const age = `(${span(atMs - at_ms)} ago)`;
+  const sum = `${count(wallet_count)} ${wallet_count === 1 ? "wallet has" : "wallets have"} ${money(balances)} in all`;
+  if (adds_up) {
+    return { mark: "✓", state: "good", text: "The money adds up", why: `${sum}, which is accepted credits minus debits ${age}.` };
+  }
+  const why = `${sum}, but accepted credits minus debits are ${money(from_world)} ${age}. The program audit tells more.`;
+  return { mark: "✗", state: "bad", text: "The money does not add up", why };
+}
+
+/** An event of a wallet: "credit of 5.00: balance 5.00, version 1". */
+export function wordsOfEvent({ accepted, reason, action, amount, balance, version, counterparty }) {
+  if (!accepted) return `✗ ${reason}`;
+  const isPaid = amount.startsWith("-");
+  const other = action === "transfer" ? ` ${isPaid ? "to" : "from"} ${counterparty}` : "";
+  return `${action} of ${money(isPaid ? amount.slice(1) : amount)}${other}: balance ${money(balance)}, version ${count(version)}`;
+}
+
+/** Whether Redis and Postgres have the same of a wallet: a state and a sentence. */
+export function agreement({ agreement, redis_version, postgres }) {
+  const version = redis_version === null ? "something else" : `version ${count(redis_version)}`;
+  const [state, text] = {
+    equal: ["good", `✓ Redis and Postgres agree: both have ${version}.`],
+    differs: ["bad", `✗ Redis and Postgres differ: Redis has ${version}, with another event or balance than Postgres.`],
+    behind: ["wait", `Redis is behind: it has ${version}.`],
+    absent: ["wait", "Redis has no document of this wallet: the next read writes it."],
+    other_epoch: ["wait", "Redis has a document of another build of the read model: readers take Postgres."],
+    unmarked: ["wait", "The read model has no mark: readers take Postgres."],
+  }[agreement] ?? ["wait", `${postgres === null ? "Postgres" : "Redis"} does not answer, so they cannot be compared.`];
+  return { state, text };
 }

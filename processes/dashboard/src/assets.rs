@@ -1,7 +1,7 @@
 //! The page's files. They are compiled in, nothing is loaded from another host, and there is no build step.
 
 /// Path, type and content of each file.
-pub(crate) const ASSETS: [(&str, &str, &str); 15] = [
+pub(crate) const ASSETS: [(&str, &str, &str); 16] = [
     ("/", "text/html; charset=utf-8", include_str!("../page/index.html")),
     ("/page.css", "text/css", include_str!("../page/page.css")),
     ("/page.js", "text/javascript", include_str!("../page/page.js")),
@@ -12,6 +12,7 @@ pub(crate) const ASSETS: [(&str, &str, &str); 15] = [
     ("/incidents.js", "text/javascript", include_str!("../page/incidents.js")),
     ("/lines.js", "text/javascript", include_str!("../page/lines.js")),
     ("/plots.js", "text/javascript", include_str!("../page/plots.js")),
+    ("/wallets.js", "text/javascript", include_str!("../page/wallets.js")),
     ("/words.js", "text/javascript", include_str!("../page/words.js")),
     ("/favicon.svg", "image/svg+xml", include_str!("../page/favicon.svg")),
     ("/vendor/uplot.js", "text/javascript", include_str!("../page/vendor/uPlot-1.6.32.min.js")),

@@ -80,7 +80,7 @@ async fn consumers(
     let rows = tx
         .query(
             "-- dashboard::consumers
-             SELECT name, last_offset, duplicate_count, healed_count, rejected_count, crash_count,
+             SELECT name, fold, last_offset, duplicate_count, healed_count, rejected_count, crash_count,
                     ride_count, total_distance_mm, digest,
                     (SELECT count(*) FROM dead_letters
                      WHERE dead_letters.name = checkpoints.name AND dead_letters.partition = checkpoints.partition
@@ -101,6 +101,7 @@ async fn consumers(
         });
         Consumer {
             name: row.get("name"),
+            fold: row.get("fold"),
             last_offset,
             lag_records: head - last_offset,
             lag_ms: 0.0,

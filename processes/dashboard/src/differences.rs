@@ -134,7 +134,7 @@ impl Differences {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{Server, Verdict};
+    use crate::sample::{Server, Verdict, Wallets};
 
     const UP: Server = Server { is_up: true, answer_ms: Some(1.0) };
 
@@ -149,12 +149,14 @@ mod tests {
             recount: None,
             rides_per_s: None,
             processes: vec![],
+            wallets: Wallets::default(),
         }
     }
 
     fn with_consumer(at_ms: u64, change: impl FnOnce(&mut Consumer)) -> Sample {
         let mut consumer = Consumer {
             name: "consumer1".to_owned(),
+            fold: None,
             last_offset: 5,
             lag_records: 0,
             lag_ms: 0.0,

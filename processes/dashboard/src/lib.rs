@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! Postgres, Redis, /metrics of each process ──twice a second──▶ sampler ──▶ samples ──server-sent events──▶ browsers
-//! rides ──counted again, with pauses──▶ recount ──┘
+//! rides, wallets ──counted again, with pauses──▶ recount ──┘
 //! ```
 //!
 //! A sample is taken once for all viewers. "Converged" does not rely on a consumer's own figures: it is shown when all
@@ -16,12 +16,14 @@ mod faults;
 mod incidents;
 mod memory;
 mod processes;
+mod rate;
 mod recount;
 mod sample;
 mod sampler;
 mod server;
 mod stream_end;
 mod verdict;
+mod wallets;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -47,6 +49,7 @@ use crate::recount::Recounts;
 use crate::sampler::{Pulses, Sampler};
 use crate::server::App;
 use crate::stream_end::Stream;
+use crate::wallets::{Reader, Watchers};
 
 /// The process is not ready if a server has not answered for this long.
 const AGE_MAX: Duration = Duration::from_secs(5);
@@ -99,11 +102,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let (postgres, partition) = (&config.postgres.database_url, config.stream.partition);
     let watch = Watch::new(&config.watch);
     let desk = config.process.monitor.fault_orders.then(|| FaultDesk::new(watch.clone(), &config.stream));
+    let watchers = Watchers::default();
+    let mark_key = format!("{}:wallets", config.stream.stream_name);
     let sampler = Sampler {
         database: Database::new(postgres, partition),
         stream: Stream::new(&config.stream),
         watch,
         recounts: Recounts::start(postgres, partition),
+        wallets: Reader::new(postgres, &config.stream.redis_url, mark_key, watchers.clone()),
     };
     let (sender, samples) = watch::channel(None);
     let memory = SharedMemory::default();
@@ -111,7 +117,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
 
     info!(%address, stream = ?config.stream, faults = desk.is_some(), "dashboard started");
     process::ready();
-    let app = App { samples, memory, desk, shutdown: shutdown.clone() };
+    let app = App { samples, memory, desk, watchers, shutdown: shutdown.clone() };
     let server = Server::new(Limits::default().within_open_files(0))
         .with_hosts(config.process.monitor.http_hosts.clone().unwrap_or_default());
     let serving = server.serve(listener, server::router(app), shutdown.clone());

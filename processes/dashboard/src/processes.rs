@@ -106,6 +106,12 @@ fn with_metrics(mut process: Process, metrics: &str) -> Process {
                 let consumer = labels.strip_prefix("consumer=\"").and_then(|rest| rest.split('"').next());
                 process.consumer = consumer.map(str::to_owned);
             }
+            "rocket_rides_wallet_reads_total" => {
+                let reads = process.wallet_reads.get_or_insert_default();
+                let from = if labels.contains("\"redis\"") { &mut reads.redis } else { &mut reads.postgres };
+                *from += value.unwrap_or(0.0);
+            }
+            "rocket_rides_wallet_rebuilding" => process.is_rebuilding = value.map(|value| value > 0.0),
             _ => {}
         }
     }
@@ -134,10 +140,15 @@ mod tests {
         let metrics = "# HELP rocket_rides_leader x\nrocket_rides_leader 1\nrocket_rides_entries_refused_total 7\n\
                        rocket_rides_faults_injected_total 5\n\
                        rocket_rides_start_time_seconds 12.5\n\
-                       rocket_rides_crashes_survived_total{consumer=\"consumer0\"} 3\n";
+                       rocket_rides_crashes_survived_total{consumer=\"consumer0\"} 3\n\
+                       rocket_rides_wallet_reads_total{from=\"redis\"} 9\n\
+                       rocket_rides_wallet_reads_total{from=\"postgres\"} 2\n\
+                       rocket_rides_wallet_rebuilding 1\n";
         let process = with_metrics(Process::default(), metrics);
         assert_eq!((process.is_leader, process.refused_count), (Some(true), Some(7.0)));
         assert_eq!(process.sent_twice_count, Some(5.0));
+        assert_eq!(process.wallet_reads.map(|reads| (reads.redis, reads.postgres)), Some((9.0, 2.0)));
+        assert_eq!(process.is_rebuilding, Some(true));
         assert_eq!((process.started_at_s, process.consumer.as_deref()), (Some(12.5), Some("consumer0")));
     }
 }

@@ -1,8 +1,12 @@
 //! A sample: the figures that the page receives, twice a second.
 
+mod wallets;
+
 use std::time::SystemTime;
 
 use serde::Serialize;
+
+pub(crate) use self::wallets::{Agreement, InPostgres, Model, Money, Told, Wallet, WalletEvent, Wallets};
 
 /// Everything at one moment, as far as it is known.
 #[derive(Debug, Clone, Serialize)]
@@ -21,6 +25,7 @@ pub(crate) struct Sample {
     /// `None`: not known yet.
     pub rides_per_s: Option<f64>,
     pub processes: Vec<Process>,
+    pub wallets: Wallets,
 }
 
 /// Whether all consumers have the same state, and whether SQL computes that state too.
@@ -72,6 +77,8 @@ pub(crate) struct LogState {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Consumer {
     pub name: String,
+    /// The fold that derives its state. `None`: it has not told yet.
+    pub fold: Option<String>,
     pub last_offset: i64,
     pub lag_records: i64,
     /// How long the first record that it has not folded has waited.
@@ -143,6 +150,17 @@ pub(crate) struct Process {
     pub sent_twice_count: Option<f64>,
     /// The name of its checkpoint; `None` if it is no consumer.
     pub consumer: Option<String>,
+    /// How often it has read a wallet; `None` if it serves none.
+    pub wallet_reads: Option<WalletReads>,
+    /// Whether it rebuilds the wallets' read model; `None` if it does not keep it.
+    pub is_rebuilding: Option<bool>,
+}
+
+/// The reads of wallets since a process started, by the server that they were read from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub(crate) struct WalletReads {
+    pub redis: f64,
+    pub postgres: f64,
 }
 
 /// The figures of a sample that the plots draw. The page gets the points of the last minutes when it connects.

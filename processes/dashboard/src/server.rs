@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -13,15 +13,17 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use common::shutdown::CancellationToken;
-use futures_util::{StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 use serde_json::json;
 use tokio::sync::{Semaphore, watch};
 use tracing::info;
+use wallet::WalletId;
 
 use crate::assets::ASSETS;
 use crate::faults::{FaultDesk, Order};
 use crate::memory::SharedMemory;
 use crate::sample::Sample;
+use crate::wallets::Watchers;
 
 /// At most this many pages receive events at a time. Further ones are told to retry later.
 const VIEWER_COUNT_MAX: usize = 100;
@@ -41,13 +43,19 @@ pub(crate) struct App {
     pub memory: SharedMemory,
     /// `None`: the page has no buttons that inject faults.
     pub desk: Option<FaultDesk>,
+    pub watchers: Watchers,
     pub shutdown: CancellationToken,
 }
 
 pub(crate) fn router(app: App) -> Router {
     let places = Arc::new(Semaphore::new(VIEWER_COUNT_MAX));
+    let places_of_wallets = Arc::clone(&places);
     let mut router = Router::new()
         .route("/events", get(async move |State(app): State<App>| events(app, &places)))
+        .route(
+            "/wallets/{id}",
+            get(async move |State(app), Path(id): Path<String>| wallet(app, &id, &places_of_wallets)),
+        )
         .route("/state", get(state))
         .route("/faults", get(faults).post(order))
         .route("/favicon.ico", get(async || StatusCode::NO_CONTENT));
@@ -76,10 +84,7 @@ async fn secure(request: Request, next: Next) -> Response {
 
 /// Sends the memory first: plots, incidents, last known figures. Then it sends each sample, after the incidents that it brought.
 fn events(app: App, places: &Arc<Semaphore>) -> Response {
-    let Ok(place) = Arc::clone(places).try_acquire_owned() else {
-        let retry = [(header::RETRY_AFTER, "10")];
-        return (StatusCode::SERVICE_UNAVAILABLE, retry, "Too many pages are open. Try again later.\n").into_response();
-    };
+    let Ok(place) = Arc::clone(places).try_acquire_owned() else { return too_many() };
     let (past, change) = {
         let memory = app.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let (incidents, change) = memory.incidents_after(0);
@@ -100,10 +105,36 @@ fn events(app: App, places: &Arc<Semaphore>) -> Response {
     let live = live.flat_map(stream::iter);
     let events = stream::iter(past).chain(live).map(move |event| {
         let _place = &place;
-        Ok::<_, Infallible>(event)
+        event
     });
+    send(events, app.shutdown)
+}
+
+/// Sends the wallet with each sample that was taken after the page asked for it.
+fn wallet(app: App, id: &str, places: &Arc<Semaphore>) -> Response {
+    let id: WalletId = match id.parse() {
+        Ok(id) => id,
+        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+    };
+    let Ok(place) = Arc::clone(places).try_acquire_owned() else { return too_many() };
+    let (watching, samples) = (app.watchers.watch(id), app.samples);
+    let live = stream::unfold((samples, watching, place), async |(mut samples, watching, place)| {
+        samples.changed().await.ok()?;
+        let sample = samples.borrow_and_update().clone();
+        let wallet = sample.as_ref().and_then(|sample| sample.wallets.watched.get(&watching.id()));
+        Some((wallet.map(|wallet| event("wallet", wallet)), (samples, watching, place)))
+    });
+    send(live.flat_map(stream::iter), app.shutdown)
+}
+
+fn too_many() -> Response {
+    let retry = [(header::RETRY_AFTER, "10")];
+    (StatusCode::SERVICE_UNAVAILABLE, retry, "Too many pages are open. Try again later.\n").into_response()
+}
+
+fn send(events: impl Stream<Item = Event> + Send + 'static, shutdown: CancellationToken) -> Response {
     // The server stops when all responses have ended, so this one must end at shutdown.
-    let events = events.take_until(app.shutdown.cancelled_owned());
+    let events = events.map(Ok::<_, Infallible>).take_until(shutdown.cancelled_owned());
     Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(10))).into_response()
 }
 

@@ -38,6 +38,7 @@ mod tests {
     fn consumer(name: &str, last_offset: i64, distance_mm: i64, digest: &str) -> Consumer {
         Consumer {
             name: name.to_owned(),
+            fold: None,
             last_offset,
             lag_records: 9 - last_offset,
             lag_ms: 0.0,
