@@ -20,6 +20,7 @@ mod distance;
 mod docs;
 mod error;
 mod health;
+mod held_wallets;
 mod hint;
 mod history;
 mod history_page;
@@ -36,6 +37,7 @@ mod ride;
 mod rides;
 mod routes;
 mod totals;
+mod wallet_commands;
 mod wallet_writer;
 mod writer;
 
@@ -56,6 +58,7 @@ use process::ProcessArgs;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
+use tokio::task::JoinError;
 use tracing::info;
 use web::{Cors, Server};
 
@@ -192,8 +195,9 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<()> {
     let database = Database::new(postgres, limits.answer_wait)?;
-    let (writer, mut writing) = Writer::start(database.clone(), &limits, health.pulse("writes", AGE_MAX));
-    let wallets = WalletWriter::start(postgres, &limits)?;
+    let (writer, rides) = Writer::start(database.clone(), &limits, health.pulse("writes", AGE_MAX));
+    let (wallets, commands) = WalletWriter::start(postgres, &limits, health.pulse("wallet_writes", AGE_MAX))?;
+    let mut writing = tokio::spawn(async { tokio::try_join!(rides, commands).map(drop) });
     let address = listener.local_addr().context("reading the socket's address")?;
     info!(address = %address, connection_count_max = limits.http.connection_count_max, "api started");
     process::ready();
@@ -208,7 +212,7 @@ pub async fn serve(
         // Without the writing task every ride would be refused, so the process ends, and a supervisor starts it again. The
         // task ends without an error only after the server.
         ended = &mut writing => {
-            ended.context("the writing task died")?;
+            both_ended(ended)?;
             serving.await
         }
         // The server closes idle connections at once and the others after their response; `stop_at_last` bounds that.
@@ -219,10 +223,15 @@ pub async fn serve(
     };
     served.context("the server died")?;
     if !writing.is_finished() {
-        writing.await.context("the writing task died")?;
+        both_ended(writing.await)?;
     }
     info!("api stopped");
     Ok(())
+}
+
+/// Fails if a writing task died.
+fn both_ended(ended: Result<Result<(), JoinError>, JoinError>) -> Result<()> {
+    ended.and_then(|both| both).context("a writing task died")
 }
 
 /// The HTTP server: request ids on every response, and metrics if a monitor serves them.

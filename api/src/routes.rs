@@ -114,9 +114,9 @@ mod tests {
     fn app() -> App {
         let postgres = "postgres://localhost/nowhere".parse().unwrap();
         let database = Database::new(&postgres, Duration::from_secs(1)).unwrap();
-        let wallets = WalletWriter::start(&postgres, &Limits::default()).unwrap();
         let pulse = Health::default().pulse("writes", Duration::ZERO);
-        let (writer, _) = Writer::start(database.clone(), &Limits::default(), pulse);
+        let (writer, _) = Writer::start(database.clone(), &Limits::default(), pulse.clone());
+        let (wallets, _) = WalletWriter::start(&postgres, &Limits::default(), pulse).unwrap();
         let (watchers, shutdown) = (Arc::new(Semaphore::new(1)), CancellationToken::new());
         let totals = Paced::start(Reading(database.clone()));
         App { database, writer, wallets, desk: None, body_wait: Duration::ZERO, totals, watchers, shutdown }

@@ -1,27 +1,62 @@
 //! Commands for wallets: a credit, a debit or a transfer becomes an event and a log record in one transaction (I1, W1).
+//!
+//! ```text
+//! write() ─▶ one queue ─▶ a group of commands ─▶ outcomes
+//!                              │ another session holds the wallet
+//!                              ▼
+//!                         a queue of this wallet ─▶ a group that waits for this wallet ─▶ outcomes
+//! ```
+//!
+//! So one held wallet stops no command for another wallet. The commands that wait for a wallet are written together, too: two
+//! processes share a hot wallet.
+
+use std::time::Duration;
 
 use anyhow::Result;
-use wallet::write::{Command, Outcome};
+use group::Queue;
+use monitor::Pulse;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use wallet::write::{Command, Outcome, Verdict};
 
 use crate::database::Database;
 use crate::error::Error;
+use crate::held_wallets::HeldWallets;
 use crate::limits::Limits;
+use crate::metrics;
+use crate::wallet_commands::Commands;
 
-/// Writes commands. Clones share the connections.
+/// Commands that are written by one transaction at most. A larger group holds its wallets for longer, and is hardly cheaper
+/// per command.
+const GROUP_LEN_MAX: usize = 300;
+
+/// How long a command may go from held wallet to held wallet. A transfer needs two that are free at the same time.
+const HELD_WAIT: Duration = Duration::from_secs(1);
+
+/// Writes commands. Clones share the writing tasks. After the last one is dropped, the tasks write the commands that wait, and
+/// end.
 #[derive(Clone)]
 pub(crate) struct WalletWriter {
-    #[expect(dead_code, reason = "the next commit writes")]
-    database: Database,
+    commands: Queue<Commands>,
+    held: HeldWallets,
 }
 
-#[expect(dead_code, reason = "the handlers come with a later commit")]
 impl WalletWriter {
-    /// Connects when first used.
+    /// Starts the writing task. It connects when first used. The handle ends when every [`WalletWriter`] is gone and every
+    /// accepted command has its outcome.
     ///
     /// # Errors
     /// The pool of connections cannot be built.
-    pub fn start(postgres: &tokio_postgres::Config, limits: &Limits) -> Result<Self> {
-        Ok(Self { database: Database::new(postgres, limits.answer_wait)? })
+    pub fn start(postgres: &tokio_postgres::Config, limits: &Limits, pulse: Pulse) -> Result<(Self, JoinHandle<()>)> {
+        let database = Database::new(postgres, limits.answer_wait)?;
+        let held = HeldWallets::new(database.clone(), limits);
+        let group_limits = group::Limits {
+            queue_len_max: limits.queue_len_max,
+            group_len_max: GROUP_LEN_MAX.min(limits.group_len_max),
+            write_wait: limits.answer_wait,
+        };
+        let (commands, writing) = Queue::start(Commands::new(database, limits), group_limits, pulse);
+        Ok((Self { commands, held }, writing))
     }
 
     /// Writes the event of a command and its log record, or those of both wallets of a transfer. Returns when they are
@@ -30,7 +65,20 @@ impl WalletWriter {
     /// # Errors
     /// [`Error::KeyMismatch`]: the key was used for another command. [`Error::WalletBusy`], [`Error::Overloaded`] and
     /// [`Error::Unavailable`]: nothing was written. [`Error::OutcomeUnknown`]: the api could not find out.
-    pub async fn write(&self, _command: Command) -> Result<Outcome, Error> {
-        Err(Error::Unavailable)
+    #[expect(dead_code, reason = "the handlers come with a later commit")]
+    pub async fn write(&self, command: Command) -> Result<Outcome, Error> {
+        let deadline = Instant::now() + HELD_WAIT;
+        let mut verdict = self.commands.write(command.clone()).await?;
+        while let Verdict::Held(wallet) = verdict {
+            metrics::wallet_held();
+            if Instant::now() > deadline {
+                return Err(Error::WalletBusy);
+            }
+            verdict = self.held.write(wallet, command.clone()).await?;
+        }
+        match verdict {
+            Verdict::Done(outcome) => Ok(outcome),
+            Verdict::KeyMismatch | Verdict::Held(_) => Err(Error::KeyMismatch),
+        }
     }
 }

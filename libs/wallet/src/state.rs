@@ -28,6 +28,11 @@ pub enum Action {
 }
 
 impl Action {
+    /// The action of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Credit, Self::Debit, Self::Transfer].into_iter().find(|action| action.name() == name)
+    }
+
     /// The word for it in the events, in the log and in the paths of the api.
     pub fn name(self) -> &'static str {
         match self {

@@ -1,4 +1,24 @@
-//! The write path: commands, and their outcomes.
+//! The write path: commands become events and log records, many in one transaction of two flights.
+//!
+//! ```text
+//! flight 1   insert missing lock rows │ BEGIN │ lock the wallets │ read their states, and the events with known keys
+//!            BEGIN is confirmed: decide one command after another, in memory
+//! flight 2   write all events and stage all records │ COMMIT │ hint
+//! ```
+//!
+//! The statements of a flight are sent without waiting for each other. If BEGIN fails, each statement behind it runs alone,
+//! so those of flight 1 must not matter then: a lock row says nothing, and the locks end at once.
+//!
+//! - **No deadlock.** A transaction waits for one lock row at most, and holds none while it waits. It takes the others only
+//!   if they are free ([`Verdict::Held`]).
+//! - **Order.** Records are staged after the locks are taken, in the order of decisions. So the record of version N + 1 of a
+//!   wallet has a higher offset than that of version N.
+//! - **An unknown COMMIT** can be looked up, because the ids of the events are drawn before: [`Unknown::is_written`].
+
+mod decisions;
+mod flights;
+mod statements;
+mod unknown;
 
 use std::net::IpAddr;
 
@@ -7,6 +27,10 @@ use traces::TraceParent;
 use crate::amount::Amount;
 use crate::id::{EventId, WalletId};
 use crate::state::Action;
+
+pub use decisions::Verdict;
+pub use flights::{Failure, write};
+pub use unknown::Unknown;
 
 /// An attempt that a client asks for.
 #[derive(Debug, Clone)]
@@ -25,6 +49,13 @@ pub struct Command {
     pub origin_ip: IpAddr,
     /// The trace that the events and the log records belong to.
     pub traceparent: Option<TraceParent>,
+}
+
+impl Command {
+    /// The wallets whose states it needs.
+    fn wallets(&self) -> impl Iterator<Item = WalletId> + use<> {
+        std::iter::once(self.wallet).chain(self.to)
+    }
 }
 
 /// What became of a command.
