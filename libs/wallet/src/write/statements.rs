@@ -1,5 +1,4 @@
-//! The statements of a group. Each looks its rows up one by one, by `LATERAL … LIMIT 1`: for a join, Postgres might keep a plan
-//! that it made when the tables were small, and read whole tables.
+//! The statements of a group. Each looks its rows up one by one, by `LATERAL … LIMIT 1`.
 
 use deadpool_postgres::ClientWrapper;
 use tokio_postgres::{Error, Statement};
@@ -8,12 +7,18 @@ use tokio_postgres::{Error, Statement};
 pub(super) const BEGIN_WITH_LOCK_WAIT: &str = "BEGIN; SET LOCAL lock_timeout = '500ms'";
 
 /// Inserts the lock rows that are missing. It runs before BEGIN, so that no row of it stays uncommitted for long: another
-/// session would have to wait for it. It needs no flush of its own, because the COMMIT of the group flushes it, too. The two
-/// settings hold for this statement only.
+/// session would have to wait for it. It needs no flush of its own, because the COMMIT of the group flushes it, too: the first
+/// two settings hold for this statement only.
+///
+/// The other two hold for the session from its first group on. A plan that was made while a table was small must not read the
+/// whole table later, and the plans do not depend on the values.
 const INSERT_LOCKS: &str = "-- wallet::insert_locks
      INSERT INTO wallet_locks (wallet_id)
      SELECT asked.wallet_id
-     FROM set_config('synchronous_commit', 'off', true), set_config('lock_timeout', '50ms', true),
+     FROM set_config('synchronous_commit', 'off', true) AS unflushed,
+          set_config('lock_timeout', '50ms', true) AS bounded,
+          set_config('enable_seqscan', 'off', false) AS indexed,
+          set_config('plan_cache_mode', 'force_generic_plan', false) AS planned_once,
           unnest($1::text[]) AS asked (wallet_id)
      WHERE (SELECT true FROM wallet_locks AS known WHERE known.wallet_id = asked.wallet_id LIMIT 1) IS NULL
      ORDER BY asked.wallet_id
