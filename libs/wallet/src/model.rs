@@ -119,7 +119,7 @@ impl Model {
     /// # Errors
     /// [`Away`].
     pub async fn put(&self, epoch: Option<Epoch>, documents: &[Document]) -> Result<Written, Away> {
-        self.write(epoch, documents.iter().map(Piece::Document), None).await
+        self.write(epoch, documents.iter().map(Piece::Document), None, vec![]).await
     }
 
     /// Writes the effects of a transaction that has committed. `epoch` was known before it began. A document that the model
@@ -128,7 +128,8 @@ impl Model {
     /// # Errors
     /// [`Away`]: the documents are deleted before any other is read through this connection.
     pub async fn put_changes(&self, epoch: Option<Epoch>, changes: &[Change]) -> Result<Written, Away> {
-        self.write(epoch, changes.iter().map(Piece::Change), None).await
+        let wallets = changes.iter().map(|change| change.wallet).collect();
+        self.write(epoch, changes.iter().map(Piece::Change), None, wallets).await
     }
 
     /// Writes documents, and moves the mark to `offset`, where the log's batch has `token`: with them, the model reflects all
@@ -144,7 +145,8 @@ impl Model {
         offset: i64,
         token: i64,
     ) -> Result<Written, Away> {
-        self.write(Some(epoch), documents.iter().map(Piece::Document), Some(Move { bound, offset, token })).await
+        let moved = Some(Move { bound, offset, token });
+        self.write(Some(epoch), documents.iter().map(Piece::Document), moved, vec![]).await
     }
 
     /// Sets the mark, if it still is of the epoch `expected`, or if there still is none. Returns whether it was set. With a new
@@ -178,9 +180,10 @@ impl Model {
         epoch: Option<Epoch>,
         pieces: impl ExactSizeIterator<Item = Piece<'a>>,
         moved: Option<Move>,
+        outdated: Vec<WalletId>,
     ) -> Result<Written, Away> {
-        let (commands, wallets) = script::write(&self.mark_key, epoch, pieces, moved);
-        let reply = self.link.ask(commands, wallets).await?;
+        let commands = script::write(&self.mark_key, epoch, pieces, moved);
+        let reply = self.link.ask(commands, outdated).await?;
         let written = script::written(&reply.bytes).ok_or(Away)?;
         written.count();
         Ok(written)

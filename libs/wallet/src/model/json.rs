@@ -143,3 +143,70 @@ impl<'a> Cursor<'a> {
         self.until(end)?.parse().ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::BALANCE_MAX;
+
+    fn time() -> impl Strategy<Value = Timestamp> {
+        (0..=253_402_207_200_000_000_i64).prop_map(|micros| Timestamp::from_microsecond(micros).unwrap())
+    }
+
+    fn transaction() -> impl Strategy<Value = Transaction> {
+        let amounts = prop_oneof![-BALANCE_MAX..=BALANCE_MAX, -200..200_i64];
+        (time(), any::<bool>(), amounts, 1..=i64::MAX).prop_map(|(timestamp, is_transfer, amount_minor, version)| {
+            let counterparty = is_transfer.then(WalletId::new);
+            Transaction { timestamp, counterparty, amount_minor, version, event_id: EventId::new() }
+        })
+    }
+
+    fn document() -> impl Strategy<Value = Document> {
+        (vec(transaction(), 1..=TRANSACTION_COUNT_MAX), 0..=BALANCE_MAX).prop_map(|(transactions, balance_minor)| {
+            let Transaction { version, event_id, timestamp, .. } = transactions[0];
+            Document { wallet: WalletId::new(), version, event_id, timestamp, balance_minor, transactions }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_document_is_read_as_it_was_written(document in document()) {
+            let epoch = Epoch::random();
+            let text = document_text(epoch, &document);
+            let start = &text.as_bytes()[..text.len().min(HEAD_LEN_MAX)];
+            prop_assert_eq!(read_head(start), Some((epoch, document.head())));
+            prop_assert_eq!(read_document(text.as_bytes()), Some((epoch, document)));
+        }
+
+        #[test]
+        fn a_text_that_was_cut_or_lacks_a_byte_is_no_document(document in document(), place in 0..500_usize) {
+            let text = document_text(Epoch::random(), &document);
+            prop_assert_eq!(read_document(&text.as_bytes()[..place.min(text.len() - 1)]), None);
+            let mut longer = text.into_bytes();
+            longer.push(b' ');
+            prop_assert_eq!(read_document(&longer), None);
+        }
+    }
+
+    #[test]
+    fn a_document_is_that_of_the_seed_with_more_in_it() {
+        let (wallet, other, event_id) = (WalletId::new(), WalletId::new(), EventId::new());
+        let timestamp: Timestamp = "2026-01-02T03:04:05.06Z".parse().unwrap();
+        let paid = Transaction { timestamp, counterparty: Some(other), amount_minor: -1250, version: 2, event_id };
+        let credited = Transaction { counterparty: None, amount_minor: 1300, version: 1, ..paid };
+        let transactions = vec![paid, credited];
+        let document = Document { wallet, version: 2, event_id, timestamp, balance_minor: 50, transactions };
+        let time = "2026-01-02T03:04:05.060000Z";
+        let wanted = format!(
+            r#"{{"epoch":"0000000000000000","version_id":2,"event_id":"{event_id}","timestamp":"{time}","name":"wallet.{wallet}",
+            "entity_id":"{wallet}","data":{{"timestamp":"{time}","balance":0.50,"transactions":[
+            {{"timestamp":"{time}","source_entity_id":"{other}","amount":-12.50,"version":2,"event_id":"{event_id}"}},
+            {{"timestamp":"{time}","source_entity_id":"world","amount":13.00,"version":1,"event_id":"{event_id}"}}]}}}}"#
+        );
+        let epoch: Epoch = "0000000000000000".parse().unwrap();
+        assert_eq!(document_text(epoch, &document), wanted.replace("\n            ", ""));
+    }
+}

@@ -56,21 +56,20 @@ pub(super) struct Move {
     pub token: i64,
 }
 
-/// The command that writes, and the wallets whose documents it replaces.
+/// The command that writes.
 pub(super) fn write<'a>(
     mark_key: &str,
     epoch: Option<Epoch>,
     pieces: impl ExactSizeIterator<Item = Piece<'a>>,
     moved: Option<Move>,
-) -> (Commands, Vec<WalletId>) {
+) -> Commands {
     let pieces: Vec<Piece<'_>> = pieces.collect();
-    let wallets: Vec<WalletId> = pieces.iter().map(Piece::wallet).collect();
     let mut commands = Commands::with_capacity(WRITE.len() + 256 + 1024 * pieces.len());
-    commands.begin(3 + 1 + wallets.len() + 4 + 3 * wallets.len());
-    commands.arg("EVAL").arg(WRITE).number(1 + wallets.len() as i64).arg(mark_key);
-    wallets.iter().for_each(|wallet| {
-        commands.arg(key_of(wallet));
-    });
+    commands.begin(8 + 4 * pieces.len());
+    commands.arg("EVAL").arg(WRITE).number(1 + pieces.len() as i64).arg(mark_key);
+    for piece in &pieces {
+        commands.arg(key_of(&piece.wallet()));
+    }
     // No mark has this epoch.
     commands.arg(epoch.map_or_else(String::new, |epoch| epoch.to_string()));
     match moved {
@@ -79,7 +78,7 @@ pub(super) fn write<'a>(
     };
     let text_epoch = epoch.unwrap_or_else(Epoch::random);
     pieces.iter().for_each(|piece| piece.add_to(&mut commands, text_epoch));
-    (commands, wallets)
+    commands
 }
 
 impl Piece<'_> {
