@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 
 use crate::database::Database;
 use crate::reading::PacedTotals;
+use crate::wallet_model::WalletModel;
 use crate::wallet_writer::WalletWriter;
 use crate::writer::Writer;
 
@@ -21,6 +22,9 @@ pub(crate) struct App {
     pub wallets: WalletWriter,
     /// `None`: no payment processor is set up.
     pub desk: Option<Desk>,
+    /// Reads wallets.
+    #[expect(dead_code, reason = "the handlers come with a later commit")]
+    pub model: WalletModel,
     /// How long a client may take to send a body.
     pub body_wait: Duration,
     /// Read for all clients at once.

@@ -100,8 +100,8 @@ impl Database {
             let client = database.client().await?;
             let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|parameter| &**parameter as _).collect();
             let deadline = Instant::now() + database.answer_wait;
-            let rows = until(deadline, client.query(statement, &parameters)).await;
-            rows.map_err(|failure| {
+            let reading = async { client.query(&client.prepare_cached(statement).await?, &parameters).await };
+            until(deadline, reading).await.map_err(|failure| {
                 let error = to_client_error(&failure);
                 if matches!(failure, QueryFailure::Late) {
                     database.discard(client);

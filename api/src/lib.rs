@@ -38,6 +38,7 @@ mod rides;
 mod routes;
 mod totals;
 mod wallet_commands;
+mod wallet_model;
 mod wallet_writer;
 mod writer;
 
@@ -60,6 +61,8 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 use tokio::task::JoinError;
 use tracing::info;
+use wallet::ModelArgs;
+use wallet::model::{API_WAIT, Model};
 use web::{Cors, Server};
 
 use app::App;
@@ -71,6 +74,7 @@ use reading::Reading;
 pub use reading::{ConsumerTotal, Sum, Totals};
 pub use ride::Ride;
 use routes::Site;
+use wallet_model::WalletModel;
 use wallet_writer::WalletWriter;
 pub use web::{Hosts, Origins, Proxies};
 use writer::Writer;
@@ -117,6 +121,10 @@ pub struct Config {
     #[command(flatten)]
     pub booking: BookingArgs,
 
+    /// Where the wallets' read model is. Without it wallets are read from Postgres.
+    #[command(flatten)]
+    pub model: ModelArgs,
+
     /// For chaos and tests: die by SIGKILL in the first booking that reaches this point.
     #[arg(long, hide = true)]
     pub die_at: Option<DiePoint>,
@@ -124,6 +132,15 @@ pub struct Config {
     /// The arguments of every process.
     #[command(flatten)]
     pub process: ProcessArgs,
+}
+
+/// The servers beside Postgres that the api uses.
+#[derive(Clone, Default)]
+pub struct Backends {
+    /// Books rides, with a payment processor. `None`: only guests' rides are taken.
+    pub desk: Option<Desk>,
+    /// The wallets' read model, in Redis. `None`: wallets are read from Postgres alone.
+    pub model: Option<Model>,
 }
 
 /// Who may reach the api, and how. By default pages of no other origin, only local names, and no proxy that is believed.
@@ -177,17 +194,21 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
         hosts: config.process.monitor.http_hosts.unwrap_or_default(),
         proxies: config.trusted_proxies.unwrap_or_default(),
     };
-    serve(postgres, desk, access, listener, limits, &health, shutdown).await
+    let model = config.model.start(API_WAIT);
+    if model.is_none() {
+        info!("wallets are read from Postgres alone: REDIS_URL is not set");
+    }
+    serve(postgres, Backends { desk, model }, access, listener, limits, &health, shutdown).await
 }
 
-/// As [`run`], on a socket that is already open and within the given limits. Rides are booked if there is a desk. The pulse
+/// As [`run`], on a socket that is already open and within the given limits. The pulse
 /// `writes` of `health` beats while rides can be written.
 ///
 /// # Errors
 /// As [`run`].
 pub async fn serve(
     postgres: &tokio_postgres::Config,
-    desk: Option<Desk>,
+    backends: Backends,
     access: Access,
     listener: TcpListener,
     limits: Limits,
@@ -204,7 +225,9 @@ pub async fn serve(
     let watchers = Arc::new(Semaphore::new(limits.watcher_count_max));
     let totals = Paced::start(Reading(database.clone()));
     let (body_wait, stop) = (limits.http.body_wait, shutdown.clone());
-    let app = App { database, writer, wallets, desk, body_wait, totals, watchers, shutdown: stop };
+    let Backends { desk, model } = backends;
+    let model = WalletModel::new(model, database.clone());
+    let app = App { database, writer, wallets, desk, model, body_wait, totals, watchers, shutdown: stop };
     let server = server(&limits, access, health.is_served());
     let mut serving = tokio::spawn(server.serve(listener, Site::new(app), shutdown.clone()));
     let served = tokio::select! {

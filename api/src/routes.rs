@@ -102,6 +102,7 @@ mod tests {
     use crate::description::Description;
     use crate::limits::Limits;
     use crate::reading::Reading;
+    use crate::wallet_model::WalletModel;
     use crate::wallet_writer::WalletWriter;
     use crate::writer::Writer;
 
@@ -119,7 +120,8 @@ mod tests {
         let (wallets, _) = WalletWriter::start(&postgres, &Limits::default(), pulse).unwrap();
         let (watchers, shutdown) = (Arc::new(Semaphore::new(1)), CancellationToken::new());
         let totals = Paced::start(Reading(database.clone()));
-        App { database, writer, wallets, desk: None, body_wait: Duration::ZERO, totals, watchers, shutdown }
+        let model = WalletModel::new(None, database.clone());
+        App { database, writer, wallets, desk: None, model, body_wait: Duration::ZERO, totals, watchers, shutdown }
     }
 
     #[tokio::test]

@@ -1,7 +1,12 @@
-//! The setting of every process that uses the read model.
+//! The settings of the read model.
+
+use std::fmt::{self, Debug, Formatter};
+use std::time::Duration;
 
 use clap::Args;
-use stream::args::parse_redis_url;
+use stream::args::{parse_redis_url, parse_stream_name};
+
+use crate::model::Model;
 
 /// Where the read model is.
 #[derive(Clone, Default, Args)]
@@ -11,9 +16,50 @@ pub struct WalletsArgs {
     pub wallets_redis_url: Option<redis::Client>,
 }
 
-impl std::fmt::Debug for WalletsArgs {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let address = self.wallets_redis_url.as_ref().map(|client| client.get_connection_info().addr().to_string());
-        write!(out, "{}", address.as_deref().unwrap_or("REDIS_URL"))
+impl Debug for WalletsArgs {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        write_address(out, self.wallets_redis_url.as_ref(), "as REDIS_URL")
+    }
+}
+
+/// Writes where a server is, without the password.
+fn write_address(out: &mut Formatter<'_>, client: Option<&redis::Client>, otherwise: &str) -> fmt::Result {
+    match client {
+        Some(client) => write!(out, "{}", client.get_connection_info().addr()),
+        None => out.write_str(otherwise),
+    }
+}
+
+/// The same for a process that has no use for the stream. Without a server there is no read model.
+#[derive(Clone, Args)]
+pub struct ModelArgs {
+    /// The server of the read model, if it is another than that of the stream.
+    #[command(flatten)]
+    pub wallets: WalletsArgs,
+
+    /// The Redis server, for example redis://localhost:6379 or redis+unix:///run/redis.sock; rediss:// encrypts. Without it,
+    /// wallets are read from Postgres alone
+    #[arg(long, env = "REDIS_URL", hide_env_values = true, value_parser = parse_redis_url)]
+    redis_url: Option<redis::Client>,
+
+    /// Name of the stream's key, which the key of the read model's mark begins with.
+    #[arg(long, env = "STREAM_NAME", default_value = "rocket-rides-log", value_parser = parse_stream_name)]
+    stream_name: String,
+}
+
+impl ModelArgs {
+    /// Starts the read model, if there is a server for it. A request to it waits up to `wait`.
+    pub fn start(&self, wait: Duration) -> Option<Model> {
+        Some(Model::start(self.client()?.clone(), &self.stream_name, wait))
+    }
+
+    fn client(&self) -> Option<&redis::Client> {
+        self.wallets.wallets_redis_url.as_ref().or(self.redis_url.as_ref())
+    }
+}
+
+impl Debug for ModelArgs {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        write_address(out, self.client(), "nowhere")
     }
 }

@@ -18,6 +18,6 @@ mod state;
 pub mod write;
 
 pub use amount::{AMOUNT_MAX, Amount, NotAnAmount, decimal};
-pub use args::WalletsArgs;
+pub use args::{ModelArgs, WalletsArgs};
 pub use id::{EventId, KSUID_LEN, NotAKsuid, WalletId};
 pub use state::{Action, BALANCE_MAX, Event, Rejection, State, apply, decide, decide_transfer};

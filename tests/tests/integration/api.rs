@@ -26,21 +26,22 @@ impl Api {
     pub async fn start_with(world: &World, stripe: payments::Stripe) -> Self {
         let postgres: tokio_postgres::Config = world.database_url_of("api").parse().unwrap();
         let desk = booking::Desk::new(api::desk_pool(&postgres).unwrap(), stripe);
-        Self::start_whole(&postgres, Some(desk), api::Limits::default()).await
+        let backends = api::Backends { desk: Some(desk), model: None };
+        Self::start_whole(&postgres, backends, api::Limits::default()).await
     }
 
     pub async fn start_within(postgres: &tokio_postgres::Config, limits: api::Limits) -> Self {
-        Self::start_whole(postgres, None, limits).await
+        Self::start_whole(postgres, api::Backends::default(), limits).await
     }
 
-    async fn start_whole(postgres: &tokio_postgres::Config, desk: Option<booking::Desk>, limits: api::Limits) -> Self {
+    pub async fn start_whole(postgres: &tokio_postgres::Config, backends: api::Backends, limits: api::Limits) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (postgres, shutdown) = (postgres.clone(), CancellationToken::new());
         let stop = shutdown.clone();
         tokio::spawn(async move {
             let (access, health) = (api::Access::default(), monitor::Health::default());
-            api::serve(&postgres, desk, access, listener, limits, &health, stop).await.unwrap()
+            api::serve(&postgres, backends, access, listener, limits, &health, stop).await.unwrap()
         });
         Self { port, client: reqwest::Client::new(), shutdown }
     }
