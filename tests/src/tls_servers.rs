@@ -13,7 +13,7 @@ pub const REDIS_COMMANDS: [(&str, &[&str]); 4] = [
     ("streamer", &["+info", "+xadd", "+xinfo|stream", "+eval", "+exists", "+renamenx"]),
     ("consumer", &["+info", "+xread"]),
     ("reaper", &["+info", "+xtrim"]),
-    ("dashboard", &["+info", "+xinfo|stream", "+xlen"]),
+    ("dashboard", &["~*:wallets", "~wallet.*", "+info", "+xinfo|stream", "+xlen", "+get", "+getrange"]),
 ];
 
 /// Both servers of one test.

@@ -136,9 +136,11 @@ export function wordsOfEvent({ accepted, reason, action, amount, balance, versio
 
 /** Whether Redis and Postgres have the same of a wallet: a state and a sentence. */
 export function agreement({ agreement, redis_version, postgres }) {
-  const version = redis_version === null ? "something else" : `version ${count(redis_version)}`;
+  const version = `version ${count(redis_version)}`;
   const [state, text] = {
-    equal: ["good", `✓ Redis and Postgres agree: both have ${version}.`],
+    equal: ["good", redis_version === null
+      ? "✓ Redis and Postgres agree: neither has anything of this wallet."
+      : `✓ Redis and Postgres agree: both have ${version}.`],
     differs: ["bad", `✗ Redis and Postgres differ: Redis has ${version}, with another event or balance than Postgres.`],
     behind: ["wait", `Redis is behind: it has ${version}.`],
     absent: ["wait", "Redis has no document of this wallet: the next read writes it."],

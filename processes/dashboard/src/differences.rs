@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::incidents::{Incidents, Kind};
-use crate::sample::{Consumer, LogState, Process, Sample, StreamState};
+use crate::sample::{Consumer, LogState, Model, Process, Sample, StreamState};
 
 /// A process or a server is lost after this many samples in a row without an answer. One may be a slow moment.
 const MISSED_COUNT_MAX: u32 = 2;
@@ -23,6 +23,8 @@ pub(crate) struct Differences {
     /// Where the stream ended before it was wiped, until it ends there again.
     wiped_at_offset: Option<i64>,
     leader: Option<String>,
+    /// The epoch of the wallets' read model.
+    epoch: Option<String>,
     /// By name, of everything that has ever answered.
     answers: BTreeMap<String, Answer>,
 }
@@ -46,6 +48,12 @@ impl Differences {
         }
         if let Some(stream) = sample.stream {
             self.compare_stream(sample.at_ms, stream, incidents);
+        }
+        if let Model::Marked { epoch, .. } = &sample.wallets.model
+            && self.epoch.as_ref() != Some(epoch)
+            && self.epoch.replace(epoch.clone()).is_some()
+        {
+            incidents.add(sample.at_ms, Kind::ModelBuilt, "", 1);
         }
         if let Some(log) = &sample.log {
             self.compare_consumers(sample.at_ms, log, incidents);
@@ -287,6 +295,16 @@ mod tests {
         });
         let expected = ["streamer sent a batch twice", "Redis refused 1 entry that it had already"];
         assert_eq!(found(&[with_process(1, |_| {}), after]), expected);
+    }
+
+    #[test]
+    fn another_epoch_of_the_wallets_is_an_incident_and_a_missing_mark_is_none() {
+        let marked = |at_ms, epoch: &str| {
+            let model = Model::Marked { epoch: epoch.to_owned(), offset: 7 };
+            Sample { wallets: Wallets { model, ..Wallets::default() }, ..sample(at_ms) }
+        };
+        let samples = [marked(1, "a"), sample(500), marked(1000, "a"), marked(1500, "b")];
+        assert_eq!(found(&samples), ["the read model of the wallets was given up and is built anew"]);
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub(crate) enum Kind {
     Wiped,
     /// After that the stream ends again where it ended before, or later.
     Rebuilt { offset: i64 },
+    /// The wallets' read model has another epoch.
+    ModelBuilt,
     /// A process or a server stopped answering.
     Lost,
     /// It answers again.
@@ -89,6 +91,7 @@ impl Entry {
             Kind::Rebuilt { offset } => {
                 format!("the stream was rebuilt{times}, up to offset {}", grouped(offset.unsigned_abs()))
             }
+            Kind::ModelBuilt => format!("the read model of the wallets was given up and is built anew{times}"),
             Kind::Lost => format!("{subject} stopped answering{times}"),
             Kind::Back { after_s } if *count == 1 => format!("{subject} answers again, after {after_s} s"),
             Kind::Back { .. } => format!("{subject} answered again{times}"),

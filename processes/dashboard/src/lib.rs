@@ -38,6 +38,8 @@ use stream::StreamArgs;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::info;
+use wallet::WalletsArgs;
+use wallet::model::Model;
 use web::{Limits, Server};
 
 use crate::database::Database;
@@ -65,6 +67,10 @@ pub struct Config {
     /// Where the stream is.
     #[command(flatten)]
     pub stream: StreamArgs,
+
+    /// Where the wallets' read model is.
+    #[command(flatten)]
+    pub wallets: WalletsArgs,
 
     /// The port of the page; 0 takes a free one.
     #[arg(long, env = "DASHBOARD_PORT", default_value_t = 5007)]
@@ -103,13 +109,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let watch = Watch::new(&config.watch);
     let desk = config.process.monitor.fault_orders.then(|| FaultDesk::new(watch.clone(), &config.stream));
     let watchers = Watchers::default();
-    let mark_key = format!("{}:wallets", config.stream.stream_name);
+    let redis = config.wallets.wallets_redis_url.as_ref().unwrap_or(&config.stream.redis_url);
+    let model = Model::start(redis.clone(), &config.stream.stream_name, wallets::REDIS_WAIT);
     let sampler = Sampler {
         database: Database::new(postgres, partition),
         stream: Stream::new(&config.stream),
         watch,
         recounts: Recounts::start(postgres, partition),
-        wallets: Reader::new(postgres, &config.stream.redis_url, mark_key, watchers.clone()),
+        wallets: Reader::new(postgres, model, watchers.clone()),
     };
     let (sender, samples) = watch::channel(None);
     let memory = SharedMemory::default();

@@ -111,7 +111,7 @@ fn with_metrics(mut process: Process, metrics: &str) -> Process {
                 let from = if labels.contains("\"redis\"") { &mut reads.redis } else { &mut reads.postgres };
                 *from += value.unwrap_or(0.0);
             }
-            "rocket_rides_wallet_rebuilding" => process.is_rebuilding = value.map(|value| value > 0.0),
+            "rocket_rides_wallet_model_building" => process.is_rebuilding = value.map(|value| value > 0.0),
             _ => {}
         }
     }
@@ -141,9 +141,9 @@ mod tests {
                        rocket_rides_faults_injected_total 5\n\
                        rocket_rides_start_time_seconds 12.5\n\
                        rocket_rides_crashes_survived_total{consumer=\"consumer0\"} 3\n\
-                       rocket_rides_wallet_reads_total{from=\"redis\"} 9\n\
-                       rocket_rides_wallet_reads_total{from=\"postgres\"} 2\n\
-                       rocket_rides_wallet_rebuilding 1\n";
+                       rocket_rides_wallet_reads_total{source=\"redis\"} 9\n\
+                       rocket_rides_wallet_reads_total{source=\"postgres\"} 2\n\
+                       rocket_rides_wallet_model_building 1\n";
         let process = with_metrics(Process::default(), metrics);
         assert_eq!((process.is_leader, process.refused_count), (Some(true), Some(7.0)));
         assert_eq!(process.sent_twice_count, Some(5.0));

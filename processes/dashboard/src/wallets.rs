@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
-use redis::aio::MultiplexedConnection;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tracing::debug;
 use wallet::WalletId;
+use wallet::model::Model as ReadModel;
 
 use self::model::InRedis;
 use self::money::Moneys;
@@ -28,7 +28,7 @@ use crate::database;
 use crate::sample::{Agreement, InPostgres, Wallet, WalletEvent, Wallets, now_ms};
 
 /// How long Redis may take. Postgres is read after it, and a sample should not wait for both.
-const REDIS_WAIT: Duration = Duration::from_millis(500);
+pub(crate) const REDIS_WAIT: Duration = Duration::from_millis(500);
 
 /// How long Postgres may take.
 const POSTGRES_WAIT: Duration = Duration::from_millis(1000);
@@ -40,28 +40,23 @@ const NO_RIGHT: &str = "This page may not read the tables of wallets: apply ops/
 /// The servers that know the wallets.
 pub(crate) struct Reader {
     postgres: tokio_postgres::Config,
-    redis: redis::Client,
-    /// The key of the model's mark.
-    mark_key: String,
+    model: ReadModel,
     watchers: Watchers,
     moneys: Moneys,
     client: Option<Client>,
-    connection: Option<MultiplexedConnection>,
     /// The last known newest events, and when they were read.
     known: (Option<u64>, Vec<WalletEvent>),
 }
 
 impl Reader {
     /// Connects with the first reading.
-    pub fn new(postgres: &tokio_postgres::Config, redis: &redis::Client, mark_key: String, watchers: Watchers) -> Self {
+    pub fn new(postgres: &tokio_postgres::Config, model: ReadModel, watchers: Watchers) -> Self {
         Self {
             postgres: postgres.clone(),
-            redis: redis.clone(),
-            mark_key,
+            model,
             watchers,
             moneys: Moneys::start(postgres),
             client: None,
-            connection: None,
             known: (None, vec![]),
         }
     }
@@ -73,15 +68,13 @@ impl Reader {
         let ((in_redis, in_postgres), money) = tokio::join!(
             async {
                 // In this order: a document that is newer than Postgres is then an error, and no matter of time.
-                let in_redis =
-                    timeout(REDIS_WAIT, self.read_redis(&ids)).await.context("redis does not answer").flatten();
+                let in_redis = InRedis::read(&self.model, &ids).await;
                 let in_postgres = timeout(POSTGRES_WAIT, self.read_postgres(&ids)).await;
                 (in_redis, in_postgres.context("postgres does not answer").flatten())
             },
             moneys.fresh()
         );
         self.moneys = moneys;
-        let in_redis = in_redis.inspect_err(|error| debug!(error = format!("{error:#}"), "the model cannot be read"));
         let in_postgres =
             in_postgres.inspect_err(|error| debug!(error = format!("{error:#}"), "the wallets cannot be read"));
         let problem = in_postgres.as_ref().err().map(problem);
@@ -93,17 +86,6 @@ impl Reader {
         let watched = watched(&ids, in_redis.as_ref().ok(), states);
         let model = in_redis.map(|in_redis| in_redis.model()).unwrap_or_default();
         Wallets { problem, at_ms, newest, money, model, watched, ..Wallets::default() }
-    }
-
-    async fn read_redis(&mut self, ids: &[WalletId]) -> Result<InRedis> {
-        // Taken out, so that the next reading connects anew after an error or a time-out.
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => stream::redis::connect(&self.redis).await?,
-        };
-        let in_redis = InRedis::read(&mut connection, &self.mark_key, ids).await?;
-        self.connection = Some(connection);
-        Ok(in_redis)
     }
 
     async fn read_postgres(&mut self, ids: &[WalletId]) -> Result<(Vec<WalletEvent>, BTreeMap<WalletId, InPostgres>)> {

@@ -78,7 +78,7 @@ pub(crate) struct Wallet {
     /// `None`: Postgres does not answer.
     pub postgres: Option<InPostgres>,
     pub agreement: Agreement,
-    /// The version of the document in Redis. `None`: there is none, or it cannot be read.
+    /// The version of the document in Redis. `None`: there is none that a reader could read.
     pub redis_version: Option<i64>,
 }
 
