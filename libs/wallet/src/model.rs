@@ -15,8 +15,10 @@
 //! - **Two events of one wallet with the same version**: one of them is of a timeline that is gone. The script deletes the mark.
 //!   Readers find nothing, and the projector begins a new epoch.
 //! - **FLUSHALL, eviction**: without a mark no document is believed or written. A missing document is read from Postgres.
-//! - **A lost tail** (Redis restarted from an older state): the mark is below the projector's checkpoint, so the script refuses
-//!   to move it, and the projector begins a new epoch. A reader that has seen a later mark of this epoch believes nothing.
+//! - **A restart of Redis**, which may lose the newest writes: an epoch is of one [`Run`] of Redis. Each reader asks for the run
+//!   when it connects, and believes no document of another. The projector begins a new epoch.
+//! - **A lost tail** by another cause (a key that was put back): the mark is below the projector's checkpoint, so the script
+//!   refuses to move it, and the projector begins a new epoch. A reader that has seen a later mark of this epoch believes nothing.
 //! - **Memory is full**: the script deletes the document that it cannot replace.
 //! - **Redis is away**: a writer remembers the documents that it could not write, and deletes them when Redis is back.
 
@@ -37,7 +39,7 @@ use crate::documents::{Change, Document, Head};
 
 use json::HEAD_LEN_MAX;
 use link::Link;
-pub use mark::{Epoch, Foreign, Mark};
+pub use mark::{Epoch, Foreign, Mark, Run};
 use script::{Move, Piece};
 pub use script::{Outcome, Written};
 
@@ -71,6 +73,11 @@ impl Model {
     /// documents are written.
     pub fn epoch(&self) -> Option<Epoch> {
         self.link.mark().map(|mark| mark.epoch)
+    }
+
+    /// The run of Redis that replied last. Its epochs are [for this run](Epoch::in_run).
+    pub fn run(&self) -> Run {
+        self.link.run()
     }
 
     /// The state of a wallet. `None`: Redis does not have it.

@@ -8,12 +8,13 @@
 //! While the connection is down, documents that should be written are remembered. They are deleted before any document is read
 //! again: a reader that finds none reads Postgres.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use common::tasks::after_all_other_tasks;
 use monitor::gauge;
 use redis::Client;
@@ -23,7 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use super::{Away, Epoch, Mark, UP};
+use super::{Away, Epoch, Mark, Run, UP};
 use crate::WalletId;
 
 /// Requests that may wait. Further ones are refused.
@@ -68,26 +69,32 @@ pub(super) struct Link {
     seen: Seen,
 }
 
-/// The newest mark of this connection and of those before it.
+/// The newest mark of this connection and of those before it, and the run of Redis.
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Option<Mark>>>);
+struct Seen(Arc<Mutex<(Option<Mark>, Run)>>);
 
 impl Seen {
-    fn mark(&self) -> Option<Mark> {
+    fn get(&self) -> (Option<Mark>, Run) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a mark. Returns the epoch whose documents are to be believed. Within an epoch a mark never goes back, except if
-    /// Redis has lost its newest writes: then none is believed.
+    /// A connection to this run begins.
+    fn begin(&self, run: Run) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1 = run;
+    }
+
+    /// Notes a mark. Returns the epoch whose documents are to be believed. A mark of another run is none: Redis was restarted.
+    /// Within an epoch a mark never goes back, except if Redis has lost its newest writes: then none is believed.
     fn note(&self, mark: Option<Mark>) -> Option<Epoch> {
-        let seen = self.mark();
+        let (seen, run) = self.get();
+        let mark = mark.filter(|mark| mark.epoch.is_for(run));
         if let (Some(mark), Some(seen)) = (mark, seen)
             && mark.epoch == seen.epoch
             && mark.offset < seen.offset
         {
             return None;
         }
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = mark;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 = mark;
         mark.map(|mark| mark.epoch)
     }
 }
@@ -104,7 +111,12 @@ impl Link {
 
     /// The newest mark.
     pub fn mark(&self) -> Option<Mark> {
-        self.seen.mark()
+        self.seen.get().0
+    }
+
+    /// The run of Redis.
+    pub fn run(&self) -> Run {
+        self.seen.get().1
     }
 
     /// Sends commands, with all others that wait, and returns their replies. `outdated` are the wallets whose documents the
@@ -151,7 +163,8 @@ struct Redis {
 }
 
 impl Redis {
-    /// Connects, and refuses requests meanwhile. `None`: there will be no more requests.
+    /// Connects, and refuses requests meanwhile; before the first attempt has failed, they wait. `None`: there will be no more
+    /// requests.
     async fn connect(
         &self,
         waiting: &mut mpsc::Receiver<Waiting>,
@@ -167,7 +180,7 @@ impl Redis {
                 tokio::select! {
                     biased;
                     opened = &mut attempt => break opened,
-                    refused = waiting.recv() => remember(outdated, refused?.outdated),
+                    refused = waiting.recv(), if !pause.is_zero() => remember(outdated, refused?.outdated),
                 }
             };
             drop(attempt);
@@ -188,13 +201,17 @@ impl Redis {
     async fn open(&self) -> Result<Wire> {
         let mut wire = Wire::connect(&self.client, Duration::ZERO).await?;
         let mut question = Commands::default();
-        question.add(&["INFO", "replication"]);
+        question.add(&["INFO", "server", "replication"]);
         wire.send(&question).await?;
-        match Elements::of(&wire.read(1).await?).next() {
-            Some(Element::Bulk(info)) if String::from_utf8_lossy(info).contains("role:master") => Ok(wire),
+        let reply = wire.read(1).await?;
+        let info = match Elements::of(&reply).next() {
+            Some(Element::Bulk(info)) => String::from_utf8_lossy(info),
             Some(Element::Error(line)) => bail!("redis refuses: {}", String::from_utf8_lossy(line)),
-            _ => bail!("this Redis is a replica and takes no writes: name the primary"),
-        }
+            _ => Cow::default(),
+        };
+        ensure!(info.contains("role:master"), "this Redis is a replica and takes no writes: name the primary");
+        self.seen.begin(Run::of_info(&info).context("Redis does not tell its run_id")?);
+        Ok(wire)
     }
 
     /// Deletes the documents that were not written while Redis was away, and reads the mark.

@@ -3,15 +3,39 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// One build of the read model: a random number, as 16 hexadecimal digits. Documents of another epoch are not there for
-/// readers.
+/// One build of the read model, as 16 hexadecimal digits: the run of Redis that it is for, and a random number. Documents of
+/// another epoch are not there for readers, and in another run no document is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch(u64);
 
 impl Epoch {
-    /// A new one.
+    /// A new one for every run of Redis.
     pub fn random() -> Self {
-        Self(rand::random())
+        Self(u64::from(rand::random::<u32>()))
+    }
+
+    /// A new one for this run of Redis alone.
+    pub fn in_run(run: Run) -> Self {
+        Self(u64::from(run.0) << 32 | Self::random().0)
+    }
+
+    /// Whether its documents can be believed in this run of Redis.
+    pub fn is_for(self, run: Run) -> bool {
+        let own = (self.0 >> 32) as u32;
+        own == 0 || own == run.0
+    }
+}
+
+/// One life of a Redis server: the beginning of the `run_id` that it draws when it starts. After a restart Redis may have lost
+/// its newest writes, and an older document is shown over a newer one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Run(u32);
+
+impl Run {
+    /// Out of the reply to `INFO server`.
+    pub(super) fn of_info(info: &str) -> Option<Self> {
+        let id = info.lines().find_map(|line| line.strip_prefix("run_id:"))?;
+        u32::from_str_radix(id.get(..8)?, 16).ok().map(Self)
     }
 }
 
@@ -75,6 +99,19 @@ impl FromStr for Mark {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_epoch_is_for_the_run_that_it_was_made_in() {
+        let run = |id: &str| Run::of_info(&format!("# Server\r\nrun_id:{id}\r\nuptime:1\r\n"));
+        let (one, two) = (run("0a0b0c0d99").unwrap(), run("ffffffff99").unwrap());
+        assert_eq!((run(""), run("0a0b0c0"), run("0a0b0c0é"), Run::of_info("")), (None, None, None, None));
+        for run in [one, two] {
+            let epoch = Epoch::in_run(run);
+            assert_eq!(epoch.to_string().parse(), Ok(epoch));
+            assert_eq!((epoch.is_for(one), epoch.is_for(two)), (run == one, run == two));
+        }
+        assert!(Epoch::random().is_for(one) && Epoch::random().is_for(two));
+    }
 
     #[test]
     fn a_mark_is_read_as_it_was_written_and_no_other_text_is_one() {
