@@ -6,6 +6,7 @@ use common::fault::{FaultArgs, Planned};
 use connect::PostgresArgs;
 use process::ProcessArgs;
 use stream::StreamArgs;
+use wallet::WalletsArgs;
 
 use crate::bootstrap::{BASELINE, Start};
 use crate::fault::Fault;
@@ -13,6 +14,19 @@ use crate::kind::Fold;
 use crate::registry::Registry;
 
 /// Folds the log, for example into the total distance of all rides.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "consumer", version)]
+pub struct OwnConfig {
+    /// The consumer.
+    #[command(flatten)]
+    pub consumer: Config,
+
+    /// The model of the fold `wallets`.
+    #[command(flatten)]
+    pub wallets: WalletsArgs,
+}
+
+/// The flags of every program that folds.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "consumer", version)]
 // clap names a group of arguments after its struct. Receipts flattens this struct into its own `Config`, so this one must

@@ -3,15 +3,22 @@
 mod distance;
 mod history;
 mod receipts;
+mod wallets;
 
 pub use distance::DistanceFold;
 pub use history::HistoryFold;
 pub use receipts::ReceiptsFold;
+pub use wallets::WalletsFold;
 
-use crate::registry::{Registry, row_fold, state_fold};
+use crate::registry::{Registry, model_fold, row_fold, state_fold};
 
 /// All of them. The first one is that of consumers that name none, and of the baseline.
-pub const FOLDS: Registry = Registry(&[state_fold::<DistanceFold>, row_fold::<HistoryFold>, row_fold::<ReceiptsFold>]);
+pub const FOLDS: Registry = Registry(&[
+    state_fold::<DistanceFold>,
+    row_fold::<HistoryFold>,
+    row_fold::<ReceiptsFold>,
+    model_fold::<WalletsFold>,
+]);
 
 #[cfg(test)]
 mod tests {
@@ -25,7 +32,7 @@ mod tests {
         assert_eq!(FOLDS.first().id().name, "distance");
         assert_eq!(FOLDS.find("history").unwrap().id(), HistoryFold::ID);
         let error = FOLDS.find("speed").err().unwrap().to_string();
-        assert_eq!(error, "there is no fold \"speed\": give one of distance, history, receipts");
+        assert_eq!(error, "there is no fold \"speed\": give one of distance, history, receipts, wallets");
     }
 
     #[test]

@@ -49,7 +49,7 @@ use tracing::info;
 
 pub use bootstrap::{Start, copy};
 pub use checkpoint::{Counts, unregister};
-pub use config::Config;
+pub use config::{Config, OwnConfig};
 pub use consumer::Consumer;
 pub use dead_letter::{Replay, replay};
 pub use fault::Fault;
@@ -57,7 +57,7 @@ pub use fold::{
     CheckpointKey, FoldId, LogPlace, ModelFold, PageEnd, Rejection, RowFold, RowsOf, STATE_LEN_MAX, StateFold,
     Statement, read_object,
 };
-pub use folds::{DistanceFold, FOLDS, HistoryFold, ReceiptsFold};
+pub use folds::{DistanceFold, FOLDS, HistoryFold, ReceiptsFold, WalletsFold};
 pub use kind::{Fold, Kind, Model, ModelWork, Rows, State};
 pub use other_fold::OtherFold;
 pub use outcome::{Interruption, Progress};
@@ -84,12 +84,22 @@ pub async fn run(config: Config, registry: Registry, shutdown: CancellationToken
     run_watched(config, registry, &health, shutdown).await
 }
 
-/// [`run`] with the folds of this project: the process `consumer`.
+/// [`run`] with the folds of this project, the one with a model included: the process `consumer`.
 ///
 /// # Errors
 /// As [`run`].
-pub async fn run_own(config: Config, shutdown: CancellationToken) -> Result<()> {
-    run(config, FOLDS, shutdown).await
+pub async fn run_own(config: OwnConfig, shutdown: CancellationToken) -> Result<()> {
+    let OwnConfig { consumer: config, wallets } = config;
+    if config.administers() {
+        return administer(&config, &FOLDS).await;
+    }
+    let health = monitor::start(&config.process.monitor).await?;
+    let mut fold = config.fold(&FOLDS).map_err(StayDown)?;
+    if fold.id() == WalletsFold::ID {
+        let opened = WalletsFold::with_model(&wallets, &config.stream, &health).map_err(StayDown)?;
+        fold = Box::new(Model(opened));
+    }
+    run_fold(config, fold, &health, shutdown).await
 }
 
 /// As [`run`], for a consumer that is a part of a process with metrics and health of its own. It does not change a registration
@@ -104,6 +114,10 @@ pub async fn run_watched(
     shutdown: CancellationToken,
 ) -> Result<()> {
     let fold = config.fold(&registry).map_err(StayDown)?;
+    run_fold(config, fold, health, shutdown).await
+}
+
+async fn run_fold(config: Config, fold: Box<dyn Fold>, health: &Health, shutdown: CancellationToken) -> Result<()> {
     let faults = FaultSource::new(&config.name, &config.fault, config.inject);
     info!(
         consumer = config.name,

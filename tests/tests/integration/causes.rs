@@ -218,7 +218,7 @@ async fn cause_9_no_transaction_is_open_while_a_consumer_waits_for_redis() {
     let world = World::with_redis(&redis.url()).await;
     let config = world.consumer_config("consumer0");
     let shutdown = common::shutdown::CancellationToken::new();
-    let running = tokio::spawn(consumer::run_own(config, shutdown.clone()));
+    let running = tokio::spawn(consumer::run(config, consumer::FOLDS, shutdown.clone()));
     let mut redis = world.redis().await;
     wait_until("the consumer waits in Redis", async || {
         let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut redis).await.unwrap();

@@ -1,0 +1,194 @@
+//! Keeping the model certain: the documents of a page, the mark, and new epochs.
+//!
+//! Every read of Postgres is for an epoch that was known before it. The script in Redis refuses all documents of another epoch. So
+//! documents of a past that is gone are never written into a newer build, whatever is slow.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use deadpool_postgres::ClientWrapper as Client;
+use pglog::Session;
+use tracing::warn;
+use wallet::WalletId;
+use wallet::documents::{Document, docs};
+use wallet::model::{Epoch, Mark, Model, Outcome};
+
+use super::scrubber::{Scrubber, Walked};
+use super::verdict::{Doubt, find_doubt};
+use super::{Changed, metrics};
+use crate::fold::{LogPlace, PageEnd};
+
+/// How often the mark is checked.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Attempts to settle a page: the first finds that the mark is another, the second follows the check.
+const ATTEMPT_COUNT_MAX: usize = 2;
+
+/// Documents per request to Redis: about half a megabyte, which takes it a few milliseconds.
+const REQUEST_LEN_MAX: usize = 200;
+
+/// The model, and what is known about it.
+pub(super) struct Projector {
+    model: Model,
+    /// The epoch that the last check confirmed. `None`: the mark must be checked.
+    epoch: Option<Epoch>,
+    checked_at: Instant,
+    /// The process id of the Postgres session in which the mark was checked.
+    session: Option<i32>,
+    scrubber: Scrubber,
+}
+
+impl Projector {
+    pub fn new(model: Model) -> Self {
+        Self { model, epoch: None, checked_at: Instant::now(), session: None, scrubber: Scrubber::default() }
+    }
+
+    /// Nothing is known any more about mark and epoch.
+    pub fn doubt(&mut self) {
+        self.epoch = None;
+    }
+
+    /// Brings the wallets of a page up to date, and moves the mark to its end.
+    pub async fn settle(&mut self, client: &Client, changed: &Changed, page: PageEnd) -> Result<()> {
+        for _ in 0..ATTEMPT_COUNT_MAX {
+            let epoch = self.known_epoch(client, page.from).await?;
+            let Some(outdated) = self.find_outdated(epoch, changed).await? else {
+                self.begin_epoch(client, page.from, Some(epoch), Doubt::OtherDocument).await?;
+                continue;
+            };
+            match self.write(client, epoch, &outdated, page).await? {
+                Outcome::Done => return Ok(()),
+                Outcome::Behind => self.begin_epoch(client, page.from, Some(epoch), Doubt::Behind).await?,
+                Outcome::Refused | Outcome::Conflict => self.doubt(),
+            }
+        }
+        bail!(
+            "the mark in Redis changes again and again: does another projector of the same log work on another Postgres?"
+        )
+    }
+
+    /// One unit of upkeep: the check of the mark if it is due, and the scrubber's next step if that is due.
+    pub async fn tend(&mut self, client: &Client, place: LogPlace) -> Result<Duration> {
+        if self.checked_at.elapsed() >= CHECK_INTERVAL {
+            self.doubt();
+        }
+        let epoch = self.known_epoch(client, place).await?;
+        if self.scrubber.pause().is_zero() {
+            match self.scrubber.walk(client, &self.model, epoch).await? {
+                Walked::Sound => {}
+                Walked::Gone(wallet) => {
+                    warn!(%wallet, "redis has an event of this wallet that postgres does not have");
+                    self.begin_epoch(client, place, Some(epoch), Doubt::OtherDocument).await?;
+                }
+                Walked::Refused => self.doubt(),
+            }
+        }
+        Ok(self.scrubber.pause().min(CHECK_INTERVAL.saturating_sub(self.checked_at.elapsed())))
+    }
+
+    /// The epoch, after a check of the mark if it is in doubt.
+    async fn known_epoch(&mut self, client: &Client, place: LogPlace) -> Result<Epoch> {
+        for _ in 0..ATTEMPT_COUNT_MAX {
+            if let Some(epoch) = self.epoch {
+                return Ok(epoch);
+            }
+            self.check(client, place).await?;
+        }
+        self.epoch.context("another projector has just begun a new epoch")
+    }
+
+    /// Compares the mark with the log. Takes its epoch over, or begins a new one.
+    async fn check(&mut self, client: &Client, place: LogPlace) -> Result<()> {
+        let mark = self.model.mark().await?;
+        let doubt = find_doubt(client, mark, self.model.run(), place).await?;
+        match (mark, doubt) {
+            (Some(mark), None) => {
+                self.epoch = Some(mark.epoch);
+                // The session tells whether Postgres was away. What it has lost by that may still be in Redis.
+                let session = Some(session_id(client).await?);
+                if self.session != session || !self.scrubber.is_of(mark.epoch) {
+                    self.session = session;
+                    self.scrubber.begin(mark.epoch);
+                }
+            }
+            (mark, doubt) => {
+                let expected = mark.map(|mark| mark.epoch);
+                self.begin_epoch(client, place, expected, doubt.unwrap_or(Doubt::NoMark)).await?;
+            }
+        }
+        self.checked_at = Instant::now();
+        Ok(())
+    }
+
+    /// Gives all documents up, and begins to build them anew. The head is read first: each document that is read from now on
+    /// reflects all records up to it. If another projector was faster, the mark is in doubt again.
+    async fn begin_epoch(
+        &mut self,
+        client: &Client,
+        place: LogPlace,
+        expected: Option<Epoch>,
+        doubt: Doubt,
+    ) -> Result<()> {
+        let (offset, token) = pglog::marked_head(client, place.partition).await.context("asking for the head")?;
+        let mark = Mark { epoch: Epoch::in_run(self.model.run()), offset, token };
+        self.epoch = None;
+        if self.model.begin(expected, mark).await? {
+            warn!(epoch = %mark.epoch, offset, "{doubt}: the documents of all wallets are built anew from Postgres");
+            metrics::count_epoch();
+            self.epoch = Some(mark.epoch);
+            self.session = Some(session_id(client).await?);
+            self.scrubber.begin(mark.epoch);
+        }
+        Ok(())
+    }
+
+    /// The wallets of a page whose documents are missing, or older than the records say. `None`: a document contradicts a record.
+    async fn find_outdated(&self, epoch: Epoch, changed: &Changed) -> Result<Option<Vec<WalletId>>> {
+        let wallets: Vec<WalletId> = changed.keys().copied().collect();
+        let mut outdated = Vec::new();
+        for wallets in wallets.chunks(REQUEST_LEN_MAX) {
+            let (_, heads) = self.model.heads(wallets).await?;
+            for (wallet, head) in wallets.iter().zip(heads) {
+                let newest = changed[wallet];
+                match head.filter(|(of, _)| *of == epoch).map(|(_, head)| head) {
+                    Some(head) if head.version == newest.version && head.event_id != newest.event_id => {
+                        return Ok(None);
+                    }
+                    Some(head) if head.version >= newest.version => {}
+                    _ => outdated.push(*wallet),
+                }
+            }
+        }
+        Ok(Some(outdated))
+    }
+
+    /// Writes the documents of wallets, and with the last ones moves the mark.
+    async fn write(&self, client: &Client, epoch: Epoch, outdated: &[WalletId], page: PageEnd) -> Result<Outcome> {
+        let (early, late) = outdated.split_at(outdated.len() / REQUEST_LEN_MAX * REQUEST_LEN_MAX);
+        for wallets in early.chunks(REQUEST_LEN_MAX) {
+            let documents = read(client, wallets).await?;
+            let written = self.model.put(Some(epoch), &documents).await?;
+            if written.outcome != Outcome::Done {
+                return Ok(written.outcome);
+            }
+        }
+        let documents = read(client, late).await?;
+        let bound = page.from.checkpoint;
+        Ok(self.model.advance(epoch, &documents, bound, page.offset, page.token).await?.outcome)
+    }
+}
+
+/// The documents of wallets, out of Postgres.
+async fn read(client: &Client, wallets: &[WalletId]) -> Result<Vec<Document>> {
+    if wallets.is_empty() {
+        return Ok(Vec::new());
+    }
+    docs(client, wallets).await.context("reading wallets")
+}
+
+/// The number of the session in Postgres.
+async fn session_id(client: &Client) -> Result<i32> {
+    let sql = "-- consumer::wallets::session_id
+         SELECT pg_backend_pid()";
+    Ok(client.query_one(sql, &[]).await.context("asking for the session")?.get(0))
+}

@@ -1,0 +1,67 @@
+//! Whether the mark in Redis and the log in Postgres are of one past.
+//!
+//! Redis is read first. So the log has the batch that the mark names, unless Postgres was put back to an older state.
+
+use std::fmt;
+
+use anyhow::{Context, Result};
+use pglog::Session;
+use wallet::model::{Mark, Run};
+
+use crate::fold::LogPlace;
+
+/// Why the documents in Redis cannot be believed any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// There is no mark: Redis is new or was emptied, or an event in it contradicted Postgres.
+    NoMark,
+    /// The mark was set before Redis was restarted. Redis may have lost its newest writes.
+    OtherRun,
+    /// The mark is below the checkpoint: Redis was put back to an older state.
+    Behind,
+    /// The mark is beyond the head of the log: Postgres was put back to an older state.
+    BeyondHead,
+    /// The batch at the offset of the mark has another token: Postgres was put back to an older state.
+    OtherToken,
+    /// The scrubber, or a record, found a document that Postgres contradicts: Postgres was put back to an older state.
+    OtherDocument,
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::NoMark => "Redis has no mark: it is new, or was emptied",
+            Self::OtherRun => "Redis was restarted, and may have lost its newest writes",
+            Self::Behind => "the mark in Redis is behind the checkpoint: Redis was put back to an older state",
+            Self::BeyondHead => "the mark in Redis is beyond the log: Postgres was put back to an older state",
+            Self::OtherToken => "the mark in Redis is of another batch: Postgres was put back to an older state",
+            Self::OtherDocument => "Redis has an event that Postgres lacks: Postgres was put back to an older state",
+        })
+    }
+}
+
+/// Looks for a reason to doubt a mark that was read before.
+///
+/// # Errors
+/// Postgres is away.
+pub(super) async fn find_doubt(
+    session: &impl Session,
+    mark: Option<Mark>,
+    run: Run,
+    place: LogPlace,
+) -> Result<Option<Doubt>> {
+    let Some(mark) = mark else { return Ok(Some(Doubt::NoMark)) };
+    if !mark.epoch.is_for(run) {
+        return Ok(Some(Doubt::OtherRun));
+    }
+    if mark.offset < place.checkpoint {
+        return Ok(Some(Doubt::Behind));
+    }
+    let token = pglog::token_at(session, place.partition, mark.offset).await.context("comparing the mark's token")?;
+    if let Some(token) = token {
+        return Ok((token != mark.token).then_some(Doubt::OtherToken));
+    }
+    // A batch that is not there is reaped, or was never cut. Only batches at and below the checkpoint are reaped.
+    let head = pglog::head(session, place.partition).await.context("comparing the mark with the head")?;
+    Ok((mark.offset > head).then_some(Doubt::BeyondHead))
+}
