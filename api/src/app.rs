@@ -18,15 +18,15 @@ use crate::writer::Writer;
 pub(crate) struct App {
     pub database: Database,
     pub writer: Writer,
-    #[expect(dead_code, reason = "the handlers come with a later commit")]
     pub wallets: WalletWriter,
     /// `None`: no payment processor is set up.
     pub desk: Option<Desk>,
     /// Reads wallets.
-    #[expect(dead_code, reason = "the handlers come with a later commit")]
     pub model: WalletModel,
     /// How long a client may take to send a body.
     pub body_wait: Duration,
+    /// How long a whole request may take.
+    pub request_wait: Duration,
     /// Read for all clients at once.
     pub totals: PacedTotals,
     /// The places of clients that watch the history.

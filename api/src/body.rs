@@ -75,8 +75,7 @@ impl Body {
     /// # Errors
     /// The body is neither a form nor a JSON object.
     pub fn params(&self) -> Result<Params<Cow<'_, str>>, Error> {
-        // Some programs put a byte order mark before every text.
-        let bytes = self.bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.bytes);
+        let bytes = self.bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&self.bytes);
         match self.kind {
             Kind::Form => parse_form(bytes),
             Kind::Json => parse_json(bytes),
@@ -85,7 +84,17 @@ impl Body {
             Kind::Unnamed | Kind::Other => Err(Error::UnsupportedType),
         }
     }
+
+    /// The bytes of a body that is to be JSON. The type of a form is taken for JSON, because curl sends it unless it is told
+    /// another. `None`: the body is of another type.
+    pub fn json(&self) -> Option<&[u8]> {
+        let is_json = !matches!(self.kind, Kind::Other);
+        is_json.then(|| self.bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&self.bytes))
+    }
 }
+
+/// Some programs put it before every text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 #[derive(Debug, Clone, Copy)]
 enum Kind {

@@ -9,7 +9,8 @@ use utoipa::{Modify, OpenApi};
 use web::ErrorBody;
 
 use crate::responses::{NoSuchPath, WrongMethod};
-use crate::{health, history, rides, totals};
+use crate::wallets::WalletErrorBody;
+use crate::{health, history, rides, totals, wallets};
 
 /// The whole description.
 #[derive(OpenApi)]
@@ -17,9 +18,10 @@ use crate::{health, history, rides, totals};
     info(title = "Rocket Rides Log", description = include_str!("about.md")),
     paths(
         rides::create_ride, rides::list_rides, rides::show_ride, totals::show_totals, history::show_history,
-        health::check_health
+        health::check_health, wallets::create_wallet, wallets::show_wallet, wallets::show_balance,
+        wallets::list_transactions, wallets::credit_wallet, wallets::debit_wallet, wallets::transfer_money
     ),
-    components(schemas(ErrorBody), responses(NoSuchPath, WrongMethod)),
+    components(schemas(ErrorBody, WalletErrorBody), responses(NoSuchPath, WrongMethod)),
     modifiers(&Everywhere)
 )]
 pub(crate) struct Description;
@@ -66,9 +68,11 @@ mod tests {
     #[test]
     fn every_code_of_an_error_is_described() {
         let text = description().to_string();
-        let source = include_str!("error.rs").split("fn code(").nth(1).unwrap().split("\n    }\n").next().unwrap();
-        let codes: Vec<&str> = source.split('"').skip(1).step_by(2).collect();
-        assert!(codes.len() > 30, "{codes:?}");
+        let sources = [include_str!("error.rs"), include_str!("wallets/error.rs")];
+        let sources = sources.iter().flat_map(|source| source.split("fn code(").skip(1));
+        let sources = sources.map(|rest| rest.split("\n    }\n").next().unwrap());
+        let codes: Vec<&str> = sources.flat_map(|source| source.split('"').skip(1).step_by(2)).collect();
+        assert!(codes.len() > 45, "{codes:?}");
         for code in codes {
             assert!(text.contains(&format!("\"{code}\"")), "{code} is not described");
         }

@@ -40,6 +40,7 @@ mod totals;
 mod wallet_commands;
 mod wallet_model;
 mod wallet_writer;
+mod wallets;
 mod writer;
 
 use std::net::IpAddr;
@@ -89,7 +90,7 @@ const AGE_MAX: Duration = Duration::from_secs(5);
 const CORS_METHODS: &str = "GET, HEAD, POST";
 const CORS_REQUEST_HEADERS: &str =
     "authorization, content-type, idempotency-key, last-event-id, traceparent, x-request-id";
-const CORS_RESPONSE_HEADERS: &str = "age, idempotent-replayed, location, retry-after, x-request-id";
+const CORS_RESPONSE_HEADERS: &str = "age, idempotent-replayed, location, read-from, retry-after, x-request-id";
 
 /// Takes rides over HTTP and stages their log records.
 #[derive(Debug, Clone, Parser)]
@@ -224,10 +225,20 @@ pub async fn serve(
     process::ready();
     let watchers = Arc::new(Semaphore::new(limits.watcher_count_max));
     let totals = Paced::start(Reading(database.clone()));
-    let (body_wait, stop) = (limits.http.body_wait, shutdown.clone());
+    let web::Limits { body_wait, request_wait, .. } = limits.http;
     let Backends { desk, model } = backends;
-    let model = WalletModel::new(model, database.clone());
-    let app = App { database, writer, wallets, desk, model, body_wait, totals, watchers, shutdown: stop };
+    let app = App {
+        model: WalletModel::new(model, database.clone()),
+        database,
+        writer,
+        wallets,
+        desk,
+        body_wait,
+        request_wait,
+        totals,
+        watchers,
+        shutdown: shutdown.clone(),
+    };
     let server = server(&limits, access, health.is_served());
     let mut serving = tokio::spawn(server.serve(listener, Site::new(app), shutdown.clone()));
     let served = tokio::select! {

@@ -3,6 +3,8 @@
 use monitor::{counter, declare_counter, describe_histogram, histogram};
 use wallet::write::Verdict;
 
+use crate::wallet_model::Source;
+
 /// Describes every metric.
 pub(crate) fn describe() {
     web::describe_metrics();
@@ -19,6 +21,10 @@ pub(crate) fn describe() {
     let looked_up = "Groups of commands whose COMMIT was not answered, by what the api found out";
     for result in ["written", "not_written", "unknown"] {
         declare_counter("rocket_rides_wallet_commits_looked_up_total", looked_up, &[("result", result)]);
+    }
+    for source in [Source::Redis, Source::Postgres] {
+        let reads = "Wallets that were read, by source";
+        declare_counter("rocket_rides_wallet_reads_total", reads, &[("source", source.name())]);
     }
     declare_counter("rocket_rides_idempotent_replays_total", "Bookings that were answered as they were before", &[]);
     declare_counter(
@@ -60,4 +66,9 @@ pub(crate) fn wallet_held() {
 /// Counts a group whose COMMIT was not answered.
 pub(crate) fn commit_looked_up(result: &'static str) {
     counter!("rocket_rides_wallet_commits_looked_up_total", "result" => result).increment(1);
+}
+
+/// Counts a read of a wallet.
+pub(crate) fn wallet_read(source: Source) {
+    counter!("rocket_rides_wallet_reads_total", "source" => source.name()).increment(1);
 }

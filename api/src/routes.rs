@@ -13,44 +13,49 @@ use web::{Handler, RequestInfo};
 
 use crate::app::App;
 use crate::error::Error;
-use crate::paths::{DOCS, HEALTHZ, HISTORY, OPENAPI, RIDE, RIDES, TOTALS};
-use crate::{docs, health, history, rides, totals};
+use crate::paths::{DOCS, HEALTHZ, HISTORY, OPENAPI, RIDE, RIDES, TOTALS, WALLETS};
+use crate::{docs, health, history, rides, totals, wallets};
 
 /// Every route that the description describes.
-pub(crate) fn described() -> [(&'static str, MethodRouter<App>); 5] {
+pub(crate) fn described() -> impl Iterator<Item = (&'static str, MethodRouter<App>)> {
     let create = async |State(app): State<App>, Extension(info): Extension<RequestInfo>, request: Request<Body>| {
         let (head, body) = request.into_parts();
         rides::create_ride(&app, &info, &head.headers, body).await
     };
-    [
+    let own = [
         (RIDES, get(rides::list_rides).post(create)),
         (RIDE, get(rides::show_ride)),
         (TOTALS, get(totals::show_totals)),
         (HISTORY, get(history::show_history)),
         (HEALTHZ, get(health::check_health)),
-    ]
+    ];
+    own.into_iter().chain(wallets::routes())
 }
 
 /// Every route.
 pub(crate) fn router(app: App) -> Router {
-    let described = described().into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route));
+    let described = described().fold(Router::new(), |router, (path, route)| router.route(path, route));
     described
         .merge(docs::router())
         .method_not_allowed_fallback(async || Error::WrongMethod)
-        .fallback(async || Error::NoSuchPath)
+        .fallback(wallets::fallback)
         .layer(from_fn(web::compress))
         .with_state(app)
 }
 
 /// The fast path: whether a request goes straight to [`rides::create_ride`], to which the router would lead it too. Nearly
-/// every request is such a one, and the router is a measurable part of its cost.
+/// every request is such a one or one of [`wallets::quick`], and the router is a measurable part of its cost.
 fn takes_fast_path<B>(request: &Request<B>) -> bool {
     request.method() == Method::POST && request.uri().path() == RIDES
 }
 
 /// The route of a path, as metrics name it.
 pub(crate) fn route_of(path: &str) -> &'static str {
-    if path.starts_with(DOCS) { DOCS } else { web::route_of(path, &[RIDES, TOTALS, HISTORY, HEALTHZ, OPENAPI, RIDE]) }
+    if path.starts_with(DOCS) {
+        return DOCS;
+    }
+    let others = [RIDES, TOTALS, HISTORY, HEALTHZ, OPENAPI, WALLETS, RIDE];
+    wallets::route_of(path).unwrap_or_else(|| web::route_of(path, &others))
 }
 
 /// The api as a handler of HTTP requests.
@@ -72,6 +77,9 @@ impl Handler for Site {
         if takes_fast_path(&request) {
             let (head, body) = request.into_parts();
             return rides::create_ride(&self.app, info, &head.headers, body).await;
+        }
+        if let Some(quick) = wallets::quick(&request) {
+            return Box::pin(wallets::answer(&self.app, info, quick, request).instrument(info.id.span())).await;
         }
         // In a box: the router's future is large, and the future of every guest's ride would have to be as large.
         Box::pin(web::route(&self.router, request, info).instrument(info.id.span())).await
@@ -121,14 +129,15 @@ mod tests {
         let (watchers, shutdown) = (Arc::new(Semaphore::new(1)), CancellationToken::new());
         let totals = Paced::start(Reading(database.clone()));
         let model = WalletModel::new(None, database.clone());
-        App { database, writer, wallets, desk: None, model, body_wait: Duration::ZERO, totals, watchers, shutdown }
+        let (body_wait, request_wait) = (Duration::ZERO, Duration::ZERO);
+        App { database, writer, wallets, desk: None, model, body_wait, request_wait, totals, watchers, shutdown }
     }
 
     #[tokio::test]
     async fn every_route_is_described_and_nothing_else() {
         let description = serde_json::to_value(Description::openapi()).unwrap();
         let described = description["paths"].as_object().unwrap();
-        let routes: BTreeSet<&str> = super::described().into_iter().map(|(path, _)| path).collect();
+        let routes: BTreeSet<&str> = super::described().map(|(path, _)| path).collect();
         assert_eq!(described.keys().map(String::as_str).collect::<BTreeSet<_>>(), routes);
         let router = super::router(app());
         for (path, operations) in described {
@@ -148,6 +157,12 @@ mod tests {
             ("/rides/7", "/rides/{id}"),
             ("/totals", "/totals"),
             ("/history", "/history"),
+            ("/wallets", "/wallets"),
+            ("/wallet/7", "/wallet/{id}"),
+            ("/wallet/7/balance", "/wallet/{id}/balance"),
+            ("/wallet/7/transfer", "/wallet/{id}/transfer"),
+            ("/wallet/7/nothing", "other"),
+            ("/wallet", "other"),
             ("/docs/swagger-ui.css", "/docs"),
             ("/openapi.json", "/openapi.json"),
             ("/ride", "other"),

@@ -65,7 +65,6 @@ impl WalletWriter {
     /// # Errors
     /// [`Error::KeyMismatch`]: the key was used for another command. [`Error::WalletBusy`], [`Error::Overloaded`] and
     /// [`Error::Unavailable`]: nothing was written. [`Error::OutcomeUnknown`]: the api could not find out.
-    #[expect(dead_code, reason = "the handlers come with a later commit")]
     pub async fn write(&self, command: Command) -> Result<Outcome, Error> {
         let deadline = Instant::now() + HELD_WAIT;
         let mut verdict = self.commands.write(command.clone()).await?;
