@@ -75,7 +75,7 @@ END $$;
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Records that are to be published, one per row. A row is written in the transaction that makes the record true (I1):
--- INSERT INTO staged_log_records (object, action, data) VALUES ('wallet', 'credit', '{"id":7,"amount":5}').
+-- INSERT INTO staged_log_records (object, action, data) VALUES ('account', 'credit', '{"id":7,"amount":5}').
 -- Written by every process that changes something. Read by the streamer, and by consumers that heal a gap in the stream.
 -- Deleted by the reaper, in whole batches. Never updated.
 -- ---------------------------------------------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ CREATE TABLE IF NOT EXISTS staged_log_records (
     id             BIGINT      GENERATED ALWAYS AS IDENTITY,
     -- When the record was staged, on the clock of Postgres. Consumers measure their lag from it.
     staged_at      TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
-    -- The kind of thing that the record is about ('wallet'), and what happened to it ('credit').
+    -- The kind of thing that the record is about ('account'), and what happened to it ('credit').
     object         VARCHAR(100) NOT NULL,
     action         VARCHAR(100) NOT NULL,
     -- The payload. It is json and not jsonb, so that the stream carries exactly the bytes that were staged.

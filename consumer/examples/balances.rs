@@ -1,4 +1,4 @@
-//! A fold of your own with rows: the balance of every wallet, from the records that the example `stage` of pglog writes.
+//! A fold of your own with rows: the balance of every account, from the records that the example `stage` of pglog writes.
 //!
 //! ```text
 //! psql "$DATABASE_URL" -f schema.sql -f ops/roles.sql -f consumer/examples/balances.sql
@@ -27,11 +27,11 @@ const FOLDS: Registry = Registry(&[row_fold::<Balances>]);
 /// Credits of one page, as columns. The balances themselves stay in the table.
 #[derive(Debug, Default)]
 struct Balances {
-    wallet_ids: Vec<i64>,
+    account_ids: Vec<i64>,
     amounts: Vec<i64>,
 }
 
-/// The fields that the payload of `wallet credit` must have.
+/// The fields that the payload of `account credit` must have.
 #[derive(Deserialize)]
 struct Credit {
     id: i64,
@@ -42,20 +42,20 @@ impl RowFold for Balances {
     const ID: FoldId = FoldId { name: "balances", version: 1 };
 
     const ROWS: RowsOf = RowsOf::Each {
-        tables: &["wallet_balances"],
+        tables: &["account_balances"],
         copy: "-- balances::copy
-               INSERT INTO wallet_balances (name, partition, wallet_id, balance)
-               SELECT $2, partition, wallet_id, balance FROM wallet_balances WHERE name = $1 AND partition = $3",
+               INSERT INTO account_balances (name, partition, account_id, balance)
+               SELECT $2, partition, account_id, balance FROM account_balances WHERE name = $1 AND partition = $3",
     };
 
     fn takes(&self, object: &str, action: &str) -> bool {
-        object == "wallet" && action == "credit"
+        object == "account" && action == "credit"
     }
 
     /// Works in memory only. An error says that the record can never apply, and nothing may be collected from it.
     fn apply(&mut self, record: &Record<'_>) -> Result<(), Rejection> {
         let credit: Credit = read_object(record, "a credit")?;
-        self.wallet_ids.push(credit.id);
+        self.account_ids.push(credit.id);
         self.amounts.push(credit.amount);
         Ok(())
     }
@@ -63,13 +63,13 @@ impl RowFold for Balances {
     /// The loop runs these statements in the transaction that moves the checkpoint, so a credit is added once, however often
     /// its record arrives.
     fn statements(&mut self, key: &CheckpointKey) -> Vec<Statement> {
-        let Self { wallet_ids, amounts } = std::mem::take(self);
+        let Self { account_ids, amounts } = std::mem::take(self);
         let adding = Statement::new(
             "-- balances::add
-             INSERT INTO wallet_balances (name, partition, wallet_id, balance)
+             INSERT INTO account_balances (name, partition, account_id, balance)
              SELECT $1, $2, id, sum(amount) FROM unnest($3::bigint[], $4::bigint[]) AS credit (id, amount) GROUP BY id
-             ON CONFLICT (name, partition, wallet_id) DO UPDATE SET balance = wallet_balances.balance + excluded.balance",
+             ON CONFLICT (name, partition, account_id) DO UPDATE SET balance = account_balances.balance + excluded.balance",
         );
-        vec![adding.with(key.name.clone()).with(key.partition).with(wallet_ids).with(amounts)]
+        vec![adding.with(key.name.clone()).with(key.partition).with(account_ids).with(amounts)]
     }
 }

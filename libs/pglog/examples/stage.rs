@@ -1,4 +1,4 @@
-//! Changes a wallet, and stages a record of the change in the same transaction.
+//! Changes an account, and stages a record of the change in the same transaction.
 //!
 //! ```text
 //! psql "$DATABASE_URL" -f libs/pglog/log.sql -f libs/pglog/examples/stage.sql
@@ -6,7 +6,7 @@
 //! DATABASE_URL=postgres://… cargo run -p pglog --example stage -- 7 -100
 //! ```
 //!
-//! The first command adds 5 to wallet 7 and stages the record `wallet credit`. The second would make the balance negative:
+//! The first command adds 5 to account 7 and stages the record `account credit`. The second would make the balance negative:
 //! Postgres refuses it, so no record is staged either. This program writes nothing to the stream: a streamer does, after
 //! the transaction has committed.
 
@@ -17,28 +17,28 @@ use tokio_postgres::{Client, NoTls};
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let url = std::env::var("DATABASE_URL").map_err(|_| "DATABASE_URL is not set: where is Postgres?")?;
     let mut args = std::env::args().skip(1).map(|arg| arg.parse::<i64>());
-    let (Some(Ok(wallet_id)), Some(Ok(amount))) = (args.next(), args.next()) else {
-        return Err("give a wallet and an amount, for example: stage 7 5".into());
+    let (Some(Ok(account_id)), Some(Ok(amount))) = (args.next(), args.next()) else {
+        return Err("give an account and an amount, for example: stage 7 5".into());
     };
     let (mut client, connection) = tokio_postgres::connect(&url, NoTls).await?;
     tokio::spawn(connection);
-    let balance = credit(&mut client, wallet_id, amount).await?;
+    let balance = credit(&mut client, account_id, amount).await?;
     // After COMMIT. If the hint is lost, the streamer finds the record a tenth of a second later.
     pglog::hint(&client).await?;
-    println!("wallet {wallet_id} has {balance}");
+    println!("account {account_id} has {balance}");
     Ok(())
 }
 
 /// Commits the change and its record together, or neither of them. Returns the new balance.
-async fn credit(client: &mut Client, wallet_id: i64, amount: i64) -> Result<i64, tokio_postgres::Error> {
+async fn credit(client: &mut Client, account_id: i64, amount: i64) -> Result<i64, tokio_postgres::Error> {
     let tx = client.transaction().await?;
-    tx.execute("INSERT INTO wallets (id, balance) VALUES ($1, 0) ON CONFLICT DO NOTHING", &[&wallet_id]).await?;
-    let change = "UPDATE wallets SET balance = balance + $2 WHERE id = $1 RETURNING balance";
-    let row = tx.query_one(change, &[&wallet_id, &amount]).await?;
-    // Last, because the transaction now holds the wallet's lock. A second transaction on this wallet waits for this COMMIT,
-    // so the log has the records of one wallet in the order of their commits.
-    let data = format!(r#"{{"id":{wallet_id},"amount":{amount}}}"#);
-    pglog::stage(&tx, NewRecord { object: "wallet", action: "credit", data: &data, ..NewRecord::default() }).await?;
+    tx.execute("INSERT INTO accounts (id, balance) VALUES ($1, 0) ON CONFLICT DO NOTHING", &[&account_id]).await?;
+    let change = "UPDATE accounts SET balance = balance + $2 WHERE id = $1 RETURNING balance";
+    let row = tx.query_one(change, &[&account_id, &amount]).await?;
+    // Last, because the transaction now holds the account's lock. A second transaction on this account waits for this COMMIT,
+    // so the log has the records of one account in the order of their commits.
+    let data = format!(r#"{{"id":{account_id},"amount":{amount}}}"#);
+    pglog::stage(&tx, NewRecord { object: "account", action: "credit", data: &data, ..NewRecord::default() }).await?;
     tx.commit().await?;
     Ok(row.get(0))
 }

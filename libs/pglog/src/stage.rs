@@ -13,10 +13,10 @@ pub const HINT_CHANNEL: &str = "rocket_rides_log";
 const CHANNEL_OF_SCHEMA: &str = "CASE current_schema() WHEN 'public' THEN 'rocket_rides_log'
      ELSE 'rocket_rides_log_' || hashtext(current_schema()::text) END";
 
-/// A record to be staged: an object (`wallet`), an action (`credit`) and a JSON payload, which is kept byte for byte.
+/// A record to be staged: an object (`account`), an action (`credit`) and a JSON payload, which is kept byte for byte.
 ///
 /// ```
-/// let record = pglog::NewRecord { object: "wallet", action: "credit", data: r#"{"id":7}"#, ..Default::default() };
+/// let record = pglog::NewRecord { object: "account", action: "credit", data: r#"{"id":7}"#, ..Default::default() };
 /// assert_eq!(record.traceparent, None);
 /// ```
 #[derive(Debug, Clone, Copy, Default)]
@@ -40,9 +40,9 @@ pub struct NewRecord<'a> {
 /// ```no_run
 /// # async fn f(client: &mut tokio_postgres::Client) -> Result<(), tokio_postgres::Error> {
 /// let tx = client.transaction().await?;
-/// tx.execute("UPDATE wallets SET balance = balance + 5 WHERE id = $1", &[&7_i64]).await?;
+/// tx.execute("UPDATE accounts SET balance = balance + 5 WHERE id = $1", &[&7_i64]).await?;
 /// let data = r#"{"id":7,"amount":5}"#;
-/// pglog::stage(&tx, pglog::NewRecord { object: "wallet", action: "credit", data, traceparent: None }).await?;
+/// pglog::stage(&tx, pglog::NewRecord { object: "account", action: "credit", data, traceparent: None }).await?;
 /// tx.commit().await?;
 /// # Ok(()) }
 /// ```

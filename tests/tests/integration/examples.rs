@@ -13,7 +13,7 @@ pub fn example(world: &World, name: &str, role: &str, args: &[&str]) -> Process 
     Process::spawn(name, command)
 }
 
-async fn world_with_wallets() -> World {
+async fn world_with_accounts() -> World {
     let world = World::new().await;
     let sql = [
         include_str!("../../../libs/pglog/examples/stage.sql"),
@@ -27,29 +27,29 @@ async fn world_with_wallets() -> World {
 
 #[tokio::test]
 async fn the_example_stages_a_record_with_the_change_or_neither() {
-    let world = world_with_wallets().await;
+    let world = world_with_accounts().await;
     let mut streamer = Process::start(&world, "streamer", &[]);
     streamer.wait_for("leading").await;
     let output = example(&world, "stage", "owner", &["7", "5"]).succeed().await;
-    assert_eq!(output, "wallet 7 has 5\n");
+    assert_eq!(output, "account 7 has 5\n");
     let output = example(&world, "stage", "owner", &["7", "-100"]).fail(1).await;
-    assert!(output.contains("wallets_balance_check"), "{output}");
+    assert!(output.contains("accounts_balance_check"), "{output}");
     let output = example(&world, "stage", "owner", &["seven"]).fail(1).await;
-    assert!(output.contains("give a wallet and an amount"), "{output}");
+    assert!(output.contains("give an account and an amount"), "{output}");
     streamer.wait_for("batch published").await;
     streamer.stop().await;
-    assert_eq!(world.number("SELECT balance FROM wallets WHERE id = 7").await, 5);
+    assert_eq!(world.number("SELECT balance FROM accounts WHERE id = 7").await, 5);
     let records = world.read_from(1, 10).await;
     assert_eq!(records.len(), 1, "{records:?}");
     let record = &records[0];
     let what = (record.object.as_str(), record.action.as_str(), record.data.as_str());
-    assert_eq!(what, ("wallet", "credit", r#"{"id":7,"amount":5}"#));
+    assert_eq!(what, ("account", "credit", r#"{"id":7,"amount":5}"#));
 }
 
 /// The example notifies listeners. No other program stages records here.
 #[tokio::test]
 async fn the_example_wakes_the_streamer() {
-    let world = world_with_wallets().await;
+    let world = world_with_accounts().await;
     let config: tokio_postgres::Config = world.database_url().parse().unwrap();
     let (listener, mut connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
     let (heard, mut hints) = tokio::sync::mpsc::unbounded_channel();
@@ -69,28 +69,28 @@ async fn the_example_wakes_the_streamer() {
 /// Stages many credits, of which one can never be applied, and rides, which the fold does not take. Returns the number of
 /// records.
 async fn stage_credits(world: &World) -> i64 {
-    for (wallet, amount) in [("1", "10"), ("2", "300"), ("1", "-4"), ("3", "7"), ("2", "50")] {
-        example(world, "stage", "owner", &[wallet, amount]).succeed().await;
+    for (account, amount) in [("1", "10"), ("2", "300"), ("1", "-4"), ("3", "7"), ("2", "50")] {
+        example(world, "stage", "owner", &[account, amount]).succeed().await;
     }
-    let many = "WITH credits AS (SELECT n % 50 AS id, n AS amount FROM generate_series(1, 3000) n), wallets AS (
-                    INSERT INTO wallets SELECT id, sum(amount) FROM credits GROUP BY id
-                    ON CONFLICT (id) DO UPDATE SET balance = wallets.balance + excluded.balance)
+    let many = "WITH credits AS (SELECT n % 50 AS id, n AS amount FROM generate_series(1, 3000) n), accounts AS (
+                    INSERT INTO accounts SELECT id, sum(amount) FROM credits GROUP BY id
+                    ON CONFLICT (id) DO UPDATE SET balance = accounts.balance + excluded.balance)
                 INSERT INTO staged_log_records (object, action, data)
-                SELECT 'wallet', 'credit', json_build_object('id', id, 'amount', amount) FROM credits
-                UNION ALL SELECT 'wallet', 'credit', '{\"id\":1}'";
+                SELECT 'account', 'credit', json_build_object('id', id, 'amount', amount) FROM credits
+                UNION ALL SELECT 'account', 'credit', '{\"id\":1}'";
     world.client().batch_execute(many).await.unwrap();
     world.write_rides(100).await;
     world.drain_streamer(&mut world.streamer()).await;
-    assert_eq!(world.number("SELECT count(*) FROM wallets").await, 50);
+    assert_eq!(world.number("SELECT count(*) FROM accounts").await, 50);
     3106
 }
 
-/// The consumer has every balance that the wallets have.
+/// The consumer has every balance that the accounts have.
 async fn assert_balances(world: &World, name: &str) {
     let differing = format!(
-        "SELECT count(*) FROM wallets FULL JOIN
-         (SELECT wallet_id AS id, balance FROM wallet_balances WHERE name = '{name}') derived USING (id)
-         WHERE wallets.balance IS DISTINCT FROM derived.balance"
+        "SELECT count(*) FROM accounts FULL JOIN
+         (SELECT account_id AS id, balance FROM account_balances WHERE name = '{name}') derived USING (id)
+         WHERE accounts.balance IS DISTINCT FROM derived.balance"
     );
     assert_eq!(world.number(&differing).await, 0, "{name}");
 }
@@ -112,7 +112,7 @@ async fn drain_with_kills(world: &World, program: &str, name: &str) {
 
 #[tokio::test]
 async fn the_example_with_rows_derives_every_balance_whatever_crashes() {
-    let world = world_with_wallets().await;
+    let world = world_with_accounts().await;
     let record_count = stage_credits(&world).await;
     drain_with_kills(&world, "balances", "balances0").await;
     example(&world, "balances", "consumer", &["balances1", "--drain"]).succeed().await;
@@ -127,7 +127,7 @@ async fn the_example_with_rows_derives_every_balance_whatever_crashes() {
 
 #[tokio::test]
 async fn the_example_with_rows_lives_its_whole_life() {
-    let world = world_with_wallets().await;
+    let world = world_with_accounts().await;
     stage_credits(&world).await;
     example(&world, "balances", "consumer", &["old", "--drain"]).succeed().await;
     archive_and_reap(&world).await;
@@ -137,7 +137,7 @@ async fn the_example_with_rows_lives_its_whole_life() {
     // Afterwards it goes on as any consumer does, and its dead letter is folded by its own program only.
     example(&world, "stage", "owner", &["4", "1"]).succeed().await;
     world.drain_streamer(&mut world.streamer()).await;
-    world.client().batch_execute("UPDATE wallets SET balance = balance + 9000 WHERE id = 1").await.unwrap();
+    world.client().batch_execute("UPDATE accounts SET balance = balance + 9000 WHERE id = 1").await.unwrap();
     let letter = world.number("SELECT min(record_offset) FROM dead_letters").await;
     for name in ["old", "new", "copy"] {
         example(&world, "balances", "consumer", &[name, "--drain"]).succeed().await;
@@ -154,7 +154,7 @@ async fn the_example_with_rows_lives_its_whole_life() {
     }
 
     example(&world, "balances", "consumer", &["old", "--unregister"]).succeed().await;
-    for table in ["checkpoints", "wallet_balances"] {
+    for table in ["checkpoints", "account_balances"] {
         assert_eq!(row_count(&world, table, "old").await, 0, "{table}");
     }
     assert_balances(&world, "copy").await;

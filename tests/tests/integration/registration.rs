@@ -18,7 +18,7 @@ async fn world_with_credits() -> World {
         world.client().batch_execute(table).await.unwrap();
     }
     let credits = "INSERT INTO staged_log_records (object, action, data)
-                   VALUES ('wallet', 'credit', '{\"id\":7,\"amount\":5}'), ('wallet', 'credit', '{\"id\":7,\"amount\":6}')";
+                   VALUES ('account', 'credit', '{\"id\":7,\"amount\":5}'), ('account', 'credit', '{\"id\":7,\"amount\":6}')";
     world.client().batch_execute(credits).await.unwrap();
     world.write_rides(10).await;
     world.drain_streamer(&mut world.streamer()).await;
@@ -56,7 +56,7 @@ async fn rows_of_a_fold_end_with_the_registration() {
     let world = world_with_credits().await;
     for _ in 0..2 {
         example(&world, "balances", "consumer", &["balances0", "--drain"]).succeed().await;
-        assert_eq!(world.number("SELECT balance::bigint FROM wallet_balances").await, 11);
+        assert_eq!(world.number("SELECT balance::bigint FROM account_balances").await, 11);
         python(&world, "consumer", &["lengths.py", "lengths0", "--drain"]).succeed().await;
         assert_eq!(world.number("SELECT sum(ride_count)::bigint FROM ride_lengths").await, 10);
         for flag in ["--unregister", "--register"] {
@@ -69,7 +69,7 @@ async fn rows_of_a_fold_end_with_the_registration() {
 #[tokio::test]
 async fn a_fold_whose_rows_would_stay_registers_no_consumer() {
     let world = world_with_credits().await;
-    let unbind = "ALTER TABLE wallet_balances DROP CONSTRAINT wallet_balances_name_partition_fkey;
+    let unbind = "ALTER TABLE account_balances DROP CONSTRAINT account_balances_name_partition_fkey;
                   ALTER TABLE ride_lengths DROP CONSTRAINT ride_lengths_name_partition_fkey";
     example(&world, "balances", "consumer", &["old", "--drain"]).succeed().await;
     world.client().batch_execute(unbind).await.unwrap();
@@ -91,7 +91,7 @@ async fn a_fold_whose_rows_would_stay_registers_no_consumer() {
 #[tokio::test]
 async fn a_consumer_that_could_not_write_is_not_registered() {
     let world = world_with_credits().await;
-    let revoke = "REVOKE UPDATE ON wallet_balances, ride_lengths FROM rocket_consumer;
+    let revoke = "REVOKE UPDATE ON account_balances, ride_lengths FROM rocket_consumer;
                   REVOKE EXECUTE ON FUNCTION make_history_parts FROM rocket_consumer;
                   REVOKE INSERT ON receipts FROM rocket_receipts";
     world.client().batch_execute(revoke).await.unwrap();
@@ -105,7 +105,7 @@ async fn a_consumer_that_could_not_write_is_not_registered() {
     }
     let output = python(&world, "consumer", &["lengths.py", "lengths", "--drain"]).fail(1).await;
     assert!(output.contains("permission denied"), "{output}");
-    world.client().batch_execute("DROP TABLE wallet_balances, ride_lengths").await.unwrap();
+    world.client().batch_execute("DROP TABLE account_balances, ride_lengths").await.unwrap();
     let output = example(&world, "balances", "consumer", &["balances"]).fail(1).await;
     assert!(output.contains("Make the table if it is missing"), "{output}");
     python(&world, "consumer", &["lengths.py", "lengths", "--drain"]).fail(1).await;

@@ -28,9 +28,9 @@
 //! ```no_run
 //! # async fn credit(client: &mut tokio_postgres::Client) -> Result<(), tokio_postgres::Error> {
 //! let tx = client.transaction().await?;
-//! tx.execute("UPDATE wallets SET balance = balance + 5 WHERE id = 7", &[]).await?;
+//! tx.execute("UPDATE accounts SET balance = balance + 5 WHERE id = 7", &[]).await?;
 //! let data = r#"{"id":7,"amount":5}"#;
-//! pglog::stage(&tx, pglog::NewRecord { object: "wallet", action: "credit", data, traceparent: None }).await?;
+//! pglog::stage(&tx, pglog::NewRecord { object: "account", action: "credit", data, traceparent: None }).await?;
 //! tx.commit().await?;
 //! pglog::hint(client).await
 //! # }
