@@ -802,6 +802,10 @@ DO $$ BEGIN
             SELECT e.version, e.balance_minor FROM wallet_events AS e
             WHERE e.wallet_id = l.wallet_id AND e.accepted ORDER BY e.version DESC LIMIT 1
         ) AS newest ON true;
+    ELSIF NOT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('wallets') AND relkind = 'v') THEN
+        -- An example of version 6 made such a table.
+        RAISE EXCEPTION 'the schema has a table wallets, and needs the name for a view'
+        USING ERRCODE = 'duplicate_table', HINT = 'Rename it: ALTER TABLE wallets RENAME TO accounts';
     END IF;
     -- The state of each wallet after each accepted event. It cannot be written: a view with OFFSET is not updatable.
     IF to_regclass('wallet_states') IS NULL THEN

@@ -82,12 +82,6 @@ GRANT INSERT (object, action, data, traceparent), SELECT (id) ON staged_log_reco
 GRANT SELECT (partition, first_offset, record_count) ON log_batches TO rocket_api;
 GRANT SELECT ON checkpoints, consumer_states, history, history_ranges TO rocket_api;
 GRANT SELECT (name, partition, dropped_at) ON dead_letters TO rocket_api;
--- It locks wallets with FOR UPDATE, which needs the privilege to update; no row is ever updated. Postgres gives an event its
--- time.
-GRANT SELECT, INSERT, UPDATE (wallet_id) ON wallet_locks TO rocket_api;
-GRANT SELECT, INSERT (event_id, wallet_id, version, balance_minor, accepted, reason, action, amount_minor, counterparty,
-                      idempotency_key, origin_ip, traceparent)
-    ON wallet_events TO rocket_api;
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- api and completer: book rides, in phases.
@@ -116,7 +110,10 @@ GRANT SELECT, INSERT, UPDATE ON completions TO rocket_completer;
 -- ---------------------------------------------------------------------------------------------------------------------
 -- SELECT ... FOR UPDATE needs the right to update one column. A trigger refuses every UPDATE.
 GRANT SELECT, INSERT, UPDATE (wallet_id) ON wallet_locks TO rocket_api;
-GRANT SELECT, INSERT ON wallet_events TO rocket_api;
+-- Postgres gives an event its time.
+GRANT SELECT, INSERT (event_id, wallet_id, version, balance_minor, accepted, reason, action, amount_minor, counterparty,
+                      idempotency_key, origin_ip, traceparent)
+    ON wallet_events TO rocket_api;
 GRANT SELECT ON wallet_locks TO rocket_consumer, rocket_dashboard;
 -- Without the address of the client, its key and its trace.
 GRANT SELECT (event_id, wallet_id, version, balance_minor, accepted, reason, action, amount_minor, counterparty, created_at)

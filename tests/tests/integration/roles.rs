@@ -130,6 +130,7 @@ async fn the_api_locks_a_wallet_and_adds_events_and_no_other_process_does() {
     }
     let error = client.batch_execute("UPDATE wallet_locks SET wallet_id = wallet_id").await.unwrap_err();
     assert_eq!(error.code(), Some(&SqlState::RAISE_EXCEPTION), "{error:?}");
+    assert_refused(&world, "api", &["INSERT INTO wallet_events (created_at) VALUES (now())"]).await;
     for role in ["completer", "streamer", "receipts", "reaper"] {
         let reads = ["SELECT FROM wallet_locks", "SELECT FROM wallet_events", "SELECT FROM wallets", LOCK_WALLETS];
         assert_refused(&world, role, &[&reads[..], &[add, CREDIT]].concat()).await;

@@ -18,7 +18,7 @@ const MAKE_VERSION_6: &str = "
     DROP DOMAIN ksuid;
     UPDATE log_identity SET schema_version = 6";
 
-const WALLET: &str = "28skwt5B8zTrs6AqBWrSgCHLcRL";
+pub const WALLET: &str = "28skwt5B8zTrs6AqBWrSgCHLcRL";
 
 /// A wallet with a credit of 5, a rejected debit, and a debit of 2.
 pub async fn use_wallet(client: &Client) {
@@ -57,6 +57,24 @@ async fn the_upgrade_from_version_6_makes_the_tables_and_happens_once() {
     use_wallet(client).await;
     world.carry_rides(1, &mut world.streamer(), &mut world.consumer("c0")).await;
     assert_eq!(world.committed("c0").await.0, 4, "no staged record is lost");
+}
+
+/// An example of version 6 made a table of this name.
+#[tokio::test]
+async fn a_table_with_the_name_of_the_view_stops_the_upgrade_and_nothing_changes() {
+    let world = World::new().await;
+    let client = world.client();
+    client.batch_execute(MAKE_VERSION_6).await.unwrap();
+    client.batch_execute("CREATE TABLE wallets (id BIGINT PRIMARY KEY, balance BIGINT)").await.unwrap();
+    let before = catalog(client).await;
+    let error = launcher::apply_schema(client).await.unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::DUPLICATE_TABLE), "{error:?}");
+    client.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(catalog(client).await, before);
+    client.batch_execute("ALTER TABLE wallets RENAME TO accounts").await.unwrap();
+    launcher::apply_schema(client).await.unwrap();
+    use_wallet(client).await;
+    assert_eq!(world.number("SELECT sum(balance_minor)::bigint FROM wallets").await, 300);
 }
 
 #[tokio::test]
