@@ -38,6 +38,7 @@ use crate::WalletId;
 use crate::documents::{Change, Document, Head};
 
 use json::HEAD_LEN_MAX;
+pub use json::read_document;
 use link::Link;
 pub use mark::{Epoch, Foreign, Mark, Run};
 use script::{Move, Piece};
@@ -65,7 +66,7 @@ impl Model {
     /// failure. A request waits up to `wait`.
     pub fn start(client: Client, stream_name: &str, wait: Duration) -> Self {
         declare_gauge(UP, "1 while the wallets' read model can be used", &[]);
-        let mark_key = format!("{stream_name}:wallets");
+        let mark_key = mark_key(stream_name);
         Self { link: Link::start(client, mark_key.clone(), wait), mark_key: mark_key.into() }
     }
 
@@ -214,6 +215,11 @@ impl Model {
         let Some(Element::Bulk(text)) = Elements::of(&reply.bytes).next() else { return Ok(None) };
         Ok(value(text).filter(|(epoch, _)| Some(*epoch) == reply.epoch).map(|(_, value)| value))
     }
+}
+
+/// The key of the mark of this log. Several logs may share a Redis.
+pub fn mark_key(stream_name: &str) -> String {
+    format!("{stream_name}:wallets")
 }
 
 /// Deletes documents.

@@ -3,6 +3,7 @@
 mod adopt;
 mod api;
 mod audit;
+mod audit_documents;
 mod audit_history;
 mod audit_payments;
 mod audit_wallets;

@@ -17,6 +17,7 @@
 
 mod archive;
 mod distance;
+mod documents;
 mod entries;
 mod extent;
 mod log;
@@ -36,12 +37,14 @@ use pglog::Partition;
 use process::LogArgs;
 use stream::StreamArgs;
 use tokio_postgres::IsolationLevel;
+use wallet::WalletsArgs;
 
 pub use report::{
-    ConsumerLine, HistoryLine, PartitionLine, PaymentsLine, Report, RidesLine, StreamLine, TotalLine, WalletsLine,
+    ConsumerLine, DocumentsLine, HistoryLine, PartitionLine, PaymentsLine, Report, RidesLine, StreamLine, TotalLine,
+    WalletsLine,
 };
 
-/// Compares consumers, log, rides and stream; with --payments also charges, bookings and receipts. Exits with status 0 if everything is equal, and with 1 otherwise.
+/// Compares consumers, log, rides, wallets and stream; with --payments also charges, bookings and receipts. Exits with status 0 if everything is equal, and with 1 otherwise.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "audit", version)]
 pub struct Config {
@@ -53,6 +56,10 @@ pub struct Config {
     #[command(flatten)]
     pub stream: StreamArgs,
 
+    /// The read model of wallets.
+    #[command(flatten)]
+    pub wallets: WalletsArgs,
+
     /// The state that the audit counts from.
     #[arg(long, value_enum, default_value_t, value_name = "PLACE")]
     pub from: Origin,
@@ -61,7 +68,7 @@ pub struct Config {
     #[arg(long)]
     pub all_partitions: bool,
 
-    /// Audit Postgres only, and not the stream.
+    /// Audit Postgres only, and not the stream and the documents of wallets.
     #[arg(long)]
     pub no_stream: bool,
 
@@ -139,6 +146,9 @@ pub async fn run(config: &Config) -> Result<Report> {
         report.note("rides were not compared: the log could not be read to its head".to_owned());
     }
     tx.rollback().await.context("ending the snapshot")?;
+    if !config.no_stream {
+        documents::audit(&client, config, &mut report).await?;
+    }
     if let Some(stripe) = stripe {
         payments::audit(&client, &stripe, config.since, &mut report).await?;
     }

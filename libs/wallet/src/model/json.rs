@@ -66,8 +66,8 @@ pub(super) fn read_head(text: &[u8]) -> Option<(Epoch, Head)> {
     Some((epoch, head))
 }
 
-/// Reads a document.
-pub(super) fn read_document(text: &[u8]) -> Option<(Epoch, Document)> {
+/// Reads a document out of Redis, and the epoch that it is of. `None`: it is no document of this form.
+pub fn read_document(text: &[u8]) -> Option<(Epoch, Document)> {
     let mut cursor = Cursor(text);
     let (epoch, wallet, Head { version, event_id, timestamp, balance_minor }) = head(&mut cursor)?;
     let mut transactions = Vec::with_capacity(TRANSACTION_COUNT_MAX);

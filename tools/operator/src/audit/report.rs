@@ -22,6 +22,8 @@ pub struct Report {
     pub histories: Vec<HistoryLine>,
     /// The wallets, if there are any.
     pub wallets: Option<WalletsLine>,
+    /// The documents of wallets in Redis, if they were compared.
+    pub documents: Option<DocumentsLine>,
     /// The charges, if they were compared.
     pub payments: Option<PaymentsLine>,
     /// The first 100 differences, as sentences.
@@ -139,6 +141,21 @@ pub struct WalletsLine {
     pub is_equal: bool,
 }
 
+/// The documents of wallets in Redis, compared with Postgres.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct DocumentsLine {
+    /// The epoch of the mark.
+    pub epoch: String,
+    /// The offset of the mark.
+    pub offset: i64,
+    /// Documents that are the newest states of their wallets.
+    pub equal_count: u64,
+    /// Documents that are not.
+    pub different_count: u64,
+    /// Documents that readers do not believe: they are of another epoch, or of another form.
+    pub miss_count: u64,
+}
+
 /// The charges at the payment processor, compared with the bookings.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct PaymentsLine {
@@ -205,6 +222,13 @@ impl Report {
             println!("rides: {ride_count}, {total_distance_mm} mm: {verdict}");
         }
         self.wallets.iter().for_each(WalletsLine::print);
+        if let Some(line) = &self.documents {
+            let DocumentsLine { epoch, offset, equal_count, different_count, miss_count } = line;
+            println!(
+                "wallets in Redis, epoch {epoch} up to offset {offset}: {equal_count} documents equal, {different_count} \
+                 different, {miss_count} that readers do not believe"
+            );
+        }
         if let Some(line) = &self.payments {
             let PaymentsLine { charge_count, equal_count, in_progress_count, foreign_count, receipt_waiting_count } =
                 line;

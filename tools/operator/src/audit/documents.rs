@@ -1,0 +1,227 @@
+//! The documents of wallets in Redis, compared with Postgres (W6): each document that readers believe must be the newest state
+//! of its wallet. A wallet without a document is no difference, because its readers ask Postgres.
+//!
+//! Redis is read first, and Postgres after it. So a document may be older than Postgres for a moment, and never newer.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use deadpool_postgres::ClientWrapper as Client;
+use redis::RedisError;
+use redis::aio::MultiplexedConnection;
+use tokio::time::{Instant, sleep};
+use wallet::documents::{Document, docs};
+use wallet::model::{Epoch, Mark, mark_key, read_document};
+use wallet::{WalletId, decimal};
+
+use super::Config;
+use super::report::{DocumentsLine, Report};
+
+/// Keys that Redis looks at per request.
+const PAGE_LEN: usize = 500;
+
+/// How long the audit waits, in all, until documents that are older than Postgres are up to date.
+const CATCH_UP_WAIT: Duration = Duration::from_secs(5);
+
+/// The pause between two looks at such a document.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Compares all documents. There is no line in the report if there is no read model.
+///
+/// # Errors
+/// Postgres is away. If Redis is, that is reported as a difference.
+pub(super) async fn audit(client: &Client, config: &Config, report: &mut Report) -> Result<()> {
+    let server = config.wallets.wallets_redis_url.as_ref().unwrap_or(&config.stream.redis_url);
+    let compared = match stream::redis::connect(server).await {
+        Ok(redis) => compare(client, redis, config, report).await,
+        Err(error) => {
+            not_compared(&error, report);
+            return Ok(());
+        }
+    };
+    match compared {
+        Err(error) if error.is::<RedisError>() => {
+            not_compared(&error, report);
+            Ok(())
+        }
+        compared => compared,
+    }
+}
+
+fn not_compared(error: &anyhow::Error, report: &mut Report) {
+    report.differ(format!("wallets in Redis: not compared, {error:#} (--no-stream audits Postgres only)"));
+}
+
+async fn compare(client: &Client, redis: MultiplexedConnection, config: &Config, report: &mut Report) -> Result<()> {
+    let mut comparison = Comparison {
+        client,
+        redis,
+        mark_key: mark_key(&config.stream.stream_name),
+        deadline: Instant::now() + CATCH_UP_WAIT,
+    };
+    // The checkpoint is read before the mark, which is never below it.
+    let checkpoint = checkpoint(client, config).await?;
+    let Some(mark) = comparison.mark().await? else {
+        if checkpoint.is_some() {
+            report.note("wallets in Redis: there is no mark, so readers ask Postgres for every wallet".to_owned());
+        }
+        return Ok(());
+    };
+    judge_mark(client, config, (mark, checkpoint), report).await?;
+    let mut line = DocumentsLine { epoch: mark.epoch.to_string(), offset: mark.offset, ..DocumentsLine::default() };
+    let mut cursor = 0_u64;
+    loop {
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(cursor).arg("MATCH").arg("wallet.*").arg("COUNT").arg(PAGE_LEN);
+        let (next, keys): (u64, Vec<String>) =
+            scan.query_async(&mut comparison.redis).await.context("looking for documents")?;
+        let wallets: Vec<WalletId> = keys.iter().filter_map(|key| key.strip_prefix("wallet.")?.parse().ok()).collect();
+        comparison.page(&wallets, &mut line, report).await?;
+        cursor = next;
+        if cursor == 0 {
+            break;
+        }
+    }
+    report.documents = Some(line);
+    Ok(())
+}
+
+/// The checkpoint of the consumer that keeps the documents. `None`: there is no such consumer.
+async fn checkpoint(client: &Client, config: &Config) -> Result<Option<i64>> {
+    let row = client
+        .query_one(
+            "-- operator::audit::projector
+             SELECT max(last_offset) FROM checkpoints WHERE fold = 'wallets' AND partition = $1",
+            &[&config.stream.partition],
+        )
+        .await
+        .context("asking for the checkpoint of the consumer wallets")?;
+    Ok(row.get(0))
+}
+
+/// The mark must not be below the checkpoint, and its token must be that of the log.
+async fn judge_mark(
+    client: &Client,
+    config: &Config,
+    (mark, checkpoint): (Mark, Option<i64>),
+    report: &mut Report,
+) -> Result<()> {
+    let Mark { offset, token, .. } = mark;
+    if let Some(checkpoint) = checkpoint.filter(|checkpoint| offset < *checkpoint) {
+        report.differ(format!(
+            "wallets in Redis: the mark is at offset {offset}, and its consumer has passed {checkpoint}: Redis has lost its \
+             newest writes"
+        ));
+    }
+    let partition = config.stream.partition;
+    let head = pglog::head(client, partition).await.context("asking for the head")?;
+    let found = pglog::token_at(client, partition, offset).await.context("asking for a token")?;
+    if offset > head || found.is_some_and(|found| found != token) {
+        report.differ(format!(
+            "wallets in Redis: the mark at offset {offset} is of another past: the head of the log is {head}, and its token at \
+             the mark is another"
+        ));
+    }
+    Ok(())
+}
+
+/// The documents of one epoch, and both servers.
+struct Comparison<'a> {
+    client: &'a Client,
+    redis: MultiplexedConnection,
+    mark_key: String,
+    /// Until then, documents that are older than Postgres may still be written.
+    deadline: Instant,
+}
+
+impl Comparison<'_> {
+    async fn mark(&mut self) -> Result<Option<Mark>> {
+        Ok(self.read(&[]).await?.0)
+    }
+
+    /// The mark, and the documents that readers believe.
+    async fn read(&mut self, wallets: &[WalletId]) -> Result<(Option<Mark>, Vec<Option<Document>>)> {
+        let mut mget = redis::cmd("MGET");
+        mget.arg(&self.mark_key);
+        wallets.iter().for_each(|wallet| {
+            mget.arg(format!("wallet.{wallet}"));
+        });
+        let mut texts: Vec<Option<Vec<u8>>> = mget.query_async(&mut self.redis).await.context("reading documents")?;
+        let documents = texts.split_off(1);
+        let mark: Option<Mark> = texts.remove(0).and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok());
+        let epoch = mark.map(|mark| mark.epoch);
+        Ok((mark, documents.iter().map(|text| believed(text.as_deref()?, epoch)).collect()))
+    }
+
+    /// Compares the documents of these wallets.
+    async fn page(&mut self, wallets: &[WalletId], line: &mut DocumentsLine, report: &mut Report) -> Result<()> {
+        let (_, found) = self.read(wallets).await?;
+        let states = docs(self.client, wallets).await.context("reading wallets")?;
+        for (wallet, document) in wallets.iter().zip(found) {
+            let Some(document) = document else {
+                line.miss_count += 1;
+                continue;
+            };
+            let state = states.iter().find(|state| state.wallet == *wallet);
+            let is_late = state.is_some_and(|state| state.version > document.version);
+            if is_late && self.catches_up(*wallet, state.map_or(0, |state| state.version)).await? {
+                line.equal_count += 1;
+                continue;
+            }
+            match difference(*wallet, &document, state) {
+                None => line.equal_count += 1,
+                Some(difference) => {
+                    line.different_count += 1;
+                    report.differ(format!("wallet {wallet}, version {}: in Redis {difference}", document.version));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the document has this version, or readers do not believe it any more.
+    async fn catches_up(&mut self, wallet: WalletId, version: i64) -> Result<bool> {
+        loop {
+            let (_, found) = self.read(&[wallet]).await?;
+            if found.iter().flatten().all(|document| document.version >= version) {
+                return Ok(true);
+            }
+            if Instant::now() > self.deadline {
+                return Ok(false);
+            }
+            sleep(LOOK_INTERVAL).await;
+        }
+    }
+}
+
+/// The document in a text, if readers believe it.
+fn believed(text: &[u8], mark: Option<Epoch>) -> Option<Document> {
+    let (epoch, document) = read_document(text)?;
+    (Some(epoch) == mark).then_some(document)
+}
+
+/// The difference of a document, in words.
+fn difference(wallet: WalletId, document: &Document, state: Option<&Document>) -> Option<String> {
+    if document.wallet != wallet {
+        return Some(format!("its key holds the document of {}", document.wallet));
+    }
+    let Some(state) = state else { return Some("is a document, and Postgres has no accepted event".to_owned()) };
+    if document.version != state.version {
+        return Some(format!("is an {} state: Postgres has version {}", age(document, state), state.version));
+    }
+    let balances = [document, state].map(|document| decimal(document.balance_minor));
+    [
+        (
+            document.event_id != state.event_id,
+            format!("is the event {}, and in Postgres {}", document.event_id, state.event_id),
+        ),
+        (balances[0] != balances[1], format!("the balance is {}, and in Postgres {}", balances[0], balances[1])),
+        (document != state, "the transactions or times are others than in Postgres".to_owned()),
+    ]
+    .into_iter()
+    .find_map(|(differs, words)| differs.then_some(words))
+}
+
+fn age(document: &Document, state: &Document) -> &'static str {
+    if document.version < state.version { "older" } else { "unknown" }
+}
