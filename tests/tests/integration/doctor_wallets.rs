@@ -1,6 +1,8 @@
 //! The doctor's checks of wallets, each with the fault that it looks for.
 
-use tests::World;
+use redis::AsyncTypedCommands;
+use tests::{PrivateRedis, World};
+use wallet::model::{Epoch, Mark, mark_key};
 
 use crate::doctor::findings;
 use crate::wallet_tables::use_wallet;
@@ -46,4 +48,49 @@ async fn wallets_without_a_consumer_that_keeps_their_documents_are_seen() {
     let register = "INSERT INTO checkpoints (name, fold, fold_version) VALUES ('wallets', 'wallets', 1)";
     world.client().batch_execute(register).await.unwrap();
     findings(&world, &[]).await.assert_ok("wallets.projector");
+}
+
+#[tokio::test]
+async fn a_mark_that_no_document_can_be_believed_under_is_seen() {
+    let redis = PrivateRedis::start(&[]).await;
+    let world = World::with_redis(&redis.url()).await;
+    world.carry_rides(5, &mut world.streamer(), &mut world.consumer("c0")).await;
+    let register =
+        "INSERT INTO checkpoints (name, last_offset, fold, fold_version) VALUES ('wallets', 3, 'wallets', 1)";
+    world.client().batch_execute(register).await.unwrap();
+    findings(&world, &[]).await.assert("wallets.mark", "warn", "there is no mark", "consumer wallets");
+    let token = world.number("SELECT token FROM log_batches").await;
+    let (mut redis, epoch) = (world.redis().await, Epoch::random());
+    for (offset, token, verdict, what) in [
+        (2, token, "warn", "below the checkpoint"),
+        (4, token + 1, "warn", "of another past"),
+        (6, token, "warn", "of another past"),
+        (4, token, "ok", "offset 4, checkpoint 3, head 5"),
+    ] {
+        let mark = Mark { epoch, offset, token }.to_string();
+        redis.set(mark_key(world.stream_name()), mark).await.unwrap();
+        let all = findings(&world, &[]).await;
+        let finding = all.get("wallets.mark");
+        assert_eq!(finding["verdict"], verdict, "{finding}");
+        assert!(finding["what"].as_str().unwrap().contains(what), "{finding}");
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_cannot_keep_documents_is_seen() {
+    let redis = PrivateRedis::start(&["--maxmemory-policy", "allkeys-lru"]).await;
+    let world = World::new().await;
+    use_wallet(world.client()).await;
+    let of = ["--wallets-redis-url", &redis.url()];
+    let all = findings(&world, &of).await;
+    all.assert("wallets.redis", "warn", "maxmemory-policy is allkeys-lru", "noeviction");
+    all.assert_ok("redis.eviction");
+    findings(&world, &[]).await.assert_ok("wallets.redis");
+    let nowhere = ["--wallets-redis-url", "redis://127.0.0.1:1"];
+    findings(&world, &nowhere).await.assert("wallets.redis", "warn", "connecting to Redis", "WALLETS_REDIS_URL");
+    let port = tests::free_port().to_string();
+    let cluster = ["--cluster-enabled", "yes", "--bind", "127.0.0.1", "--port", &port];
+    let cluster = PrivateRedis::start(&cluster).await;
+    let all = findings(&world, &["--wallets-redis-url", &cluster.url()]).await;
+    all.assert("wallets.redis", "fail", "a node of a Redis Cluster", "server of its own");
 }

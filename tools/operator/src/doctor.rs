@@ -27,6 +27,7 @@ use deadpool_postgres::ClientWrapper as Client;
 use payments::StripeArgs;
 use redis::aio::MultiplexedConnection;
 use stream::StreamArgs;
+use wallet::WalletsArgs;
 
 use crate::plain::one_line;
 
@@ -44,6 +45,10 @@ pub struct Config {
     /// The stream.
     #[command(flatten)]
     pub stream: StreamArgs,
+
+    /// The read model of wallets.
+    #[command(flatten)]
+    pub wallets: WalletsArgs,
 
     /// The payment processor. It is checked if there is a key.
     #[command(flatten)]
@@ -93,7 +98,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
         findings.push(vacuum::check(postgres, config).await);
         log::check(postgres, config, &mut findings).await;
         bookings::check(postgres, config, &mut findings).await;
-        wallets::check(postgres, &mut findings).await;
+        wallets::check(postgres, config, &mut findings).await;
     }
     if let Some(redis) = &mut redis {
         stream_end::check(redis, postgres.as_ref(), config, &mut findings).await;

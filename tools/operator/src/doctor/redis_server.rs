@@ -53,7 +53,7 @@ pub(super) async fn check(redis: &mut MultiplexedConnection, findings: &mut Vec<
 }
 
 /// The fields of `INFO`, by name. Servers that forbid CONFIG allow INFO.
-async fn info(redis: &mut MultiplexedConnection) -> Result<HashMap<String, String>> {
+pub(super) async fn info(redis: &mut MultiplexedConnection) -> Result<HashMap<String, String>> {
     let text: String = redis::cmd("INFO").query_async(redis).await.context("asking for INFO")?;
     Ok(text.lines().filter_map(|line| line.split_once(':')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
 }

@@ -1,15 +1,38 @@
-//! The wallets: whether the tables keep their promises, and whether a consumer keeps the documents in Redis.
+//! The wallets: whether the tables keep their promises, whether a consumer keeps the documents, and whether Redis keeps them.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
+use redis::aio::MultiplexedConnection;
+use wallet::model::{Mark, mark_key};
 
-use super::ask;
 use super::finding::Finding;
+use super::redis_server::info;
+use super::{Config, ask};
 
-/// All checks of wallets in Postgres.
-pub(super) async fn check(client: &Client, findings: &mut Vec<Finding>) {
+/// All checks of wallets. Those of Redis are made only if wallets are used.
+pub(super) async fn check(client: &Client, config: &Config, findings: &mut Vec<Finding>) {
     findings.push(tables(client).await.unwrap_or_else(|error| Finding::unseen("wallets.tables", &error)));
-    findings.push(projector(client).await.unwrap_or_else(|error| Finding::unseen("wallets.projector", &error)));
+    let usage = match usage(client, config).await {
+        Ok(usage) => usage,
+        Err(error) => return findings.push(Finding::unseen("wallets.projector", &error)),
+    };
+    findings.push(projector(&usage));
+    if usage.has_wallets || usage.checkpoint.is_some() {
+        let server = config.wallets.wallets_redis_url.as_ref().unwrap_or(&config.stream.redis_url);
+        match stream::redis::connect(server).await {
+            Ok(mut redis) => {
+                findings.push(server_of(&mut redis).await.unwrap_or_else(|e| Finding::unseen("wallets.redis", &e)));
+                let found = mark(client, &mut redis, config, &usage).await;
+                findings.push(found.unwrap_or_else(|error| Finding::unseen("wallets.mark", &error)));
+            }
+            Err(error) => findings.push(Finding::warn(
+                "wallets.redis",
+                format!("{error:#}"),
+                "every read of a wallet asks Postgres, which is slower",
+                "start it, or set WALLETS_REDIS_URL (without it: REDIS_URL) to where it is",
+            )),
+        }
+    }
 }
 
 /// The indexes that refuse a second event of one version or of one key, and the triggers that refuse every change.
@@ -41,23 +64,95 @@ async fn tables(client: &Client) -> Result<Finding> {
     })
 }
 
+/// Who uses wallets.
+struct Usage {
+    has_wallets: bool,
+    /// The consumers that keep the documents.
+    projectors: Option<String>,
+    /// Their highest checkpoint.
+    checkpoint: Option<i64>,
+}
+
+async fn usage(client: &Client, config: &Config) -> Result<Usage> {
+    let row = client
+        .query_one(
+            "-- operator::doctor::wallet_usage
+             SELECT EXISTS (SELECT FROM wallet_locks), string_agg(name, ', ' ORDER BY name), max(last_offset)
+             FROM checkpoints WHERE fold = 'wallets' AND partition = $1",
+            &[&config.stream.partition],
+        )
+        .await?;
+    Ok(Usage { has_wallets: row.get(0), projectors: row.get(1), checkpoint: row.get(2) })
+}
+
 /// A consumer keeps the documents in Redis.
-async fn projector(client: &Client) -> Result<Finding> {
+fn projector(usage: &Usage) -> Finding {
     const CHECK: &str = "wallets.projector";
-    let row = ask(
-        client,
-        "-- operator::doctor::projector
-         SELECT EXISTS (SELECT FROM wallet_locks), (SELECT string_agg(name, ', ' ORDER BY name) FROM checkpoints WHERE fold = 'wallets')",
-    )
-    .await?;
-    Ok(match (row.get::<_, bool>(0), row.get::<_, Option<&str>>(1)) {
-        (_, Some(names)) => Finding::ok(CHECK, format!("registered: {names}")),
-        (false, None) => Finding::ok(CHECK, "no wallet is used"),
-        (true, None) => Finding::warn(
+    match usage {
+        Usage { projectors: Some(names), .. } => Finding::ok(CHECK, format!("registered: {names}")),
+        Usage { has_wallets: false, .. } => Finding::ok(CHECK, "no wallet is used"),
+        Usage { .. } => Finding::warn(
             CHECK,
             "wallets are used, and no consumer with the fold wallets is registered",
-            "the api writes no document to Redis before that consumer has begun an epoch: every read asks Postgres",
+            "without it there is no mark in Redis, no document is written, and every read of a wallet asks Postgres",
             "start one: consumer wallets --fold wallets",
         ),
+    }
+}
+
+/// The server of the documents: one script changes many of them, and none may be evicted alone.
+async fn server_of(redis: &mut MultiplexedConnection) -> Result<Finding> {
+    const CHECK: &str = "wallets.redis";
+    let info = info(redis).await?;
+    let value = |name: &str| info.get(name).map_or("", String::as_str);
+    Ok(match (value("redis_mode"), value("role"), value("maxmemory_policy")) {
+        ("cluster", ..) => Finding::fail(
+            CHECK,
+            "it is a node of a Redis Cluster",
+            "one script changes documents of many wallets together with the mark, and a cluster refuses that",
+            "set WALLETS_REDIS_URL to a server of its own",
+        ),
+        (_, "slave", _) => Finding::fail(
+            CHECK,
+            "it is a replica",
+            "it refuses writes: every read of a wallet asks Postgres",
+            "set WALLETS_REDIS_URL to the primary",
+        ),
+        (.., "noeviction") => Finding::ok(CHECK, "a primary, no cluster, maxmemory-policy is noeviction"),
+        (.., policy) => Finding::warn(
+            CHECK,
+            format!("maxmemory-policy is {policy}"),
+            "a full Redis evicts documents, or the mark, after which all documents are built anew",
+            "CONFIG SET maxmemory-policy noeviction",
+        ),
+    })
+}
+
+/// The mark is there, of this log, and not below the checkpoint.
+async fn mark(client: &Client, redis: &mut MultiplexedConnection, config: &Config, usage: &Usage) -> Result<Finding> {
+    const CHECK: &str = "wallets.mark";
+    const FIX: &str =
+        "see that consumer wallets runs: it begins a new epoch and builds all documents again, within seconds";
+    let Some(checkpoint) = usage.checkpoint else {
+        return Ok(Finding::ok(CHECK, "no consumer keeps documents"));
+    };
+    let key = mark_key(&config.stream.stream_name);
+    let text: Option<String> = redis::cmd("GET").arg(&key).query_async(redis).await.context("reading the mark")?;
+    let Some(Mark { epoch, offset, token }) = text.and_then(|text| text.parse().ok()) else {
+        let why = "readers believe no document, and ask Postgres for every wallet";
+        return Ok(Finding::warn(CHECK, format!("there is no mark at {key}"), why, FIX));
+    };
+    let partition = config.stream.partition;
+    let head = pglog::head(client, partition).await?;
+    let found = pglog::token_at(client, partition, offset).await?;
+    let what = format!("epoch {epoch}, offset {offset}, checkpoint {checkpoint}, head {head}");
+    Ok(if offset < checkpoint {
+        let why = "Redis has lost its newest writes: documents may be older than Postgres";
+        Finding::warn(CHECK, format!("{what}: it is below the checkpoint"), why, FIX)
+    } else if offset > head || found.is_some_and(|found| found != token) {
+        let why = "Postgres was put back to an older state: documents may show a past that is gone";
+        Finding::warn(CHECK, format!("{what}: it is of another past"), why, FIX)
+    } else {
+        Finding::ok(CHECK, what)
     })
 }
