@@ -144,7 +144,8 @@ impl Bench {
             .batch_execute(
                 "-- benchmarks::fresh_tables
                  TRUNCATE rides, staged_log_records, log_batches, checkpoints, dead_letters, history,
-                          tracked_operations, bookings, audit_records, completions, receipts RESTART IDENTITY",
+                          tracked_operations, bookings, audit_records, completions, receipts,
+                          wallet_locks, wallet_events RESTART IDENTITY",
             )
             .await
             .context("emptying the tables")?;

@@ -12,3 +12,4 @@ pub(crate) mod latency;
 pub(crate) mod overload;
 pub(crate) mod pipeline;
 pub(crate) mod streamer;
+pub(crate) mod wallets;

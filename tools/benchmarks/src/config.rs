@@ -97,6 +97,8 @@ pub enum Case {
     Pipeline,
     /// A backlog of millions.
     Deep,
+    /// Commands for wallets and reads of them, beside pgbench and nginx; the read model rebuilt; long histories.
+    Wallets,
     /// Tables and indexes after an hour of traffic. Runs only if asked for.
     Hour,
 }

@@ -6,6 +6,7 @@
 //! pgbench, two inserts a transaction      ◀──▶  api under wrk                      subject / limit
 //! redis-benchmark, XADD in pipelines      ◀──▶  streamer --drain
 //! XRANGE by a bare C client               ◀──▶  consumer --drain
+//! pgbench, a wallet locked a transaction  ◀──▶  commands for wallets under wrk
 //! ```
 //!
 //! The servers have their default settings: every commit is on disk before it is confirmed. The subjects are the real
@@ -75,6 +76,7 @@ async fn measure_all(bench: &Bench, cases: &[Case], report: &mut Report) -> Resu
             Case::Held => cases::held::run(bench).await,
             Case::Pipeline => cases::pipeline::run(bench).await,
             Case::Deep => cases::deep::run(bench).await,
+            Case::Wallets => cases::wallets::run(bench).await,
             Case::Hour => cases::hour::run(bench).await,
         };
         match figures {

@@ -1,4 +1,4 @@
-//! nginx responds with 201 and does nothing else: the limit of HTTP on this machine.
+//! nginx responds with a fixed text and does nothing else: the limit of HTTP on this machine.
 
 use anyhow::{Context, Result};
 
@@ -6,8 +6,15 @@ use crate::bench::Bench;
 use crate::process::{Running, Spec};
 use crate::tools;
 
-/// A response of the same length as the api's.
+/// A response to a ride, of the same length as the api's.
 const BODY: &str = r#"{"message":"Payment accepted. Your pilot is on their way! distance=512.3m","ride":{"id":123456,"distance_mm":512345,"created_at":"2026-01-01T12:00:00.123456Z"}}"#;
+
+/// A response to a read of a wallet's balance, of the same length as the api's.
+const BALANCE: &str = r#"{
+    "timestamp": "2026-01-01T12:00:00.123456Z",
+    "balance": 20000.00,
+    "version": 20
+}"#;
 
 /// Starts nginx with one worker on `port`.
 ///
@@ -31,6 +38,10 @@ pub(crate) fn start(bench: &Bench, port: u16) -> Result<Running> {
                      default_type application/json;
                      add_header location /rides/123456 always;
                      return 201 '{BODY}';
+                 }}
+                 location /wallet/ {{
+                     default_type application/json;
+                     return 200 '{BALANCE}';
                  }}
              }}
          }}"

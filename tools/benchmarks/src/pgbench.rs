@@ -35,8 +35,16 @@ pub(crate) struct Outcome {
 /// # Errors
 /// pgbench is not here, or a transaction failed.
 pub(crate) async fn run(bench: &Bench, script: &str, clients: u32) -> Result<Outcome> {
-    let program = tools::pgbench(&bench.binaries.folder)?;
     bench.fresh_tables().await?;
+    run_on_tables(bench, script, clients).await
+}
+
+/// Runs `script` with prepared statements on the tables as they are.
+///
+/// # Errors
+/// pgbench is not here, or a transaction failed.
+pub(crate) async fn run_on_tables(bench: &Bench, script: &str, clients: u32) -> Result<Outcome> {
+    let program = tools::pgbench(&bench.binaries.folder)?;
     let path = bench.folder.join("transaction.pgbench");
     std::fs::write(&path, script).context("writing pgbench's script")?;
     let mut command = Command::new(program);

@@ -1,6 +1,6 @@
 //! wrk: the HTTP load for api and nginx.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
@@ -9,8 +9,11 @@ use tokio::process::Command;
 use crate::bench::Bench;
 use crate::tools;
 
-/// The script that wrk runs for every request.
-const SCRIPT: &str = include_str!("post_rides.lua");
+/// The script that wrk runs for every ride.
+const RIDES: &str = concat!(include_str!("post_rides.lua"), "\n", include_str!("answers.lua"));
+
+/// The script that wrk runs for every request about a wallet.
+const WALLETS: &str = concat!(include_str!("wallets.lua"), "\n", include_str!("answers.lua"));
 
 /// How long a response may take before wrk counts an error.
 const ANSWER_WAIT: &str = "10s";
@@ -85,21 +88,35 @@ impl Answers {
     }
 }
 
+/// What is asked for about wallets.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum About {
+    /// Credits and debits in turn.
+    Commands,
+    /// Transfers to random others.
+    Transfers,
+    /// This path below that of a wallet is read.
+    Read(&'static str),
+}
+
 /// A load generator that is ready to run.
 pub(crate) struct Wrk {
     program: PathBuf,
-    script: PathBuf,
+    rides: PathBuf,
+    wallets: PathBuf,
 }
 
 impl Wrk {
-    /// Writes the script.
+    /// Writes the scripts.
     ///
     /// # Errors
     /// wrk is not installed.
     pub fn new(bench: &Bench) -> Result<Self> {
-        let (program, script) = (tools::wrk()?, bench.folder.join("post_rides.lua"));
-        std::fs::write(&script, SCRIPT).context("writing wrk's script")?;
-        Ok(Self { program, script })
+        let program = tools::wrk()?;
+        let [rides, wallets] = ["post_rides.lua", "wallets.lua"].map(|name| bench.folder.join(name));
+        std::fs::write(&rides, RIDES).context("writing wrk's script")?;
+        std::fs::write(&wallets, WALLETS).context("writing wrk's script")?;
+        Ok(Self { program, rides, wallets })
     }
 
     /// Posts rides to `port` over `connections` connections from one thread.
@@ -107,9 +124,7 @@ impl Wrk {
     /// # Errors
     /// wrk fails, or there was no response.
     pub async fn post(&self, port: u16, connections: u32, seconds: u64, pace: Pace) -> Result<Answers> {
-        let mut command = Command::new(&self.program);
-        command.arg("-t1").arg(format!("-c{connections}")).arg(format!("-d{seconds}s"));
-        command.args(["--timeout", ANSWER_WAIT, "-s"]).arg(&self.script);
+        let mut command = self.command(connections, seconds, &self.rides);
         command.arg(format!("http://127.0.0.1:{port}/rides"));
         match pace {
             Pace::Max => {}
@@ -118,14 +133,40 @@ impl Wrk {
             Pace::Replayed => drop(command.args(["--", "replay"])),
             Pace::PerSecond(rate) => drop(command.args(["--", "rate", &rate.to_string()])),
         }
-        let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await.context("running wrk")?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let words = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "wrk failed: {} {}", text.trim(), words.trim());
-        let answers = Answers::parse(&text).with_context(|| format!("wrk printed no result: {}", text.trim()))?;
-        ensure!(answers.request_count > 0, "not one request was answered: {}", text.trim());
-        Ok(answers)
+        run(command).await
     }
+
+    /// Asks about random wallets out of the file `ids`, over `connections` connections from one thread.
+    ///
+    /// # Errors
+    /// wrk fails, or there was no response.
+    pub async fn ask(&self, port: u16, connections: u32, seconds: u64, about: About, ids: &Path) -> Result<Answers> {
+        let mut command = self.command(connections, seconds, &self.wallets);
+        let what = match about {
+            About::Commands => "commands",
+            About::Transfers => "transfers",
+            About::Read(path) => path,
+        };
+        command.arg(format!("http://127.0.0.1:{port}")).args(["--", what]).arg(ids);
+        run(command).await
+    }
+
+    fn command(&self, connections: u32, seconds: u64, script: &Path) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("-t1").arg(format!("-c{connections}")).arg(format!("-d{seconds}s"));
+        command.args(["--timeout", ANSWER_WAIT, "-s"]).arg(script);
+        command
+    }
+}
+
+async fn run(mut command: Command) -> Result<Answers> {
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await.context("running wrk")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let words = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "wrk failed: {} {}", text.trim(), words.trim());
+    let answers = Answers::parse(&text).with_context(|| format!("wrk printed no result: {}", text.trim()))?;
+    ensure!(answers.request_count > 0, "not one request was answered: {}", text.trim());
+    Ok(answers)
 }
 
 #[cfg(test)]

@@ -119,7 +119,11 @@ async fn fold_one_by_one(bench: &Bench, count: i64) -> Result<f64> {
     Ok(page_count as f64 / began_at.elapsed().as_secs_f64())
 }
 
-async fn hold_write(bench: &Bench) -> Result<Client> {
+/// Opens a transaction that has staged a record.
+///
+/// # Errors
+/// Postgres is away.
+pub(crate) async fn hold_write(bench: &Bench) -> Result<Client> {
     let client = bench.connect().await?;
     client
         .batch_execute(
@@ -131,7 +135,11 @@ async fn hold_write(bench: &Bench) -> Result<Client> {
     Ok(client)
 }
 
-async fn hold_snapshot(bench: &Bench) -> Result<Client> {
+/// Opens a transaction that keeps its snapshot.
+///
+/// # Errors
+/// Postgres is away.
+pub(crate) async fn hold_snapshot(bench: &Bench) -> Result<Client> {
     let client = bench.connect().await?;
     client
         .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM staged_log_records")
