@@ -81,8 +81,8 @@ function show(sample) {
   write(byId("age"), age);
   plots.add(pointOf(sample));
   showFigures(sample, known);
-  showWallets(sample, known.log);
   if (known.log) showConsumers(known.log, sample.recount, plots.lines, token !== null, order);
+  showWallets(sample, known.log);
 }
 
 function pointOf({ at_ms, log, stream, recount, rides_per_s }) {

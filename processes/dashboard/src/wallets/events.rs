@@ -19,19 +19,20 @@ const LOOKED_AT_COUNT: i64 = 100;
 /// The page shows this many events of a wallet.
 const EVENT_COUNT: i64 = 12;
 
+/// The columns of an event that this process may read. A time that no calendar has is shown as a late one.
+const COLUMNS: &str = "event_id::text, wallet_id::text, version, balance_minor, accepted, reason, action, amount_minor,
+    counterparty, (extract(epoch FROM least(created_at, '9999-01-01')) * 1000)::bigint AS at_ms";
+
 /// The newest event of each wallet that was used last, the newest first.
 pub(crate) async fn newest(client: &Client) -> Result<Vec<WalletEvent>> {
-    let rows = Session::query(
-        client,
-        // An event's id begins with the second in which it was drawn.
+    // An event's id begins with the second in which it was drawn. Without the table's name, the text would be sorted, and not the
+    // column with the index.
+    let sql = format!(
         "-- dashboard::newest_wallet_events
-         SELECT event_id::text, wallet_id::text, (extract(epoch FROM created_at) * 1000)::bigint AS at_ms, version,
-                balance_minor, accepted, reason, action, amount_minor, counterparty
-         FROM wallet_events ORDER BY event_id DESC LIMIT $1",
-        &[&LOOKED_AT_COUNT],
-    )
-    .await
-    .context("reading the newest events of wallets")?;
+         SELECT {COLUMNS} FROM wallet_events ORDER BY wallet_events.event_id DESC LIMIT $1"
+    );
+    let rows =
+        Session::query(client, &sql, &[&LOOKED_AT_COUNT]).await.context("reading the newest events of wallets")?;
     let mut events: Vec<WalletEvent> = rows.iter().map(event).collect();
     events.sort_by_key(|event| (event.at_ms, event.version, !event.accepted));
     let mut seen = BTreeSet::new();
@@ -45,20 +46,16 @@ pub(crate) async fn of(client: &Client, ids: &[WalletId]) -> Result<BTreeMap<Wal
         return Ok(BTreeMap::new());
     }
     let texts: Vec<&str> = ids.iter().map(WalletId::as_str).collect();
-    let rows = Session::query(
-        client,
+    let sql = format!(
         "-- dashboard::watched_wallets
-         SELECT event_id::text, wallet_id::text, (extract(epoch FROM created_at) * 1000)::bigint AS at_ms, version,
-                balance_minor, accepted, reason, action, amount_minor, counterparty
-         FROM unnest($1::text[]) AS watched (id), LATERAL (
-             (SELECT * FROM wallet_events WHERE wallet_id = watched.id AND accepted ORDER BY version DESC LIMIT $2)
+         SELECT events.* FROM unnest($1::text[]) AS watched (id), LATERAL (
+             (SELECT {COLUMNS} FROM wallet_events WHERE wallet_id = watched.id AND accepted ORDER BY version DESC LIMIT $2)
              UNION ALL
-             (SELECT * FROM wallet_events WHERE wallet_id = watched.id AND NOT accepted ORDER BY created_at DESC LIMIT $2)
-         ) AS events",
-        &[&texts, &EVENT_COUNT],
-    )
-    .await
-    .context("reading wallets")?;
+             (SELECT {COLUMNS} FROM wallet_events WHERE wallet_id = watched.id AND NOT accepted
+              ORDER BY created_at DESC LIMIT $2)
+         ) AS events"
+    );
+    let rows = Session::query(client, &sql, &[&texts, &EVENT_COUNT]).await.context("reading wallets")?;
     let mut wallets: BTreeMap<WalletId, InPostgres> = ids.iter().map(|id| (*id, unused())).collect();
     for row in &rows {
         let Some(wallet) = row.get::<_, &str>("wallet_id").parse().ok().and_then(|id| wallets.get_mut(&id)) else {
