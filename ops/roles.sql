@@ -139,10 +139,6 @@ GRANT SELECT ON staged_log_records, log_batches, history, history_ranges TO rock
 -- The fold `history` adds records, and never changes one. Only this function makes the tables for them.
 GRANT INSERT ON history TO rocket_consumer;
 GRANT EXECUTE ON FUNCTION make_history_parts TO rocket_consumer;
--- The fold `wallets` reads the documents of wallets from the events. It needs no address, no key and no trace.
-GRANT SELECT ON wallet_locks TO rocket_consumer;
-GRANT SELECT (event_id, wallet_id, version, balance_minor, accepted, amount_minor, counterparty, created_at)
-    ON wallet_events TO rocket_consumer;
 -- --unregister deletes the checkpoint with the state; the foreign keys then delete the dead letters. --register forgets that
 -- a name was unregistered.
 GRANT SELECT, INSERT, DELETE ON checkpoints TO rocket_consumer;
