@@ -33,7 +33,7 @@ pub struct Run(u32);
 
 impl Run {
     /// Out of the reply to `INFO server`.
-    pub(super) fn of_info(info: &str) -> Option<Self> {
+    pub fn of_info(info: &str) -> Option<Self> {
         let id = info.lines().find_map(|line| line.strip_prefix("run_id:"))?;
         u32::from_str_radix(id.get(..8)?, 16).ok().map(Self)
     }

@@ -11,7 +11,7 @@ use redis::RedisError;
 use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, sleep};
 use wallet::documents::{Document, docs};
-use wallet::model::{Epoch, Mark, mark_key, read_document};
+use wallet::model::{Epoch, Mark, Run, mark_key, read_document};
 use wallet::{WalletId, decimal};
 
 use super::Config;
@@ -61,9 +61,11 @@ async fn compare(client: &Client, redis: MultiplexedConnection, config: &Config,
     };
     // The checkpoint is read before the mark, which is never below it.
     let checkpoint = checkpoint(client, config).await?;
-    let Some(mark) = comparison.mark().await? else {
+    let run = run(&mut comparison.redis).await?;
+    let Some(mark) = comparison.mark().await?.filter(|mark| mark.epoch.is_for(run)) else {
         if checkpoint.is_some() {
-            report.note("wallets in Redis: there is no mark, so readers ask Postgres for every wallet".to_owned());
+            let words = "there is no mark of this run of Redis, so readers ask Postgres for every wallet";
+            report.note(format!("wallets in Redis: {words}"));
         }
         return Ok(());
     };
@@ -84,6 +86,12 @@ async fn compare(client: &Client, redis: MultiplexedConnection, config: &Config,
     }
     report.documents = Some(line);
     Ok(())
+}
+
+/// The run of Redis. Readers believe no document of another.
+async fn run(redis: &mut MultiplexedConnection) -> Result<Run> {
+    let info: String = redis::cmd("INFO").arg("server").query_async(redis).await.context("asking Redis for its run")?;
+    Run::of_info(&info).context("INFO does not contain the run")
 }
 
 /// The checkpoint of the consumer that keeps the documents. `None`: there is no such consumer.

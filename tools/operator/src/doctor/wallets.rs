@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
 use redis::aio::MultiplexedConnection;
-use wallet::model::{Mark, mark_key};
+use wallet::model::{Mark, Run, mark_key};
 
 use super::finding::Finding;
 use super::redis_server::info;
@@ -142,6 +142,11 @@ async fn mark(client: &Client, redis: &mut MultiplexedConnection, config: &Confi
         let why = "readers believe no document, and ask Postgres for every wallet";
         return Ok(Finding::warn(CHECK, format!("there is no mark at {key}"), why, FIX));
     };
+    let server: String = redis::cmd("INFO").arg("server").query_async(redis).await.context("asking for the run")?;
+    if Run::of_info(&server).is_none_or(|run| !epoch.is_for(run)) {
+        let why = "Redis was restarted: readers believe no document of before";
+        return Ok(Finding::warn(CHECK, format!("epoch {epoch} is of another run of Redis"), why, FIX));
+    }
     let partition = config.stream.partition;
     let head = pglog::head(client, partition).await?;
     let found = pglog::token_at(client, partition, offset).await?;
