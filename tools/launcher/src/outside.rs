@@ -7,8 +7,15 @@ use std::ffi::{OsStr, OsString};
 use crate::find::given;
 
 /// Servers and accounts.
-const ELSEWHERE: [&str; 6] =
-    ["DATABASE_URL", "REDIS_URL", "STRIPE_API_KEY", "STRIPE_API_BASE", "RECEIPTS_SMTP_URL", "NOTIFY_SOCKET"];
+const ELSEWHERE: [&str; 7] = [
+    "DATABASE_URL",
+    "REDIS_URL",
+    "WALLETS_REDIS_URL",
+    "STRIPE_API_KEY",
+    "STRIPE_API_BASE",
+    "RECEIPTS_SMTP_URL",
+    "NOTIFY_SOCKET",
+];
 
 /// Every setting of the programs.
 const EXAMPLE: &str = include_str!("../../../.env.example");
@@ -59,7 +66,7 @@ impl Outside {
     /// The names of the servers' and accounts' variables that are set and passed over.
     pub fn passed_over(&self) -> Vec<String> {
         let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
-        let is_told = |name: &String| ELSEWHERE[..5].contains(&name.as_str()) || name.starts_with("OTEL_EXPORTER_");
+        let is_told = |name: &String| ELSEWHERE[..6].contains(&name.as_str()) || name.starts_with("OTEL_EXPORTER_");
         let passed_over = names.filter(|name| is_told(name) && !self.used.contains(name) && given(name).is_some());
         passed_over.collect::<BTreeSet<_>>().into_iter().collect()
     }
