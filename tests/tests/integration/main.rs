@@ -86,4 +86,5 @@ mod two_logs;
 mod upgrade;
 mod wallet_tables;
 mod wallet_traffic;
+mod wallet_walk;
 mod whole_reader;

@@ -89,8 +89,14 @@ pub(crate) fn install_browser() -> Result<()> {
 }
 
 /// Programs that the tests run, each with its package.
-const TEST_TOOLS: [(&str, &str); 3] =
-    [("systemd-analyze", "systemd"), ("groff", "groff-base"), ("pgbouncer", "pgbouncer")];
+const TEST_TOOLS: [(&str, &str); 6] = [
+    ("systemd-analyze", "systemd"),
+    ("groff", "groff-base"),
+    ("pgbouncer", "pgbouncer"),
+    ("curl", "curl"),
+    ("jq", "jq"),
+    ("redis-cli", "redis-tools"),
+];
 
 /// Installs the programs of [`TEST_TOOLS`] on systems that have the packages.
 pub(crate) fn install_test_tools() -> Result<()> {
