@@ -70,6 +70,7 @@ async fn metrics_say_what_happened() {
     let others = [
         Watched::start(&world, "completer", &payments.flags()).await,
         Watched::start(&world, "reaper", &[]).await,
+        Watched::start(&world, "consumer", &["wallets", "--fold", "wallets"]).await,
         Watched::start(&world, "receipts", &["receipts", "--folder", folder.to_str().unwrap()]).await,
     ];
     let mut known = Vec::new();
