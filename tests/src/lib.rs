@@ -33,7 +33,7 @@ pub use python::python_program;
 pub use records::{ReadRecord, falsify};
 pub use servers::{Backup, PrivatePostgres, PrivateRedis, is_alive, scratch_folder};
 pub use terminal::{Look, Terminal};
-pub use tls_servers::{REDIS_COMMANDS, TlsServers, free_port, write_certificate};
+pub use tls_servers::{REDIS_USERS, TlsServers, free_port, write_certificate};
 pub use wallets::{WalletReader, WalletTraffic, change_wallets, new_wallets};
 pub use watched::Watched;
 pub use workspace::{Help, root, workspace_binaries};

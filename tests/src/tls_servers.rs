@@ -8,13 +8,21 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 use crate::{PrivatePostgres, PrivateRedis, World, scratch_folder, wait_until};
 
-/// The commands that each process sends to Redis. `docs/SECURITY.md` has the same lists.
-pub const REDIS_COMMANDS: [(&str, &[&str]); 4] = [
-    ("streamer", &["+info", "+xadd", "+xinfo|stream", "+eval", "+exists", "+renamenx"]),
-    ("consumer", &["+info", "+xread"]),
-    ("reaper", &["+info", "+xtrim"]),
-    ("dashboard", &["~*:wallets", "~wallet.*", "+info", "+xinfo|stream", "+xlen", "+get", "+getrange"]),
+/// The keys and the commands that each process needs in Redis. `docs/SECURITY.md` has the same lists. `wallets` is the consumer
+/// with that fold.
+pub const REDIS_USERS: [(&str, &str, &str); 6] = [
+    ("streamer", STREAM, "+info +xadd +xinfo|stream +eval +exists +renamenx"),
+    ("consumer", STREAM, "+info +xread"),
+    ("reaper", STREAM, "+info +xtrim"),
+    ("dashboard", STREAM_AND_WALLETS, "+info +xinfo|stream +xlen +get +getrange"),
+    ("api", WALLETS, "+info +get +getrange +set +del +eval"),
+    ("wallets", STREAM_AND_WALLETS, "+info +xread +get +getrange +set +del +eval"),
 ];
+
+const STREAM: &str = "~rocket-rides-log ~{rocket-rides-log}:set-aside:*";
+const WALLETS: &str = "~rocket-rides-log:wallets ~wallet.*";
+const STREAM_AND_WALLETS: &str =
+    "~rocket-rides-log ~{rocket-rides-log}:set-aside:* ~rocket-rides-log:wallets ~wallet.*";
 
 /// Both servers of one test.
 pub struct TlsServers {
@@ -72,10 +80,13 @@ impl TlsServers {
             world.client().batch_execute(&set).await.unwrap();
         }
         let (mut redis, key) = (world.redis().await, world.stream_name());
-        for (user, commands) in REDIS_COMMANDS {
+        for (user, keys, commands) in REDIS_USERS {
             let mut set = redis::cmd("ACL");
             set.arg("SETUSER").arg(user).arg("on").arg(format!(">{}", Self::REDIS_PASSWORD));
-            set.arg(format!("~{key}")).arg(format!("~{{{key}}}:set-aside:*")).arg(commands);
+            let keys = keys.replace("rocket-rides-log", key);
+            keys.split(' ').chain(commands.split(' ')).for_each(|right| {
+                set.arg(right);
+            });
             let () = set.query_async(&mut redis).await.unwrap();
         }
         world

@@ -24,12 +24,27 @@ fn assert_no_password(output: &str) {
 
 /// Posts a ride to an api that was started with `--api-port 0`.
 async fn post_ride(api: &mut Process) -> u16 {
-    api.wait_for("api started").await;
-    let output = api.output();
-    let address = output.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
-    let request = reqwest::Client::new().post(format!("http://{address}/rides"));
     let form = ("content-type", "application/x-www-form-urlencoded");
-    request.header(form.0, form.1).body("distance=12.5").send().await.unwrap().status().as_u16()
+    let request = reqwest::Client::new().post(url(api, "/rides").await).header(form.0, form.1);
+    request.body("distance=12.5").send().await.unwrap().status().as_u16()
+}
+
+/// The URL of a path of that api.
+async fn url(api: &mut Process, path: &str) -> String {
+    format!("http://{}{path}", api.address_after("api started").await)
+}
+
+/// Credits a wallet until a read of it comes from Redis.
+async fn use_wallet(api: &mut Process) {
+    let (client, wallet) = (reqwest::Client::new(), url(api, "/wallet/28skwt5B8zTrs6AqBWrSgCHLcRL").await);
+    let credit = client.post(format!("{wallet}/credit")).header("content-type", "application/json");
+    assert_eq!(credit.body(r#"{"amount":5}"#).send().await.unwrap().status(), 200, "{}", api.output());
+    wait_until("the document is in Redis", async || {
+        let response = client.get(format!("{wallet}/balance?min_version=1")).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.headers()["read-from"] == "redis"
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -47,16 +62,20 @@ async fn the_whole_pipeline_converges_over_tls_with_passwords() {
     let mut api = run("api", &["--api-port", "0"]);
     let (mut streamer, first, second) =
         (run("streamer", &[]), run("consumer", &["consumer0"]), run("consumer", &["consumer1"]));
+    let urls = (servers.database_url_of(&world, "consumer"), servers.redis_url("wallets", TlsServers::REDIS_PASSWORD));
+    let args = ["wallets", "--fold", "wallets"];
+    let wallets = start(&world, "consumer", &args, (&urls.0, &urls.1), Some(servers.ca_file()));
     streamer.wait_until_publishing(1).await;
     for _ in 0..20 {
         assert_eq!(post_ride(&mut api).await, 201, "{}", api.output());
     }
-    wait_until("both consumers have folded all rides", async || {
-        world.number("SELECT count(*) FROM checkpoints WHERE last_offset = 20").await == 2
+    use_wallet(&mut api).await;
+    wait_until("all consumers have passed all records", async || {
+        world.number("SELECT count(*) FROM checkpoints WHERE last_offset = 21").await == 3
     })
     .await;
     // Consumers may have read from Postgres, ahead of the stream.
-    wait_until("all rides are in the stream", async || world.stream_len().await == 20).await;
+    wait_until("all records are in the stream", async || world.stream_len().await == 21).await;
 
     let roles = |ssl: &str| {
         format!(
@@ -68,12 +87,16 @@ async fn the_whole_pipeline_converges_over_tls_with_passwords() {
     assert_eq!(world.number(&roles("NOT ssl")).await, 0);
     let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut redis).await.unwrap();
     let address = format!("laddr=127.0.0.1:{} ", servers.redis_port());
-    assert_eq!(clients.matches(&address).count(), 3, "streamer and consumers use the only port there is:\n{clients}");
+    assert_eq!(
+        clients.matches(&address).count(),
+        6,
+        "streamer, consumers and read model use the only port:\n{clients}"
+    );
 
     let reaped = run("reaper", &["--once", "--keep", "0s"]).succeed().await;
-    assert!(reaped.contains("record_count=20"), "{reaped}");
+    assert!(reaped.contains("record_count=21"), "{reaped}");
     assert!(streamer.output().contains("set aside"), "{}", streamer.output());
-    for process in [api, streamer, first, second] {
+    for process in [api, streamer, first, second, wallets] {
         assert_no_password(&process.output());
         assert!(!process.output().contains("NOPERM"), "{}", process.output());
         process.stop().await;
@@ -123,11 +146,8 @@ async fn a_server_with_a_certificate_for_another_name_is_refused() {
 fn the_rights_that_are_documented_for_redis_are_those_that_were_tried() {
     let root = tests::root();
     let page = std::fs::read_to_string(root.join("docs/SECURITY.md")).unwrap();
-    for (user, commands) in tests::REDIS_COMMANDS {
-        let line = format!(
-            "ACL SETUSER {user} on '>PASSWORD' ~rocket-rides-log ~{{rocket-rides-log}}:set-aside:* {}",
-            commands.join(" ")
-        );
+    for (user, keys, commands) in tests::REDIS_USERS {
+        let line = format!("ACL SETUSER {user} on '>PASSWORD' {keys} {commands}\n");
         assert!(page.contains(&line), "docs/SECURITY.md lacks {line}");
     }
 }
