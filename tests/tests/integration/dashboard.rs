@@ -7,11 +7,11 @@ use tests::{PrivatePostgres, PrivateRedis, Process, Watched, World, falsify, wai
 pub struct Page {
     pub process: Process,
     pub url: String,
-    client: reqwest::Client,
+    pub client: reqwest::Client,
 }
 
 impl Page {
-    async fn start(world: &World, args: &[&str]) -> Self {
+    pub async fn start(world: &World, args: &[&str]) -> Self {
         Self::start_on(world, tests::free_port(), args).await
     }
 
@@ -22,7 +22,7 @@ impl Page {
         Self { process, url, client: reqwest::Client::new() }
     }
 
-    async fn state(&self) -> Option<Value> {
+    pub async fn state(&self) -> Option<Value> {
         let response = self.client.get(format!("{}/state", self.url)).send().await.unwrap();
         if !response.status().is_success() {
             return None;
