@@ -66,6 +66,7 @@ impl Model {
     /// failure. A request waits up to `wait`.
     pub fn start(client: Client, stream_name: &str, wait: Duration) -> Self {
         declare_gauge(UP, "1 while the wallets' read model can be used", &[]);
+        script::declare();
         let mark_key = mark_key(stream_name);
         Self { link: Link::start(client, mark_key.clone(), wait), mark_key: mark_key.into() }
     }

@@ -3,7 +3,7 @@
 //! They are sent whole each time. Redis finds the compiled script by the hash of the text, which costs it 4 µs, and no writer
 //! depends on a script that Redis has forgotten after a restart.
 
-use monitor::counter;
+use monitor::{counter, declare_counter};
 use stream::resp::{Commands, Element, Elements};
 
 use super::json::{change_text, document_text};
@@ -15,7 +15,14 @@ const WRITE: &str = concat!(include_str!("lua/common.lua"), include_str!("lua/wr
 const REPLACE_MARK: &str = concat!(include_str!("lua/common.lua"), include_str!("lua/replace_mark.lua"));
 
 /// Counts documents, by what became of them.
-pub(super) const DOCUMENTS: &str = "rocket_rides_wallet_documents_total";
+const DOCUMENTS: &str = "rocket_rides_wallet_documents_total";
+
+/// Describes the counter.
+pub(super) fn declare() {
+    for outcome in ["written", "kept", "deleted"] {
+        declare_counter(DOCUMENTS, "Documents of wallets that were sent to the read model", &[("outcome", outcome)]);
+    }
+}
 
 /// The result of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +33,8 @@ pub struct Written {
     pub written_count: i64,
     /// Documents that were left as they are, because Redis has a newer one, or the same.
     pub kept_count: i64,
-    /// Documents that were deleted: memory was full, or the older document lacks events between.
+    /// Documents that were deleted, because they lack events that came between, and those that were not stored, because memory is
+    /// full.
     pub deleted_count: i64,
 }
 

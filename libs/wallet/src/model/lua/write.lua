@@ -4,7 +4,8 @@
 -- ARGV    the writer's epoch; then the bound, the offset and the token of a move, or '' three times
 --         then per document: its text; and, if the text lacks older transactions, the version and the event that they end with,
 --         or '' twice
--- Returns the outcome, and how many documents were written, kept because Redis has a newer one, and deleted
+-- Returns the outcome, and how many documents were written, kept because Redis has a newer one,
+--         and deleted or not stored
 
 local epoch, bound, offset, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local TRANSACTION_COUNT_MAX = 20
@@ -12,8 +13,7 @@ local TRANSACTION_COUNT_MAX = 20
 local written, kept, deleted, is_full = 0, 0, 0, false
 
 local function delete(key)
-    redis.call('DEL', key)
-    deleted = deleted + 1
+    deleted = deleted + redis.call('DEL', key)
 end
 
 -- Refused: memory is full. An older document must not stay, and later ones would only be taken because this script has
@@ -21,7 +21,8 @@ end
 local function set(key, text)
     is_full = is_full or redis.pcall('SET', key, text).err ~= nil
     if is_full then
-        delete(key)
+        redis.call('DEL', key)
+        deleted = deleted + 1
     else
         written = written + 1
     end
@@ -33,16 +34,14 @@ local function join(text, count, older)
     if not start or older:sub(-4) ~= '}]}}' then
         return nil
     end
-    start = start - 1
     local stop = start
     for _ = count + 1, TRANSACTION_COUNT_MAX do
-        local brace = older:find('},', stop + 1, true)
-        if not brace then
-            return text:sub(1, -4) .. ',' .. older:sub(start + 1)
+        stop = older:find('},{', stop + 1, true)
+        if not stop then
+            return text:sub(1, -4) .. ',' .. older:sub(start)
         end
-        stop = brace + 1
     end
-    return text:sub(1, -4) .. ',' .. older:sub(start + 1, stop - 1) .. ']}}'
+    return text:sub(1, -4) .. ',' .. older:sub(start, stop) .. ']}}'
 end
 
 local mark_epoch, mark_offset = (redis.call('GET', KEYS[1]) or ''):match(MARK)
@@ -64,7 +63,9 @@ for place = 2, #KEYS do
     local text, after_version, after_event = unpack(ARGV, 3 * place - 1, 3 * place + 1)
     local _, version, event = text:match(HEAD)
     version, after_version = tonumber(version), tonumber(after_version)
-    local older = redis.pcall('GETRANGE', key, 0, 127)
+    local is_whole = not after_version
+    -- To look at the version, the beginning is enough.
+    local older = is_whole and redis.pcall('GETRANGE', key, 0, 127) or redis.pcall('GET', key)
     local held_epoch, held_version, held_event
     if type(older) == 'string' then
         held_epoch, held_version, held_event = older:match(HEAD)
@@ -78,12 +79,11 @@ for place = 2, #KEYS do
         redis.call('DEL', KEYS[1])
         return {'conflict', written, kept, deleted}
     end
-    local is_whole = not after_version
     if is_held and (held_version > version or held_version == version and not is_whole) then
         kept = kept + 1
     else
         if not is_whole then
-            text = is_held and held_version == after_version and join(text, version - after_version, redis.call('GET', key))
+            text = is_held and held_version == after_version and join(text, version - after_version, older)
         end
         if text then
             set(key, text)
