@@ -8,12 +8,11 @@ use group::Queue;
 use monitor::Health;
 use tokio::sync::Semaphore;
 use wallet::WalletId;
-use wallet::write::{Command, Verdict};
+use wallet::write::Command;
 
-use crate::database::Database;
 use crate::error::Error;
 use crate::limits::Limits;
-use crate::wallet_commands::Commands;
+use crate::wallet_commands::{Commands, Response};
 
 /// Connections that may wait for wallets at one time.
 const PLACE_COUNT: usize = 4;
@@ -24,7 +23,7 @@ const COMMAND_COUNT_MAX: usize = 500;
 /// The queues of held wallets. Clones share them.
 #[derive(Clone)]
 pub(crate) struct HeldWallets {
-    database: Database,
+    commands: Commands,
     limits: Limits,
     places: Arc<Semaphore>,
     queues: Arc<Mutex<HashMap<WalletId, HeldWallet>>>,
@@ -37,16 +36,16 @@ struct HeldWallet {
 
 impl HeldWallets {
     /// No wallet is held yet.
-    pub fn new(database: Database, limits: &Limits) -> Self {
+    pub fn new(commands: Commands, limits: &Limits) -> Self {
         let places = Arc::new(Semaphore::new(PLACE_COUNT));
-        Self { database, limits: *limits, places, queues: Arc::default() }
+        Self { commands, limits: *limits, places, queues: Arc::default() }
     }
 
     /// Writes a command when the wallet is free, together with all others that wait for this wallet.
     ///
     /// # Errors
     /// [`Error::WalletBusy`] if it is not free soon; [`Error::Overloaded`] if too many commands wait for held wallets.
-    pub async fn write(&self, wallet: WalletId, command: Command) -> Result<Verdict, Error> {
+    pub async fn write(&self, wallet: WalletId, command: Command) -> Result<Response, Error> {
         let waiting = Waiting::begin(self, wallet)?;
         waiting.queue.write(command).await
     }
@@ -63,7 +62,7 @@ impl HeldWallets {
         };
         // A held wallet makes no process unready.
         let pulse = Health::default().pulse("held wallet", Duration::MAX);
-        let commands = Commands::new(self.database.clone(), &self.limits).waiting_for(wallet, Arc::clone(&self.places));
+        let commands = self.commands.waiting_for(wallet, Arc::clone(&self.places));
         let (queue, _) = Queue::start(commands, limits, pulse);
         HeldWallet { queue, command_count: 0 }
     }

@@ -218,7 +218,10 @@ pub async fn serve(
 ) -> Result<()> {
     let database = Database::new(postgres, limits.answer_wait)?;
     let (writer, rides) = Writer::start(database.clone(), &limits, health.pulse("writes", AGE_MAX));
-    let (wallets, commands) = WalletWriter::start(postgres, &limits, health.pulse("wallet_writes", AGE_MAX))?;
+    let Backends { desk, model } = backends;
+    let model = WalletModel::new(model, database.clone());
+    let pulse = health.pulse("wallet_writes", AGE_MAX);
+    let (wallets, commands) = WalletWriter::start(postgres, model.clone(), &limits, pulse)?;
     let mut writing = tokio::spawn(async { tokio::try_join!(rides, commands).map(drop) });
     let address = listener.local_addr().context("reading the socket's address")?;
     info!(address = %address, connection_count_max = limits.http.connection_count_max, "api started");
@@ -226,13 +229,12 @@ pub async fn serve(
     let watchers = Arc::new(Semaphore::new(limits.watcher_count_max));
     let totals = Paced::start(Reading(database.clone()));
     let web::Limits { body_wait, request_wait, .. } = limits.http;
-    let Backends { desk, model } = backends;
     let app = App {
-        model: WalletModel::new(model, database.clone()),
         database,
         writer,
         wallets,
         desk,
+        model,
         body_wait,
         request_wait,
         totals,

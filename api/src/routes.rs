@@ -125,10 +125,10 @@ mod tests {
         let database = Database::new(&postgres, Duration::from_secs(1)).unwrap();
         let pulse = Health::default().pulse("writes", Duration::ZERO);
         let (writer, _) = Writer::start(database.clone(), &Limits::default(), pulse.clone());
-        let (wallets, _) = WalletWriter::start(&postgres, &Limits::default(), pulse).unwrap();
+        let model = WalletModel::new(None, database.clone());
+        let (wallets, _) = WalletWriter::start(&postgres, model.clone(), &Limits::default(), pulse).unwrap();
         let (watchers, shutdown) = (Arc::new(Semaphore::new(1)), CancellationToken::new());
         let totals = Paced::start(Reading(database.clone()));
-        let model = WalletModel::new(None, database.clone());
         let (body_wait, request_wait) = (Duration::ZERO, Duration::ZERO);
         App { database, writer, wallets, desk: None, model, body_wait, request_wait, totals, watchers, shutdown }
     }

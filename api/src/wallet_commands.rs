@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use deadpool_postgres::Client;
 use group::Destination;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SetOnce};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_postgres::error::SqlState;
 use tracing::warn;
 use wallet::WalletId;
+use wallet::documents::Change;
+use wallet::model::API_WAIT;
 use wallet::write::{Command, Unknown, Verdict};
 
 use crate::database::{Database, QueryFailure, postgres_to_client_error, to_client_error};
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::metrics;
+use crate::wallet_model::WalletModel;
 
 /// How long a group waits for one of the connections that wait for held wallets.
 const PLACE_WAIT: Duration = Duration::from_millis(500);
@@ -23,20 +26,38 @@ const PLACE_WAIT: Duration = Duration::from_millis(500);
 /// The pause before an unknown COMMIT is looked up again.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
-/// Writes groups of commands.
+/// Writes groups of commands. Clones share the connections.
+#[derive(Clone)]
 pub(crate) struct Commands {
     database: Database,
     /// How long Postgres may take for a group.
     write_wait: Duration,
     /// How long the api tries to find out whether a group was written. Together both are shorter than the wait of the queue.
     look_wait: Duration,
+    model: WalletModel,
     held: Option<Held>,
 }
 
 /// The wallet that every group waits for, and the places for all that wait.
+#[derive(Clone)]
 struct Held {
     wallet: WalletId,
     places: Arc<Semaphore>,
+}
+
+/// The verdict on a command, and whether readers see its effect.
+pub(crate) struct Response {
+    verdict: Verdict,
+    shown: Arc<SetOnce<()>>,
+}
+
+impl Response {
+    /// The verdict, once the read model has the effect, or soon at least.
+    pub async fn verdict(self) -> Verdict {
+        // An error means that Redis is slow or away. Readers see the effect later, and with its version at once.
+        let _ = timeout(API_WAIT, self.shown.wait()).await;
+        self.verdict
+    }
 }
 
 /// Why a group has no verdicts.
@@ -50,13 +71,35 @@ pub(crate) enum Failure {
 
 impl Commands {
     /// Groups that wait for no wallet.
-    pub fn new(database: Database, limits: &Limits) -> Self {
-        Self { database, write_wait: limits.answer_wait / 2, look_wait: limits.answer_wait / 3, held: None }
+    pub fn new(database: Database, model: WalletModel, limits: &Limits) -> Self {
+        let (write_wait, look_wait) = (limits.answer_wait / 2, limits.answer_wait / 3);
+        Self { database, write_wait, look_wait, model, held: None }
     }
 
     /// Groups that wait for this wallet, as many at one time as there are places.
-    pub fn waiting_for(self, wallet: WalletId, places: Arc<Semaphore>) -> Self {
-        Self { held: Some(Held { wallet, places }), ..self }
+    pub fn waiting_for(&self, wallet: WalletId, places: Arc<Semaphore>) -> Self {
+        Self { held: Some(Held { wallet, places }), ..self.clone() }
+    }
+
+    /// Writes the group, or fails. The next group does not wait until readers see this one.
+    async fn written(&self, session: Session, commands: &[Command]) -> Result<(Vec<Verdict>, Vec<Change>), Failure> {
+        let waits_for = self.held.as_ref().map(|held| held.wallet);
+        match wallet::write::write(session.client(), commands, waits_for, self.write_wait).await {
+            Ok(written) => {
+                session.end();
+                Ok((written.verdicts, written.changes))
+            }
+            Err(wallet::write::Failure::Postgres(error)) => {
+                session.end();
+                Err(Failure::Postgres(error))
+            }
+            Err(wallet::write::Failure::Late) => Err(Failure::Known(to_client_error(&QueryFailure::Late))),
+            Err(wallet::write::Failure::Unknown(unknown)) => {
+                drop(session);
+                warn!("no response to COMMIT: looking whether the events were written");
+                Ok((self.look_up(*unknown).await?, Vec::new()))
+            }
+        }
     }
 
     /// Finds out whether a group was written whose COMMIT was not answered. A client without a key could not retry safely.
@@ -65,6 +108,7 @@ impl Commands {
         let error = loop {
             match timeout_at(deadline, self.look(&unknown)).await {
                 Ok(Ok(true)) => {
+                    self.model.forget(unknown.wallets);
                     metrics::commit_looked_up("written");
                     return Ok(unknown.verdicts);
                 }
@@ -73,6 +117,7 @@ impl Commands {
                 Err(_) => break Error::OutcomeUnknown,
             }
         };
+        self.model.forget(unknown.wallets);
         metrics::commit_looked_up(if error == Error::Unavailable { "not_written" } else { "unknown" });
         Err(Failure::Known(error))
     }
@@ -88,7 +133,7 @@ impl Commands {
 
 impl Destination for Commands {
     type Request = Command;
-    type Response = Verdict;
+    type Response = Response;
     type Error = Error;
     /// Each group takes a connection by itself, because it may need a second one.
     type Connection = ();
@@ -98,7 +143,7 @@ impl Destination for Commands {
         Ok(())
     }
 
-    async fn write(&self, (): &(), commands: &[Command]) -> Result<Vec<Verdict>, Failure> {
+    async fn write(&self, (): &(), commands: &[Command]) -> Result<Vec<Response>, Failure> {
         let _place = match &self.held {
             Some(held) => match timeout(PLACE_WAIT, held.places.acquire()).await {
                 Ok(place) => Some(place),
@@ -106,26 +151,18 @@ impl Destination for Commands {
             },
             None => None,
         };
+        // Before the transaction: if Postgres is put back meanwhile, the read model must refuse these changes.
+        let epoch = self.model.epoch();
         let session = Session::begin(&self.database).await.map_err(Failure::Known)?;
-        let waits_for = self.held.as_ref().map(|held| held.wallet);
-        let verdicts = match wallet::write::write(session.client(), commands, waits_for, self.write_wait).await {
-            Ok(verdicts) => {
-                session.end();
-                verdicts
-            }
-            Err(wallet::write::Failure::Postgres(error)) => {
-                session.end();
-                return Err(Failure::Postgres(error));
-            }
-            Err(wallet::write::Failure::Late) => return Err(Failure::Known(to_client_error(&QueryFailure::Late))),
-            Err(wallet::write::Failure::Unknown(unknown)) => {
-                drop(session);
-                warn!("no response to COMMIT: looking whether the events were written");
-                self.look_up(*unknown).await?
-            }
-        };
+        let (verdicts, changes) = self.written(session, commands).await?;
         metrics::commands_written(&verdicts);
-        Ok(verdicts)
+        let shown = Arc::new(SetOnce::new());
+        let (showing, model) = (Arc::clone(&shown), self.model.clone());
+        tokio::spawn(async move {
+            model.write_through(epoch, &changes).await;
+            let _ = showing.set(());
+        });
+        Ok(verdicts.into_iter().map(|verdict| Response { verdict, shown: Arc::clone(&shown) }).collect())
     }
 
     /// Invalid data (class 22) and violated constraints (class 23) concern one command. So does a lock row that another

@@ -1,6 +1,5 @@
 //! Wallets as readers see them: from the read model in Redis if it has them, else from Postgres. And the other direction: the
 //! effects of a committed transaction are written into the read model before the client has its response.
-#![expect(dead_code, reason = "writer and handlers come with later commits")]
 
 use axum::http::HeaderValue;
 use tracing::debug;
@@ -62,6 +61,13 @@ impl WalletModel {
             && let Err(Away) = model.put_changes(epoch, changes).await
         {
             debug!(wallet_count = changes.len(), "the read model did not take the changes in time");
+        }
+    }
+
+    /// Deletes documents that may be outdated, behind the response.
+    pub fn forget(&self, wallets: Vec<WalletId>) {
+        if let Some(model) = self.model.clone() {
+            tokio::spawn(async move { model.forget(&wallets).await });
         }
     }
 

@@ -25,6 +25,7 @@ use crate::held_wallets::HeldWallets;
 use crate::limits::Limits;
 use crate::metrics;
 use crate::wallet_commands::Commands;
+use crate::wallet_model::WalletModel;
 
 /// Commands that are written by one transaction at most. A larger group holds its wallets for longer, and is hardly cheaper
 /// per command.
@@ -47,15 +48,21 @@ impl WalletWriter {
     ///
     /// # Errors
     /// The pool of connections cannot be built.
-    pub fn start(postgres: &tokio_postgres::Config, limits: &Limits, pulse: Pulse) -> Result<(Self, JoinHandle<()>)> {
+    pub fn start(
+        postgres: &tokio_postgres::Config,
+        model: WalletModel,
+        limits: &Limits,
+        pulse: Pulse,
+    ) -> Result<(Self, JoinHandle<()>)> {
         let database = Database::new(postgres, limits.answer_wait)?;
-        let held = HeldWallets::new(database.clone(), limits);
+        let commands = Commands::new(database, model, limits);
+        let held = HeldWallets::new(commands.clone(), limits);
         let group_limits = group::Limits {
             queue_len_max: limits.queue_len_max,
             group_len_max: GROUP_LEN_MAX.min(limits.group_len_max),
             write_wait: limits.answer_wait,
         };
-        let (commands, writing) = Queue::start(Commands::new(database, limits), group_limits, pulse);
+        let (commands, writing) = Queue::start(commands, group_limits, pulse);
         Ok((Self { commands, held }, writing))
     }
 
@@ -67,13 +74,13 @@ impl WalletWriter {
     /// [`Error::Unavailable`]: nothing was written. [`Error::OutcomeUnknown`]: the api could not find out.
     pub async fn write(&self, command: Command) -> Result<Outcome, Error> {
         let deadline = Instant::now() + HELD_WAIT;
-        let mut verdict = self.commands.write(command.clone()).await?;
+        let mut verdict = self.commands.write(command.clone()).await?.verdict().await;
         while let Verdict::Held(wallet) = verdict {
             metrics::wallet_held();
             if Instant::now() > deadline {
                 return Err(Error::WalletBusy);
             }
-            verdict = self.held.write(wallet, command.clone()).await?;
+            verdict = self.held.write(wallet, command.clone()).await?.verdict().await;
         }
         match verdict {
             Verdict::Done(outcome) => Ok(outcome),

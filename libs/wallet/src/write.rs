@@ -15,6 +15,7 @@
 //!   wallet has a higher offset than that of version N.
 //! - **An unknown COMMIT** can be looked up, because the ids of the events are drawn before: [`Unknown::is_written`].
 
+mod changes;
 mod decisions;
 mod flights;
 mod statements;
@@ -29,7 +30,7 @@ use crate::id::{EventId, WalletId};
 use crate::state::Action;
 
 pub use decisions::Verdict;
-pub use flights::{Failure, write};
+pub use flights::{Failure, Written, write};
 pub use unknown::Unknown;
 
 /// An attempt that a client asks for.

@@ -108,6 +108,8 @@ impl Known {
 pub(super) struct Ledger<'a> {
     /// The states of the wallets that are locked.
     pub states: HashMap<WalletId, State>,
+    /// The newest accepted events of those that have one, as they were before the group.
+    pub newest: HashMap<WalletId, EventId>,
     /// The events with the keys of the group, those of the group itself included.
     pub known: HashMap<(WalletId, &'a str), Known>,
     /// In the order of decisions.
@@ -312,7 +314,7 @@ mod tests {
             let mut alone = free();
             let mut versions = HashMap::new();
             for (command, verdict) in commands.iter().zip(&verdicts) {
-                alone = Ledger { states: alone.states, known: alone.known, events: Vec::new() };
+                alone = Ledger { events: Vec::new(), ..alone };
                 prop_assert_eq!(shape(&alone.decide(command)), shape(verdict));
             }
             prop_assert_eq!(&alone.states, &together.states);

@@ -12,12 +12,23 @@ use tokio_postgres::error::Severity;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row};
 
+use super::changes::changes;
 use super::decisions::{Known, Ledger, NewEvent, Verdict, WORLD};
 use super::statements::{BEGIN_WITH_LOCK_WAIT, Statements};
 use super::unknown::Unknown;
 use super::{Command, Outcome};
-use crate::id::WalletId;
+use crate::documents::Change;
+use crate::id::{EventId, WalletId};
 use crate::state::{Action, State};
+
+/// A group that was committed.
+#[derive(Debug)]
+pub struct Written {
+    /// What was decided about each command, in the order of the commands.
+    pub verdicts: Vec<Verdict>,
+    /// The changes of its wallets, for the read model.
+    pub changes: Vec<Change>,
+}
 
 /// Why a group has no verdicts.
 #[derive(Debug)]
@@ -36,8 +47,8 @@ impl From<Error> for Failure {
     }
 }
 
-/// Writes the events of `commands` and stages their records in one transaction, and wakes the streamer. Returns a verdict on
-/// each, in the same order, once everything is durable. The commands are decided in this order.
+/// Writes the events of `commands` and stages their records in one transaction, and wakes the streamer. It
+/// returns once everything is durable. The commands are decided in this order.
 ///
 /// A wallet that another session holds stops only the commands that need it ([`Verdict::Held`]). The transaction waits for
 /// the wallet `waits_for`, if there is one, for half a second at most.
@@ -49,7 +60,7 @@ pub async fn write(
     commands: &[Command],
     waits_for: Option<WalletId>,
     wait: Duration,
-) -> Result<Vec<Verdict>, Failure> {
+) -> Result<Written, Failure> {
     let deadline = Instant::now() + wait;
     let statements = until(deadline, Statements::prepare(client)).await??;
     let begun = until(deadline, begin(client, &statements, commands, waits_for)).await?;
@@ -64,14 +75,21 @@ pub async fn write(
     let verdicts: Vec<Verdict> = commands.iter().map(|command| ledger.decide(command)).collect();
     let Some(first) = ledger.events.first() else {
         until(deadline, client.batch_execute("ROLLBACK")).await??;
-        return Ok(verdicts);
+        return Ok(Written { verdicts, changes: Vec::new() });
     };
-    let unknown = Unknown { wallet: first.wallet, event_id: first.event_id, verdicts };
+    let (wallet, event_id) = (first.wallet, first.event_id);
     match timeout_at(deadline, write_and_commit(client, &statements, &ledger.events)).await {
-        Ok((Ok(_), Ok(()))) => Ok(unknown.verdicts),
+        Ok((Ok(rows), Ok(()))) => {
+            // Postgres returns the rows in the order of insertion.
+            let times = rows.iter().map(|row| row.get("created_at"));
+            Ok(Written { verdicts, changes: changes(&ledger.events, times, &ledger.newest) })
+        }
         // Postgres made a ROLLBACK of the COMMIT. An error that ends the session is looked up, as a lost connection is.
         Ok((Err(error), _)) if is_of_statement(&error) => Err(error.into()),
-        _ => Err(Failure::Unknown(Box::new(unknown))),
+        _ => {
+            let wallets = ledger.events.iter().map(|new| new.wallet).collect();
+            Err(Failure::Unknown(Box::new(Unknown { wallet, event_id, wallets, verdicts })))
+        }
     }
 }
 
@@ -124,9 +142,14 @@ async fn begin<'a>(
     for row in states? {
         let read = State { version: row.get("version"), balance_minor: row.get("balance_minor") };
         ledger.states.entry(of_row(&row)).and_modify(|state| *state = read);
+        ledger.newest.insert(of_row(&row), event_id_of(&row));
     }
     ledger.known = known?.iter().map(|row| (keys[row.get::<_, i64>("place") as usize - 1], known_from(row))).collect();
     Ok(ledger)
+}
+
+fn event_id_of(row: &Row) -> EventId {
+    row.get::<_, &str>("event_id").parse().expect("Postgres checks that it is a KSUID")
 }
 
 /// The event of a key.
@@ -138,7 +161,7 @@ fn known_from(row: &Row) -> Known {
         amount_minor: row.get("amount_minor"),
         counterparty: (counterparty != WORLD).then(|| parsed(counterparty)),
         outcome: Outcome {
-            event_id: row.get::<_, &str>("event_id").parse().expect("Postgres checks that it is a KSUID"),
+            event_id: event_id_of(row),
             rejection: row.get("reason"),
             version: row.get("version"),
             balance_minor: row.get("balance_minor"),
@@ -153,7 +176,7 @@ async fn write_and_commit(
     client: &ClientWrapper,
     statements: &Statements,
     events: &[NewEvent<'_>],
-) -> (Result<u64, Error>, Result<(), Error>) {
+) -> (Result<Vec<Row>, Error>, Result<(), Error>) {
     let columns = Columns::of(events);
     let mut params = columns.params();
     let traceparents: Vec<Option<String>> =
@@ -164,7 +187,7 @@ async fn write_and_commit(
     }
     let statement = if is_traced { &statements.write_traced } else { &statements.write };
     let mut writing =
-        pin!(async { join!(client.execute(statement, &params), async { client.batch_execute("COMMIT").await }) });
+        pin!(async { join!(client.query(statement, &params), async { client.batch_execute("COMMIT").await }) });
     tokio::select! {
         // The write and COMMIT are sent first.
         biased;

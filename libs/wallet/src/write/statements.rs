@@ -37,9 +37,9 @@ const LOCK_FREE: &str = "-- wallet::lock_free
 /// Reads the states of the wallets that have one. It comes after the locks, in a statement of its own, because a statement sees
 /// what was committed before it began: that of the locks may have begun before an earlier holder committed.
 const READ_STATES: &str = "-- wallet::read_states
-     SELECT asked.place, newest.version, newest.balance_minor
+     SELECT asked.place, newest.*
      FROM unnest($1::text[]) WITH ORDINALITY AS asked (wallet_id, place),
-          LATERAL (SELECT version, balance_minor FROM wallet_events
+          LATERAL (SELECT version, balance_minor, event_id::text FROM wallet_events
                    WHERE wallet_id = asked.wallet_id AND accepted ORDER BY version DESC LIMIT 1) AS newest";
 
 /// Reads the events with these keys.
@@ -50,40 +50,42 @@ const READ_KEYS: &str = "-- wallet::read_keys
                    FROM wallet_events
                    WHERE wallet_id = asked.wallet_id AND idempotency_key = asked.key LIMIT 1) AS known";
 
-/// Writes the events and stages their records. With the traces it is a separate statement, because they make it slower.
+/// Writes the events and stages their records, both in the order of decisions. Returns the times of the events in this order.
+/// With the traces it is a separate statement, because they make it slower.
 macro_rules! write_events {
     ($name:literal, $column:literal, $array:literal) => {
         concat!(
             "-- wallet::",
             $name,
             "
-     WITH written AS (
-         INSERT INTO wallet_events (event_id, wallet_id, version, balance_minor, accepted, reason, action, amount_minor,
-                                    counterparty, idempotency_key, origin_ip",
+     WITH staged AS (
+         INSERT INTO staged_log_records (object, action, data",
             $column,
             ")
-         SELECT event_id, wallet_id, version, balance_minor, reason IS NULL, reason, action, amount_minor, counterparty,
-                idempotency_key, origin_ip",
-            $column,
-            "
-         FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::bigint[], $8::text[],
-                     $9::text[], $10::inet[]",
-            $array,
-            ") AS new (event_id, wallet_id, version, balance_minor, reason, action, amount_minor, counterparty,
-                     idempotency_key, origin_ip",
-            $column,
-            ")
-     )
-     INSERT INTO staged_log_records (object, action, data",
-            $column,
-            ")
-     SELECT 'wallet', action, data::json",
+         SELECT 'wallet', action, data::json",
             $column,
             " FROM unnest($11::text[], $12::text[]",
             $array,
             ") WITH ORDINALITY AS new (action, data",
             $column,
-            ", place) ORDER BY place"
+            ", place) ORDER BY place
+     )
+     INSERT INTO wallet_events (event_id, wallet_id, version, balance_minor, accepted, reason, action, amount_minor,
+                                counterparty, idempotency_key, origin_ip",
+            $column,
+            ")
+     SELECT event_id, wallet_id, version, balance_minor, reason IS NULL, reason, action, amount_minor, counterparty,
+            idempotency_key, origin_ip",
+            $column,
+            "
+     FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::bigint[], $8::text[],
+                 $9::text[], $10::inet[]",
+            $array,
+            ") WITH ORDINALITY AS new (event_id, wallet_id, version, balance_minor, reason, action, amount_minor,
+                 counterparty, idempotency_key, origin_ip",
+            $column,
+            ", place) ORDER BY place
+     RETURNING created_at"
         )
     };
 }

@@ -14,6 +14,8 @@ pub struct Unknown {
     pub(super) wallet: WalletId,
     /// This event.
     pub(super) event_id: EventId,
+    /// The wallets of all of them.
+    pub wallets: Vec<WalletId>,
     /// The verdicts, which are true if it was written.
     pub verdicts: Vec<Verdict>,
 }
