@@ -36,9 +36,7 @@ pub struct BeginProxy {
 impl BeginProxy {
     /// Starts a proxy to the server of this URL.
     pub async fn start(postgres_url: &str) -> Self {
-        let postgres: tokio_postgres::Config = postgres_url.parse().unwrap();
-        let Host::Unix(folder) = &postgres.get_hosts()[0] else { panic!("not a unix socket: {postgres_url}") };
-        let socket = folder.join(format!(".s.PGSQL.{}", postgres.get_ports().first().copied().unwrap_or(5432)));
+        let socket = socket_of(postgres_url);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = Self { port: listener.local_addr().unwrap().port(), seen: Arc::default() };
         let seen = Arc::clone(&proxy.seen);
@@ -59,6 +57,13 @@ impl BeginProxy {
     pub fn seen(&self) -> BTreeMap<String, Begins> {
         self.seen.lock().unwrap().clone()
     }
+}
+
+/// The socket of the server of this URL.
+pub(crate) fn socket_of(postgres_url: &str) -> PathBuf {
+    let postgres: tokio_postgres::Config = postgres_url.parse().unwrap();
+    let Host::Unix(folder) = &postgres.get_hosts()[0] else { panic!("not a unix socket: {postgres_url}") };
+    folder.join(format!(".s.PGSQL.{}", postgres.get_ports().first().copied().unwrap_or(5432)))
 }
 
 /// Carries one connection. It ends when either side closes it.
@@ -92,7 +97,10 @@ async fn carry(client: TcpStream, socket: PathBuf, seen: Arc<Mutex<BTreeMap<Stri
 }
 
 /// The next message: `prefix_len` bytes (the type), the length, the body.
-async fn read_message(from: &mut (impl AsyncReadExt + Unpin), prefix_len: usize) -> std::io::Result<Vec<u8>> {
+pub(crate) async fn read_message(
+    from: &mut (impl AsyncReadExt + Unpin),
+    prefix_len: usize,
+) -> std::io::Result<Vec<u8>> {
     let mut message = vec![0; prefix_len + 4];
     from.read_exact(&mut message).await?;
     let len = u32::from_be_bytes(message[prefix_len..].try_into().expect("four bytes")) as usize;

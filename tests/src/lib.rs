@@ -4,6 +4,7 @@
 //! A test that finds no server fails and names the command that starts one. It is never skipped.
 
 mod begin_proxy;
+mod commit_proxy;
 mod connection;
 mod dump;
 mod mail;
@@ -24,6 +25,7 @@ mod world;
 use std::time::{Duration, Instant};
 
 pub use begin_proxy::{BeginProxy, Begins};
+pub use commit_proxy::{AtCommit, CommitProxy};
 pub use dump::Dump;
 pub use mail::MailServer;
 pub use payments::Payments;
