@@ -184,7 +184,7 @@ async fn racing_writers_leave_whole_documents_of_the_current_timeline_and_at_res
     let timeline = now(&postgres);
     for wallet in 0..WALLET_COUNT {
         let Some(document) = timeline.document(wallet) else { continue };
-        let written = fixture.model.put(Some(timeline.epoch), &[document.clone()]).await.unwrap();
+        let written = fixture.model.put(Some(timeline.epoch), std::slice::from_ref(&document)).await.unwrap();
         assert_eq!(written.outcome, Outcome::Done);
         assert_eq!(fixture.model.document(document.wallet).await, Ok(Some(document)));
     }
