@@ -1,4 +1,7 @@
 //! Transactions page by page, newest first. A page begins before a version, so it costs the same however many there are.
+//!
+//! The versions of a wallet are contiguous (W2), so a page is a range of versions. With a LIMIT alone Postgres might read and sort
+//! all events of a wallet that has many more than it expects.
 
 use jiff::Timestamp;
 use tokio_postgres::Row;
@@ -19,7 +22,8 @@ const PAGE: &str = "-- api::wallets::page
     ) AS newest ON true
     LEFT JOIN LATERAL (
         SELECT version, event_id::text, created_at, amount_minor, counterparty FROM wallet_events
-        WHERE wallet_id = $1 AND accepted AND version < $2 ORDER BY version DESC LIMIT $3
+        WHERE wallet_id = $1 AND accepted AND version < $2 AND version >= least($2, newest.version + 1) - $3
+        ORDER BY version DESC LIMIT $3
     ) AS page ON true
     ORDER BY page.version DESC";
 

@@ -8,20 +8,27 @@ use super::{Document, Transaction};
 use crate::{EventId, WalletId};
 
 /// The newest events of each wallet of `$1`, one row per wallet: for 64 wallets that is one statement and 64 rows. A wallet
-/// without accepted events has no row. LATERAL with LIMIT reads only these events whatever the planner knows of the table.
+/// without accepted events has no row.
+///
+/// The versions of a wallet are contiguous (W2), so the newest one says where its last twenty events begin. With a LIMIT alone
+/// Postgres read and sorted all events of a wallet that has many more than it expected.
 pub const DOCS: &str = "-- wallet::docs
     SELECT wallet_id, versions, event_ids, times, amounts, counterparties, balance_minor
     FROM unnest($1::text[]) AS wanted (wallet_id)
+    CROSS JOIN LATERAL (
+        SELECT version AS newest_version FROM wallet_events AS event
+        WHERE event.wallet_id = wanted.wallet_id AND accepted ORDER BY version DESC LIMIT 1
+    ) AS newest
     CROSS JOIN LATERAL (
         SELECT array_agg(version) AS versions, array_agg(event_id::text) AS event_ids, array_agg(created_at) AS times,
                array_agg(amount_minor) AS amounts, array_agg(counterparty::text) AS counterparties,
                (array_agg(balance_minor))[1] AS balance_minor
         FROM (
             SELECT version, event_id, created_at, amount_minor, counterparty, balance_minor FROM wallet_events AS event
-            WHERE event.wallet_id = wanted.wallet_id AND accepted ORDER BY version DESC LIMIT 20
-        ) AS newest
-    ) AS document
-    WHERE versions IS NOT NULL";
+            WHERE event.wallet_id = wanted.wallet_id AND accepted AND version > newest_version - 20
+            ORDER BY version DESC LIMIT 20
+        ) AS events
+    ) AS document";
 
 /// Reads the documents of `wallets`, in any order. A wallet without accepted events has none: it has balance 0 and version 0.
 ///
