@@ -6,6 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::app::App;
+use crate::database::Param;
 use crate::error::Error;
 use crate::paths::HEALTHZ;
 use crate::responses::ReadErrors;
@@ -18,14 +19,20 @@ pub(crate) struct Ready {
     status: &'static str,
 }
 
-/// 200 when rides can be taken, 503 when they cannot. It asks by the statement that writes rides, without a ride.
+/// 200 when rides and commands for wallets can be taken, 503 when they cannot.
+///
+/// It asks by the statement that writes rides, without a ride, and by one that would write a wallet. Without Redis wallets are
+/// read from Postgres, so it is not asked for.
 #[utoipa::path(
     get, path = HEALTHZ, operation_id = "check_health", tag = "state",
     responses((status = 200, description = "Ready", body = Ready), ReadErrors)
 )]
 pub(crate) async fn check_health(State(app): State<App>) -> Result<Json<Ready>, Error> {
-    let written = app.database.read(WRITE_RIDES, vec![Box::new(Vec::<i64>::new())]).await;
-    // A table or a right is missing: that is logged, and a load balancer gets the answer that it knows.
-    written.map_err(|error| if matches!(error, Error::Internal) { Error::Unavailable } else { error })?;
+    for (statement, parameters) in [(WRITE_RIDES, vec![Box::new(Vec::<i64>::new()) as Param]), (wallet::TRIAL, vec![])]
+    {
+        let tried = app.database.read(statement, parameters).await;
+        // A table or a right is missing: that is logged, and a load balancer gets the answer that it knows.
+        tried.map_err(|error| if matches!(error, Error::Internal) { Error::Unavailable } else { error })?;
+    }
     Ok(Json(Ready { status: "ok" }))
 }

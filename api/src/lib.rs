@@ -1,9 +1,11 @@
-//! Takes rides over HTTP. A ride and its log record are written in one Postgres transaction: both exist, or neither (I1).
-//! Requests that arrive together are committed together.
+//! Takes rides and commands for wallets over HTTP. A ride or an event of a wallet and its log record are written in one Postgres
+//! transaction: both exist, or neither (I1). Requests that arrive together are committed together.
 //!
 //! ```text
 //! web::Server ─▶ routes ─┬─▶ rides ─┬─ a guest's ride ──▶ writer ─▶ database
 //!                        │          └─ a booked ride ───▶ bookings ─▶ booking::Desk
+//!                        ├─▶ wallets ┬─ a command ──────▶ wallet_writer ─▶ wallet_commands ─▶ database
+//!                        │           └─ a read ─────────▶ wallet_model ─▶ Redis, or database
 //!                        └─▶ totals, history, health, docs ▶ database
 //! ```
 //!
@@ -185,6 +187,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     health.ask_postgres(postgres, health.pulse("postgres", AGE_MAX), move |client| {
         Box::pin(async move {
             writer::write_no_ride(client).await?;
+            monitor::try_statements(client, &[wallet::TRIAL]).await?;
             if takes_bookings { monitor::try_statements(client, &booking::TRIAL).await } else { Ok(()) }
         })
     });

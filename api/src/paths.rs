@@ -33,7 +33,7 @@ pub(crate) const TOTALS: &str = "/totals";
 /// The archive of every record.
 pub(crate) const HISTORY: &str = "/history";
 
-/// Whether rides can be taken.
+/// Whether rides and commands for wallets can be taken.
 pub(crate) const HEALTHZ: &str = "/healthz";
 
 /// The description in OpenAPI.

@@ -15,9 +15,11 @@ pub mod documents;
 mod id;
 pub mod model;
 mod state;
+mod trial;
 pub mod write;
 
 pub use amount::{AMOUNT_MAX, Amount, NotAnAmount, decimal};
 pub use args::{ModelArgs, WalletsArgs};
 pub use id::{EventId, KSUID_LEN, NotAKsuid, WalletId};
 pub use state::{Action, BALANCE_MAX, Event, Rejection, State, apply, decide, decide_transfer};
+pub use trial::TRIAL;
