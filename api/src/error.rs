@@ -4,7 +4,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use web::ErrorResponse;
 
-use crate::paths::{DOCS, HISTORY, RIDE, RIDES, TOTALS};
+use crate::paths::{DOCS, HISTORY, RIDE, RIDES, TOTALS, WALLET, WALLETS};
 
 /// How a client shows who it is: the bare address of a user, which is no scheme of a standard.
 pub(crate) const CHALLENGE: &str = r#"Email realm="rides""#;
@@ -132,7 +132,8 @@ pub enum Error {
     Encoded,
     /// The path is unknown.
     #[error(
-        "There is nothing at this path. Try POST {RIDES}, GET {RIDES}, GET {RIDE}, GET {TOTALS}, GET {HISTORY} or GET {DOCS}."
+        "There is nothing at this path. Try POST {RIDES}, GET {RIDES}, GET {RIDE}, POST {WALLETS}, GET {WALLET}, GET {TOTALS}, \
+         GET {HISTORY} or GET {DOCS}."
     )]
     NoSuchPath,
     /// No ride has this id.
