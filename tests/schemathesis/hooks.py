@@ -16,6 +16,9 @@ seen_count = 0
 def before_call(context, case, kwargs):
     """Sends a body with coordinates as a booking, by a user and with a new key, and a body without as a guest's ride."""
     global seen_count
+    if case.operation.path.startswith("/wallet"):
+        round_amount(case)
+        return
     if case.method != "POST" or not isinstance(case.body, dict):
         return
     # The parameter makes a booking fail with 500.
@@ -34,3 +37,10 @@ def before_call(context, case, kwargs):
     else:
         case.headers.pop("Authorization", None)
         case.headers.pop("Idempotency-Key", None)
+
+
+def round_amount(case):
+    """Gives a valid amount two decimal places: a multiple of 0.01 is not exact in floating point."""
+    is_broken = case.meta is not None and case.meta.is_negative_at(ParameterLocation.BODY)
+    if not is_broken and isinstance(case.body, dict) and isinstance(case.body.get("amount"), float):
+        case.body["amount"] = round(case.body["amount"], 2)

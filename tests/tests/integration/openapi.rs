@@ -23,7 +23,7 @@ async fn the_api_does_what_its_description_says() {
     command.current_dir(FOLDER).args(["--config-file", "schemathesis.toml", "run", "--no-color"]);
     command.arg(format!("{base}/openapi.json"));
     let output = Process::spawn("schemathesis", command).succeed_within(PATIENCE).await;
-    assert!(output.contains("Tested: 6") && output.contains("1 covered / 1 selected"), "{output}");
+    assert!(output.contains("Tested: 13") && output.contains("3 covered / 3 selected"), "{output}");
     assert!(!output.contains("errored"), "{output}");
 
     // Many requests were accepted.
@@ -32,6 +32,9 @@ async fn the_api_does_what_its_description_says() {
     let declined = world.number("SELECT count(*) FROM audit_records WHERE action = 'charge.declined'").await;
     assert!(guests > 10 && booked > 10 && declined > 3, "{guests} guests, {booked} booked, {declined} declined");
     assert_eq!(payments.charges().await.len() as i64, booked);
+    let accepted = world.number("SELECT count(*) FROM wallet_events WHERE accepted").await;
+    let rejected = world.number("SELECT count(*) FROM wallet_events WHERE NOT accepted").await;
+    assert!(accepted > 10 && rejected > 10, "{accepted} accepted, {rejected} rejected");
     assert!(!api.output().contains("ERROR"), "{}", api.output());
     api.stop().await;
 }
