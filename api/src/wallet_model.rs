@@ -75,7 +75,7 @@ impl WalletModel {
     /// the wallet has no accepted event, so its balance and version are 0.
     ///
     /// # Errors
-    /// As [`Database::read`].
+    /// As [`Database::look_up`].
     pub async fn head(&self, wallet: WalletId, min_version: i64) -> Result<(Option<Head>, Source), Error> {
         if let Some(model) = &self.model
             && let Ok(Some(head)) = model.head(wallet).await
@@ -90,7 +90,7 @@ impl WalletModel {
     /// As [`head`](Self::head), with the newest transactions.
     ///
     /// # Errors
-    /// As [`Database::read`].
+    /// As [`Database::look_up`].
     pub async fn document(&self, wallet: WalletId, min_version: i64) -> Result<(Option<Document>, Source), Error> {
         if let Some(model) = &self.model
             && let Ok(Some(document)) = model.document(wallet).await
@@ -105,7 +105,7 @@ impl WalletModel {
     async fn read(&self, wallet: WalletId) -> Result<Option<Document>, Error> {
         // The read begins after the epoch is known. If Postgres is put back meanwhile, the epoch changes, and the write is refused.
         let epoch = self.epoch();
-        let rows = self.database.read(DOCS, vec![Box::new(vec![wallet.to_string()])]).await?;
+        let rows = self.database.look_up(DOCS, vec![Box::new(vec![wallet.to_string()])]).await?;
         let document = rows.first().map(Document::from_row);
         if let (Some(model), Some(_), Some(document)) = (self.model.clone(), epoch, document.clone()) {
             tokio::spawn(async move { model.put(epoch, &[document]).await });

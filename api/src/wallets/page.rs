@@ -39,7 +39,7 @@ pub(crate) async fn read(
     min_version: i64,
 ) -> Result<TransactionPage, WalletError> {
     let parameters: Vec<crate::database::Param> = vec![Box::new(wallet.to_string()), Box::new(before), Box::new(limit)];
-    let rows = app.database.read(PAGE, parameters).await?;
+    let rows = app.database.look_up(PAGE, parameters).await?;
     let newest =
         rows.first().and_then(|row| Some((row.get::<_, Option<i64>>("newest_version")?, row.get("newest_at"))));
     let (version, timestamp) = newest.unwrap_or_else(|| (0, Timestamp::now()));
