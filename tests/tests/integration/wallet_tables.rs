@@ -20,11 +20,13 @@ const MAKE_VERSION_6: &str = "
 
 pub const WALLET: &str = "28skwt5B8zTrs6AqBWrSgCHLcRL";
 
+const OVERDRAWN: &str = "debit of 9 rejected; would cause balance of -4 (overdrawn)";
+
 /// A wallet with a credit of 5, a rejected debit, and a debit of 2.
 pub async fn use_wallet(client: &Client) {
     let rows = [
         ("29p8aA0XrY2slsqmEyNzBlS7f61", 1, 500, true, None, "credit", 500),
-        ("29p8aA0XrY2slsqmEyNzBlS7f62", 1, 500, false, Some("overdrawn"), "debit", -900),
+        ("29p8aA0XrY2slsqmEyNzBlS7f62", 1, 500, false, Some(OVERDRAWN), "debit", -900),
         ("29p8aA0XrY2slsqmEyNzBlS7f63", 2, 300, true, None, "debit", -200),
     ];
     client.execute("INSERT INTO wallet_locks VALUES ($1::text)", &[&WALLET]).await.unwrap();
