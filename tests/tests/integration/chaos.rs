@@ -33,6 +33,9 @@ async fn every_fault_strikes_and_nothing_is_lost() {
         let line = format!("{COUNT_OF_EACH} {name}");
         assert!(output.lines().any(|other| other.trim() == line), "{name} struck {COUNT_OF_EACH} times:\n{output}");
     }
+    let wallets = output.lines().find(|line| line.contains(" commands for wallets accepted, ")).unwrap();
+    let is_busy = |what: &str| !wallets.contains(&format!(" 0 {what}")) && !wallets.starts_with(&format!("0 {what}"));
+    assert!(["commands", "rejected", "reads from redis", "from postgres"].into_iter().all(is_busy), "{wallets}");
     std::fs::remove_dir_all(data).unwrap();
 }
 
@@ -115,6 +118,18 @@ async fn a_cent_out_of_nowhere_is_seen() {
     )
     .await;
     assert!(output.contains("VIOLATION W4: the balances sum to"), "{output}");
+}
+
+#[tokio::test]
+async fn a_command_that_is_decided_twice_is_seen() {
+    // Without its key, an event is not found when its command is sent again.
+    let output = chaos_while(
+        "CREATE FUNCTION lose_key() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN NEW.idempotency_key := NULL; RETURN NEW; END';
+         CREATE TRIGGER lose_key BEFORE INSERT ON wallet_events FOR EACH ROW EXECUTE FUNCTION lose_key()",
+    )
+    .await;
+    assert!(output.contains("VIOLATION W1: WalletCommand {"), "{output}");
 }
 
 #[tokio::test]
