@@ -46,7 +46,7 @@ function tilesOf({ money: counted, accepted_per_s, rejected_per_s, told, model }
 function wordsOfModel({ state, epoch, offset }, isRebuilding) {
   if (state === "unknown") return ["–", "Redis does not answer"];
   if (state === "unmarked") return [isRebuilding ? "rebuilding" : "none", "reads take Postgres"];
-  return [isRebuilding ? "rebuilding" : "valid", `epoch ${epoch.slice(0, 8)}, offset ${count(offset)}`];
+  return [isRebuilding ? "rebuilding" : "valid", `epoch ${epoch.slice(-8)}, offset ${count(offset)}`];
 }
 
 /** The list does not change while the reader points at it or is inside of it: a button must not move away. */

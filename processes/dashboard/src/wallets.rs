@@ -61,7 +61,7 @@ impl Reader {
         }
     }
 
-    /// The wallets as they are now. What cannot be read is told in the result.
+    /// The wallets as they are now. If a server cannot be read, the result says so.
     pub async fn read(&mut self) -> Wallets {
         let ids = self.watchers.ids();
         let mut moneys = self.moneys.clone();

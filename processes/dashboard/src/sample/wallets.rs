@@ -21,7 +21,7 @@ pub(crate) struct Wallets {
     /// The same for rejected events.
     pub rejected_per_s: Option<f64>,
     pub model: Model,
-    /// What the watched processes tell of the wallets.
+    /// Figures that the watched processes count.
     pub told: Told,
     /// The wallets that pages look at. Each page is sent its own.
     #[serde(skip)]

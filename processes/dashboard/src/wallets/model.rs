@@ -18,7 +18,8 @@ impl InRedis {
     /// Reads the mark and the documents at one moment.
     pub async fn read(model: &ReadModel, ids: &[WalletId]) -> Result<Self, Away> {
         let (mark, heads) = model.heads(ids).await?;
-        Ok(Self { mark, heads })
+        // After a restart of Redis, readers believe no document until the projector has begun a new epoch.
+        Ok(Self { mark: mark.filter(|mark| mark.epoch.is_for(model.run())), heads })
     }
 
     /// The state of the model.
