@@ -1,4 +1,4 @@
-//! Wallets over HTTP, in the shapes of the seed.
+//! Wallets over HTTP.
 //!
 //! ```text
 //! routes ─┬─▶ commands ─▶ request ─▶ WalletWriter          an attempt becomes an event

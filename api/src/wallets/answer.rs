@@ -1,4 +1,4 @@
-//! The responses of wallets: JSON, indented by four spaces as the seed's. Money is a number with two places and never a float.
+//! The responses of wallets: JSON, indented by four spaces. Money is a number with two places and never a float.
 
 use std::io::Write;
 

@@ -1,4 +1,4 @@
-//! Every error of a request to a wallet, as the client sees it: the seed's shape and texts, with a code for programs.
+//! Every error of a request to a wallet, as the client sees it: a text for people and a code for programs.
 
 use std::fmt;
 
@@ -108,7 +108,7 @@ impl WalletError {
         }
     }
 
-    /// As the seed, 400 for every fault of the client that HTTP has no better word for.
+    /// 400 for every fault of the client that HTTP has no better word for.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::NotAPath

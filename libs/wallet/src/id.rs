@@ -80,8 +80,8 @@ mod tests {
 
     #[test]
     fn a_ksuid_is_27_digits_of_base_62_and_20_bytes() {
-        let seed = "28skwt5B8zTrs6AqBWrSgCHLcRL";
-        assert_eq!(seed.parse::<WalletId>().unwrap().to_string(), seed);
+        let id = "28skwt5B8zTrs6AqBWrSgCHLcRL";
+        assert_eq!(id.parse::<WalletId>().unwrap().to_string(), id);
         for good in ["000000000000000000000000000", "aWgEPTl1tmebfsQzFP4bxwgy80V"] {
             assert_eq!(good.parse::<WalletId>().unwrap().as_str(), good);
         }

@@ -1,4 +1,4 @@
-//! Wallets over HTTP: the shapes and texts of the seed (UN-05 to UN-08), and every class of bad input.
+//! Wallets over HTTP: the shapes and texts of UN-05 to UN-08, and every class of bad input.
 
 use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Client, Method, RequestBuilder, Response};
@@ -52,7 +52,7 @@ async fn parts(response: Response) -> (u16, HeaderMap, Value) {
     (status, headers, body)
 }
 
-/// Asserts the seed's shape, and that the text begins in this way.
+/// Asserts the shape of an error, and that the text begins in this way.
 fn assert_error(answer: &Value, (method, url): (&str, &str), (code, start): (&str, &str)) {
     let fields: Vec<&str> = answer.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(fields, ["code", "detail", "error", "method", "success", "url"], "{answer}");
