@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_has_a_head_of_fixed_form_and_is_read_back() {
+    fn a_document_is_written_in_its_fixed_form() {
         let (wallet, other, event_id) = (WalletId::new(), WalletId::new(), EventId::new());
         let timestamp: Timestamp = "2026-01-02T03:04:05.06Z".parse().unwrap();
         let paid = Transaction { timestamp, counterparty: Some(other), amount_minor: -1250, version: 2, event_id };
