@@ -28,6 +28,8 @@ async fn begin_model(world: &World) -> Model {
     let model = Model::start(client, world.stream_name(), Duration::from_secs(10));
     wait_until("the model is connected", async || model.mark().await.is_ok()).await;
     assert!(model.begin(None, Mark { epoch: Epoch::random(), offset: 0, token: 1 }).await.unwrap());
+    // A reply has the mark from before its commands. The model knows the epoch from the next one on.
+    assert!(model.mark().await.unwrap().is_some());
     model
 }
 
@@ -45,12 +47,11 @@ async fn w5_a_reader_with_min_version_never_sees_less() {
     assert_eq!(teller.command(&first, "credit", &json!({"amount": 1})).await.0, 200);
     wait_until("the document is in Redis", async || read(&first, "/balance").await.1 == "redis").await;
     for path in ["", "/balance", "/transactions?limit=20", "/transactions?limit=21", "/transactions?before=9&limit=1"] {
-        // Redis has version 1 and Postgres version 2. A reader that asks for none in particular may get either.
+        // Redis has version 1 and Postgres version 2.
         let wallet = WalletId::new();
         credit_behind_the_back(&world, &wallet, 2).await;
         model.put(model.epoch(), &[old_document(wallet)]).await.unwrap();
-        let (_, source, body) = read(&wallet, "/balance").await;
-        assert_eq!((&*source, &body["version"]), ("redis", &json!(1)));
+        assert_eq!(model.head(wallet).await.unwrap().unwrap().version, 1);
         let with = |version: i64| format!("{path}{}min_version={version}", if path.contains('?') { '&' } else { '?' });
         let (status, source, body) = read(&wallet, &with(2)).await;
         assert_eq!((status, &*source), (200, "postgres"), "{path}");
@@ -93,7 +94,8 @@ async fn transactions_are_read_page_by_page_from_either_source() {
         loop {
             let before = next.map_or_else(String::new, |before: i64| format!("&before={before}"));
             let (source, versions, next_before) = page(format!("limit={limit}{before}")).await;
-            assert_eq!(source == "redis", next.is_none() && limit <= 20, "{limit}{before}");
+            // A Redis that is slow for a moment is passed over.
+            assert!(source == "postgres" || next.is_none() && limit <= 20, "{limit}{before}");
             assert!(versions.len() <= limit);
             all.extend(versions);
             (next, count) = (next_before, count + 1);
