@@ -1,9 +1,11 @@
 //! Documents of wallets out of Postgres.
 
 use pglog::Session;
-use tests::World;
+use tests::{World, wait_until};
 use wallet::documents::{DOCS, Document, Transaction, docs};
 use wallet::{EventId, WalletId};
+
+use crate::api::Api;
 
 /// Writes events of one cent each: the accepted ones of `versions`, and a rejected one behind each.
 async fn write_events(world: &World, wallet: WalletId, versions: std::ops::RangeInclusive<i64>) {
@@ -24,6 +26,21 @@ async fn write_events(world: &World, wallet: WalletId, versions: std::ops::Range
                 .unwrap();
         }
     }
+}
+
+/// Writes a hundred events of each of a thousand other wallets.
+async fn write_other_events(world: &World) {
+    world
+        .client()
+        .batch_execute(
+            "-- tests::wallet_documents::write_other_events
+             INSERT INTO wallet_events (event_id, wallet_id, version, balance_minor, accepted, action, amount_minor)
+             SELECT '0' || substr(md5(n::text), 1, 26), '1' || substr(md5((n / 100)::text), 1, 26), 1 + n % 100, 1, true,
+                    'credit', 1
+             FROM generate_series(0, 99999) AS n",
+        )
+        .await
+        .unwrap();
 }
 
 /// The document as a naive query finds it.
@@ -74,16 +91,7 @@ async fn documents_are_read_by_their_index_also_with_a_plan_of_an_empty_table() 
     let wallet = WalletId::new();
     docs(&consumer, &[wallet]).await.unwrap();
     write_events(&world, wallet, 1..=2).await;
-    world
-        .client()
-        .batch_execute(
-            "-- tests::wallet_documents::fill
-             INSERT INTO wallet_events (event_id, wallet_id, version, balance_minor, accepted, action, amount_minor)
-             SELECT '0' || substr(md5(n::text), 1, 26), '1' || substr(md5((n / 100)::text), 1, 26), 1 + n % 100, 1, true, 'credit', 1
-             FROM generate_series(0, 99999) AS n",
-        )
-        .await
-        .unwrap();
+    write_other_events(&world).await;
     let read = "SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'wallet_events'";
     consumer.batch_execute("BEGIN").await.unwrap();
     assert_eq!(docs(&consumer, &[wallet]).await.unwrap().len(), 1);
@@ -91,4 +99,34 @@ async fn documents_are_read_by_their_index_also_with_a_plan_of_an_empty_table() 
     consumer.batch_execute("ROLLBACK").await.unwrap();
     assert!(read_count < 100, "{read_count} rows were read for one wallet");
     assert!(DOCS.starts_with("-- wallet::docs"));
+}
+
+#[tokio::test]
+async fn the_api_reads_a_wallet_by_its_index_also_with_a_plan_of_an_empty_table() {
+    let world = World::new().await;
+    world.client().batch_execute("VACUUM wallet_events").await.unwrap();
+    let api = Api::start(&world).await;
+    let wallet = WalletId::new();
+    let read = async || {
+        for path in ["", "/transactions?limit=20", "/transactions?before=100&limit=30"] {
+            assert_eq!(api.get(&format!("/wallet/{wallet}{path}")).await.0, 200);
+        }
+    };
+    // By then every connection keeps its plans.
+    for _ in 0..60 {
+        read().await;
+    }
+    write_events(&world, wallet, 1..=2).await;
+    write_other_events(&world).await;
+    let number = async |column: &str| {
+        let sum = format!("SELECT sum({column})::bigint FROM pg_stat_user_tables WHERE relname = 'wallet_events'");
+        world.number(&sum).await
+    };
+    let (rows, scans) = (number("seq_tup_read").await, number("seq_scan + idx_scan").await);
+    for _ in 0..10 {
+        read().await;
+    }
+    // Postgres counts a little later.
+    wait_until("the reads are counted", async || number("seq_scan + idx_scan").await >= scans + 30).await;
+    assert_eq!(number("seq_tup_read").await, rows);
 }
