@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use deadpool_postgres::ClientWrapper as Client;
 use serde_json::{Value, json};
-use tests::{PrivatePostgres, PrivateRedis, Process, World, wait_until};
+use tests::{PrivatePostgres, PrivateRedis, Process, Watched, World, wait_until};
 use wallet::{EventId, WalletId, decimal};
 
 use crate::dashboard::Page;
@@ -135,6 +135,46 @@ async fn a_credit_and_a_rejected_debit_are_shown_as_they_happen() {
     })
     .await;
     page.process.stop().await;
+}
+
+/// The api, the streamer and the projector as they are: their metrics have the names that the page looks for.
+#[tokio::test]
+async fn wallets_of_the_api_are_shown_with_their_reads_and_the_projector() {
+    let world = World::new().await;
+    let api_port = tests::free_port().to_string();
+    let api = Watched::start(&world, "api", &["--api-port", &api_port]).await;
+    let streamer = Process::start(&world, "streamer", &[]);
+    let projector = Watched::start(&world, "consumer", &["wallets", "--fold", "wallets"]).await;
+    let watched = format!("api={},wallets={}", api.address(), projector.address());
+    let page = Page::start(&world, &["--watch", &watched]).await;
+    wait_until("the model is built", async || {
+        let wallets = wallets(&page).await;
+        wallets["model"]["state"] == "marked" && wallets["told"]["is_rebuilding"] == false
+    })
+    .await;
+    let id = WalletId::new();
+    let (wallet, amount) = (format!("http://127.0.0.1:{api_port}/wallet/{id}"), json!({ "amount": 5 }));
+    for (command, status) in [("debit", 400), ("credit", 200), ("debit", 200)] {
+        let answer = page.client.post(format!("{wallet}/{command}")).json(&amount).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), status, "{command}");
+    }
+    let is_shown = |shown: &Value| shown["postgres"]["version"] == 2 && shown["agreement"] == "equal";
+    let shown = look(&page, id, "both debits and the credit", is_shown).await;
+    let reason = "debit of 5 rejected; would cause balance of -5 (overdrawn)";
+    assert_eq!(shown["postgres"]["events"][2]["reason"], reason, "{shown}");
+    wait_until("reads from Redis are counted, and the projector is at the head", async || {
+        assert_eq!(page.client.get(format!("{wallet}/balance")).send().await.unwrap().status().as_u16(), 200);
+        let state = page.state().await.unwrap();
+        let projector = |consumer: &Value| consumer["fold"] == "wallets" && consumer["lag_records"] == 0;
+        state["wallets"]["told"]["redis_reads_per_s"].as_f64() > Some(0.0)
+            && state["wallets"]["told"]["postgres_reads_per_s"].is_number()
+            && state["log"]["head"] == 3
+            && state["log"]["consumers"].as_array().unwrap().iter().any(projector)
+    })
+    .await;
+    for process in [page.process, api.process, projector.process, streamer] {
+        process.stop().await;
+    }
 }
 
 #[tokio::test]
