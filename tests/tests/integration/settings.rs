@@ -341,7 +341,9 @@ async fn without_a_fault_rate_nothing_is_injected() {
     }
     wait_until("all rides are in the stream", async || world.stream_len().await >= 100).await;
     assert_eq!(world.stream_len().await, 100, "a record was sent twice");
-    assert_eq!(world.number("SELECT crash_count + duplicate_count FROM checkpoints").await, 0);
+    // A record that was read from Postgres before the streamer had published it comes once more, out of the stream.
+    assert_eq!(world.number("SELECT crash_count FROM checkpoints").await, 0);
+    assert_eq!(world.number("SELECT greatest(duplicate_count - healed_count, 0) FROM checkpoints").await, 0);
     for process in [streamer, consumer] {
         process.stop().await;
     }
