@@ -1,6 +1,9 @@
 //! nginx responds with a fixed text and does nothing else: the limit of HTTP on this machine.
 
-use anyhow::{Context, Result};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use tokio::net::TcpStream;
 
 use crate::bench::Bench;
 use crate::process::{Running, Spec};
@@ -16,11 +19,14 @@ const BALANCE: &str = r#"{
     "version": 20
 }"#;
 
-/// Starts nginx with one worker on `port`.
+/// How long nginx may take until it listens.
+const READY_WAIT: Duration = Duration::from_secs(10);
+
+/// Starts nginx with one worker on `port`, and waits until it listens.
 ///
 /// # Errors
-/// nginx is not here.
-pub(crate) fn start(bench: &Bench, port: u16) -> Result<Running> {
+/// nginx is not here, or does not listen in time.
+pub(crate) async fn start(bench: &Bench, port: u16) -> Result<Running> {
     let program = tools::nginx()?;
     let folder = bench.folder.join("nginx");
     std::fs::create_dir_all(&folder).context("creating nginx's folder")?;
@@ -50,5 +56,12 @@ pub(crate) fn start(bench: &Bench, port: u16) -> Result<Running> {
     std::fs::write(&path, config).context("writing nginx's configuration")?;
     let (folder, path) = (folder.display().to_string(), path.display().to_string());
     let spec = Spec::of_program("nginx", program, &["-e", "stderr", "-p", &folder, "-c", &path]);
-    Running::start(&spec, &[], &bench.folder)
+    let mut nginx = Running::start(&spec, &[], &bench.folder)?;
+    let deadline = Instant::now() + READY_WAIT;
+    while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+        nginx.check()?;
+        ensure!(Instant::now() < deadline, "nginx does not listen");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(nginx)
 }

@@ -18,7 +18,7 @@ pub(crate) async fn run(bench: &Bench) -> Result<Figures> {
     let wrk = Wrk::new(bench)?;
     tools::pgbench(&bench.binaries.folder)?;
     let nginx_port = free_port()?;
-    let nginx = nginx::start(bench, nginx_port)?;
+    let nginx = nginx::start(bench, nginx_port).await?;
     let (runs, seconds) = (bench.config.runs, bench.config.seconds);
     bench.progress.expect(runs * 5);
     let [mut two_inserts, mut one_statement_ms, mut one_statement, mut http] = [const { Samples(Vec::new()) }; 4];

@@ -23,7 +23,7 @@ pub(super) async fn measure(bench: &Bench, wrk: &Wrk) -> Result<Vec<Row>> {
     fill(bench, WALLET_COUNT, EVENT_COUNT).await?;
     let service = Service::start(bench, WALLET_COUNT, Beside::Nothing).await?;
     let nginx_port = free_port()?;
-    let nginx = nginx::start(bench, nginx_port)?;
+    let nginx = nginx::start(bench, nginx_port).await?;
     let [mut rate, mut p99_ms, mut http, mut http_p99_ms] = [const { Samples(Vec::new()) }; 4];
     bench.progress.expect(bench.config.runs * 2);
     for round in 1..=bench.config.runs {
