@@ -7,6 +7,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 
 use crate::Fault;
+use crate::fleet::Slot;
 use crate::proxy::Trouble;
 use crate::world::World;
 
@@ -16,8 +17,11 @@ const VERY_LONG: Duration = Duration::from_secs(55);
 pub(crate) async fn strike(world: &World, fault: Fault, rng: &mut StdRng) -> Result<String> {
     use Fault as F;
     let at_commit = matches!(fault, F::NetCutBeforeCommit | F::NetCutAfterCommit);
-    let commits = |program: &str| matches!(program, "consumer" | "api");
-    let victims: Vec<_> = world.slots().filter(|slot| !at_commit || commits(slot.spec.program)).collect();
+    // Half of the commits that are cut are the api's: a client without a key relies on the api to look them up.
+    let is_victim = |slot: &Slot| !at_commit || slot.spec.program == "consumer";
+    let of_api = at_commit && rng.random_bool(0.5);
+    let victims: Vec<_> =
+        if of_api { vec![&world.api] } else { world.slots().filter(|slot| is_victim(slot)).collect() };
     let slot = victims[rng.random_range(0..victims.len())];
     let to_postgres = at_commit || rng.random_bool(0.5);
     let proxy = if to_postgres { &slot.to_postgres } else { &slot.to_redis };
