@@ -8,10 +8,8 @@ use wallet::documents::{Document, Head};
 pub(super) enum Finding {
     /// Both agree.
     Sound,
-    /// Redis has nothing, or something older: the document of Postgres is to be written.
+    /// Redis has nothing, something older, or another state for the same event: the document of Postgres is to be written.
     Outdated,
-    /// Redis has another text for the same event: it must be deleted before the document of Postgres is written.
-    Damaged,
     /// Redis has an event that Postgres does not have.
     Gone,
 }
@@ -28,10 +26,8 @@ pub(super) fn compare(redis: Option<Head>, postgres: Option<&Document>) -> Findi
     };
     if redis.version > postgres.version || redis.version == postgres.version && redis.event_id != postgres.event_id {
         Finding::Gone
-    } else if redis.version < postgres.version {
-        Finding::Outdated
     } else if redis != postgres.head() {
-        Finding::Damaged
+        Finding::Outdated
     } else {
         Finding::Sound
     }

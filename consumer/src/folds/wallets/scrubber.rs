@@ -148,19 +148,16 @@ async fn read(client: &Client, model: &Model, epoch: Epoch, after: &str, len: i6
     let (_, heads) = model.heads(&wallets).await?;
     let mut documents = docs(client, &wallets).await.context("reading wallets")?;
     documents.sort_by_key(|document| document.wallet);
-    let (mut outdated, mut damaged, mut gone) = (HashSet::new(), Vec::new(), None);
+    let (mut outdated, mut gone) = (HashSet::new(), None);
     for (wallet, head) in wallets.iter().zip(heads) {
         let head = head.filter(|(of, _)| *of == epoch).map(|(_, head)| head);
         let place = documents.binary_search_by_key(wallet, |document| document.wallet);
         match compare(head, place.ok().map(|place| &documents[place])) {
             Finding::Sound => {}
             Finding::Outdated => drop(outdated.insert(*wallet)),
-            Finding::Damaged => damaged.push(*wallet),
             Finding::Gone => gone = Some(*wallet),
         }
     }
-    model.forget(&damaged).await?;
-    outdated.extend(damaged);
     documents.retain(|document| outdated.contains(&document.wallet));
     let last = wallets.last().map(ToString::to_string);
     Ok(Page { last, count: wallets.len() as u64, outdated: documents, gone })
