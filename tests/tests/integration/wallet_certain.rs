@@ -88,7 +88,7 @@ async fn an_entry_that_is_not_of_this_log_leaves_the_model_alone() {
     assert_eq!(projector.state().unwrap().0, before + 20);
 }
 
-/// A text with the right head and a wrong balance. The script alone would keep it, because its version is not lower.
+/// A text with the right version and event, and a wrong balance.
 #[tokio::test]
 async fn a_document_that_a_person_changed_is_replaced() {
     let world = World::new().await;
