@@ -99,6 +99,7 @@ mod wallet_model_races;
 mod wallet_pasts;
 mod wallet_projector;
 mod wallet_reads;
+mod wallet_shown;
 mod wallet_tables;
 mod wallet_traffic;
 mod wallet_walk;

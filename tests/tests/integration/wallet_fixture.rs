@@ -93,6 +93,15 @@ impl Bank {
         self.send(wallet, "debit", &json!({"amount": amount}), None).await
     }
 
+    /// Where a wallet was read from, and the version that the client sees.
+    pub async fn read(&self, wallet: WalletId, min_version: i64) -> (String, i64) {
+        let url = format!("{}/wallet/{wallet}?min_version={min_version}", self.base);
+        let response = self.client.get(url).send().await.unwrap();
+        let source = response.headers()["read-from"].to_str().unwrap().to_owned();
+        let body: Value = response.json().await.unwrap();
+        (source, body["version"].as_i64().unwrap())
+    }
+
     pub async fn transfer(&self, wallet: WalletId, to: WalletId, amount: i64) -> Answer {
         self.send(wallet, "transfer", &json!({"to": to.as_str(), "amount": amount}), None).await
     }
