@@ -127,11 +127,17 @@ impl Database {
     /// Closes a connection on which Postgres did not respond in time, and all idle connections. The failure has probably
     /// struck the idle ones too, and each would cost another wait to find out.
     pub fn discard(&self, client: Client) {
-        self.pool.retain(|_, _| false);
-        let client = Object::take(client);
         let cancel = client.cancel_token();
+        self.close(client);
         // If Postgres is only slow, it should not finish a statement whose result is dropped. An error here changes nothing.
         tokio::spawn(async move { timeout(CLIENT_WAIT, cancel.cancel_query(NoTls)).await });
+    }
+
+    /// As [`discard`](Self::discard), for a COMMIT that was not answered. It is not cancelled: Postgres would end its wait for a
+    /// synchronous standby, and show what the standby does not have.
+    pub fn close(&self, client: Client) {
+        self.pool.retain(|_, _| false);
+        drop(Object::take(client));
     }
 }
 

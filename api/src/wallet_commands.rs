@@ -95,7 +95,7 @@ impl Commands {
             }
             Err(wallet::write::Failure::Late) => Err(Failure::Known(to_client_error(&QueryFailure::Late))),
             Err(wallet::write::Failure::Unknown(unknown)) => {
-                drop(session);
+                session.close();
                 warn!("no response to COMMIT: looking whether the events were written");
                 Ok((self.look_up(*unknown).await?, Vec::new()))
             }
@@ -207,6 +207,13 @@ impl Session {
     /// No transaction is open.
     fn end(mut self) {
         drop(self.client.take());
+    }
+
+    /// A COMMIT is on its way.
+    fn close(mut self) {
+        if let Some(client) = self.client.take() {
+            self.database.close(client);
+        }
     }
 }
 
