@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
 use redis::RedisError;
 use redis::aio::MultiplexedConnection;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use wallet::documents::{Document, docs};
 use wallet::model::{Epoch, Mark, Run, mark_key, read_document};
 use wallet::{WalletId, decimal};
@@ -57,7 +57,7 @@ async fn compare(client: &Client, redis: MultiplexedConnection, config: &Config,
         client,
         redis,
         mark_key: mark_key(&config.stream.stream_name),
-        deadline: Instant::now() + CATCH_UP_WAIT,
+        wait_left: CATCH_UP_WAIT,
     };
     // The checkpoint is read before the mark, which is never below it.
     let checkpoint = checkpoint(client, config).await?;
@@ -138,8 +138,8 @@ struct Comparison<'a> {
     client: &'a Client,
     redis: MultiplexedConnection,
     mark_key: String,
-    /// Until then, documents that are older than Postgres may still be written.
-    deadline: Instant,
+    /// How long it still waits, in all, for documents that are older than Postgres.
+    wait_left: Duration,
 }
 
 impl Comparison<'_> {
@@ -194,9 +194,8 @@ impl Comparison<'_> {
             if found.iter().flatten().all(|document| document.version >= version) {
                 return Ok(true);
             }
-            if Instant::now() > self.deadline {
-                return Ok(false);
-            }
+            let Some(left) = self.wait_left.checked_sub(LOOK_INTERVAL) else { return Ok(false) };
+            self.wait_left = left;
             sleep(LOOK_INTERVAL).await;
         }
     }
