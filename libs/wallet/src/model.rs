@@ -77,7 +77,7 @@ impl Model {
         self.link.mark().map(|mark| mark.epoch)
     }
 
-    /// The run of Redis that replied last. Its epochs are [for this run](Epoch::in_run).
+    /// The run of Redis that replied last. Its epochs are [for this run](Epoch::in_runs).
     pub fn run(&self) -> Run {
         self.link.run()
     }

@@ -31,7 +31,7 @@ pub async fn write_event(
 }
 
 /// Two builds of the read model.
-const EPOCHS: [&str; 2] = ["00000000000000aa", "00000000000000bb"];
+const EPOCHS: [&str; 2] = ["000000000000000000000000000000aa", "000000000000000000000000000000bb"];
 
 /// The read model of one test.
 pub struct Model {

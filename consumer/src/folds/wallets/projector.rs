@@ -11,7 +11,7 @@ use pglog::Session;
 use tracing::warn;
 use wallet::WalletId;
 use wallet::documents::{Document, docs};
-use wallet::model::{Epoch, Mark, Model, Outcome};
+use wallet::model::{Epoch, Mark, Model, Outcome, Run};
 
 use super::scrubber::{Scrubber, Walked};
 use super::verdict::{Doubt, find_doubt};
@@ -100,14 +100,14 @@ impl Projector {
     /// Compares the mark with the log. Takes its epoch over, or begins a new one.
     async fn check(&mut self, client: &Client, place: LogPlace) -> Result<()> {
         let mark = self.model.mark().await?;
-        let doubt = find_doubt(client, mark, self.model.run(), place).await?;
+        let (session, postgres) = session(client).await?;
+        let doubt = find_doubt(client, mark, (self.model.run(), postgres), place).await?;
         match (mark, doubt) {
             (Some(mark), None) => {
                 self.epoch = Some(mark.epoch);
-                // The session tells whether Postgres was away. What it has lost by that may still be in Redis.
-                let session = Some(session_id(client).await?);
-                if self.session != session || !self.scrubber.is_of(mark.epoch) {
-                    self.session = session;
+                // A session that ended may be the sign of a fault, so all wallets are compared soon.
+                if self.session != Some(session) || !self.scrubber.is_of(mark.epoch) {
+                    self.session = Some(session);
                     self.scrubber.begin(mark.epoch);
                 }
             }
@@ -130,13 +130,14 @@ impl Projector {
         doubt: Doubt,
     ) -> Result<()> {
         let (offset, token) = pglog::marked_head(client, place.partition).await.context("asking for the head")?;
-        let mark = Mark { epoch: Epoch::in_run(self.model.run()), offset, token };
+        let (session, postgres) = session(client).await?;
+        let mark = Mark { epoch: Epoch::in_runs(self.model.run(), postgres), offset, token };
         self.epoch = None;
         if self.model.begin(expected, mark).await? {
             warn!(epoch = %mark.epoch, offset, "{doubt}: the documents of all wallets are built anew from Postgres");
             metrics::count_epoch();
             self.epoch = Some(mark.epoch);
-            self.session = Some(session_id(client).await?);
+            self.session = Some(session);
             self.scrubber.begin(mark.epoch);
         }
         Ok(())
@@ -186,9 +187,10 @@ async fn read(client: &Client, wallets: &[WalletId]) -> Result<Vec<Document>> {
     docs(client, wallets).await.context("reading wallets")
 }
 
-/// The number of the session in Postgres.
-async fn session_id(client: &Client) -> Result<i32> {
-    let sql = "-- consumer::wallets::session_id
-         SELECT pg_backend_pid()";
-    Ok(client.query_one(sql, &[]).await.context("asking for the session")?.get(0))
+/// The number of the session in Postgres, and the run of Postgres.
+async fn session(client: &Client) -> Result<(i32, Run)> {
+    let sql = "-- consumer::wallets::session
+         SELECT pg_backend_pid(), (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint";
+    let row = client.query_one(sql, &[]).await.context("asking for the session")?;
+    Ok((row.get(0), Run::of_start(row.get(1))))
 }

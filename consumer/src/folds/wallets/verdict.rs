@@ -17,6 +17,9 @@ pub(super) enum Doubt {
     NoMark,
     /// The mark was set before Redis was restarted. Redis may have lost its newest writes.
     OtherRun,
+    /// The documents were read in another run of Postgres: it was restarted or put back, or a standby took its place. It may lack
+    /// events that documents show, also of wallets that it does not know any more.
+    OtherPostgres,
     /// The mark is below the checkpoint: Redis was put back to an older state.
     Behind,
     /// The mark is beyond the head of the log: Postgres was put back to an older state.
@@ -32,6 +35,7 @@ impl fmt::Display for Doubt {
         out.write_str(match self {
             Self::NoMark => "Redis has no mark: it is new, or was emptied",
             Self::OtherRun => "Redis was restarted, and may have lost its newest writes",
+            Self::OtherPostgres => "Postgres was restarted or is another server, and may have lost its newest events",
             Self::Behind => "the mark in Redis is behind the checkpoint: Redis was put back to an older state",
             Self::BeyondHead => "the mark in Redis is beyond the log: Postgres was put back to an older state",
             Self::OtherToken => "the mark in Redis is of another batch: Postgres was put back to an older state",
@@ -47,21 +51,25 @@ impl fmt::Display for Doubt {
 pub(super) async fn find_doubt(
     session: &impl Session,
     mark: Option<Mark>,
-    run: Run,
+    (redis, postgres): (Run, Run),
     place: LogPlace,
 ) -> Result<Option<Doubt>> {
     let Some(mark) = mark else { return Ok(Some(Doubt::NoMark)) };
-    if !mark.epoch.is_for(run) {
+    if !mark.epoch.is_for(redis) {
         return Ok(Some(Doubt::OtherRun));
     }
     if mark.offset < place.checkpoint {
         return Ok(Some(Doubt::Behind));
     }
     let token = pglog::token_at(session, place.partition, mark.offset).await.context("comparing the mark's token")?;
-    if let Some(token) = token {
-        return Ok((token != mark.token).then_some(Doubt::OtherToken));
+    if token.is_some_and(|token| token != mark.token) {
+        return Ok(Some(Doubt::OtherToken));
     }
     // A batch that is not there is reaped, or was never cut. Only batches at and below the checkpoint are reaped.
-    let head = pglog::head(session, place.partition).await.context("comparing the mark with the head")?;
-    Ok((mark.offset > head).then_some(Doubt::BeyondHead))
+    if token.is_none()
+        && mark.offset > pglog::head(session, place.partition).await.context("comparing the mark with the head")?
+    {
+        return Ok(Some(Doubt::BeyondHead));
+    }
+    Ok((!mark.epoch.is_from(postgres)).then_some(Doubt::OtherPostgres))
 }

@@ -201,12 +201,12 @@ mod tests {
         let document = Document { wallet, version: 2, event_id, timestamp, balance_minor: 50, transactions };
         let time = "2026-01-02T03:04:05.060000Z";
         let wanted = format!(
-            r#"{{"epoch":"0000000000000000","version_id":2,"event_id":"{event_id}","timestamp":"{time}","name":"wallet.{wallet}",
+            r#"{{"epoch":"00000000000000000000000000000000","version_id":2,"event_id":"{event_id}","timestamp":"{time}","name":"wallet.{wallet}",
             "entity_id":"{wallet}","data":{{"timestamp":"{time}","balance":0.50,"transactions":[
             {{"timestamp":"{time}","source_entity_id":"{other}","amount":-12.50,"version":2,"event_id":"{event_id}"}},
             {{"timestamp":"{time}","source_entity_id":"world","amount":13.00,"version":1,"event_id":"{event_id}"}}]}}}}"#
         );
-        let epoch: Epoch = "0000000000000000".parse().unwrap();
+        let epoch: Epoch = "00000000000000000000000000000000".parse().unwrap();
         assert_eq!(document_text(epoch, &document), wanted.replace("\n            ", ""));
     }
 }

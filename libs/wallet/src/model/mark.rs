@@ -3,45 +3,59 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// One build of the read model, as 16 hexadecimal digits: the run of Redis that it is for, and a random number. Documents of
-/// another epoch are not there for readers, and in another run no document is.
+/// One build of the read model, as 32 hexadecimal digits: the runs of Redis and of Postgres that it is for, and a random number.
+/// Documents of another epoch are not there for readers, and in another run of Redis no document is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Epoch(u64);
+pub struct Epoch(u128);
 
 impl Epoch {
-    /// A new one for every run of Redis.
+    /// A new one for every run of both servers.
     pub fn random() -> Self {
-        Self(u64::from(rand::random::<u32>()))
+        Self(u128::from(rand::random::<u64>()))
     }
 
-    /// A new one for this run of Redis alone.
-    pub fn in_run(run: Run) -> Self {
-        Self(u64::from(run.0) << 32 | Self::random().0)
+    /// A new one for these runs alone.
+    pub fn in_runs(redis: Run, postgres: Run) -> Self {
+        Self(u128::from(redis.0) << 96 | u128::from(postgres.0) << 64 | Self::random().0)
     }
 
     /// Whether its documents can be believed in this run of Redis.
-    pub fn is_for(self, run: Run) -> bool {
-        let own = (self.0 >> 32) as u32;
-        own == 0 || own == run.0
+    pub fn is_for(self, redis: Run) -> bool {
+        redis.is((self.0 >> 96) as u32)
+    }
+
+    /// Whether its documents were read in this run of Postgres.
+    pub fn is_from(self, postgres: Run) -> bool {
+        postgres.is((self.0 >> 64) as u32)
     }
 }
 
-/// One life of a Redis server: the beginning of the `run_id` that it draws when it starts. After a restart Redis may have lost
-/// its newest writes, and an older document is shown over a newer one.
+/// One life of a server. After a restart Redis may have lost its newest writes, and an older document is shown over a newer
+/// one. A Postgres that was put back, or a standby that was promoted, may lack events that documents show.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Run(u32);
 
 impl Run {
-    /// Out of the reply to `INFO server`.
+    /// That of Redis, out of the reply to `INFO server`: the beginning of the `run_id` that it draws when it starts.
     pub fn of_info(info: &str) -> Option<Self> {
         let id = info.lines().find_map(|line| line.strip_prefix("run_id:"))?;
         u32::from_str_radix(id.get(..8)?, 16).ok().map(Self)
+    }
+
+    /// That of Postgres, out of `pg_postmaster_start_time()` in microseconds.
+    pub fn of_start(start_us: i64) -> Self {
+        Self(start_us as u32)
+    }
+
+    /// Whether the part of an epoch is this run; 0 is every run.
+    fn is(self, part: u32) -> bool {
+        part == 0 || part == self.0
     }
 }
 
 impl fmt::Display for Epoch {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{:016x}", self.0)
+        write!(out, "{:032x}", self.0)
     }
 }
 
@@ -59,7 +73,7 @@ impl FromStr for Epoch {
     type Err = Foreign;
 
     fn from_str(text: &str) -> Result<Self, Foreign> {
-        let epoch = u64::from_str_radix(text, 16).map(Self).map_err(|_| Foreign)?;
+        let epoch = u128::from_str_radix(text, 16).map(Self).map_err(|_| Foreign)?;
         // Leading zeros, capitals and signs: the script compares texts.
         if epoch.to_string() == text { Ok(epoch) } else { Err(Foreign) }
     }
@@ -101,22 +115,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_epoch_is_for_the_run_that_it_was_made_in() {
+    fn an_epoch_is_for_the_runs_that_it_was_made_in() {
         let run = |id: &str| Run::of_info(&format!("# Server\r\nrun_id:{id}\r\nuptime:1\r\n"));
         let (one, two) = (run("0a0b0c0d99").unwrap(), run("ffffffff99").unwrap());
         assert_eq!((run(""), run("0a0b0c0"), run("0a0b0c0é"), Run::of_info("")), (None, None, None, None));
         for run in [one, two] {
-            let epoch = Epoch::in_run(run);
+            let epoch = Epoch::in_runs(run, Run::of_start(7));
             assert_eq!(epoch.to_string().parse(), Ok(epoch));
             assert_eq!((epoch.is_for(one), epoch.is_for(two)), (run == one, run == two));
+            assert!(epoch.is_from(Run::of_start(7)) && !epoch.is_from(Run::of_start(8)));
         }
-        assert!(Epoch::random().is_for(one) && Epoch::random().is_for(two));
+        let random = Epoch::random();
+        assert!(random.is_for(one) && random.is_for(two) && random.is_from(Run::of_start(7)));
     }
 
     #[test]
     fn a_mark_is_read_as_it_was_written_and_no_other_text_is_one() {
         let mark = Mark { epoch: Epoch(0xab), offset: 7, token: -3 };
-        let text = r#"{"epoch":"00000000000000ab","offset":7,"token":-3}"#;
+        let text = r#"{"epoch":"000000000000000000000000000000ab","offset":7,"token":-3}"#;
         assert_eq!(mark.to_string(), text);
         assert_eq!(text.parse(), Ok(mark));
         for bad in ["", "{}", &text.replace('b', "B"), &text.replace("00ab", "ab"), &text.replace('7', ""), &text[1..]]
