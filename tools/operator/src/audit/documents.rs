@@ -53,12 +53,8 @@ fn not_compared(error: &anyhow::Error, report: &mut Report) {
 }
 
 async fn compare(client: &Client, redis: MultiplexedConnection, config: &Config, report: &mut Report) -> Result<()> {
-    let mut comparison = Comparison {
-        client,
-        redis,
-        mark_key: mark_key(&config.stream.stream_name),
-        wait_left: CATCH_UP_WAIT,
-    };
+    let mut comparison =
+        Comparison { client, redis, mark_key: mark_key(&config.stream.stream_name), wait_left: CATCH_UP_WAIT };
     // The checkpoint is read before the mark, which is never below it.
     let checkpoint = checkpoint(client, config).await?;
     let run = run(&mut comparison.redis).await?;
