@@ -116,7 +116,7 @@ impl Piece<'_> {
     }
 }
 
-/// The reply to [`write`].
+/// The reply to [`write()`].
 pub(super) fn written(reply: &[u8]) -> Option<Written> {
     let mut elements = Elements::of(reply);
     let (Element::Array(4), Element::Bulk(outcome)) = (elements.next()?, elements.next()?) else { return None };
