@@ -1,13 +1,40 @@
-//! The trace that a request belongs to, if its client sends one.
+//! The trace that a request belongs to, if its client sends one, and the span of the request in it.
 
 use axum::http::{HeaderMap, HeaderName};
+use axum::response::Response;
 use traces::TraceParent;
+use traces::spans::RequestSpan;
+use tracing::debug;
 
 /// The header in which a client sends its trace.
 const HEADER: HeaderName = HeaderName::from_static("traceparent");
 
+/// A `POST` while it is handled. `None` inside: its client sends no trace.
+pub(crate) struct ClientSpan(Option<RequestSpan>);
+
+impl ClientSpan {
+    /// Begins the span of a request for `route`.
+    pub fn begin(headers: &HeaderMap, route: &'static str) -> Self {
+        Self(client_trace(headers).map(|client| RequestSpan::begin("POST", route, client)))
+    }
+
+    /// The parent of everything that the request causes.
+    pub fn traceparent(&self) -> Option<TraceParent> {
+        self.0.as_ref().map(RequestSpan::traceparent)
+    }
+
+    /// Ends the span, with the status of the response.
+    pub fn end(self, response: &Response) {
+        if let Some(span) = self.0 {
+            let status = response.status().as_u16();
+            debug!(traceparent = %span.traceparent(), status, "a request of a trace is answered");
+            span.end(status);
+        }
+    }
+}
+
 /// The client's trace. A header that is malformed or sent twice is treated as absent, as the W3C's Trace Context demands.
-pub(crate) fn client_trace(headers: &HeaderMap) -> Option<TraceParent> {
+fn client_trace(headers: &HeaderMap) -> Option<TraceParent> {
     let mut values = headers.get_all(HEADER).iter();
     let value = values.next()?;
     if values.next().is_some() {

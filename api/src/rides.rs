@@ -8,15 +8,14 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use traces::TraceParent;
-use traces::spans::RequestSpan;
-use tracing::{Instrument, debug};
+use tracing::Instrument;
 use utoipa::{IntoParams, ToSchema};
 use web::{ErrorBody, RequestInfo};
 
 use crate::app::App;
 use crate::body::Body;
 use crate::bookings;
-use crate::client_trace::client_trace;
+use crate::client_trace::ClientSpan;
 use crate::distance::{metres_with_one_decimal, parse_distance};
 use crate::error::Error;
 use crate::parameters::{BookingHeaders, RideBody};
@@ -69,14 +68,9 @@ pub(crate) async fn create_ride<B>(app: &App, info: &RequestInfo, headers: &Head
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
-    let span = client_trace(headers).map(|client| RequestSpan::begin("POST", RIDES, client));
-    let traceparent = span.as_ref().map(RequestSpan::traceparent);
-    let response = written(app, info, traceparent, headers, body).await.unwrap_or_else(Error::into_response);
-    if let Some(span) = span {
-        let status = response.status().as_u16();
-        debug!(traceparent = %span.traceparent(), status, "a request of a trace is answered");
-        span.end(status);
-    }
+    let span = ClientSpan::begin(headers, RIDES);
+    let response = written(app, info, span.traceparent(), headers, body).await.unwrap_or_else(Error::into_response);
+    span.end(&response);
     response
 }
 

@@ -9,9 +9,9 @@ import re
 import sys
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
-from watch import FLAGS, PATIENCE_MS, Watcher, browser_program, say
+from watch import PATIENCE_MS, Watcher, run, say
 
 AGREE = "✓ Redis and Postgres agree: both have version {}."
 
@@ -137,14 +137,7 @@ def watch(watcher: Watcher, wallet: str, other: str) -> None:
 
 def main() -> None:
     url, wallet, other = sys.argv[1:]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_program(), args=FLAGS)
-        watcher = Watcher(browser.new_page(), url)
-        watch(watcher, wallet, other)
-        browser.close()
-    assert not watcher.foreign, f"asked elsewhere: {watcher.foreign}"
-    assert not watcher.complaints, f"in the console: {watcher.complaints}"
-    say("seen everything")
+    run(url, lambda watcher: watch(watcher, wallet, other))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from urllib.parse import urlparse
 
 from axe_playwright_python.sync_playwright import Axe
@@ -305,16 +306,21 @@ def watch(watcher: Watcher, pictures: str) -> None:
     watcher.wait_for("body[data-verdict=converged]")
 
 
-def main() -> None:
-    url, pictures = sys.argv[1:]
+def run(url: str, watch_page: Callable[[Watcher], None]) -> None:
+    """Opens a browser and watches. The page must ask no other server, and have nothing to say in the console."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_program(), args=FLAGS)
         watcher = Watcher(browser.new_page(), url)
-        watch(watcher, pictures)
+        watch_page(watcher)
         browser.close()
     assert not watcher.foreign, f"asked elsewhere: {watcher.foreign}"
     assert not watcher.complaints, f"in the console: {watcher.complaints}"
     say("seen everything")
+
+
+def main() -> None:
+    url, pictures = sys.argv[1:]
+    run(url, lambda watcher: watch(watcher, pictures))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ use streamer::{Fault, Step, Streamer};
 use tokio_postgres::Config;
 
 use crate::connection::connect;
+use crate::servers::{PrivatePostgres, PrivateRedis};
 use crate::template::{TEMPLATE, create_template, with_database};
 
 /// The names of the processes that have a role of their own, as `ops/roles.sql` lists them: `rocket_api` is the role of the
@@ -67,6 +68,15 @@ impl World {
             client: connect(&database_url.parse().unwrap()).await,
             maintenance: None,
         }
+    }
+
+    /// A world on a private primary, with a standby of it. Both are in its URL, the primary first.
+    pub async fn with_standby(primary: &PrivatePostgres, redis: &PrivateRedis) -> (Self, PrivatePostgres) {
+        let mut made = Self::on(&primary.url(), &redis.url()).await;
+        made.forget_database();
+        let standby = primary.start_standby().await;
+        let database = made.database_url().rsplit_once('/').unwrap().1.to_owned();
+        (Self::at(&primary.url_with(&standby, &database), &redis.url(), &database).await, standby)
     }
 
     /// Keeps [`Drop`] from dropping the database, for tests that stop their server before they end.

@@ -9,15 +9,13 @@ use axum::http::{HeaderName, HeaderValue, Request, StatusCode, header};
 use axum::response::Response;
 use tokio::time::{Instant, timeout_at};
 use traces::TraceParent;
-use traces::spans::RequestSpan;
-use tracing::debug;
 use wallet::write::{Command, Outcome};
 use wallet::{Action, WalletId};
 use web::RequestInfo;
 
 use crate::app::App;
 use crate::body::Body;
-use crate::client_trace::client_trace;
+use crate::client_trace::ClientSpan;
 use crate::error::Error;
 use crate::key::read_key;
 use crate::paths::{CREDIT, DEBIT, TRANSFER, WALLETS};
@@ -133,18 +131,12 @@ where
         Action::Debit => DEBIT,
         Action::Transfer => TRANSFER,
     };
-    let span = client_trace(&head.headers).map(|client| RequestSpan::begin("POST", route, client));
-    let traceparent = span.as_ref().map(RequestSpan::traceparent);
-    let handled = handle(app, info, traceparent, action, &head, body).await;
-    let response = match handled {
+    let span = ClientSpan::begin(&head.headers, route);
+    let response = match handle(app, info, span.traceparent(), action, &head, body).await {
         Ok(outcome) => respond(action, &head, &outcome),
         Err(error) => Asked::of(&head).respond(&error),
     };
-    if let Some(span) = span {
-        let status = response.status().as_u16();
-        debug!(traceparent = %span.traceparent(), status, "a request of a trace is answered");
-        span.end(status);
-    }
+    span.end(&response);
     response
 }
 

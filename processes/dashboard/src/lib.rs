@@ -10,6 +10,7 @@
 //! checkpoints are at the head, and a recount of the rides at that head gives each consumer's total (I9).
 
 mod assets;
+mod counting;
 mod database;
 mod differences;
 mod faults;
@@ -42,12 +43,13 @@ use wallet::WalletsArgs;
 use wallet::model::Model;
 use web::{Limits, Server};
 
+use crate::counting::Counts;
 use crate::database::Database;
 use crate::faults::FaultDesk;
 use crate::memory::SharedMemory;
 pub use crate::processes::Target;
 use crate::processes::Watch;
-use crate::recount::Recounts;
+use crate::recount::Rides;
 use crate::sampler::{Pulses, Sampler};
 use crate::server::App;
 use crate::stream_end::Stream;
@@ -115,7 +117,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
         database: Database::new(postgres, partition),
         stream: Stream::new(&config.stream),
         watch,
-        recounts: Recounts::start(postgres, partition),
+        recounts: Counts::start(postgres, Rides(partition)),
         wallets: Reader::new(postgres, model, watchers.clone()),
     };
     let (sender, samples) = watch::channel(None);

@@ -1,69 +1,26 @@
 //! Counts the rides again, in SQL. The consumers' totals are compared with this figure. It uses nothing that the log or a
 //! consumer has written.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
-use common::paced::{Paced, Source};
 use deadpool_postgres::ClientWrapper as Client;
 use pglog::{Partition, Session};
-use tokio::time::timeout;
-use tracing::debug;
 
+use crate::counting::Count;
 use crate::database;
 use crate::sample::{Recount, now_ms};
 
-/// How long one count may take. Postgres ends its statements after 30 s, so this limit matters only on a lost connection.
-const COUNT_WAIT: Duration = Duration::from_secs(40);
+/// The rides of all partitions, with the head of this one.
+pub(crate) struct Rides(pub Partition);
 
-/// The latest recount, and a way to ask for the next one.
-#[derive(Clone)]
-pub(crate) struct Recounts {
-    paced: Paced<Recount, ()>,
-    /// The latest that has succeeded.
-    last: Option<Recount>,
-}
+impl Count for Rides {
+    type Counted = Recount;
 
-impl Recounts {
-    /// Starts counting, on a connection of its own.
-    pub fn start(config: &tokio_postgres::Config, partition: Partition) -> Self {
-        let paced = Paced::start(Counting { config: config.clone(), partition, client: None });
-        Self { paced, last: None }
-    }
+    const THINGS: &'static str = "the rides";
 
-    /// A new recount if it is there soon, else the latest one.
-    pub async fn fresh(&mut self) -> Option<Recount> {
-        if let Some(recount) = self.paced.latest().await.and_then(|figure| figure.result.ok()) {
-            self.last = Some(recount);
-        }
-        self.last.clone()
-    }
-}
-
-struct Counting {
-    config: tokio_postgres::Config,
-    partition: Partition,
-    /// `None` after an error, because the connection may be the cause.
-    client: Option<Client>,
-}
-
-impl Source for Counting {
-    type Value = Recount;
-    type Error = ();
-
-    async fn work_out(&mut self) -> Result<Recount, ()> {
-        let counting = async {
-            let mut client = match self.client.take() {
-                Some(client) => client,
-                None => database::connect(&self.config).await?,
-            };
-            let recount = count(&mut client, self.partition).await?;
-            self.client = Some(client);
-            anyhow::Ok(recount)
-        };
-        // An error is not shown: the sampler asks the same server, and the page says when it does not answer.
-        let counted = timeout(COUNT_WAIT, counting).await.context("counting the rides took too long").flatten();
-        counted.map_err(|error| debug!(error = format!("{error:#}"), "the rides cannot be counted"))
+    async fn count(&self, client: &mut Client) -> Result<Recount> {
+        count(client, self.0).await
     }
 }
 

@@ -10,12 +10,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
+use crate::counting::Counts;
 use crate::database::Database;
 use crate::memory::SharedMemory;
 use crate::processes::Watch;
 use crate::rate::Rate;
-use crate::recount::Recounts;
-use crate::sample::{Sample, Server, Verdict, now_ms};
+use crate::sample::{Recount, Sample, Server, Verdict, now_ms};
 use crate::stream_end::Stream;
 use crate::verdict::judge;
 use crate::wallets::{Rates, Reader};
@@ -32,7 +32,7 @@ pub(crate) struct Sampler {
     pub database: Database,
     pub stream: Stream,
     pub watch: Watch,
-    pub recounts: Recounts,
+    pub recounts: Counts<Recount>,
     pub wallets: Reader,
 }
 

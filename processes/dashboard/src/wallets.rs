@@ -21,11 +21,12 @@ use wallet::WalletId;
 use wallet::model::Model as ReadModel;
 
 use self::model::InRedis;
-use self::money::Moneys;
+use self::money::AllMoney;
 pub(crate) use self::rates::Rates;
 pub(crate) use self::watchers::Watchers;
+use crate::counting::Counts;
 use crate::database;
-use crate::sample::{Agreement, InPostgres, Wallet, WalletEvent, Wallets, now_ms};
+use crate::sample::{Agreement, InPostgres, Money, Wallet, WalletEvent, Wallets, now_ms};
 
 /// How long Redis may take. Postgres is read after it, and a sample should not wait for both.
 pub(crate) const REDIS_WAIT: Duration = Duration::from_millis(500);
@@ -42,7 +43,7 @@ pub(crate) struct Reader {
     postgres: tokio_postgres::Config,
     model: ReadModel,
     watchers: Watchers,
-    moneys: Moneys,
+    moneys: Counts<Money>,
     client: Option<Client>,
     /// The last known newest events, and when they were read.
     known: (Option<u64>, Vec<WalletEvent>),
@@ -55,7 +56,7 @@ impl Reader {
             postgres: postgres.clone(),
             model,
             watchers,
-            moneys: Moneys::start(postgres),
+            moneys: Counts::start(postgres, AllMoney),
             client: None,
             known: (None, vec![]),
         }

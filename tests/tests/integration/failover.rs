@@ -12,11 +12,7 @@ async fn folded_to(world: &World) -> i64 {
 #[tokio::test]
 async fn the_log_goes_on_when_the_promoted_standby_lacks_the_last_batches() {
     let (mut primary, redis) = (PrivatePostgres::start().await, PrivateRedis::start(&[]).await);
-    let mut made = World::on(&primary.url(), &redis.url()).await;
-    made.forget_database();
-    let standby = primary.start_standby().await;
-    let database = made.database_url().rsplit_once('/').unwrap().1.to_owned();
-    let world = World::at(&primary.url_with(&standby, &database), &redis.url(), &database).await;
+    let (world, standby) = World::with_standby(&primary, &redis).await;
     let mut streamer = Process::start(&world, "streamer", &[]);
     let mut consumers = ["c0", "c1"].map(|name| Process::start(&world, "consumer", &[name]));
     let registered = async || world.number("SELECT count(*) FROM checkpoints").await == 2;

@@ -154,11 +154,7 @@ async fn a_document_of_the_same_version_with_another_event_is_found() {
 #[tokio::test]
 async fn an_asynchronous_failover_leaves_no_document_of_the_lost_transactions() {
     let (mut primary, redis) = (PrivatePostgres::start().await, PrivateRedis::start(&[]).await);
-    let mut made = World::on(&primary.url(), &redis.url()).await;
-    made.forget_database();
-    let standby = primary.start_standby().await;
-    let database = made.database_url().rsplit_once('/').unwrap().1.to_owned();
-    let world = World::at(&primary.url_with(&standby, &database), &redis.url(), &database).await;
+    let (world, standby) = World::with_standby(&primary, &redis).await;
     let wallets = new_wallets(60);
     change_wallets(world.client(), &wallets, 500).await;
     let mut streamer = Process::start(&world, "streamer", &[]);
