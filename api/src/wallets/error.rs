@@ -131,7 +131,7 @@ impl WalletError {
     }
 }
 
-/// What a client asked for, which the response to its error repeats.
+/// Method and URL of a request. The response to an error repeats them.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
     method: Method,

@@ -14,7 +14,7 @@ use wallet::{Action, Amount, NotAnAmount, WalletId};
 
 use crate::wallets::error::{Fault, WalletError};
 
-/// What a command is about.
+/// The content of a command's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Asked {
     pub amount: Amount,

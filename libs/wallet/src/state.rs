@@ -16,7 +16,7 @@ pub struct State {
     pub balance_minor: i64,
 }
 
-/// What a client asks for.
+/// The kind of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Money comes from the world.
@@ -55,7 +55,7 @@ pub enum Rejection {
     /// The wallet has too little.
     #[error("{action} of {amount} rejected; would cause balance of {} (overdrawn)", short(*balance_minor))]
     Overdrawn {
-        /// What was asked for.
+        /// The kind of the command.
         action: Action,
         /// How much.
         amount: Amount,
@@ -65,7 +65,7 @@ pub enum Rejection {
     /// A wallet would have more than [`BALANCE_MAX`].
     #[error("{action} of {amount} rejected; would cause balance of {} (at most {})", short(*balance_minor), short(BALANCE_MAX))]
     TooMuch {
-        /// What was asked for.
+        /// The kind of the command.
         action: Action,
         /// How much.
         amount: Amount,
@@ -77,7 +77,7 @@ pub enum Rejection {
 /// One attempt at one wallet, decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Event {
-    /// What was asked for.
+    /// The kind of the command.
     pub action: Action,
     /// In cents; negative if it takes money from the wallet.
     pub amount_minor: i64,

@@ -38,7 +38,7 @@ pub use unknown::Unknown;
 pub struct Command {
     /// The wallet that is credited or debited, or that pays.
     pub wallet: WalletId,
-    /// What to do.
+    /// The kind of the command.
     pub action: Action,
     /// The wallet that receives a transfer: another than [`wallet`](Self::wallet). `None` for a credit or a debit.
     pub to: Option<WalletId>,
@@ -59,7 +59,7 @@ impl Command {
     }
 }
 
-/// What became of a command.
+/// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     /// The event of [`Command::wallet`].

@@ -114,7 +114,7 @@ async fn documents_of_before_are_given_up_when_postgres_was_restarted() {
     assert!(output.contains("Postgres was restarted or is another server"), "{output}");
 }
 
-/// Whatever the reason is, Redis has an event that Postgres lacks.
+/// Redis has an event that Postgres lacks. The test forges it, because the scrubber does not ask for the reason.
 #[tokio::test]
 async fn a_document_newer_than_postgres_is_found_by_the_scrubber() {
     let world = World::new().await;

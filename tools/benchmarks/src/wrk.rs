@@ -88,7 +88,7 @@ impl Answers {
     }
 }
 
-/// What is asked for about wallets.
+/// The requests about wallets that wrk sends.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum About {
     /// Credits and debits in turn.

@@ -1,4 +1,4 @@
-//! What clients know of the wallets: every command with its response, and every state that a client saw.
+//! The ledger of the clients of wallets: every command with its response, and every state that a client saw.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

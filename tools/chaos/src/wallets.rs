@@ -55,7 +55,7 @@ struct Sending<'a> {
     command: &'a WalletCommand,
 }
 
-/// What a response means.
+/// The meaning of a response.
 enum Response {
     /// The command was decided.
     Final { answer: Answer, is_replayed: bool },

@@ -1,7 +1,7 @@
 //! Keeping the model certain: the documents of a page, the mark, and new epochs.
 //!
 //! Every read of Postgres is for an epoch that was known before it. The script in Redis refuses all documents of another epoch. So
-//! documents of a past that is gone are never written into a newer build, whatever is slow.
+//! a slow writer cannot put a document that was read before Postgres was put back into a newer build.
 
 use std::time::{Duration, Instant};
 

@@ -8,7 +8,7 @@ use super::{Command, Outcome};
 use crate::id::{EventId, WalletId};
 use crate::state::{Action, Event, State, apply, decide, decide_transfer};
 
-/// What a group has decided about one of its commands.
+/// The decision of a group about one of its commands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// It is an event now, or was one before.

@@ -24,7 +24,7 @@ use crate::state::{Action, State};
 /// A group that was committed.
 #[derive(Debug)]
 pub struct Written {
-    /// What was decided about each command, in the order of the commands.
+    /// The decision about each command, in the order of the commands.
     pub verdicts: Vec<Verdict>,
     /// The changes of its wallets, for the read model.
     pub changes: Vec<Change>,

@@ -11,7 +11,7 @@ use crate::report::{Row, Wanted};
 use crate::sample::Samples;
 use crate::wrk::{About, Wrk};
 
-/// What is read.
+/// The endpoint that is read.
 const BALANCE: About = About::Read("balance");
 
 /// Measures reads of balances beside nginx.
