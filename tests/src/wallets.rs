@@ -133,14 +133,12 @@ impl World {
         stream::redis::connect(&stream::redis::client(self.redis_url()).unwrap()).await.ok()
     }
 
-    /// Waits until the documents of all wallets equal Postgres (W6), and the consumer `name` is at the head.
+    /// Waits until the documents of all wallets equal Postgres (W6), and the consumer `name` has passed all that is staged.
     pub async fn wait_until_wallets_equal(&self, name: &str) {
-        let mut outdated = Vec::new();
+        let at_head = format!("SELECT count(*) FROM checkpoints WHERE name = '{name}' AND last_offset = ");
         wait_until("the documents of all wallets equal Postgres", async || {
-            let at_head = format!("SELECT count(*) FROM checkpoints WHERE name = '{name}' AND last_offset = ");
-            let head = pglog::head(self.client(), pglog::Partition::FIRST).await.unwrap();
-            outdated = self.outdated_wallets().await;
-            self.number(&format!("{at_head}{head}")).await == 1 && outdated.is_empty()
+            let Some(head) = self.settled_head().await else { return false };
+            self.number(&format!("{at_head}{head}")).await == 1 && self.outdated_wallets().await.is_empty()
         })
         .await;
     }

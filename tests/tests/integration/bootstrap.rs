@@ -54,11 +54,7 @@ pub async fn more_rides(world: &World, count: i64) {
 /// Waits until everything is folded, and compares the consumers with SQL.
 pub async fn converge(world: &World, names: &[&str]) {
     wait_until("all is folded", async || {
-        // The order matters: once nothing is staged, the head does not move.
-        if pglog::is_anything_staged(world.client(), pglog::Partition::FIRST).await.unwrap() {
-            return false;
-        }
-        let head = pglog::head(world.client(), pglog::Partition::FIRST).await.unwrap();
+        let Some(head) = world.settled_head().await else { return false };
         let behind = format!("SELECT count(*) FROM checkpoints WHERE NOT is_baseline AND last_offset < {head}");
         world.number(&behind).await == 0
     })

@@ -169,8 +169,7 @@ async fn while_redis_is_away_the_reaper_waits_and_the_projector_says_that_it_is_
         change_wallets(log.client(), &wallets, 100).await;
     }
     wait_until("it is not ready", async || status().await == Some(503)).await;
-    let head = async || pglog::head(log.client(), pglog::Partition::FIRST).await.unwrap();
-    wait_until("the records have offsets", async || head().await == before + 1500).await;
+    wait_until("the records have offsets", async || log.settled_head().await == Some(before + 1500)).await;
     Process::start(&log, "reaper", &["--once", "--keep", "0s"]).succeed().await;
     assert_eq!(log.number(checkpoint).await, before, "no record is passed while the model cannot be changed");
     let retained = log.number("SELECT count(*) FROM staged_log_records").await;
@@ -200,8 +199,8 @@ async fn out_of_memory_costs_documents_and_no_truth() {
     traffic.stop().await;
     // Each document that is there is the newest. The projector goes on, from Postgres, because the stream is full too.
     let at_head = async || {
-        let head = pglog::head(scene.world.client(), pglog::Partition::FIRST).await.unwrap();
-        scene.world.number("SELECT last_offset FROM checkpoints").await == head
+        let head = scene.world.settled_head().await;
+        head == Some(scene.world.number("SELECT last_offset FROM checkpoints").await)
     };
     wait_until("the projector is at the head", at_head).await;
     let outdated = scene.world.outdated_wallets().await;
