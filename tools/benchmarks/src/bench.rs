@@ -26,6 +26,10 @@ pub(crate) const STREAM: &str = "rocket-rides-log";
 /// How long Redis may take to forget ten million entries.
 const REDIS_WAIT: Duration = Duration::from_secs(120);
 
+/// Settings of the Redis with the wallets' read model. No reader believes a document from before a restart, so a file on disk
+/// would be of no use.
+const UNSAVED: [&str; 2] = ["--appendonly", "no"];
+
 /// The servers and settings of all cases.
 pub(crate) struct Bench {
     /// The settings of the run.
@@ -40,6 +44,7 @@ pub(crate) struct Bench {
     pub redis_binary: PathBuf,
     postgres: PostgresServer,
     redis: RedisServer,
+    documents: RedisServer,
     register: Register,
     _lock: Flock<File>,
     database_url: String,
@@ -67,6 +72,8 @@ impl Bench {
         register.add(postgres.pid(), Signal::SIGINT);
         let redis = RedisServer::start(&redis_binary, &folder.join("redis"), &[]).await?;
         register.add(redis.pid(), Signal::SIGTERM);
+        let documents = RedisServer::start(&redis_binary, &folder.join("documents"), &UNSAVED).await?;
+        register.add(documents.pid(), Signal::SIGTERM);
         ensure!(!shutdown.is_cancelled(), "interrupted");
         postgres.create_database(DATABASE).await?;
         let database_url = postgres.url(DATABASE);
@@ -81,6 +88,7 @@ impl Bench {
             redis_binary,
             postgres,
             redis,
+            documents,
             register,
             _lock: lock,
             database_url,
@@ -92,9 +100,9 @@ impl Bench {
     pub async fn stop(mut self, remove_data: bool) -> Result<()> {
         self.progress.end();
         drop(self.client);
-        let stopped = self.redis.stop().await;
+        let stopped = [self.redis.stop().await, self.documents.stop().await];
         self.postgres.stop().await?;
-        stopped?;
+        stopped.into_iter().collect::<Result<()>>()?;
         self.register.clear()?;
         if remove_data {
             remove(&self.folder)?;
@@ -113,9 +121,20 @@ impl Bench {
         stream::redis::connect_patiently(&client, REDIS_WAIT).await
     }
 
-    /// `DATABASE_URL`, `REDIS_URL` and `RUST_LOG` for the processes.
-    pub fn environment(&self) -> [(&'static str, String); 3] {
-        [("DATABASE_URL", self.database_url.clone()), ("REDIS_URL", self.redis.url()), ("RUST_LOG", "warn".to_owned())]
+    /// A connection to the Redis of the wallets' read model.
+    pub async fn connect_documents(&self) -> Result<MultiplexedConnection> {
+        let client = stream::redis::client(&self.documents.url()).context("reading the URL of Redis")?;
+        stream::redis::connect_patiently(&client, REDIS_WAIT).await
+    }
+
+    /// The servers' URLs and `RUST_LOG`, for the processes.
+    pub fn environment(&self) -> [(&'static str, String); 4] {
+        [
+            ("DATABASE_URL", self.database_url.clone()),
+            ("REDIS_URL", self.redis.url()),
+            ("WALLETS_REDIS_URL", self.documents.url()),
+            ("RUST_LOG", "warn".to_owned()),
+        ]
     }
 
     /// Host, user and database for programs that use libpq.
@@ -170,8 +189,9 @@ impl Bench {
         self.client.batch_execute("CHECKPOINT").await.context("writing everything to disk")
     }
 
-    /// Empties Redis and its append-only file, so that every measurement has the same number of rewrites.
+    /// Empties both Redis, and the append-only file, so that every measurement has the same number of rewrites.
     pub async fn fresh_redis(&self) -> Result<()> {
+        redis::cmd("FLUSHALL").exec_async(&mut self.connect_documents().await?).await.context("emptying Redis")?;
         let mut redis = self.connect_redis().await?;
         redis::cmd("FLUSHALL").exec_async(&mut redis).await.context("emptying Redis")?;
         // Redis refuses it during another rewrite, which may have begun before FLUSHALL.

@@ -48,7 +48,7 @@ impl Surroundings {
             ("nginx", version_of(tools::nginx(), "-v").await),
             ("redis-benchmark", version_of(tools::redis_benchmark(), "--version").await),
             ("PostgreSQL's settings (no setting of ours)", settings.join(", ")),
-            ("Redis's settings", "appendonly yes, appendfsync everysec, no snapshots, noeviction".to_owned()),
+            ("Redis's settings", "appendonly yes, appendfsync everysec, no snapshots, noeviction; that of the wallets' read model: appendonly no".to_owned()),
             (
                 "this program's settings",
                 format!(

@@ -105,7 +105,7 @@ async fn drain(bench: &Bench, count: i64, held: Held) -> Result<Drained> {
 
 /// Commits pages of one record, read from Postgres, for [`HOLD`]. Returns how many per second.
 async fn fold_one_by_one(bench: &Bench, count: i64) -> Result<f64> {
-    let [(_, database_url), (_, redis_url), _] = bench.environment();
+    let [(_, database_url), (_, redis_url), ..] = bench.environment();
     let args = ["consumer", "one-by-one", "--database-url", &database_url, "--redis-url", &redis_url];
     let config = consumer::Config::try_parse_from(args).context("configuring a consumer")?;
     let mut consumer = Consumer::new(&config, State::<DistanceFold>::default(), CancellationToken::new());

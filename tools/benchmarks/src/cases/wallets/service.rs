@@ -53,7 +53,7 @@ impl Pipeline {
     /// # Errors
     /// A process has ended, or it takes too long.
     pub async fn wait_until_built(&mut self, bench: &Bench, wallet_count: i64) -> Result<()> {
-        let mut redis = bench.connect_redis().await?;
+        let mut redis = bench.connect_documents().await?;
         let deadline = Instant::now() + BUILD_WAIT;
         loop {
             self.streamer.check()?;
