@@ -105,8 +105,9 @@ async fn server_of(redis: &mut MultiplexedConnection) -> Result<Finding> {
     const CHECK: &str = "wallets.redis";
     let info = info(redis).await?;
     let value = |name: &str| info.get(name).map_or("", String::as_str);
-    Ok(match (value("redis_mode"), value("role"), value("maxmemory_policy")) {
-        ("cluster", ..) => Finding::fail(
+    // Valkey has no `redis_mode`.
+    Ok(match (value("cluster_enabled"), value("role"), value("maxmemory_policy")) {
+        ("1", ..) => Finding::fail(
             CHECK,
             "it is a node of a Redis Cluster",
             "one script changes documents of many wallets together with the mark, and a cluster refuses that",
