@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use group::Queue;
 use monitor::Health;
-use tokio::sync::Semaphore;
 use wallet::WalletId;
 use wallet::write::Command;
 
@@ -14,18 +13,14 @@ use crate::error::Error;
 use crate::limits::Limits;
 use crate::wallet_commands::{Commands, Response};
 
-/// Connections that may wait for wallets at one time.
-const PLACE_COUNT: usize = 4;
-
-/// Commands that may wait for held wallets, all together.
-const COMMAND_COUNT_MAX: usize = 500;
+/// Commands that may wait for held wallets, all together. Those for one wallet are half as many at most.
+const COMMAND_COUNT_MAX: usize = 1000;
 
 /// The queues of held wallets. Clones share them.
 #[derive(Clone)]
 pub(crate) struct HeldWallets {
     commands: Commands,
     limits: Limits,
-    places: Arc<Semaphore>,
     queues: Arc<Mutex<HashMap<WalletId, HeldWallet>>>,
 }
 
@@ -37,14 +32,14 @@ struct HeldWallet {
 impl HeldWallets {
     /// No wallet is held yet.
     pub fn new(commands: Commands, limits: &Limits) -> Self {
-        let places = Arc::new(Semaphore::new(PLACE_COUNT));
-        Self { commands, limits: *limits, places, queues: Arc::default() }
+        Self { commands, limits: *limits, queues: Arc::default() }
     }
 
-    /// Writes a command when the wallet is free, together with all others that wait for this wallet.
+    /// Writes a command when the wallet is free, together with all others that wait for this wallet. The verdict may be that
+    /// the wallet is still held.
     ///
     /// # Errors
-    /// [`Error::WalletBusy`] if it is not free soon; [`Error::Overloaded`] if too many commands wait for held wallets.
+    /// [`Error::WalletBusy`] if too many other wallets are waited for; [`Error::Overloaded`] if too many commands wait.
     pub async fn write(&self, wallet: WalletId, command: Command) -> Result<Response, Error> {
         let waiting = Waiting::begin(self, wallet)?;
         waiting.queue.write(command).await
@@ -62,8 +57,7 @@ impl HeldWallets {
         };
         // A held wallet makes no process unready.
         let pulse = Health::default().pulse("held wallet", Duration::MAX);
-        let commands = self.commands.waiting_for(wallet, Arc::clone(&self.places));
-        let (queue, _) = Queue::start(commands, limits, pulse);
+        let (queue, _) = Queue::start(self.commands.waiting_for(wallet), limits, pulse);
         HeldWallet { queue, command_count: 0 }
     }
 }
@@ -78,7 +72,10 @@ struct Waiting {
 impl Waiting {
     fn begin(wallets: &HeldWallets, wallet: WalletId) -> Result<Self, Error> {
         let mut queues = wallets.queues();
-        if queues.values().map(|held| held.command_count).sum::<usize>() >= COMMAND_COUNT_MAX {
+        let count: usize = queues.values().map(|held| held.command_count).sum();
+        let count_of_wallet = queues.get(&wallet).map_or(0, |held| held.command_count);
+        // A wallet with many clients leaves as much room as it takes, so no wallet takes all of it.
+        if count + count_of_wallet >= COMMAND_COUNT_MAX {
             return Err(Error::Overloaded);
         }
         let held = queues.entry(wallet).or_insert_with(|| wallets.start(wallet));
@@ -96,5 +93,30 @@ impl Drop for Waiting {
                 queues.remove(&self.wallet);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::Database;
+    use crate::wallet_model::WalletModel;
+
+    #[tokio::test]
+    async fn a_wallet_with_many_clients_leaves_room_for_others() {
+        let limits = Limits::default();
+        let database = Database::new(&tokio_postgres::Config::new(), limits.answer_wait).unwrap();
+        let model = WalletModel::new(None, database.clone());
+        let wallets = HeldWallets::new(Commands::new(database, model, &limits), &limits);
+        let mut waiting = Vec::new();
+        for count in [COMMAND_COUNT_MAX / 2, COMMAND_COUNT_MAX / 4, COMMAND_COUNT_MAX / 8] {
+            let wallet = WalletId::new();
+            for _ in 0..count {
+                waiting.push(Waiting::begin(&wallets, wallet).unwrap_or_else(|_| panic!("there is room for {count}")));
+            }
+            assert_eq!(Waiting::begin(&wallets, wallet).err(), Some(Error::Overloaded), "it has {count}");
+        }
+        waiting.clear();
+        assert!(wallets.queues().is_empty());
     }
 }

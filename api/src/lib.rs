@@ -22,6 +22,7 @@ mod distance;
 mod docs;
 mod error;
 mod health;
+mod held_places;
 mod held_wallets;
 mod hint;
 mod history;

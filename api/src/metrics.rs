@@ -55,7 +55,9 @@ pub(crate) fn commands_written(verdicts: &[Verdict]) {
         };
         counter!("rocket_rides_wallet_commands_total", "result" => result).increment(1);
     }
-    histogram!("rocket_rides_wallet_group_size").record(f64::from(written_count));
+    if written_count > 0 {
+        histogram!("rocket_rides_wallet_group_size").record(f64::from(written_count));
+    }
 }
 
 /// Counts a command that met a held wallet.

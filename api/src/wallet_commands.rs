@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use deadpool_postgres::Client;
 use group::Destination;
-use tokio::sync::{Semaphore, SetOnce};
+use tokio::sync::SetOnce;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_postgres::error::SqlState;
 use tracing::warn;
@@ -16,12 +16,10 @@ use wallet::write::{Command, Unknown, Verdict};
 
 use crate::database::{Database, QueryFailure, postgres_to_client_error, to_client_error};
 use crate::error::Error;
+use crate::held_places::Places;
 use crate::limits::Limits;
 use crate::metrics;
 use crate::wallet_model::WalletModel;
-
-/// How long a group waits for one of the connections that wait for held wallets.
-const PLACE_WAIT: Duration = Duration::from_millis(500);
 
 /// The pause before an unknown COMMIT is looked up again.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
@@ -35,14 +33,9 @@ pub(crate) struct Commands {
     /// How long the api tries to find out whether a group was written. Together both are shorter than the wait of the queue.
     look_wait: Duration,
     model: WalletModel,
-    held: Option<Held>,
-}
-
-/// The wallet that every group waits for, and the places for all that wait.
-#[derive(Clone)]
-struct Held {
-    wallet: WalletId,
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
+    /// The wallet that every group waits for.
+    waits_for: Option<WalletId>,
 }
 
 /// The verdict on a command, and whether readers see its effect.
@@ -73,20 +66,24 @@ impl Commands {
     /// Groups that wait for no wallet.
     pub fn new(database: Database, model: WalletModel, limits: &Limits) -> Self {
         let (write_wait, look_wait) = (limits.answer_wait / 2, limits.answer_wait / 3);
-        Self { database, write_wait, look_wait, model, held: None }
+        Self { database, write_wait, look_wait, model, places: Arc::new(Places::new()), waits_for: None }
     }
 
     /// Groups that wait for this wallet, as many at one time as there are places.
-    pub fn waiting_for(&self, wallet: WalletId, places: Arc<Semaphore>) -> Self {
-        Self { held: Some(Held { wallet, places }), ..self.clone() }
+    pub fn waiting_for(&self, wallet: WalletId) -> Self {
+        Self { waits_for: Some(wallet), ..self.clone() }
     }
 
     /// Writes the group, or fails. The next group does not wait until readers see this one.
     async fn written(&self, session: Session, commands: &[Command]) -> Result<(Vec<Verdict>, Vec<Change>), Failure> {
-        let waits_for = self.held.as_ref().map(|held| held.wallet);
-        match wallet::write::write(session.client(), commands, waits_for, self.write_wait).await {
+        let deadline = Instant::now() + self.write_wait;
+        match wallet::write::write(session.client(), commands, self.waits_for, deadline).await {
             Ok(written) => {
                 session.end();
+                match self.waits_for {
+                    Some(wallet) if written.verdicts.contains(&Verdict::Held(wallet)) => self.places.was_held(wallet),
+                    _ => self.places.were_free(written.changes.iter().map(|change| change.wallet)),
+                }
                 Ok((written.verdicts, written.changes))
             }
             Err(wallet::write::Failure::Postgres(error)) => {
@@ -144,11 +141,8 @@ impl Destination for Commands {
     }
 
     async fn write(&self, (): &(), commands: &[Command]) -> Result<Vec<Response>, Failure> {
-        let _place = match &self.held {
-            Some(held) => match timeout(PLACE_WAIT, held.places.acquire()).await {
-                Ok(place) => Some(place),
-                Err(_) => return Err(Failure::Known(Error::WalletBusy)),
-            },
+        let _place = match self.waits_for {
+            Some(wallet) => Some(self.places.take(wallet).await.ok_or(Failure::Known(Error::WalletBusy))?),
             None => None,
         };
         // Before the transaction: if Postgres is put back meanwhile, the read model must refuse these changes.
@@ -166,11 +160,11 @@ impl Destination for Commands {
     }
 
     /// Invalid data (class 22) and violated constraints (class 23) concern one command. So does a lock row that another
-    /// session has inserted and not committed. A group that waits for a wallet fails as a whole if it does not get it.
+    /// session has inserted and not committed.
     fn concerns_one_request(&self, failure: &Failure) -> bool {
         let Failure::Postgres(error) = failure else { return false };
         error.code().is_some_and(|state| {
-            ["22", "23"].contains(&&state.code()[..2]) || *state == SqlState::LOCK_NOT_AVAILABLE && self.held.is_none()
+            ["22", "23"].contains(&&state.code()[..2]) || *state == SqlState::LOCK_NOT_AVAILABLE
         })
     }
 

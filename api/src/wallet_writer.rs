@@ -31,7 +31,7 @@ use crate::wallet_model::WalletModel;
 /// per command.
 const GROUP_LEN_MAX: usize = 300;
 
-/// How long a command may go from held wallet to held wallet. A transfer needs two that are free at the same time.
+/// How long a command may wait for held wallets. A transfer needs two that are free at the same time.
 const HELD_WAIT: Duration = Duration::from_secs(1);
 
 /// Writes commands. Clones share the writing tasks. After the last one is dropped, the tasks write the commands that wait, and
@@ -75,8 +75,10 @@ impl WalletWriter {
     pub async fn write(&self, command: Command) -> Result<Outcome, Error> {
         let deadline = Instant::now() + HELD_WAIT;
         let mut verdict = self.commands.write(command.clone()).await?.verdict().await;
-        while let Verdict::Held(wallet) = verdict {
+        if let Verdict::Held(_) = verdict {
             metrics::wallet_held();
+        }
+        while let Verdict::Held(wallet) = verdict {
             if Instant::now() > deadline {
                 return Err(Error::WalletBusy);
             }

@@ -90,6 +90,7 @@ mod wallet_clients;
 mod wallet_commits;
 mod wallet_documents;
 mod wallet_fixture;
+mod wallet_held;
 mod wallet_http;
 mod wallet_losses;
 mod wallet_model;

@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::pin::pin;
-use std::time::Duration;
 
 use deadpool_postgres::ClientWrapper;
 use futures_util::join;
 use tokio::time::{Instant, timeout_at};
-use tokio_postgres::error::Severity;
+use tokio_postgres::error::{Severity, SqlState};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row};
 
@@ -51,7 +50,7 @@ impl From<Error> for Failure {
 /// returns once everything is durable. The commands are decided in this order.
 ///
 /// A wallet that another session holds stops only the commands that need it ([`Verdict::Held`]). The transaction waits for
-/// the wallet `waits_for`, if there is one, for half a second at most.
+/// the wallet `waits_for`, if there is one, for a quarter of a second. If it does not get this wallet, nothing is written.
 ///
 /// # Errors
 /// See [`Failure`]. If the future is dropped, give the connection up: the transaction may be open.
@@ -59,9 +58,8 @@ pub async fn write(
     client: &ClientWrapper,
     commands: &[Command],
     waits_for: Option<WalletId>,
-    wait: Duration,
+    deadline: Instant,
 ) -> Result<Written, Failure> {
-    let deadline = Instant::now() + wait;
     let statements = until(deadline, Statements::prepare(client)).await??;
     let begun = until(deadline, begin(client, &statements, commands, waits_for)).await?;
     let mut ledger = match begun {
@@ -69,7 +67,12 @@ pub async fn write(
         Err(error) => {
             // If the connection is broken, so is the transaction.
             let _ = until(deadline, client.batch_execute("ROLLBACK")).await?;
-            return Err(error.into());
+            return match waits_for {
+                Some(wallet) if is_lock_timeout(&error) => {
+                    Ok(Written { verdicts: vec![Verdict::Held(wallet); commands.len()], changes: Vec::new() })
+                }
+                _ => Err(error.into()),
+            };
         }
     };
     let verdicts: Vec<Verdict> = commands.iter().map(|command| ledger.decide(command)).collect();
@@ -96,6 +99,11 @@ pub async fn write(
 /// Whether Postgres refused the statement, and goes on with the session.
 fn is_of_statement(error: &Error) -> bool {
     error.as_db_error().is_some_and(|error| error.parsed_severity() == Some(Severity::Error))
+}
+
+/// Whether a lock did not become free in time.
+fn is_lock_timeout(error: &Error) -> bool {
+    error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
 }
 
 async fn until<T>(deadline: Instant, future: impl Future<Output = T>) -> Result<T, Failure> {

@@ -1,0 +1,55 @@
+//! Wallets that other sessions hold for long: commands for all other wallets go on, in every process.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use futures_util::future::join_all;
+use reqwest::StatusCode;
+use tests::{World, wait_until};
+use wallet::WalletId;
+
+use crate::wallet_fixture::{Bank, assert_sound};
+
+#[tokio::test]
+async fn many_held_wallets_leave_a_hot_wallet_alone_that_two_processes_share() {
+    const HELD_COUNT: usize = 32;
+    const CLIENT_COUNT: usize = 8;
+    const COMMAND_COUNT: usize = 40;
+    let world = World::new().await;
+    let ((_one, first), (_two, second)) = tokio::join!(Bank::start(&world), Bank::start(&world));
+    let banks = [&first, &second];
+    let held: Vec<WalletId> = (0..HELD_COUNT).map(|_| WalletId::new()).collect();
+    join_all(held.iter().map(|wallet| async { first.credit(*wallet, 1).await.accepted() })).await;
+    let mut holder = world.connect().await;
+    let transaction = holder.transaction().await.unwrap();
+    transaction.query("SELECT FROM wallet_locks FOR UPDATE", &[]).await.unwrap();
+
+    let (hot, is_over, refused_count) = (WalletId::new(), AtomicBool::new(false), AtomicUsize::new(0));
+    let of_held = banks.iter().flat_map(|bank| held.iter().map(move |wallet| (bank, wallet)));
+    let of_held = join_all(of_held.map(|(bank, wallet)| async {
+        while !is_over.load(Ordering::Relaxed) {
+            bank.credit(*wallet, 1).await.refused("wallet_busy");
+            refused_count.fetch_add(1, Ordering::Relaxed);
+        }
+    }));
+    let of_hot = join_all((0..CLIENT_COUNT * banks.len()).map(|number| async move {
+        let mut busy_count = 0;
+        for _ in 0..COMMAND_COUNT {
+            let answer = banks[number % banks.len()].credit(hot, 1).await;
+            busy_count += usize::from(answer.status != StatusCode::OK);
+        }
+        busy_count
+    }));
+    let (_, busy_count) = tokio::join!(of_held, async {
+        let refused = async || refused_count.load(Ordering::Relaxed) >= 3 * banks.len() * HELD_COUNT;
+        wait_until("the held wallets are known", refused).await;
+        let busy_count: usize = of_hot.await.into_iter().sum();
+        is_over.store(true, Ordering::Relaxed);
+        busy_count
+    });
+    // A machine that stands still for a moment may cost one group.
+    let count = CLIENT_COUNT * banks.len() * COMMAND_COUNT;
+    assert!(busy_count <= count / 20, "{busy_count} of {count} commands for a free wallet were refused");
+    transaction.commit().await.unwrap();
+    join_all(held.iter().map(|wallet| async { first.credit(*wallet, 1).await.accepted() })).await;
+    assert_sound(&world).await;
+}
