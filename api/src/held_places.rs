@@ -1,7 +1,7 @@
 //! The connections that wait for held wallets. A wallet is *stuck* if the last wait for it was in vain. All stuck wallets
 //! share one connection, so that wallets which two processes merely share find a free one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -48,6 +48,12 @@ impl Places {
     fn places_of(&self, wallet: WalletId) -> &Semaphore {
         let is_stuck = self.stuck_until().get(&wallet).is_some_and(|until| *until > Instant::now());
         if is_stuck { &self.stuck_places } else { &self.places }
+    }
+
+    /// The stuck wallets.
+    pub fn stuck(&self) -> HashSet<WalletId> {
+        let now = Instant::now();
+        self.stuck_until().iter().filter(|(_, until)| **until > now).map(|(wallet, _)| *wallet).collect()
     }
 
     /// The wallet was waited for in vain.

@@ -7,7 +7,6 @@ use deadpool_postgres::Client;
 use group::Destination;
 use tokio::sync::SetOnce;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tokio_postgres::error::SqlState;
 use tracing::warn;
 use wallet::WalletId;
 use wallet::documents::Change;
@@ -77,7 +76,8 @@ impl Commands {
     /// Writes the group, or fails. The next group does not wait until readers see this one.
     async fn written(&self, session: Session, commands: &[Command]) -> Result<(Vec<Verdict>, Vec<Change>), Failure> {
         let deadline = Instant::now() + self.write_wait;
-        match wallet::write::write(session.client(), commands, self.waits_for, deadline).await {
+        let stuck = self.places.stuck();
+        match wallet::write::write(session.client(), commands, self.waits_for, &stuck, deadline).await {
             Ok(written) => {
                 session.end();
                 match self.waits_for {
@@ -159,18 +159,14 @@ impl Destination for Commands {
         Ok(verdicts.into_iter().map(|verdict| Response { verdict, shown: Arc::clone(&shown) }).collect())
     }
 
-    /// Invalid data (class 22) and violated constraints (class 23) concern one command. So does a lock row that another
-    /// session has inserted and not committed.
+    /// Invalid data (class 22) and violated constraints (class 23) concern one command.
     fn concerns_one_request(&self, failure: &Failure) -> bool {
         let Failure::Postgres(error) = failure else { return false };
-        error.code().is_some_and(|state| {
-            ["22", "23"].contains(&&state.code()[..2]) || *state == SqlState::LOCK_NOT_AVAILABLE
-        })
+        error.code().is_some_and(|state| ["22", "23"].contains(&&state.code()[..2]))
     }
 
     fn error_of(&self, failure: Failure) -> Error {
         match failure {
-            Failure::Postgres(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Error::WalletBusy,
             Failure::Postgres(error) => postgres_to_client_error(&error),
             Failure::Known(error) => error,
         }

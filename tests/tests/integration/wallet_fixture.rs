@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use tests::{Process, World};
+use tests::{Process, Watched, World};
 use wallet::WalletId;
 
 use crate::manners::start_api;
@@ -70,7 +70,18 @@ impl Bank {
     /// As [`start`](Self::start), with further flags for the api.
     pub async fn start_at(world: &World, flags: &[&str]) -> (Process, Self) {
         let (process, base) = start_api(world, flags).await;
-        (process, Self { base, client: reqwest::Client::new() })
+        (process, Self::at(base))
+    }
+
+    /// Starts an api with a monitor, and a client of it.
+    pub async fn start_watched(world: &World) -> (Watched, Self) {
+        let mut api = Watched::start(world, "api", &["--api-port", "0"]).await;
+        let address = api.process.address_after("api started").await;
+        (api, Self::at(format!("http://{address}")))
+    }
+
+    fn at(base: String) -> Self {
+        Self { base, client: reqwest::Client::new() }
     }
 
     pub async fn send(&self, wallet: WalletId, action: &str, body: &Value, key: Option<&str>) -> Answer {

@@ -53,3 +53,39 @@ async fn many_held_wallets_leave_a_hot_wallet_alone_that_two_processes_share() {
     join_all(held.iter().map(|wallet| async { first.credit(*wallet, 1).await.accepted() })).await;
     assert_sound(&world).await;
 }
+
+#[tokio::test]
+async fn a_lock_row_that_is_not_committed_delays_no_other_command_once_it_is_known() {
+    const CLIENT_COUNT: usize = 8;
+    const COMMAND_COUNT: usize = 3;
+    let world = World::new().await;
+    let (api, bank) = Bank::start_watched(&world).await;
+    let unborn = WalletId::new();
+    let mut holder = world.connect().await;
+    let transaction = holder.transaction().await.unwrap();
+    transaction.execute("INSERT INTO wallet_locks VALUES ($1::text)", &[&unborn.as_str()]).await.unwrap();
+    bank.credit(unborn, 1).await.refused("wallet_busy");
+
+    let is_over = AtomicBool::new(false);
+    let of_unborn = join_all((0..CLIENT_COUNT).map(|_| async {
+        for _ in 0..COMMAND_COUNT {
+            bank.credit(unborn, 1).await.refused("wallet_busy");
+        }
+    }));
+    let of_others = async {
+        while !is_over.load(Ordering::Relaxed) {
+            // Each needs a new row. In a group with the other row it would not be inserted, and the wallet would count as held.
+            bank.credit(WalletId::new(), 1).await.accepted();
+        }
+    };
+    tokio::join!(of_others, async {
+        of_unborn.await;
+        is_over.store(true, Ordering::Relaxed);
+    });
+    let held_count = api.metric("rocket_rides_wallet_held_total").await;
+    assert_eq!(held_count, (1 + CLIENT_COUNT * COMMAND_COUNT) as f64, "commands for other wallets were delayed");
+
+    transaction.rollback().await.unwrap();
+    let is_free = async || bank.credit(unborn, 1).await.status == StatusCode::OK;
+    wait_until("the wallet is free", is_free).await;
+}

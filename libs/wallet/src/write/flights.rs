@@ -1,6 +1,6 @@
 //! The two flights of a group, as SQL.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::pin::pin;
 
@@ -52,16 +52,21 @@ impl From<Error> for Failure {
 /// A wallet that another session holds stops only the commands that need it ([`Verdict::Held`]). The transaction waits for
 /// the wallet `waits_for`, if there is one, for a quarter of a second. If it does not get this wallet, nothing is written.
 ///
+/// A session may also have inserted a lock row and not committed it. Then this one waits for some milliseconds, and inserts
+/// no row. It need not wait for such a wallet again if it is one of the `stuck` ones: their rows are not inserted, unless it
+/// `waits_for` this wallet.
+///
 /// # Errors
 /// See [`Failure`]. If the future is dropped, give the connection up: the transaction may be open.
 pub async fn write(
     client: &ClientWrapper,
     commands: &[Command],
     waits_for: Option<WalletId>,
+    stuck: &HashSet<WalletId>,
     deadline: Instant,
 ) -> Result<Written, Failure> {
     let statements = until(deadline, Statements::prepare(client)).await??;
-    let begun = until(deadline, begin(client, &statements, commands, waits_for)).await?;
+    let begun = until(deadline, begin(client, &statements, commands, waits_for, stuck)).await?;
     let mut ledger = match begun {
         Ok(ledger) => ledger,
         Err(error) => {
@@ -116,20 +121,24 @@ async fn begin<'a>(
     statements: &Statements,
     commands: &'a [Command],
     waits_for: Option<WalletId>,
+    stuck: &HashSet<WalletId>,
 ) -> Result<Ledger<'a>, Error> {
     // Sorted: two sessions that insert the same rows wait for each other in one direction only.
     let wallets: BTreeSet<WalletId> = commands.iter().flat_map(Command::wallets).collect();
     let wallets: Vec<WalletId> = wallets.into_iter().collect();
     let wallet_ids: Vec<&str> = wallets.iter().map(WalletId::as_str).collect();
+    let is_inserted = |wallet: &&WalletId| Some(**wallet) == waits_for || !stuck.contains(wallet);
+    let inserted_ids: Vec<&str> = wallets.iter().filter(is_inserted).map(WalletId::as_str).collect();
     let with_key = |command: &'a Command| command.key.as_deref().map(|key| (command.wallet, key));
     let keys: Vec<(WalletId, &str)> = commands.iter().filter_map(with_key).collect();
     let (key_wallet_ids, key_texts): (Vec<&str>, Vec<&str>) = keys.iter().map(|(id, key)| (id.as_str(), *key)).unzip();
     let ids: [&(dyn ToSql + Sync); 1] = [&wallet_ids];
+    let inserted: [&(dyn ToSql + Sync); 1] = [&inserted_ids];
     let key_params: [&(dyn ToSql + Sync); 2] = [&key_wallet_ids, &key_texts];
 
     // All are sent in this order, and before the first response.
     let (inserted, begun, waited, locked, states, known) = join!(
-        client.execute(&statements.insert_locks, &ids),
+        client.execute(&statements.insert_locks, &inserted),
         client.batch_execute(if waits_for.is_some() { BEGIN_WITH_LOCK_WAIT } else { "BEGIN" }),
         async {
             match waits_for {
@@ -142,7 +151,8 @@ async fn begin<'a>(
         async { if keys.is_empty() { Ok(Vec::new()) } else { client.query(&statements.read_keys, &key_params).await } },
     );
     begun?;
-    inserted?;
+    // Without a row a wallet is not locked, so that the commands for it count as held.
+    inserted.map(drop).or_else(|error| if is_lock_timeout(&error) { Ok(()) } else { Err(error) })?;
     waited?;
     let of_row = |row: &Row| wallets[row.get::<_, i64>("place") as usize - 1];
     let mut ledger = Ledger::default();
