@@ -63,16 +63,6 @@ impl Writer {
     }
 }
 
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Overloaded => Self::Overloaded,
-            Refusal::Closed => Self::Unavailable,
-            Refusal::Lost => Self::Internal,
-        }
-    }
-}
-
 /// The tables that take rides.
 struct Rides {
     database: Database,
@@ -102,6 +92,14 @@ impl Destination for Rides {
 
     fn error_of(&self, error: tokio_postgres::Error) -> Error {
         postgres_to_client_error(&error)
+    }
+
+    fn error_of_refusal(refusal: Refusal) -> Error {
+        match refusal {
+            Refusal::Overloaded => Error::Overloaded,
+            Refusal::Closed => Error::Unavailable,
+            Refusal::Lost => Error::Internal,
+        }
     }
 
     fn abandon(&self, client: Client) -> Error {

@@ -2,6 +2,8 @@
 
 use std::fmt::Debug;
 
+use crate::refusal::Refusal;
+
 /// Where groups are written.
 pub trait Destination: Send + Sync + 'static {
     /// The data that a client wants to write.
@@ -42,6 +44,9 @@ pub trait Destination: Send + Sync + 'static {
 
     /// The error that clients receive for this failure. It is called once per failure, and may log it.
     fn error_of(&self, failure: Self::Failure) -> Self::Error;
+
+    /// The error that a client receives whose request the queue refused or lost.
+    fn error_of_refusal(refusal: Refusal) -> Self::Error;
 
     /// Gives up a connection on which a write did not end in time. Returns the error that clients receive. Whether their
     /// rows were written is unknown.

@@ -20,9 +20,11 @@
 mod destination;
 mod halves;
 mod queue;
+mod refusal;
 
 #[cfg(test)]
 mod tests;
 
 pub use destination::Destination;
-pub use queue::{Limits, Queue, Refusal};
+pub use queue::{Limits, Queue};
+pub use refusal::Refusal;

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use crate::destination::Destination;
 use crate::halves::{Group, Outcomes, Responder};
+use crate::refusal::Refusal;
 
 /// The longest pause after a group that failed as a whole. Requests wait meanwhile, so it is short: a client that sends its
 /// request again at once is refused a few times a second, and the destination is not flooded.
@@ -24,20 +25,6 @@ pub struct Limits {
     pub group_len_max: usize,
     /// How long the destination may take for one group, all its halves included.
     pub write_wait: Duration,
-}
-
-/// Why the writing task did not take a request, or did not end it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// Too many requests wait. This one was not written: try again later.
-    #[error("too many requests are waiting")]
-    Overloaded,
-    /// The writing task has ended. This request was not written.
-    #[error("nothing is written any more")]
-    Closed,
-    /// The writing task panicked while it had this request. Whether it was written is unknown.
-    #[error("the writing task died")]
-    Lost,
 }
 
 /// A request in the queue.
@@ -73,17 +60,14 @@ impl<D: Destination> Queue<D> {
     /// is not written; once a transaction has begun, it is.
     ///
     /// # Errors
-    /// [`Refusal`], or the error of the [`Destination`].
-    pub async fn write(&self, request: D::Request) -> Result<D::Response, D::Error>
-    where
-        D::Error: From<Refusal>,
-    {
+    /// The [`Destination`]'s error for a [`Refusal`], or for its own failure.
+    pub async fn write(&self, request: D::Request) -> Result<D::Response, D::Error> {
         let (responder, outcome) = oneshot::channel();
         self.waiting.try_send(Waiting { request, responder }).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(_) => Refusal::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => Refusal::Closed,
+            mpsc::error::TrySendError::Full(_) => D::error_of_refusal(Refusal::Overloaded),
+            mpsc::error::TrySendError::Closed(_) => D::error_of_refusal(Refusal::Closed),
         })?;
-        outcome.await.unwrap_or_else(|_| Err(Refusal::Lost.into()))
+        outcome.await.unwrap_or_else(|_| Err(D::error_of_refusal(Refusal::Lost)))
     }
 }
 

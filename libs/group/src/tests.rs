@@ -23,12 +23,6 @@ enum Error {
     Late,
 }
 
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Failure {
     /// One of several requests is bad.
@@ -117,6 +111,10 @@ impl Destination for Memory {
             Failure::Bad(request) => Error::Bad(request),
             Failure::Broken => Error::Broken,
         }
+    }
+
+    fn error_of_refusal(refusal: Refusal) -> Error {
+        Error::Refused(refusal)
     }
 
     fn abandon(&self, (): ()) -> Error {

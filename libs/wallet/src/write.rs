@@ -54,7 +54,7 @@ pub struct Command {
 
 impl Command {
     /// The wallets whose states it needs.
-    fn wallets(&self) -> impl Iterator<Item = WalletId> + use<> {
+    pub fn wallets(&self) -> impl Iterator<Item = WalletId> + use<> {
         std::iter::once(self.wallet).chain(self.to)
     }
 }
