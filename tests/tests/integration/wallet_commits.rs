@@ -73,6 +73,18 @@ async fn a_commit_that_is_still_on_its_way_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_commit_that_never_arrives_holds_the_wallet_for_seconds_only() {
+    let proxied = Proxied::start().await;
+    let wallet = WalletId::new();
+    proxied.bank.credit(wallet, 1).await.accepted();
+    proxied.proxy.strike(AtCommit::Delay);
+    // The session has the wallet and is idle, as that of an api that was stopped. When it ends, the api knows.
+    proxied.bank.credit(wallet, 1).await.refused("unavailable");
+    assert_eq!(proxied.bank.credit(wallet, 1).await.accepted().version(), 2, "it was not written");
+    assert_sound(&proxied.world).await;
+}
+
+#[tokio::test]
 async fn while_postgres_is_away_an_unanswered_commit_is_called_unknown() {
     let proxied = Proxied::start().await;
     let wallet = WalletId::new();

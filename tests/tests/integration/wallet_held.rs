@@ -1,11 +1,14 @@
 //! Wallets that other sessions hold for long: commands for all other wallets go on, in every process.
 
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::future::join_all;
 use reqwest::StatusCode;
-use tests::{World, wait_until};
-use wallet::WalletId;
+use tests::{PATIENCE, World, wait_until};
+use wallet::write::{Command, write};
+use wallet::{Action, Amount, WalletId};
 
 use crate::wallet_fixture::{Bank, assert_sound};
 
@@ -88,4 +91,32 @@ async fn a_lock_row_that_is_not_committed_delays_no_other_command_once_it_is_kno
     transaction.rollback().await.unwrap();
     let is_free = async || bank.credit(unborn, 1).await.status == StatusCode::OK;
     wait_until("the wallet is free", is_free).await;
+}
+
+#[tokio::test]
+async fn a_group_leaves_its_limits_in_no_session() {
+    let world = World::new().await;
+    let limits = async || {
+        let show = "SELECT current_setting('idle_in_transaction_session_timeout'), current_setting('lock_timeout')";
+        let row = world.client().query_one(show, &[]).await.unwrap();
+        (row.get::<_, String>(0), row.get::<_, String>(1))
+    };
+    let before = limits().await;
+    let wallet = WalletId::new();
+    let command = |minor| Command {
+        wallet,
+        action: Action::Debit,
+        to: None,
+        amount: Amount::from_minor(minor).unwrap(),
+        key: Some("a-key".to_owned()),
+        origin_ip: Ipv4Addr::LOCALHOST.into(),
+        traceparent: None,
+    };
+    // Committed, and rolled back because there is nothing to write.
+    for (waits_for, minor) in [(None, 100), (Some(wallet), 200)] {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let written = write(world.client(), &[command(minor)], waits_for, &HashSet::new(), deadline).await;
+        assert_eq!(written.unwrap().verdicts.len(), 1);
+        assert_eq!(limits().await, before);
+    }
 }

@@ -13,7 +13,7 @@ use tokio_postgres::{Error, Row};
 
 use super::changes::changes;
 use super::decisions::{Known, Ledger, NewEvent, Verdict, WORLD};
-use super::statements::{BEGIN_WITH_LOCK_WAIT, Statements};
+use super::statements::{BEGIN, BEGIN_WITH_LOCK_WAIT, Statements};
 use super::unknown::Unknown;
 use super::{Command, Outcome};
 use crate::documents::Change;
@@ -139,7 +139,7 @@ async fn begin<'a>(
     // All are sent in this order, and before the first response.
     let (inserted, begun, waited, locked, states, known) = join!(
         client.execute(&statements.insert_locks, &inserted),
-        client.batch_execute(if waits_for.is_some() { BEGIN_WITH_LOCK_WAIT } else { "BEGIN" }),
+        client.batch_execute(if waits_for.is_some() { BEGIN_WITH_LOCK_WAIT } else { BEGIN }),
         async {
             match waits_for {
                 Some(wallet) => client.query(&statements.wait_for_lock, &[&wallet.as_str()]).await.map(drop),

@@ -3,8 +3,13 @@
 use deadpool_postgres::ClientWrapper;
 use tokio_postgres::{Error, Statement};
 
-/// Begins a transaction that waits for a lock, but not for long.
-pub(super) const BEGIN_WITH_LOCK_WAIT: &str = "BEGIN; SET LOCAL lock_timeout = '250ms'";
+/// Begins a transaction. If this process is stopped between its flights, the server ends the session, and so the wallets are
+/// free again.
+pub(super) const BEGIN: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '5s'";
+
+/// As [`BEGIN`], for a transaction that waits for a lock, but not for long.
+pub(super) const BEGIN_WITH_LOCK_WAIT: &str =
+    "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '5s'; SET LOCAL lock_timeout = '250ms'";
 
 /// Inserts the lock rows that are missing. It runs before BEGIN, so that no row of it stays uncommitted for long: another
 /// session would have to wait for it. It needs no flush of its own, because the COMMIT of the group flushes it, too: the first
