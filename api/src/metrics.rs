@@ -18,6 +18,8 @@ pub(crate) fn describe() {
     describe_histogram!("rocket_rides_wallet_group_size", "Commands that were committed together");
     let held = "Commands that met a wallet which another session held";
     declare_counter("rocket_rides_wallet_held_total", held, &[]);
+    let busy = "Commands that were refused because another session held a wallet for too long";
+    declare_counter("rocket_rides_wallet_busy_total", busy, &[]);
     let looked_up = "Groups of commands whose COMMIT was not answered, by what the api found out";
     for result in ["written", "not_written", "unknown"] {
         declare_counter("rocket_rides_wallet_commits_looked_up_total", looked_up, &[("result", result)]);
@@ -63,6 +65,11 @@ pub(crate) fn commands_written(verdicts: &[Verdict]) {
 /// Counts a command that met a held wallet.
 pub(crate) fn wallet_held() {
     counter!("rocket_rides_wallet_held_total").increment(1);
+}
+
+/// Counts a command that is refused because of a held wallet.
+pub(crate) fn wallet_busy() {
+    counter!("rocket_rides_wallet_busy_total").increment(1);
 }
 
 /// Counts a group whose COMMIT was not answered.

@@ -73,6 +73,15 @@ impl WalletWriter {
     /// [`Error::KeyMismatch`]: the key was used for another command. [`Error::WalletBusy`], [`Error::Overloaded`] and
     /// [`Error::Unavailable`]: nothing was written. [`Error::OutcomeUnknown`]: the api could not find out.
     pub async fn write(&self, command: Command) -> Result<Outcome, Error> {
+        let written = self.write_or_wait(command).await;
+        if written == Err(Error::WalletBusy) {
+            metrics::wallet_busy();
+        }
+        written
+    }
+
+    /// Writes the command with the others, and while another session holds its wallet, in the queue of this wallet.
+    async fn write_or_wait(&self, command: Command) -> Result<Outcome, Error> {
         let deadline = Instant::now() + HELD_WAIT;
         let mut verdict = self.commands.write(command.clone()).await?.verdict().await;
         if let Verdict::Held(_) = verdict {

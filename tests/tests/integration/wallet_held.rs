@@ -85,8 +85,9 @@ async fn a_lock_row_that_is_not_committed_delays_no_other_command_once_it_is_kno
         of_unborn.await;
         is_over.store(true, Ordering::Relaxed);
     });
-    let held_count = api.metric("rocket_rides_wallet_held_total").await;
-    assert_eq!(held_count, (1 + CLIENT_COUNT * COMMAND_COUNT) as f64, "commands for other wallets were delayed");
+    let count = (1 + CLIENT_COUNT * COMMAND_COUNT) as f64;
+    assert_eq!(api.metric("rocket_rides_wallet_held_total").await, count, "commands for other wallets were delayed");
+    assert_eq!(api.metric("rocket_rides_wallet_busy_total").await, count, "each of them was refused");
 
     transaction.rollback().await.unwrap();
     let is_free = async || bank.credit(unborn, 1).await.status == StatusCode::OK;
