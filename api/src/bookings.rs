@@ -60,9 +60,11 @@ fn respond(reply: Reply) -> Result<Response, Error> {
 
 /// The client's key, which a booking must have.
 fn read_key(headers: &HeaderMap) -> Result<String, Error> {
-    match key::read_key(headers)?.ok_or(Error::KeyMissing)? {
-        key if key.len() < KEY_LEN_MIN => Err(Error::KeyTooShort { min: KEY_LEN_MIN }),
-        key => Ok(key),
+    match key::read_key(headers) {
+        Ok(None) | Err(Error::KeyEmpty) => Err(Error::KeyMissing),
+        Ok(Some(key)) if key.len() < KEY_LEN_MIN => Err(Error::KeyTooShort { min: KEY_LEN_MIN }),
+        Ok(Some(key)) => Ok(key),
+        Err(error) => Err(error),
     }
 }
 

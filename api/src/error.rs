@@ -48,6 +48,9 @@ pub enum Error {
     /// A booked ride needs a key.
     #[error("Please specify an idempotency key with the Idempotency-Key header.")]
     KeyMissing,
+    /// The header has no value, and the request needs no key.
+    #[error("Idempotency-Key is empty: give it a value, or leave the header out.")]
+    KeyEmpty,
     /// A key as short as this is likely to be used twice.
     #[error("Idempotency-Key must be at least {min} characters long.")]
     KeyTooShort {
@@ -190,6 +193,7 @@ impl Error {
             Self::CredentialsMissing => "credentials_missing",
             Self::CredentialsInvalid => "credentials_invalid",
             Self::KeyMissing => "idempotency_key_missing",
+            Self::KeyEmpty => "idempotency_key_empty",
             Self::KeyTooShort { .. } => "idempotency_key_too_short",
             Self::KeyTooLong { .. } => "idempotency_key_too_long",
             Self::KeyMalformed => "idempotency_key_malformed",
@@ -248,6 +252,7 @@ impl Error {
             Self::CredentialsMissing | Self::CredentialsInvalid => StatusCode::UNAUTHORIZED,
             Self::Malformed(_)
             | Self::KeyMissing
+            | Self::KeyEmpty
             | Self::KeyTooShort { .. }
             | Self::KeyTooLong { .. }
             | Self::KeyMalformed => StatusCode::BAD_REQUEST,

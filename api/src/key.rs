@@ -22,7 +22,7 @@ pub(crate) fn read_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
         return Err(Error::KeyMalformed);
     }
     match idempotency::unquoted(value).ok_or(Error::KeyMalformed)? {
-        key if key.is_empty() => Err(Error::KeyMissing),
+        key if key.is_empty() => Err(Error::KeyEmpty),
         key if key.len() > KEY_LEN_MAX => Err(Error::KeyTooLong { max: KEY_LEN_MAX }),
         key => Ok(Some(key)),
     }
@@ -43,7 +43,7 @@ mod tests {
             assert_eq!(read(&[value]), Ok(Some(key.to_owned())), "{value}");
         }
         for value in ["", "\"\"", "  "] {
-            assert_eq!(read(&[value]), Err(Error::KeyMissing), "{value:?}");
+            assert_eq!(read(&[value]), Err(Error::KeyEmpty), "{value:?}");
         }
         for values in [&["\"a"][..], &["a\tb"], &["a", "a"]] {
             assert_eq!(read(values), Err(Error::KeyMalformed), "{values:?}");

@@ -49,6 +49,9 @@ pub(crate) enum WalletError {
     /// The wallet cannot do what is asked for. The attempt is an event.
     #[error("failed to handle endpoint=\"{action}\": {reason}")]
     Rejected { action: Action, reason: String },
+    /// The query string has a parameter that the path does not take.
+    #[error("there is no parameter \"{}\": this path takes {}", Echo(.name), .known.join(", "))]
+    UnknownParameter { name: String, known: Vec<String> },
     /// The wallet has not reached the version that the client asks for.
     #[error("the wallet has version {version}, and min_version={min_version} was asked for: ask for at most {version}")]
     VersionNotReached { version: i64, min_version: i64 },
@@ -104,6 +107,7 @@ impl WalletError {
             Self::NotJson(_) => "body_malformed",
             Self::NotACommand { fault, .. } => fault.code(),
             Self::Rejected { .. } => "rejected",
+            Self::UnknownParameter { .. } => "parameter_unknown",
             Self::VersionNotReached { .. } => "version_not_reached",
         }
     }
@@ -117,6 +121,7 @@ impl WalletError {
             | Self::NotJson(_)
             | Self::NotACommand { .. }
             | Self::Rejected { .. }
+            | Self::UnknownParameter { .. }
             | Self::Other(Error::Parameter { .. }) => StatusCode::BAD_REQUEST,
             Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::UnsupportedType => StatusCode::UNSUPPORTED_MEDIA_TYPE,

@@ -29,7 +29,9 @@ const PAGE_LEN_DEFAULT: i64 = 100;
 /// The most transactions a page may have.
 const PAGE_LEN_MAX: i64 = 1000;
 
+/// The parameters of a wallet and of its balance.
 #[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ReadQuery {
     /// The version that the response must at least have: that of a response to a command, so that a client sees its own
@@ -38,7 +40,9 @@ pub(crate) struct ReadQuery {
     min_version: Option<String>,
 }
 
+/// The parameters of its transactions.
 #[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct PageQuery {
     /// Only transactions before this version: `next_before` of the page before.
@@ -121,7 +125,8 @@ fn respond<T>(head: &Parts, read: Read<T>, show: impl FnOnce(WalletId, T) -> Res
 async fn read_state(app: &App, head: &Parts) -> Read<Balance> {
     let wallet = wallet_of(head.uri.path())?;
     let query: ReadQuery = query(head)?;
-    let (found, source) = source::head(app, wallet, version("min_version", query.min_version, 0)?.unwrap_or(0)).await?;
+    let min_version = version("min_version", query.min_version, 0, "a whole number from 0 on")?.unwrap_or(0);
+    let (found, source) = source::head(app, wallet, min_version).await?;
     let state = match found {
         Some(Head { timestamp, balance_minor, version, .. }) => {
             Balance { timestamp, balance: Money(balance_minor), version }
@@ -134,8 +139,8 @@ async fn read_state(app: &App, head: &Parts) -> Read<Balance> {
 async fn read_page(app: &App, head: &Parts) -> Read<TransactionPage> {
     let wallet = wallet_of(head.uri.path())?;
     let query: PageQuery = query(head)?;
-    let min_version = version("min_version", query.min_version, 0)?.unwrap_or(0);
-    let before = version("before", query.before, 1)?;
+    let min_version = version("min_version", query.min_version, 0, "a whole number from 0 on")?.unwrap_or(0);
+    let before = version("before", query.before, 1, "a whole number from 1 on")?;
     let wanted = "a whole number between 1 and 1000";
     let limit = whole_number("limit", query.limit.as_deref(), 1, PAGE_LEN_MAX, wanted)?.unwrap_or(PAGE_LEN_DEFAULT);
     if before.is_none() && limit <= TRANSACTION_COUNT_MAX as i64 {
@@ -157,12 +162,20 @@ fn shown(transaction: &documents::Transaction) -> Transaction {
     Transaction { timestamp, source_entity_id, amount: Money(amount_minor), version, event_id: event_id.to_string() }
 }
 
-fn query<T: Default + DeserializeOwned>(head: &Parts) -> Result<T, WalletError> {
+/// The query string. With a misspelt `min_version` a client would take an older state for a newer one, so no other parameter is
+/// allowed.
+fn query<T: Default + DeserializeOwned + IntoParams>(head: &Parts) -> Result<T, WalletError> {
     let Some(query) = head.uri.query() else { return Ok(T::default()) };
-    serde_urlencoded::from_str(query)
-        .map_err(|_| WalletError::Other(Error::Malformed("The query string is malformed.".to_owned())))
+    serde_urlencoded::from_str(query).map_err(|_| {
+        let given: Vec<(String, String)> = serde_urlencoded::from_str(query).unwrap_or_default();
+        let known: Vec<String> = T::into_params(|| None).into_iter().map(|parameter| parameter.name).collect();
+        match given.into_iter().find(|(name, _)| !known.contains(name)) {
+            Some((name, _)) => WalletError::UnknownParameter { name, known },
+            None => WalletError::Other(Error::Malformed("The query string is malformed.".to_owned())),
+        }
+    })
 }
 
-fn version(name: &'static str, text: Option<String>, least: i64) -> Result<Option<i64>, Error> {
-    whole_number(name, text.as_deref(), least, i64::MAX, "the version of a wallet")
+fn version(name: &'static str, text: Option<String>, least: i64, wanted: &'static str) -> Result<Option<i64>, Error> {
+    whole_number(name, text.as_deref(), least, i64::MAX, wanted)
 }

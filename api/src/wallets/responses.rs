@@ -41,10 +41,11 @@ pub(crate) struct ReadErrors;
 
 impl IntoResponses for ReadErrors {
     fn responses() -> Responses {
-        let parameter = Error::Parameter { name: "min_version", wanted: "the version of a wallet" };
+        let parameter = Error::Parameter { name: "min_version", wanted: "a whole number from 0 on" };
         let own = vec![
             Error::Malformed("The query string is malformed.".to_owned()).into(),
             parameter.into(),
+            WalletError::UnknownParameter { name: "minversion".to_owned(), known: vec!["min_version".to_owned()] },
             WalletError::VersionNotReached { version: 6, min_version: 7 },
         ];
         by_status(&[general(), own].concat())
@@ -83,7 +84,7 @@ fn commands(action: Action, bad_body: &str) -> Vec<WalletError> {
             action,
             reason: format!("{action} of 5 rejected; would cause balance of -5 (overdrawn)"),
         },
-        Error::KeyMissing.into(),
+        Error::KeyEmpty.into(),
         Error::KeyTooLong { max: KEY_LEN_MAX }.into(),
         Error::KeyMalformed.into(),
         Error::KeyMismatch.into(),

@@ -171,7 +171,7 @@ async fn bad_input_is_refused_in_the_shape_of_the_seed_and_writes_nothing() {
     for (headers, status, code) in [
         (vec![("content-type", &b"text/plain"[..])], 415, "content_type_unsupported"),
         (vec![("content-encoding", &b"gzip"[..])], 415, "content_encoding_unsupported"),
-        (vec![bad_key(b"")], 400, "idempotency_key_missing"),
+        (vec![bad_key(b"")], 400, "idempotency_key_empty"),
         (vec![bad_key(long)], 400, "idempotency_key_too_long"),
         (vec![bad_key(b"\"a")], 400, "idempotency_key_malformed"),
         (vec![bad_key(b"\xff")], 400, "idempotency_key_malformed"),
@@ -182,6 +182,8 @@ async fn bad_input_is_refused_in_the_shape_of_the_seed_and_writes_nothing() {
         assert_eq!(is, status, "{headers:?}: {answer}");
         assert_error(&answer, ("POST", &url), (code, ""));
     }
+    let (_, _, answer) = teller.post(&format!("/wallet/{id}/credit"), body, &[bad_key(b"")]).await;
+    assert_eq!(answer["error"], "Idempotency-Key is empty: give it a value, or leave the header out.");
     for (to, code) in [(id.as_str(), "transfer_to_itself"), ("world", "ksuid_malformed"), ("", "ksuid_malformed")] {
         let (status, answer) = teller.command(&id, "transfer", &json!({"to": to, "amount": 5})).await;
         assert_eq!(status, 400, "{to}");
@@ -204,6 +206,9 @@ async fn bad_input_is_refused_in_the_shape_of_the_seed_and_writes_nothing() {
 async fn assert_targets(teller: &Teller, id: &WalletId) {
     let no_path = "path must be 'wallet/[entity ksuid]/[endpoint]'";
     let no_ksuid = "entity ksuid \"x\" could not be parsed: a KSUID has 27 characters";
+    let no_version = "Parameter 'min_version' must be a whole number from 0 on.";
+    let no_parameter = "there is no parameter \"minversion\": this path takes min_version";
+    let no_page_parameter = "there is no parameter \"after\": this path takes before, limit, min_version";
     for (method, path, status, code, start) in [
         ("GET", "/wallet".to_owned(), 400, "path_malformed", no_path),
         ("POST", format!("/wallet/{id}/credit/now"), 400, "path_malformed", no_path),
@@ -222,7 +227,10 @@ async fn assert_targets(teller: &Teller, id: &WalletId) {
         ("POST", format!("/wallet/{id}/balance"), 405, "method_not_allowed", "method must be GET or POST: "),
         ("PATCH", format!("/wallet/{id}/close"), 405, "method_not_allowed", "method must be GET or POST: "),
         ("GET", "/wallets".to_owned(), 405, "method_not_allowed", "method must be GET or POST: "),
-        ("GET", format!("/wallet/{id}?min_version=x"), 400, "parameter_invalid", "Parameter 'min_version' must be"),
+        ("GET", format!("/wallet/{id}?min_version=x"), 400, "parameter_invalid", no_version),
+        ("GET", format!("/wallet/{id}?minversion=7"), 400, "parameter_unknown", no_parameter),
+        ("GET", format!("/wallet/{id}/balance?min_version=1&limit=5"), 400, "parameter_unknown", "there is no parameter"),
+        ("GET", format!("/wallet/{id}/transactions?after=5"), 400, "parameter_unknown", no_page_parameter),
         ("GET", format!("/wallet/{id}/balance?min_version=-1"), 400, "parameter_invalid", "Parameter 'min_version'"),
         ("GET", format!("/wallet/{id}/balance?min_version=1&min_version=1"), 400, "body_malformed", "The query"),
         ("GET", format!("/wallet/{id}/transactions?limit=0"), 400, "parameter_invalid", "Parameter 'limit' must be"),
