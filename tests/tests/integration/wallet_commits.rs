@@ -1,7 +1,7 @@
 //! A COMMIT without a response. The api finds out what was written, so a client without a key is told the truth: 200, or 503
 //! after which it may retry.
 
-use tests::{AtCommit, CommitProxy, Process, World, wait_until};
+use tests::{AtCommit, CommitProxy, PrivatePostgres, PrivateRedis, Process, World, wait_until};
 use wallet::WalletId;
 
 use crate::wallet_fixture::{Bank, assert_sound};
@@ -96,6 +96,29 @@ async fn while_postgres_is_away_an_unanswered_commit_is_called_unknown() {
     proxied.proxy.shut(false);
     assert_eq!(proxied.bank.credit(wallet, 1).await.accepted().version(), 3);
     assert_sound(&proxied.world).await;
+}
+
+#[tokio::test]
+async fn a_commit_that_no_standby_has_confirmed_is_called_unknown() {
+    let settings = ["fsync=off", "synchronous_commit=local", "synchronous_standby_names=missing"];
+    let (postgres, redis) = (PrivatePostgres::start_with(&settings).await, PrivateRedis::start(&[]).await);
+    let world = World::on(&postgres.url(), &redis.url()).await;
+    let api: tokio_postgres::Config = world.database_url_of("api").parse().unwrap();
+    let wait_for_standbys = format!("ALTER ROLE \"{}\" SET synchronous_commit = on", api.get_user().unwrap());
+    world.client().batch_execute(&wait_for_standbys).await.unwrap();
+    let (_api, bank) = Bank::start(&world).await;
+    let wallet = WalletId::new();
+
+    bank.credit(wallet, 1).await.refused("outcome_unknown");
+    let event_count = async || world.number("SELECT count(*) FROM wallet_events").await;
+    assert_eq!(event_count().await, 0, "a reader sees what the standby does not have");
+
+    // Without standbys the commit ends.
+    postgres.run("postgres", "ALTER SYSTEM SET synchronous_standby_names = ''").await;
+    postgres.run("postgres", "SELECT pg_reload_conf()").await;
+    wait_until("the event is written", async || event_count().await == 1).await;
+    assert_eq!(bank.credit(wallet, 1).await.accepted().version(), 2);
+    assert_sound(&world).await;
 }
 
 #[tokio::test]

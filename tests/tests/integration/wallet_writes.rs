@@ -24,7 +24,7 @@ async fn every_attempt_is_an_event_with_its_record_in_one_transaction() {
         .client()
         .query(
             "SELECT wallet_id = $1::text, action, amount_minor, version, balance_minor, accepted, counterparty,
-                    host(origin_ip) FROM wallet_events ORDER BY created_at",
+                    host(origin_ip) FROM wallet_events ORDER BY created_at, wallet_id <> $1::text",
             &[&payer.as_str()],
         )
         .await
