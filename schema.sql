@@ -803,7 +803,7 @@ DO $$ BEGIN
             WHERE e.wallet_id = l.wallet_id AND e.accepted ORDER BY e.version DESC LIMIT 1
         ) AS newest ON true;
     ELSIF NOT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('wallets') AND relkind = 'v') THEN
-        -- An example of version 6 made such a table.
+        -- An example made such a table before there were wallets.
         RAISE EXCEPTION 'the schema has a table wallets, and needs the name for a view'
         USING ERRCODE = 'duplicate_table', HINT = 'Rename it: ALTER TABLE wallets RENAME TO accounts';
     END IF;
@@ -911,10 +911,10 @@ END $$;
 
 -- If the table has a row, the log came from a dump or was here before. A second row would hide where it came from.
 INSERT INTO log_identity (system_identifier, schema_version)
-SELECT system_identifier, 7 FROM pg_control_system() WHERE NOT EXISTS (SELECT FROM log_identity);
+SELECT system_identifier, 6 FROM pg_control_system() WHERE NOT EXISTS (SELECT FROM log_identity);
 
 -- The version never goes down: an old copy of this file drops nothing that a newer one has made.
-UPDATE log_identity SET schema_version = 7 WHERE schema_version < 7;
+UPDATE log_identity SET schema_version = 6 WHERE schema_version < 6;
 
 COMMIT;
 -- <<< log.sql

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
+use tracing::error;
 use utoipa::ToSchema;
 
 use crate::app::App;
@@ -31,8 +32,14 @@ pub(crate) async fn check_health(State(app): State<App>) -> Result<Json<Ready>, 
     for (statement, parameters) in [(WRITE_RIDES, vec![Box::new(Vec::<i64>::new()) as Param]), (wallet::TRIAL, vec![])]
     {
         let tried = app.database.read(statement, parameters).await;
-        // A table or a right is missing: that is logged, and a load balancer gets the answer that it knows.
-        tried.map_err(|error| if matches!(error, Error::Internal) { Error::Unavailable } else { error })?;
+        tried.map_err(|error| match error {
+            // A table or a right is missing. A load balancer gets the answer that it knows.
+            Error::Internal => {
+                error!("the api cannot work: apply schema.sql and ops/roles.sql");
+                Error::Unavailable
+            }
+            error => error,
+        })?;
     }
     Ok(Json(Ready { status: "ok" }))
 }

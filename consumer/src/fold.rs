@@ -121,6 +121,10 @@ pub trait ModelFold: Send + Sync + 'static {
     /// Whether records of this kind concern the fold. It passes over the others.
     fn takes(&self, object: &str, action: &str) -> bool;
 
+    /// A statement that reads the tables of the model, and returns no row. It runs in the transaction that registers a consumer, so
+    /// that a missing table is found before there is a registration.
+    fn trial(&self) -> Statement;
+
     /// The checkpoint was loaded, at the start or after a failure. Nothing that was known about the model is certain any more.
     fn doubt(&mut self);
 

@@ -57,6 +57,12 @@ pub trait Fold: Send + Sync {
         Vec::new()
     }
 
+    /// The statements that succeed only if the fold can use its tables: those of an empty page.
+    fn trial(&mut self, key: &CheckpointKey) -> Vec<Statement> {
+        self.begin_page();
+        self.statements(key)
+    }
+
     /// As [`ModelFold::settle`]. Nothing if the fold has no model.
     fn settle<'a>(&'a mut self, _: &'a Client, _: PageEnd) -> ModelWork<'a, ()> {
         Box::pin(ready(Ok(())))
@@ -220,6 +226,10 @@ impl<F: ModelFold> Fold for Model<F> {
         Ok(None)
     }
 
+    fn trial(&mut self, _: &CheckpointKey) -> Vec<Statement> {
+        vec![self.0.trial()]
+    }
+
     fn settle<'a>(&'a mut self, client: &'a Client, page: PageEnd) -> ModelWork<'a, ()> {
         Box::pin(self.0.settle(client, page))
     }
@@ -269,6 +279,10 @@ impl Fold for Box<dyn Fold + '_> {
 
     fn statements(&mut self, key: &CheckpointKey) -> Vec<Statement> {
         (**self).statements(key)
+    }
+
+    fn trial(&mut self, key: &CheckpointKey) -> Vec<Statement> {
+        (**self).trial(key)
     }
 
     fn settle<'a>(&'a mut self, client: &'a Client, page: PageEnd) -> ModelWork<'a, ()> {

@@ -87,8 +87,11 @@ pub enum Interruption {
         /// The table that does not reference `checkpoints`.
         table: String,
     },
-    /// A table of the fold is missing, or the role may not write it.
-    #[error("fold {fold} cannot write its rows: {reason}. Nothing is registered")]
+    /// A table of the fold is missing, or the role may not use it.
+    #[error(
+        "fold {fold} cannot use its tables: {reason}. Nothing is registered. Apply schema.sql and ops/roles.sql, or the file that \
+         makes the fold's own tables"
+    )]
     Unwritable {
         /// The fold.
         fold: FoldId,

@@ -1,6 +1,6 @@
-//! The tables of a fold with rows, before a consumer of the fold is registered.
+//! The tables of a fold, before a consumer of the fold is registered.
 //!
-//! A consumer that is registered and cannot write holds back the reaper. Rows that outlive their registration are folded into
+//! A consumer that is registered and cannot use them holds back the reaper. Rows that outlive their registration are folded into
 //! once more by the next consumer of the name. So both are looked for first.
 
 use anyhow::{Context, Result};
@@ -34,13 +34,12 @@ pub(crate) async fn require_bound_tables(tx: &Transaction<'_>, fold: &impl Fold)
     }
 }
 
-/// Runs the statements of an empty page, and takes back their effects.
+/// Runs the statements that try the tables of the fold, and takes back their effects.
 ///
 /// # Errors
 /// [`Interruption::Unwritable`]: a table or a privilege is missing.
 pub(crate) async fn try_statements(tx: &Transaction<'_>, fold: &mut impl Fold, key: &CheckpointKey) -> Result<()> {
-    fold.begin_page();
-    let statements = fold.statements(key);
+    let statements = fold.trial(key);
     if statements.is_empty() {
         return Ok(());
     }

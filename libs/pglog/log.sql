@@ -475,9 +475,9 @@ END $$;
 
 -- If the table has a row, the log came from a dump or was here before. A second row would hide where it came from.
 INSERT INTO log_identity (system_identifier, schema_version)
-SELECT system_identifier, 7 FROM pg_control_system() WHERE NOT EXISTS (SELECT FROM log_identity);
+SELECT system_identifier, 6 FROM pg_control_system() WHERE NOT EXISTS (SELECT FROM log_identity);
 
 -- The version never goes down: an old copy of this file drops nothing that a newer one has made.
-UPDATE log_identity SET schema_version = 7 WHERE schema_version < 7;
+UPDATE log_identity SET schema_version = 6 WHERE schema_version < 6;
 
 COMMIT;

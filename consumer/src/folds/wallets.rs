@@ -20,10 +20,11 @@ use monitor::Health;
 use pglog::{Partition, Record};
 use serde::Deserialize;
 use stream::StreamArgs;
+use wallet::documents::DOCS;
 use wallet::model::Model;
 use wallet::{EventId, WalletId, WalletsArgs};
 
-use crate::fold::{FoldId, LogPlace, ModelFold, PageEnd, Rejection, read_object};
+use crate::fold::{FoldId, LogPlace, ModelFold, PageEnd, Rejection, Statement, read_object};
 use projector::Projector;
 
 /// How long Redis may take for a request. Some hundred documents take it a few milliseconds.
@@ -85,6 +86,10 @@ impl ModelFold for WalletsFold {
     fn takes(&self, object: &str, action: &str) -> bool {
         // A rejected attempt changes no document.
         object == "wallet" && matches!(action, "credit" | "debit" | "transfer")
+    }
+
+    fn trial(&self) -> Statement {
+        Statement::new(DOCS).with(Vec::<String>::new())
     }
 
     fn doubt(&mut self) {

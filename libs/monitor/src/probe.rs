@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use connect::postgres::leave_if_read_only;
 use deadpool_postgres::ClientWrapper as Client;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::health::{Health, Pulse};
 
@@ -50,7 +50,12 @@ impl Health {
                     }
                     Ok(Err(error)) => {
                         leave_if_read_only(error.as_ref());
-                        debug!(error = format!("{error:#}"), "postgres cannot be asked");
+                        let words = format!("{error:#}");
+                        if is_refused(&error) {
+                            warn!(error = words, "this process cannot work: apply schema.sql and ops/roles.sql");
+                        } else {
+                            debug!(error = words, "postgres cannot be asked");
+                        }
                     }
                     Err(_) => debug!("postgres does not answer"),
                 }
@@ -58,6 +63,12 @@ impl Health {
             }
         });
     }
+}
+
+/// Whether a table, a column or a right is missing (class 42).
+fn is_refused(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref().and_then(tokio_postgres::Error::code);
+    error.is_some_and(|state| state.code().starts_with("42"))
 }
 
 /// Runs statements that succeed only while a process can do its work, and change no row: `UPDATE … WHERE false` fails on a

@@ -36,6 +36,8 @@ async fn tables_of_wallets_that_take_anything_are_seen() {
         world.client().batch_execute(harm).await.unwrap();
         findings(&world, &[]).await.assert("wallets.tables", "fail", name, "schema.sql");
     }
+    world.client().batch_execute("DROP TABLE wallet_events CASCADE").await.unwrap();
+    findings(&world, &[]).await.assert("wallets.tables", "fail", "the tables are missing", "schema.sql");
 }
 
 #[tokio::test]

@@ -1,22 +1,21 @@
-//! The tables of wallets: the upgrade to version 7 makes them, events stay as they were written, and views only show them.
+//! The tables of wallets: they are added beside a log that goes on, events stay as they were written, and views only show them.
 
 use deadpool_postgres::ClientWrapper as Client;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
-use tests::World;
+use tests::{Process, Watched, World};
 use tokio_postgres::error::SqlState;
 use wallet::WalletId;
 
 use crate::log_alone::catalog;
 
-/// Makes the tables those of version 6.
-const MAKE_VERSION_6: &str = "
+/// Makes the tables those of before there were wallets. The log's version was 6, as it is now.
+const REMOVE_WALLETS: &str = "
     DROP VIEW wallets, wallet_states;
     DROP TABLE wallet_events, wallet_locks;
     DROP FUNCTION refuse_change_of_wallets;
-    DROP DOMAIN ksuid;
-    UPDATE log_identity SET schema_version = 6";
+    DROP DOMAIN ksuid";
 
 pub const WALLET: &str = "28skwt5B8zTrs6AqBWrSgCHLcRL";
 
@@ -40,33 +39,60 @@ pub async fn use_wallet(client: &Client) {
     }
 }
 
+/// Processes of version 6 know no wallets. They go on, on their connections and on new ones: the version of the log stays.
 #[tokio::test]
-async fn the_upgrade_from_version_6_makes_the_tables_and_happens_once() {
+async fn the_upgrade_from_version_6_makes_the_tables_beside_processes_that_go_on_and_happens_once() {
     let world = World::new().await;
     let client = world.client();
     let wanted = catalog(client).await;
-    client.batch_execute(MAKE_VERSION_6).await.unwrap();
-    world.write_rides(3).await;
+    client.batch_execute(REMOVE_WALLETS).await.unwrap();
     assert!(catalog(client).await.len() < wanted.len());
-    let error = pglog::prepare_session(client).await.unwrap_err();
-    assert!(matches!(error, pglog::Error::SchemaVersion { found: 6, .. }), "{error}");
-    for _ in 0..2 {
+    let (mut streamer, mut consumer) = (world.streamer(), world.consumer("c0"));
+    world.carry_rides(1, &mut streamer, &mut consumer).await;
+    for head in [2, 3] {
+        world.write_rides(1).await;
         launcher::apply_schema(client).await.unwrap();
         launcher::apply_roles(client).await.unwrap();
         assert_eq!(catalog(client).await, wanted);
-        pglog::prepare_session(client).await.unwrap();
+        assert_eq!(pglog::identity(client).await.unwrap().schema_version, 6);
+        pglog::prepare_session(&world.connect_as("consumer").await).await.unwrap();
+        world.drain_streamer(&mut streamer).await;
+        world.drain_consumer(&mut consumer).await;
+        assert_eq!(world.committed("c0").await.0, head);
     }
     use_wallet(client).await;
-    world.carry_rides(1, &mut world.streamer(), &mut world.consumer("c0")).await;
-    assert_eq!(world.committed("c0").await.0, 4, "no staged record is lost");
 }
 
-/// An example of version 6 made a table of this name.
+/// Each program that needs the tables names the file that makes them, and goes on when it was applied.
+#[tokio::test]
+async fn programs_that_lack_the_tables_say_which_file_makes_them() {
+    let world = World::new().await;
+    let client = world.client();
+    client.batch_execute(REMOVE_WALLETS).await.unwrap();
+    let output = Process::start(&world, "consumer", &["wallets", "--fold", "wallets"]).fail(1).await;
+    assert!(output.contains("Apply schema.sql and ops/roles.sql"), "{output}");
+    assert_eq!(world.number("SELECT count(*) FROM checkpoints").await, 0, "it would hold back the reaper");
+    let output = Process::start(&world, "audit", &["--no-stream"]).succeed().await;
+    assert!(output.contains("no tables of wallets (schema.sql makes them)"), "{output}");
+    let api_port = tests::free_port().to_string();
+    let mut api = Watched::start(&world, "api", &["--api-port", &api_port]).await;
+    api.process.wait_for("this process cannot work: apply schema.sql and ops/roles.sql").await;
+    let healthz = format!("http://127.0.0.1:{api_port}/healthz");
+    let status = async || reqwest::get(&healthz).await.unwrap().status().as_u16();
+    assert_eq!(status().await, 503);
+    api.process.wait_for("the api cannot work: apply schema.sql and ops/roles.sql").await;
+    launcher::apply_schema(client).await.unwrap();
+    launcher::apply_roles(client).await.unwrap();
+    assert_eq!(status().await, 200);
+    api.process.stop().await;
+}
+
+/// An example made a table of this name before there were wallets.
 #[tokio::test]
 async fn a_table_with_the_name_of_the_view_stops_the_upgrade_and_nothing_changes() {
     let world = World::new().await;
     let client = world.client();
-    client.batch_execute(MAKE_VERSION_6).await.unwrap();
+    client.batch_execute(REMOVE_WALLETS).await.unwrap();
     client.batch_execute("CREATE TABLE wallets (id BIGINT PRIMARY KEY, balance BIGINT)").await.unwrap();
     let before = catalog(client).await;
     let error = launcher::apply_schema(client).await.unwrap_err();

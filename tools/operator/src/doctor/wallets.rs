@@ -9,9 +9,13 @@ use super::finding::Finding;
 use super::redis_server::info;
 use super::{Config, ask};
 
-/// All checks of wallets. Those of Redis are made only if wallets are used.
+/// All checks of wallets. Those of Redis are made only if wallets are used. If the tables are missing, only the first is made.
 pub(super) async fn check(client: &Client, config: &Config, findings: &mut Vec<Finding>) {
-    findings.push(tables(client).await.unwrap_or_else(|error| Finding::unseen("wallets.tables", &error)));
+    let (finding, has_tables) = tables(client).await.unwrap_or_else(|e| (Finding::unseen("wallets.tables", &e), true));
+    findings.push(finding);
+    if !has_tables {
+        return;
+    }
     let usage = match usage(client, config).await {
         Ok(usage) => usage,
         Err(error) => return findings.push(Finding::unseen("wallets.projector", &error)),
@@ -35,13 +39,15 @@ pub(super) async fn check(client: &Client, config: &Config, findings: &mut Vec<F
     }
 }
 
-/// The indexes that refuse a second event of one version or of one key, and the triggers that refuse every change.
-async fn tables(client: &Client) -> Result<Finding> {
+/// The indexes that refuse a second event of one version or of one key, and the triggers that refuse every change. Returns also
+/// whether there are tables.
+async fn tables(client: &Client) -> Result<(Finding, bool)> {
     const CHECK: &str = "wallets.tables";
+    const APPLY: &str = "psql \"$DATABASE_URL\" -f schema.sql";
     let row = ask(
         client,
         "-- operator::doctor::wallet_tables
-         SELECT string_agg(name, ', ' ORDER BY name) FROM (
+         SELECT string_agg(name, ', ' ORDER BY name), to_regclass('wallet_events') IS NOT NULL FROM (
              SELECT name FROM unnest(ARRAY['wallet_events_accepted', 'wallet_events_key', 'wallet_events_pkey', 'wallet_locks_pkey'])
                               AS wanted (name)
              WHERE NOT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass(name) AND indisvalid AND indisunique)
@@ -53,15 +59,23 @@ async fn tables(client: &Client) -> Result<Finding> {
          ) AS missing",
     )
     .await?;
-    Ok(match row.get::<_, Option<&str>>(0) {
+    let has_tables = row.get(1);
+    let finding = match row.get::<_, Option<&str>>(0) {
         None => Finding::ok(CHECK, "indexes and triggers are there"),
+        Some(_) if !has_tables => Finding::fail(
+            CHECK,
+            "the tables are missing",
+            "the api is not ready, and refuses all commands for wallets; consumer wallets does not start",
+            format!("{APPLY}, and ops/roles.sql"),
+        ),
         Some(names) => Finding::fail(
             CHECK,
             format!("missing, invalid or switched off: {names}"),
             "the tables would take two events of one version or of one key, or would let events be changed",
-            "psql \"$DATABASE_URL\" -f schema.sql; before that, DROP an invalid index and ENABLE a trigger that is switched off",
+            format!("{APPLY}; before that, DROP an invalid index and ENABLE a trigger that is switched off"),
         ),
-    })
+    };
+    Ok((finding, has_tables))
 }
 
 /// Who uses wallets.
