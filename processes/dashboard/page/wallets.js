@@ -20,7 +20,7 @@ export function showWallets(sample, log) {
   byId("wallets-problem").hidden = wallets.problem === null;
   const age = wallets.at_ms ? ` These figures are from ${clock(wallets.at_ms)}.` : "";
   write(byId("wallets-problem"), wallets.problem === null ? "" : wallets.problem + age);
-  const { mark: sign, state, text, why } = moneyVerdict(wallets.money, sample.at_ms);
+  const { mark: sign, state, text, why } = moneyVerdict(wallets.money, wallets.money_problem, sample.at_ms);
   mark(byId("money"), "data-state", state);
   write(byId("money-mark"), sign);
   write(byId("money-text"), text);

@@ -113,11 +113,13 @@ export function ageOfFigures(sample, knownAtMs) {
   return `These are the last known figures of Postgres, from ${clock(knownAtMs)} (${span(sample.at_ms - knownAtMs)} ago).`;
 }
 
-/** Whether the balances are the money that came from the world: a mark, a state, a short text, and the figures. */
-export function moneyVerdict(counted, atMs) {
+/** Whether the balances are the money that came from the world: a mark, a state, a short text, and the figures. `problem` tells
+ *  why the newest count has failed. */
+export function moneyVerdict(counted, problem, atMs) {
+  if (!counted && problem) return { mark: "…", state: "wait", text: "The money cannot be counted", why: problem };
   if (!counted) return { mark: "…", state: "wait", text: "The money is not counted yet", why: "" };
   const { balances, from_world, wallet_count, adds_up, at_ms } = counted;
-  const age = `(${span(atMs - at_ms)} ago)`;
+  const age = `(${span(atMs - at_ms)} ago${problem ? "; a newer count failed" : ""})`;
   const sum = `${count(wallet_count)} ${wallet_count === 1 ? "wallet has" : "wallets have"} ${money(balances)} in all`;
   if (adds_up) {
     return { mark: "✓", state: "good", text: "The money adds up", why: `${sum}, which is accepted credits minus debits ${age}.` };

@@ -1,17 +1,22 @@
 //! Counts that read whole tables. Each is made on a connection of its own, and again when the page wants a newer one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use common::paced::{Paced, Source};
-use deadpool_postgres::ClientWrapper as Client;
+use deadpool_postgres::{ClientWrapper as Client, Transaction};
 use tokio::time::timeout;
-use tracing::debug;
+use tokio_postgres::error::SqlState;
+use tracing::{debug, warn};
 
 use crate::database;
 
-/// How long one count may take. Postgres ends its statements after 30 s, so this limit matters only on a lost connection.
-const COUNT_WAIT: Duration = Duration::from_secs(40);
+/// How long Postgres may count. It keeps every version of a row that the snapshot sees meanwhile, so this has a limit.
+const COUNT_LIMIT: &str = "1min";
+
+/// How long one count may take in all. It matters only on a lost connection.
+const COUNT_WAIT: Duration = Duration::from_secs(70);
 
 /// How something is counted.
 pub(crate) trait Count: Send + Sync + 'static {
@@ -28,26 +33,53 @@ pub(crate) trait Count: Send + Sync + 'static {
     fn count(&self, client: &mut Client) -> impl Future<Output = Result<Self::Counted>> + Send;
 }
 
+/// A snapshot in which whole tables are read. A sequential scan is best for that. The session turns it off for the log's own
+/// queries.
+pub(crate) async fn snapshot(client: &mut Client) -> Result<Transaction<'_>> {
+    let tx = database::snapshot(client).await?;
+    let limit = format!("SET LOCAL enable_seqscan = on; SET LOCAL statement_timeout = '{COUNT_LIMIT}'");
+    tx.batch_execute(&limit).await.context("setting up the session")?;
+    Ok(tx)
+}
+
+/// Whether Postgres has ended a count because it took too long.
+pub(crate) fn took_too_long(error: &Error) -> bool {
+    error.downcast_ref().and_then(tokio_postgres::Error::code) == Some(&SqlState::QUERY_CANCELED)
+}
+
+/// Why there is no count.
+type Problem = Arc<Error>;
+
 /// The latest count, and a way to ask for the next one.
 #[derive(Clone)]
 pub(crate) struct Counts<T> {
-    paced: Paced<T, ()>,
+    paced: Paced<Result<T, Problem>, Problem>,
     /// The latest that has succeeded.
     last: Option<T>,
+    /// Why the latest has failed.
+    problem: Option<Problem>,
 }
 
 impl<T: Clone + Send + Sync + 'static> Counts<T> {
     /// Starts counting, on a connection of its own.
     pub fn start(config: &tokio_postgres::Config, count: impl Count<Counted = T>) -> Self {
-        Self { paced: Paced::start(Counting { config: config.clone(), count, client: None }), last: None }
+        let paced = Paced::start(Counting { config: config.clone(), count, client: None });
+        Self { paced, last: None, problem: None }
     }
 
     /// A new count if it is there soon, else the latest one.
     pub async fn fresh(&mut self) -> Option<T> {
-        if let Some(counted) = self.paced.latest().await.and_then(|figure| figure.result.ok()) {
-            self.last = Some(counted);
+        match self.paced.latest().await.map(|figure| figure.result.flatten()) {
+            Some(Ok(counted)) => (self.last, self.problem) = (Some(counted), None),
+            Some(Err(problem)) => self.problem = Some(problem),
+            None => {}
         }
         self.last.clone()
+    }
+
+    /// Why the latest count has failed. `None`: it has not.
+    pub fn problem(&self) -> Option<&Error> {
+        self.problem.as_deref()
     }
 }
 
@@ -59,10 +91,11 @@ struct Counting<C> {
 }
 
 impl<C: Count> Source for Counting<C> {
-    type Value = C::Counted;
-    type Error = ();
+    /// A count that took too long is a figure, too: it has cost as much, and the next one waits as long.
+    type Value = Result<C::Counted, Problem>;
+    type Error = Problem;
 
-    async fn work_out(&mut self) -> Result<C::Counted, ()> {
+    async fn work_out(&mut self) -> Result<Self::Value, Problem> {
         let counting = async {
             let mut client = match self.client.take() {
                 Some(client) => client,
@@ -72,10 +105,17 @@ impl<C: Count> Source for Counting<C> {
             self.client = Some(client);
             anyhow::Ok(counted)
         };
-        // An error is not shown: each count has a reader beside it that asks the same server, and the page says what that
-        // reader cannot read.
         let counted = timeout(COUNT_WAIT, counting).await;
-        let counted = counted.with_context(|| format!("counting {} took too long", C::THINGS)).flatten();
-        counted.map_err(|error| debug!(error = format!("{error:#}"), "{} cannot be counted", C::THINGS))
+        match counted.with_context(|| format!("counting {} took too long", C::THINGS)).flatten() {
+            Ok(counted) => Ok(Ok(counted)),
+            Err(error) if took_too_long(&error) => {
+                warn!(limit = COUNT_LIMIT, "{} cannot be counted in time", C::THINGS);
+                Ok(Err(Arc::new(error)))
+            }
+            Err(error) => {
+                debug!(error = format!("{error:#}"), "{} cannot be counted", C::THINGS);
+                Err(Arc::new(error))
+            }
+        }
     }
 }

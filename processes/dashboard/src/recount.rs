@@ -7,8 +7,7 @@ use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
 use pglog::{Partition, Session};
 
-use crate::counting::Count;
-use crate::database;
+use crate::counting::{self, Count};
 use crate::sample::{Recount, now_ms};
 
 /// The rides of all partitions, with the head of this one.
@@ -25,13 +24,11 @@ impl Count for Rides {
 }
 
 async fn count(client: &mut Client, partition: Partition) -> Result<Recount> {
-    let tx = database::snapshot(client).await?;
+    let tx = counting::snapshot(client).await?;
     let began_at = Instant::now();
     // In the same snapshot: the record of each counted ride is at or before this head, or it is staged.
     let (head, head_token) = pglog::marked_head(&tx, partition).await.context("reading the head")?;
     let is_complete = !pglog::is_anything_staged(&tx, partition).await.context("looking for staged records")?;
-    // A sequential scan is best for a whole table. The session turns it off for the log's own queries.
-    tx.batch_execute("SET LOCAL enable_seqscan = on").await.context("setting up the session")?;
     let row = Session::query_one(
         &tx,
         // SUM of bigint is numeric. Above 64 bits the largest bigint stands for it; consumers reject such rides too.

@@ -24,7 +24,7 @@ use self::model::InRedis;
 use self::money::AllMoney;
 pub(crate) use self::rates::Rates;
 pub(crate) use self::watchers::Watchers;
-use crate::counting::Counts;
+use crate::counting::{Counts, took_too_long};
 use crate::database;
 use crate::sample::{Agreement, InPostgres, Money, Wallet, WalletEvent, Wallets, now_ms};
 
@@ -37,6 +37,7 @@ const POSTGRES_WAIT: Duration = Duration::from_millis(1000);
 const AWAY: &str = "Postgres does not answer.";
 const NO_TABLES: &str = "This database has no tables of wallets: apply schema.sql.";
 const NO_RIGHT: &str = "This page may not read the tables of wallets: apply ops/roles.sql.";
+const TOO_LONG: &str = "Postgres needs more than a minute for it: use the program audit.";
 
 /// The servers that know the wallets.
 pub(crate) struct Reader {
@@ -75,6 +76,7 @@ impl Reader {
             },
             moneys.fresh()
         );
+        let money_problem = moneys.problem().map(problem);
         self.moneys = moneys;
         let in_postgres =
             in_postgres.inspect_err(|error| debug!(error = format!("{error:#}"), "the wallets cannot be read"));
@@ -86,7 +88,7 @@ impl Reader {
         let (at_ms, newest) = self.known.clone();
         let watched = watched(&ids, in_redis.as_ref().ok(), states);
         let model = in_redis.map(|in_redis| in_redis.model()).unwrap_or_default();
-        Wallets { problem, at_ms, newest, money, model, watched, ..Wallets::default() }
+        Wallets { problem, at_ms, newest, money, money_problem, model, watched, ..Wallets::default() }
     }
 
     async fn read_postgres(&mut self, ids: &[WalletId]) -> Result<(Vec<WalletEvent>, BTreeMap<WalletId, InPostgres>)> {
@@ -103,6 +105,9 @@ impl Reader {
 
 /// Why the wallets cannot be read.
 fn problem(error: &anyhow::Error) -> &'static str {
+    if took_too_long(error) {
+        return TOO_LONG;
+    }
     let error = error.downcast_ref::<tokio_postgres::Error>();
     match error.and_then(tokio_postgres::Error::code) {
         Some(&SqlState::UNDEFINED_TABLE) => NO_TABLES,

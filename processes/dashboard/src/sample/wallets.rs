@@ -16,6 +16,8 @@ pub(crate) struct Wallets {
     pub newest: Vec<WalletEvent>,
     /// The latest count of the money, however old.
     pub money: Option<Money>,
+    /// Why the newest count of the money has failed, in a sentence. `None`: it has not.
+    pub money_problem: Option<&'static str>,
     /// Accepted events per second, between two counts of the money. `None`: not known yet.
     pub accepted_per_s: Option<f64>,
     /// The same for rejected events.
