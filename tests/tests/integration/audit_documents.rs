@@ -92,9 +92,8 @@ async fn a_document_that_is_written_meanwhile_is_waited_for() {
     let redis = PrivateRedis::start(&[]).await;
     let (world, model, epoch) = world_with_document(&redis).await;
     change(&world, "\"version_id\":2", "\"version_id\":1").await;
-    let audit = Process::start(&world, "audit", &[]);
-    // The audit has read the stream before; the document is written at any moment.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut audit = Process::start(&world, "audit", &[]);
+    audit.wait_for("waiting for documents that are older than Postgres").await;
     put(&world, &model, epoch).await;
     audit.succeed().await;
 }

@@ -3,6 +3,7 @@
 //!
 //! Redis is read first, and Postgres after it. So a document may be older than Postgres for a moment, and never newer.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -10,6 +11,7 @@ use deadpool_postgres::ClientWrapper as Client;
 use redis::RedisError;
 use redis::aio::MultiplexedConnection;
 use tokio::time::sleep;
+use tracing::info;
 use wallet::documents::{Document, docs};
 use wallet::model::{Epoch, Mark, Run, mark_key, read_document};
 use wallet::{WalletId, decimal};
@@ -20,10 +22,13 @@ use super::report::{DocumentsLine, Report};
 /// Keys that Redis looks at per request.
 const PAGE_LEN: usize = 500;
 
-/// How long the audit waits, in all, until documents that are older than Postgres are up to date.
+/// How long the audit waits until the documents of a page that are older than Postgres are up to date.
 const CATCH_UP_WAIT: Duration = Duration::from_secs(5);
 
-/// The pause between two looks at such a document.
+/// How long it waits for all pages together. If nothing is ever written, it should end all the same.
+const CATCH_UP_WAIT_IN_ALL: Duration = Duration::from_secs(60);
+
+/// The pause between two looks at such documents.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Compares all documents. There is no line in the report if there is no read model.
@@ -54,7 +59,7 @@ fn not_compared(error: &anyhow::Error, report: &mut Report) {
 
 async fn compare(client: &Client, redis: MultiplexedConnection, config: &Config, report: &mut Report) -> Result<()> {
     let mut comparison =
-        Comparison { client, redis, mark_key: mark_key(&config.stream.stream_name), wait_left: CATCH_UP_WAIT };
+        Comparison { client, redis, mark_key: mark_key(&config.stream.stream_name), wait_left: CATCH_UP_WAIT_IN_ALL };
     // The checkpoint is read before the mark, which is never below it.
     let checkpoint = checkpoint(client, config).await?;
     let run = run(&mut comparison.redis).await?;
@@ -161,18 +166,22 @@ impl Comparison<'_> {
     async fn page(&mut self, wallets: &[WalletId], line: &mut DocumentsLine, report: &mut Report) -> Result<()> {
         let (_, found) = self.read(wallets).await?;
         let states = docs(self.client, wallets).await.context("reading wallets")?;
+        let states: BTreeMap<WalletId, &Document> = states.iter().map(|state| (state.wallet, state)).collect();
+        let is_late = |wallet: &WalletId, document: &Document| {
+            states.get(wallet).is_some_and(|state| state.version > document.version)
+        };
+        let late = wallets
+            .iter()
+            .zip(&found)
+            .filter(|(wallet, document)| document.as_ref().is_some_and(|document| is_late(wallet, document)));
+        let behind = self.catch_up(late.map(|(wallet, _)| (*wallet, states[wallet].version)).collect()).await?;
         for (wallet, document) in wallets.iter().zip(found) {
             let Some(document) = document else {
                 line.miss_count += 1;
                 continue;
             };
-            let state = states.iter().find(|state| state.wallet == *wallet);
-            let is_late = state.is_some_and(|state| state.version > document.version);
-            if is_late && self.catches_up(*wallet, state.map_or(0, |state| state.version)).await? {
-                line.equal_count += 1;
-                continue;
-            }
-            match difference(*wallet, &document, state) {
+            let has_caught_up = is_late(wallet, &document) && !behind.contains_key(wallet);
+            match difference(*wallet, &document, states.get(wallet).copied()).filter(|_| !has_caught_up) {
                 None => line.equal_count += 1,
                 Some(difference) => {
                     line.different_count += 1;
@@ -183,17 +192,28 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// Waits until the document has this version, or readers do not believe it any more.
-    async fn catches_up(&mut self, wallet: WalletId, version: i64) -> Result<bool> {
-        loop {
-            let (_, found) = self.read(&[wallet]).await?;
-            if found.iter().flatten().all(|document| document.version >= version) {
-                return Ok(true);
+    /// Waits until the documents have these versions, or readers do not believe them any more. Returns those that stay behind.
+    async fn catch_up(&mut self, mut late: BTreeMap<WalletId, i64>) -> Result<BTreeMap<WalletId, i64>> {
+        let mut waited = Duration::ZERO;
+        while !late.is_empty() {
+            let wallets: Vec<WalletId> = late.keys().copied().collect();
+            let (_, found) = self.read(&wallets).await?;
+            for (wallet, document) in wallets.iter().zip(found) {
+                if document.is_none_or(|document| document.version >= late[wallet]) {
+                    late.remove(wallet);
+                }
             }
-            let Some(left) = self.wait_left.checked_sub(LOOK_INTERVAL) else { return Ok(false) };
-            self.wait_left = left;
+            if late.is_empty() || waited >= CATCH_UP_WAIT || self.wait_left.is_zero() {
+                break;
+            }
+            if self.wait_left == CATCH_UP_WAIT_IN_ALL {
+                info!("waiting for documents that are older than Postgres");
+            }
+            waited += LOOK_INTERVAL;
+            self.wait_left -= LOOK_INTERVAL;
             sleep(LOOK_INTERVAL).await;
         }
+        Ok(late)
     }
 }
 
