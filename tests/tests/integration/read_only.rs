@@ -32,15 +32,11 @@ impl Fleet {
     async fn start(first: First) -> Self {
         let primary = PrivatePostgres::start().await;
         let redis = PrivateRedis::start(&[]).await;
-        let mut made = World::on(&primary.url(), &redis.url()).await;
-        made.forget_database();
-        let standby = primary.start_standby().await;
-        let database = made.database_url().rsplit_once('/').unwrap().1.to_owned();
-        let url = match first {
-            First::Primary => primary.url_with(&standby, &database),
-            First::Standby => standby.url_with(&primary, &database),
-        };
-        let world = World::at(&url, &redis.url(), &database).await;
+        let (mut world, standby) = World::with_standby(&primary, &redis).await;
+        let database = world.stream_name().to_owned();
+        if first == First::Standby {
+            world = World::at(&standby.url_with(&primary, &database), &redis.url(), &database).await;
+        }
         let payments = Payments::start().await;
         let folder = tests::scratch_folder();
         let (api_port, page_port) = (free_port(), free_port());
