@@ -59,7 +59,7 @@ async fn tables(client: &Client) -> Result<(Finding, bool)> {
          ) AS missing",
     )
     .await?;
-    let has_tables = row.get(1);
+    let has_tables: bool = row.get(1);
     let finding = match row.get::<_, Option<&str>>(0) {
         None => Finding::ok(CHECK, "indexes and triggers are there"),
         Some(_) if !has_tables => Finding::fail(
