@@ -1,5 +1,5 @@
-//! Counts the money: the sum of all balances must be the sum of accepted credits minus accepted debits (W4). It reads all events
-//! once, so it is paced as the recount of the rides is.
+//! Counts the money: the sum of all balances must be the sum of accepted credits minus accepted debits (W4). It reads all
+//! events, so it is paced as the recount of the rides is.
 
 use std::time::Instant;
 
@@ -33,14 +33,13 @@ async fn count(client: &mut Client) -> Result<Money> {
          SELECT (SELECT count(*) FROM wallet_locks) AS wallet_count, accepted_count, rejected_count,
                 (balances / 100)::numeric(40, 2)::text AS balances, (from_world / 100)::numeric(40, 2)::text AS from_world,
                 balances = from_world AS adds_up
-         FROM (SELECT COALESCE(sum(accepted_count), 0)::bigint AS accepted_count,
-                      COALESCE(sum(rejected_count), 0)::bigint AS rejected_count,
-                      COALESCE(sum(balance_minor), 0) AS balances, COALESCE(sum(from_world), 0) AS from_world
-               FROM (SELECT count(*) FILTER (WHERE accepted) AS accepted_count,
-                            count(*) FILTER (WHERE NOT accepted) AS rejected_count,
-                            (max(ARRAY[version, balance_minor]) FILTER (WHERE accepted))[2] AS balance_minor,
-                            sum(amount_minor) FILTER (WHERE accepted AND action <> 'transfer') AS from_world
-                     FROM wallet_events GROUP BY wallet_id) AS of_wallet) AS of_all",
+         FROM (SELECT COALESCE(sum(balance_minor), 0) AS balances
+               FROM (SELECT DISTINCT ON (wallet_id) balance_minor FROM wallet_events
+                     WHERE accepted ORDER BY wallet_id, version DESC) AS newest) AS w,
+              (SELECT count(*) FILTER (WHERE accepted) AS accepted_count,
+                      count(*) FILTER (WHERE NOT accepted) AS rejected_count,
+                      COALESCE(sum(amount_minor) FILTER (WHERE accepted AND action <> 'transfer'), 0) AS from_world
+               FROM wallet_events) AS e",
         &[],
     );
     let row = row.await.context("counting the money")?;
