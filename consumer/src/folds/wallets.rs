@@ -9,7 +9,6 @@ mod compare;
 mod metrics;
 mod projector;
 mod scrubber;
-mod verdict;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -22,6 +22,7 @@
 //! - **Memory is full**: the script deletes the document that it cannot replace.
 //! - **Redis is away**: a writer remembers the documents that it could not write, and deletes them when Redis is back.
 
+mod doubt;
 mod json;
 mod link;
 mod mark;
@@ -37,6 +38,7 @@ use stream::resp::{Commands, Element, Elements};
 use crate::WalletId;
 use crate::documents::{Change, Document, Head};
 
+pub use doubt::{Doubt, find_doubt};
 use json::HEAD_LEN_MAX;
 pub use json::read_document;
 use link::Link;

@@ -103,14 +103,14 @@ async fn a_mark_of_another_past_or_below_the_checkpoint_is_told() {
     let redis = PrivateRedis::start(&[]).await;
     let (world, model, epoch) = world_with_document(&redis).await;
     assert!(model.begin(Some(epoch), Mark { epoch: Epoch::random(), offset: 9, token: 1 }).await.unwrap());
-    different(&world, "wallets in Redis: the mark at offset 9 is of another past").await;
+    different(&world, "wallets in Redis: the mark in Redis is beyond the log").await;
     let mut redis = world.redis().await;
     redis.del(mark_key(world.stream_name())).await.unwrap();
     assert!(model.begin(None, Mark { epoch, offset: 0, token: 0 }).await.unwrap());
     world.drain_streamer(&mut world.streamer()).await;
     let behind = "INSERT INTO checkpoints (name, last_offset, fold, fold_version) VALUES ('wallets', 3, 'wallets', 1)";
     world.client().batch_execute(behind).await.unwrap();
-    different(&world, "wallets in Redis: the mark is at offset 0, and its consumer has passed 3").await;
+    different(&world, "wallets in Redis: the mark in Redis is behind the checkpoint").await;
 }
 
 #[tokio::test]

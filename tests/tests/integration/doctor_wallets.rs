@@ -60,14 +60,14 @@ async fn a_mark_that_no_document_can_be_believed_under_is_seen() {
     let register =
         "INSERT INTO checkpoints (name, last_offset, fold, fold_version) VALUES ('wallets', 3, 'wallets', 1)";
     world.client().batch_execute(register).await.unwrap();
-    findings(&world, &[]).await.assert("wallets.mark", "warn", "there is no mark", "consumer wallets");
+    findings(&world, &[]).await.assert("wallets.mark", "warn", "Redis has no mark", "consumer wallets");
     let token = world.number("SELECT token FROM log_batches").await;
     let (mut redis, epoch) = (world.redis().await, Epoch::random());
     for (offset, token, verdict, what) in [
-        (2, token, "warn", "below the checkpoint"),
-        (4, token + 1, "warn", "of another past"),
-        (6, token, "warn", "of another past"),
-        (4, token, "ok", "offset 4, checkpoint 3, head 5"),
+        (2, token, "warn", "the mark in Redis is behind the checkpoint"),
+        (4, token + 1, "warn", "the mark in Redis is of another batch"),
+        (6, token, "warn", "the mark in Redis is beyond the log"),
+        (4, token, "ok", "checkpoint 3, head 5"),
     ] {
         let mark = Mark { epoch, offset, token }.to_string();
         redis.set(mark_key(world.stream_name()), mark).await.unwrap();

@@ -11,10 +11,9 @@ use pglog::Session;
 use tracing::warn;
 use wallet::WalletId;
 use wallet::documents::{Document, docs};
-use wallet::model::{Epoch, Mark, Model, Outcome, Run};
+use wallet::model::{Doubt, Epoch, Mark, Model, Outcome, Run, find_doubt};
 
 use super::scrubber::{Scrubber, Walked};
-use super::verdict::{Doubt, find_doubt};
 use super::{Changed, metrics};
 use crate::fold::{LogPlace, PageEnd};
 
@@ -101,7 +100,8 @@ impl Projector {
     async fn check(&mut self, client: &Client, place: LogPlace) -> Result<()> {
         let mark = self.model.mark().await?;
         let (session, postgres) = session(client).await?;
-        let doubt = find_doubt(client, mark, (self.model.run(), postgres), place).await?;
+        let (runs, place_of) = ((self.model.run(), Some(postgres)), (place.partition, place.checkpoint));
+        let doubt = find_doubt(client, mark, runs, place_of).await.context("comparing the mark with the log")?;
         match (mark, doubt) {
             (Some(mark), None) => {
                 self.epoch = Some(mark.epoch);

@@ -1,18 +1,16 @@
-//! Whether the mark in Redis and the log in Postgres are of one past.
+//! Whether the mark in Redis and the log in Postgres are of one past. The projector acts on it, `doctor` and `audit` tell it.
 //!
 //! Redis is read first. So the log has the batch that the mark names, unless Postgres was put back to an older state.
 
 use std::fmt;
 
-use anyhow::{Context, Result};
-use pglog::Session;
-use wallet::model::{Mark, Run};
+use pglog::{Partition, Session};
 
-use crate::fold::LogPlace;
+use super::mark::{Mark, Run};
 
 /// Why the documents in Redis cannot be believed any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Doubt {
+pub enum Doubt {
     /// There is no mark: Redis is new or was emptied, or an event in it contradicted Postgres.
     NoMark,
     /// The mark was set before Redis was restarted. Redis may have lost its newest writes.
@@ -44,32 +42,31 @@ impl fmt::Display for Doubt {
     }
 }
 
-/// Looks for a reason to doubt a mark that was read before.
+/// Looks for a reason to doubt a mark that was read before. The present run of Postgres is compared if it is given. The
+/// checkpoint is that of the projector, and was read before the mark.
 ///
 /// # Errors
 /// Postgres is away.
-pub(super) async fn find_doubt(
+pub async fn find_doubt(
     session: &impl Session,
     mark: Option<Mark>,
-    (redis, postgres): (Run, Run),
-    place: LogPlace,
-) -> Result<Option<Doubt>> {
+    (redis, postgres): (Run, Option<Run>),
+    (partition, checkpoint): (Partition, i64),
+) -> Result<Option<Doubt>, pglog::Error> {
     let Some(mark) = mark else { return Ok(Some(Doubt::NoMark)) };
     if !mark.epoch.is_for(redis) {
         return Ok(Some(Doubt::OtherRun));
     }
-    if mark.offset < place.checkpoint {
+    if mark.offset < checkpoint {
         return Ok(Some(Doubt::Behind));
     }
-    let token = pglog::token_at(session, place.partition, mark.offset).await.context("comparing the mark's token")?;
+    let token = pglog::token_at(session, partition, mark.offset).await?;
     if token.is_some_and(|token| token != mark.token) {
         return Ok(Some(Doubt::OtherToken));
     }
     // A batch that is not there is reaped, or was never cut. Only batches at and below the checkpoint are reaped.
-    if token.is_none()
-        && mark.offset > pglog::head(session, place.partition).await.context("comparing the mark with the head")?
-    {
+    if token.is_none() && mark.offset > pglog::head(session, partition).await? {
         return Ok(Some(Doubt::BeyondHead));
     }
-    Ok((!mark.epoch.is_from(postgres)).then_some(Doubt::OtherPostgres))
+    Ok(postgres.filter(|postgres| !mark.epoch.is_from(*postgres)).map(|_| Doubt::OtherPostgres))
 }

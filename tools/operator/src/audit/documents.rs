@@ -13,7 +13,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::time::sleep;
 use tracing::info;
 use wallet::documents::{Document, docs};
-use wallet::model::{Epoch, Mark, Run, mark_key, read_document};
+use wallet::model::{Doubt, Epoch, Mark, Run, find_doubt, mark_key, read_document};
 use wallet::{WalletId, decimal};
 
 use super::Config;
@@ -63,14 +63,18 @@ async fn compare(client: &Client, redis: MultiplexedConnection, config: &Config,
     // The checkpoint is read before the mark, which is never below it.
     let checkpoint = checkpoint(client, config).await?;
     let run = run(&mut comparison.redis).await?;
-    let Some(mark) = comparison.mark().await?.filter(|mark| mark.epoch.is_for(run)) else {
-        if checkpoint.is_some() {
-            let words = "there is no mark of this run of Redis, so readers ask Postgres for every wallet";
-            report.note(format!("wallets in Redis: {words}"));
+    let mark = comparison.mark().await?;
+    let place = (config.stream.partition, checkpoint.unwrap_or(0));
+    let doubt = find_doubt(client, mark, (run, None), place).await.context("comparing the mark with the log")?;
+    let (Some(mark), None | Some(Doubt::Behind | Doubt::BeyondHead | Doubt::OtherToken)) = (mark, doubt) else {
+        if let (Some(_), Some(doubt)) = (checkpoint, doubt) {
+            report.note(format!("wallets in Redis: {doubt}; readers ask Postgres for every wallet"));
         }
         return Ok(());
     };
-    judge_mark(client, config, (mark, checkpoint), report).await?;
+    if let Some(doubt) = doubt {
+        report.differ(format!("wallets in Redis: {doubt} (offset {}, checkpoint {})", mark.offset, place.1));
+    }
     let mut line = DocumentsLine { epoch: mark.epoch.to_string(), offset: mark.offset, ..DocumentsLine::default() };
     let mut cursor = 0_u64;
     loop {
@@ -106,32 +110,6 @@ async fn checkpoint(client: &Client, config: &Config) -> Result<Option<i64>> {
         .await
         .context("asking for the checkpoint of the consumer wallets")?;
     Ok(row.get(0))
-}
-
-/// The mark must not be below the checkpoint, and its token must be that of the log.
-async fn judge_mark(
-    client: &Client,
-    config: &Config,
-    (mark, checkpoint): (Mark, Option<i64>),
-    report: &mut Report,
-) -> Result<()> {
-    let Mark { offset, token, .. } = mark;
-    if let Some(checkpoint) = checkpoint.filter(|checkpoint| offset < *checkpoint) {
-        report.differ(format!(
-            "wallets in Redis: the mark is at offset {offset}, and its consumer has passed {checkpoint}: Redis has lost its \
-             newest writes"
-        ));
-    }
-    let partition = config.stream.partition;
-    let head = pglog::head(client, partition).await.context("asking for the head")?;
-    let found = pglog::token_at(client, partition, offset).await.context("asking for a token")?;
-    if offset > head || found.is_some_and(|found| found != token) {
-        report.differ(format!(
-            "wallets in Redis: the mark at offset {offset} is of another past: the head of the log is {head}, and its token at \
-             the mark is another"
-        ));
-    }
-    Ok(())
 }
 
 /// The documents of one epoch, and both servers.

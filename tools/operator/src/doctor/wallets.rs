@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
 use redis::aio::MultiplexedConnection;
-use wallet::model::{Mark, Run, mark_key};
+use wallet::model::{Doubt, Run, find_doubt, mark_key};
 
 use super::finding::Finding;
 use super::redis_server::info;
@@ -143,7 +143,7 @@ async fn server_of(redis: &mut MultiplexedConnection) -> Result<Finding> {
     })
 }
 
-/// The mark is there, of this log, and not below the checkpoint.
+/// The mark is there, and the projector has no reason to doubt it.
 async fn mark(client: &Client, redis: &mut MultiplexedConnection, config: &Config, usage: &Usage) -> Result<Finding> {
     const CHECK: &str = "wallets.mark";
     const FIX: &str =
@@ -153,26 +153,22 @@ async fn mark(client: &Client, redis: &mut MultiplexedConnection, config: &Confi
     };
     let key = mark_key(&config.stream.stream_name);
     let text: Option<String> = redis::cmd("GET").arg(&key).query_async(redis).await.context("reading the mark")?;
-    let Some(Mark { epoch, offset, token }) = text.and_then(|text| text.parse().ok()) else {
-        let why = "readers believe no document, and ask Postgres for every wallet";
-        return Ok(Finding::warn(CHECK, format!("there is no mark at {key}"), why, FIX));
-    };
+    let mark = text.as_deref().and_then(|text| text.parse().ok());
     let server: String = redis::cmd("INFO").arg("server").query_async(redis).await.context("asking for the run")?;
-    if Run::of_info(&server).is_none_or(|run| !epoch.is_for(run)) {
-        let why = "Redis was restarted: readers believe no document of before";
-        return Ok(Finding::warn(CHECK, format!("epoch {epoch} is of another run of Redis"), why, FIX));
-    }
+    let run = Run::of_info(&server).context("INFO does not contain the run")?;
     let partition = config.stream.partition;
+    let doubt = find_doubt(client, mark, (run, None), (partition, checkpoint)).await?;
     let head = pglog::head(client, partition).await?;
-    let found = pglog::token_at(client, partition, offset).await?;
-    let what = format!("epoch {epoch}, offset {offset}, checkpoint {checkpoint}, head {head}");
-    Ok(if offset < checkpoint {
-        let why = "Redis has lost its newest writes: documents may be older than Postgres";
-        Finding::warn(CHECK, format!("{what}: it is below the checkpoint"), why, FIX)
-    } else if offset > head || found.is_some_and(|found| found != token) {
-        let why = "Postgres was put back to an older state: documents may show a past that is gone";
-        Finding::warn(CHECK, format!("{what}: it is of another past"), why, FIX)
-    } else {
-        Finding::ok(CHECK, what)
+    let what = format!("{key} is {}, checkpoint {checkpoint}, head {head}", text.as_deref().unwrap_or("missing"));
+    Ok(match doubt {
+        None => Finding::ok(CHECK, what),
+        Some(doubt @ (Doubt::NoMark | Doubt::OtherRun)) => {
+            let why = "readers believe no document, and ask Postgres for every wallet";
+            Finding::warn(CHECK, format!("{what}: {doubt}"), why, FIX)
+        }
+        Some(doubt) => {
+            let why = "documents may be older than Postgres, or show a past that is gone";
+            Finding::warn(CHECK, format!("{what}: {doubt}"), why, FIX)
+        }
     })
 }
