@@ -69,7 +69,7 @@ async fn chaos_during(falsify: impl AsyncFnOnce(&Client, &str)) -> String {
     falsify(&client, &format!("redis+unix://{}", quoted("redis-cli -s '"))).await;
     let output = chaos.fail(1).await;
     assert!(output.contains("seed 1; servers' data and logs of all processes are kept in"), "{output}");
-    assert!(data.join("1/history.log").is_file() && data.join("1/logs/api.log").is_file(), "the data is kept");
+    assert!(data.join("1/history.log").is_file() && data.join("1/logs/api_a.log").is_file(), "the data is kept");
     std::fs::remove_dir_all(data).unwrap();
     output
 }

@@ -58,8 +58,8 @@ pub(crate) async fn book_rides(world: Arc<World>, pause: Duration, seed: u64, st
         let booking = Booking::random(&mut rng);
         if rng.random_bool(0.2) {
             // A burst of the same request, whose responses are ignored. It must not change the result.
-            let burst = (0..4).map(|_| booking.send(&client, &world.rides_url, false));
-            futures_util::future::join_all(burst).await;
+            let urls = [(); 4].map(|()| world.rides_url(&mut rng));
+            futures_util::future::join_all(urls.iter().map(|url| booking.send(&client, url, false))).await;
         }
         let Some(body) = insist(&world, &client, &booking, &mut rng, &stop).await else { continue };
         let ride_id = serde_json::from_str::<Value>(&body).ok().and_then(|body| body["ride"]["id"].as_i64());
@@ -87,7 +87,7 @@ async fn insist(
     stop: &CancellationToken,
 ) -> Option<String> {
     loop {
-        match booking.send(client, &world.rides_url, rng.random_bool(0.2)).await {
+        match booking.send(client, &world.rides_url(rng), rng.random_bool(0.2)).await {
             Ok((201, body)) => return Some(body),
             Ok((409 | 500 | 503, _)) | Err(_) => {}
             Ok((status, body)) => {

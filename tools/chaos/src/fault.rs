@@ -12,7 +12,7 @@ use crate::{strike_network, strike_postgres, strike_process, strike_redis};
 /// A fault. Flags and summary use these names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Fault {
-    /// SIGKILL of the api.
+    /// SIGKILL of an api.
     KillApi,
     /// SIGKILL of the streamer that leads.
     KillLeader,
@@ -32,11 +32,11 @@ pub enum Fault {
     KillPayments,
     /// The payment processor dies after it has charged and before it responds.
     DieCharging,
-    /// The api dies at some point of a booking.
+    /// An api dies at some point of a booking.
     DieBooking,
     /// SIGSTOP of the payment processor, and SIGCONT.
     StopPayments,
-    /// SIGSTOP of the api, and SIGCONT.
+    /// SIGSTOP of an api, and SIGCONT.
     StopApi,
     /// SIGSTOP of the streamer that leads, and SIGCONT.
     StopLeader,

@@ -2,9 +2,9 @@
 //! once. A checker reads the log all the time and compares each consumer with it at every offset, and the history too.
 //!
 //! ```text
-//! clients ──▶ api ─┐                                         ┌─ checker: folds the log by itself,
-//!                  ├── proxies ──▶ PostgreSQL, Redis ◀───────┤  compares every consumer at its offset
-//! streamers × 2 ───┤                                         └─ late transactions, by SQL
+//! clients ──▶ apis × 2 ┐                                     ┌─ checker: folds the log by itself,
+//!                      ├── proxies ──▶ PostgreSQL, Redis ◀───┤  compares every consumer at its offset
+//! streamers × 2 ───────┤                                     └─ late transactions, by SQL
 //! consumers × 3, history, wallets; reaper
 //! ```
 //!
@@ -55,7 +55,7 @@ use world::World;
 /// Faults at once. With more of them, too few processes run that could break.
 const FAULTS_AT_ONCE: usize = 3;
 
-/// Clients of the api.
+/// Clients of the apis that post rides.
 const CLIENTS: u32 = 8;
 
 /// Clients that book rides, and the pause between two bookings of a client.

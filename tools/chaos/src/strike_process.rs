@@ -19,7 +19,7 @@ const DEATH_WAIT: Duration = Duration::from_secs(15);
 async fn victim(world: &World, fault: Fault, rng: &mut StdRng) -> Result<Arc<Slot>> {
     use Fault as F;
     Ok(match fault {
-        F::KillApi | F::StopApi => Arc::clone(&world.api),
+        F::KillApi | F::StopApi | F::DieBooking => Arc::clone(&world.apis[rng.random_range(0..world.apis.len())]),
         F::KillProjector | F::StopProjector | F::TwinProjector => Arc::clone(&world.projector),
         F::KillReaper => Arc::clone(&world.reaper),
         F::KillCompleter => Arc::clone(&world.completer),
@@ -77,15 +77,16 @@ pub(crate) async fn die_at(world: &World, fault: Fault, rng: &mut StdRng) -> Res
 const BOOKING_POINTS: [&str; 5] = ["started", "ride-created", "charged", "charge-created", "finished"];
 
 pub(crate) async fn die_booking(world: &World, rng: &mut StdRng) -> Result<String> {
-    let _turn = world.api.turn.lock().await;
+    let slot = victim(world, Fault::DieBooking, rng).await?;
+    let _turn = slot.turn.lock().await;
     let point = BOOKING_POINTS[rng.random_range(0..BOOKING_POINTS.len())];
-    world.api.restart_with(vec!["--die-at".to_owned(), point.to_owned()]).await;
-    let died = world.api.dies_within(DEATH_WAIT).await;
+    slot.restart_with(vec!["--die-at".to_owned(), point.to_owned()]).await;
+    let died = slot.dies_within(DEATH_WAIT).await;
     if !died {
-        world.api.signal(Signal::SIGKILL);
+        slot.signal(Signal::SIGKILL);
     }
-    ensure!(died, "no booking reached {point} within {DEATH_WAIT:?}");
-    Ok(point.to_owned())
+    ensure!(died, "no booking of {} reached {point} within {DEATH_WAIT:?}", slot.spec.name);
+    Ok(format!("{} at {point}", slot.spec.name))
 }
 
 pub(crate) async fn die_charging(world: &World) -> Result<String> {

@@ -34,13 +34,13 @@ struct Complaint {
 
 /// Posts rides until `stop`, with a mean pause of `pause`.
 pub(crate) async fn post_rides(world: Arc<World>, pause: Duration, seed: u64, stop: CancellationToken) {
-    let (promises, history, url) = (&world.promises, &world.history, world.rides_url.clone());
+    let (promises, history) = (&world.promises, &world.history);
     let mut rng = StdRng::seed_from_u64(seed);
     let client = reqwest::Client::builder().timeout(ANSWER_WAIT).build().unwrap_or_default();
     while sleep_or_stop(pause.mul_f64(rng.random_range(0.0..2.0)), &stop).await {
         let distance_mm: i64 = rng.random_range(1..=1_000_000);
         let body = format!(r#"{{"distance":{}.{:03}}}"#, distance_mm / 1000, distance_mm % 1000);
-        let request = client.post(&url).header("content-type", "application/json").body(body);
+        let request = client.post(world.rides_url(&mut rng)).header("content-type", "application/json").body(body);
         let answer = async {
             let response = request.send().await?;
             Ok::<_, reqwest::Error>((response.status().as_u16(), response.bytes().await?))

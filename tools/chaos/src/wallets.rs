@@ -71,7 +71,7 @@ impl Sending<'_> {
     /// Sends the command once.
     async fn send(&self, rng: &mut StdRng) -> Response {
         let traceparent = format!("00-{:032x}-{:016x}-00", self.trace_id, rng.random_range(1..u64::MAX));
-        let request = self.command.request(self.client, &self.world.api_url).header("traceparent", traceparent);
+        let request = self.command.request(self.client, self.world.api_url(rng)).header("traceparent", traceparent);
         let Ok(response) = request.send().await else { return Response::Open };
         let is_replayed = response.headers().contains_key("idempotent-replayed");
         let status = response.status().as_u16();
@@ -159,7 +159,7 @@ async fn read(world: &World, client: &Client, wallet: &str, min_version: Option<
     let (ledger, history) = (&world.wallets.ledger, &world.history);
     let path = ["/balance", "/balance", "", "/transactions"][rng.random_range(0..4)];
     let query = min_version.map(|version| format!("?min_version={version}")).unwrap_or_default();
-    let url = format!("{}/wallet/{wallet}{path}{query}", world.api_url);
+    let url = format!("{}/wallet/{wallet}{path}{query}", world.api_url(rng));
     let Ok(response) = client.get(&url).timeout(Duration::from_secs(5)).send().await else { return };
     let status = response.status().as_u16();
     let read_from = response.headers().get("read-from").and_then(|value| value.to_str().ok()).map(str::to_owned);

@@ -5,6 +5,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rand::RngExt;
+use rand::rngs::StdRng;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
@@ -25,11 +27,11 @@ pub(crate) struct World {
     pub redis: Mutex<Redis>,
     /// The URL of the server itself, without a proxy.
     pub postgres_url: String,
-    pub api_url: String,
-    pub rides_url: String,
+    /// The addresses of the apis. Clients use both.
+    api_urls: [String; 2],
     pub payments_url: String,
     pub receipts_folder: PathBuf,
-    pub api: Arc<Slot>,
+    pub apis: [Arc<Slot>; 2],
     pub payments: Arc<Slot>,
     pub completer: Arc<Slot>,
     pub receipts: Arc<Slot>,
@@ -55,7 +57,7 @@ impl World {
         let redis = Redis::start(folder.join("redis"), launcher::find_clock_library().filter(|_| with_clock)).await?;
         let logs = folder.join("logs");
         std::fs::create_dir_all(&logs).with_context(|| format!("creating {}", logs.display()))?;
-        let (api_port, payments_port) = (free_port()?, free_port()?);
+        let [api_a_port, api_b_port, payments_port] = free_ports()?;
         let payments_url = format!("http://127.0.0.1:{payments_port}");
         let (receipts_folder, journal) = (folder.join("receipts"), folder.join("payments"));
         let sockets = (postgres.socket()?, redis.socket().to_owned());
@@ -69,6 +71,7 @@ impl World {
         let mut charging = words(&format!("--payments-port {payments_port} --faults --fault-rate 0.05 --data"));
         charging.push(journal.display().to_string());
         let delivering = vec!["receipts".to_owned(), "--folder".to_owned(), receipts_folder.display().to_string()];
+        let api = async |name, port| slot(name, "api", words(&format!("--api-port {port} {booking}"))).await;
         let streamer = async |name| slot(name, "streamer", words("--fault-rate 0.1")).await;
         let mut consumers = Vec::new();
         for number in 0..consumer_count {
@@ -80,9 +83,8 @@ impl World {
             promises: Arc::default(),
             wallets: Wallets::new(),
             postgres_url: postgres.url().to_owned(),
-            api_url: format!("http://127.0.0.1:{api_port}"),
-            rides_url: format!("http://127.0.0.1:{api_port}/rides"),
-            api: slot("api", "api", words(&format!("--api-port {api_port} {booking}"))).await?,
+            api_urls: [api_a_port, api_b_port].map(|port| format!("http://127.0.0.1:{port}")),
+            apis: [api("api_a", api_a_port).await?, api("api_b", api_b_port).await?],
             payments: slot("payments", "payments", charging).await?,
             completer: slot("completer", "completer", words(&completing)).await?,
             receipts: slot("receipts", "receipts", delivering).await?,
@@ -116,7 +118,18 @@ impl World {
     /// Every process.
     pub fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
         let others = [&self.receipts, &self.completer, &self.reaper, &self.payments];
-        [&self.api].into_iter().chain(&self.streamers).chain(self.folding()).chain(others)
+        self.apis.iter().chain(&self.streamers).chain(self.folding()).chain(others)
+    }
+
+    /// The address of one of the apis, drawn anew for each request: so a client sends a retry to an api that does not remember
+    /// the first attempt, and reads from an api that did not write.
+    pub fn api_url(&self, rng: &mut StdRng) -> &str {
+        &self.api_urls[rng.random_range(0..self.api_urls.len())]
+    }
+
+    /// The address of the rides at one of the apis.
+    pub fn rides_url(&self, rng: &mut StdRng) -> String {
+        format!("{}/rides", self.api_url(rng))
     }
 
     /// All consumers: those with a total, the one that writes the history, and the one with the wallets.
@@ -209,10 +222,10 @@ fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
-/// A free port, outside of the range from which outgoing connections take theirs while the api is down.
-fn free_port() -> Result<u16> {
+/// Different free ports, outside of the range from which outgoing connections take theirs while an api is down.
+fn free_ports<const COUNT: usize>() -> Result<[u16; COUNT]> {
     let first: u16 = rand::random_range(20_000..31_000);
-    (first..first + 1000)
-        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
-        .context("no free port for the api")
+    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let ports: Vec<u16> = (first..first + 1000).filter(is_free).take(COUNT).collect();
+    ports.try_into().ok().context("no free ports for the apis")
 }
