@@ -129,16 +129,46 @@ impl World {
         found.into_iter().map(Option::unwrap_or_default).collect()
     }
 
+    /// The wallets whose documents readers believe, and that have no event in Postgres. `None`: Redis is away.
+    async fn unknown_wallets(&self) -> Option<Vec<String>> {
+        // Other tests have documents in this Redis, too. They are of other epochs.
+        let (mut redis, head) = (self.try_redis().await?, format!("{{\"epoch\":\"{}\"", self.wallets_epoch().await?));
+        let (mut cursor, mut believed) = (0_u64, Vec::new());
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg("wallet.*").arg("COUNT").arg(1000);
+            let (next, keys): (u64, Vec<String>) = scan.query_async(&mut redis).await.ok()?;
+            let mut reads = redis::pipe();
+            keys.iter().for_each(|key| {
+                reads.cmd("GETRANGE").arg(key).arg(0).arg(head.len() - 1);
+            });
+            let heads: Vec<String> = reads.query_async(&mut redis).await.ok()?;
+            let ids = keys.iter().map(|key| key["wallet.".len()..].to_owned());
+            believed.extend(ids.zip(heads).filter(|(_, found)| *found == head).map(|(id, _)| id));
+            cursor = next;
+            if cursor == 0 {
+                break;
+            }
+        }
+        let unknown = "SELECT id FROM unnest($1::text[]) AS id
+                       WHERE NOT EXISTS (SELECT FROM wallet_events WHERE wallet_id = id AND accepted)";
+        let rows = Session::query(self.client(), unknown, &[&believed]).await.unwrap();
+        Some(rows.iter().map(|row| row.get(0)).collect())
+    }
+
     async fn try_redis(&self) -> Option<redis::aio::MultiplexedConnection> {
         stream::redis::connect(&stream::redis::client(self.redis_url()).unwrap()).await.ok()
     }
 
-    /// Waits until the documents of all wallets equal Postgres (W6), and the consumer `name` has passed all that is staged.
+    /// Waits until the documents of all wallets equal Postgres and readers believe no other (W6), and the consumer `name` has
+    /// passed all that is staged.
     pub async fn wait_until_wallets_equal(&self, name: &str) {
         let at_head = format!("SELECT count(*) FROM checkpoints WHERE name = '{name}' AND last_offset = ");
         wait_until("the documents of all wallets equal Postgres", async || {
             let Some(head) = self.settled_head().await else { return false };
-            self.number(&format!("{at_head}{head}")).await == 1 && self.outdated_wallets().await.is_empty()
+            self.number(&format!("{at_head}{head}")).await == 1
+                && self.outdated_wallets().await.is_empty()
+                && self.unknown_wallets().await.is_some_and(|unknown| unknown.is_empty())
         })
         .await;
     }

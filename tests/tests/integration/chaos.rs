@@ -7,6 +7,7 @@ use deadpool_postgres::ClientWrapper as Client;
 use tests::{Process, binary, falsify, scratch_folder, wait_until};
 use tokio::process::Command;
 use tokio_postgres::error::SqlState;
+use wallet::WalletId;
 
 /// How often each kind of fault strikes.
 const COUNT_OF_EACH: usize = 2;
@@ -132,24 +133,43 @@ async fn a_command_that_is_decided_twice_is_seen() {
     assert!(output.contains("VIOLATION W1: WalletCommand {"), "{output}");
 }
 
+/// Runs a script on the document of the wallet that changed most, as one step: so the projector writes nothing in between. Its
+/// second key is the document of a new wallet. It returns 0 if there is no document yet.
+async fn change_document(client: &Client, redis_url: &str, script: &str) {
+    let hottest = "SELECT id::text FROM wallets ORDER BY version DESC LIMIT 1";
+    let wallet: String = client.query_one(hottest, &[]).await.unwrap().get(0);
+    let mut redis = stream::redis::connect(&stream::redis::client(redis_url).unwrap()).await.unwrap();
+    let (script, other) = (redis::Script::new(script), WalletId::new());
+    wait_until("the wallet has a document", async || {
+        let mut script = script.key(format!("wallet.{wallet}"));
+        script.key(format!("wallet.{other}")).invoke_async::<i64>(&mut redis).await.unwrap() == 1
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn an_older_document_over_a_newer_one_is_seen() {
     let output = chaos_during(async |client, redis_url| {
-        let hottest = "SELECT id::text FROM wallets ORDER BY version DESC LIMIT 1";
-        let wallet: String = client.query_one(hottest, &[]).await.unwrap().get(0);
-        let mut redis = stream::redis::connect(&stream::redis::client(redis_url).unwrap()).await.unwrap();
-        // As one step, so that the projector does not write a newer one in between.
         let older = "local text = redis.call('GET', KEYS[1]) or ''
                      local version = text:match('\"version_id\":(%d+)')
                      if not version then return 0 end
                      redis.call('SET', KEYS[1], (text:gsub('\"version_id\":%d+', '\"version_id\":' .. version - 1, 1)))
                      return 1";
-        let script = redis::Script::new(older);
-        wait_until("the wallet has a document", async || {
-            script.key(format!("wallet.{wallet}")).invoke_async::<i64>(&mut redis).await.unwrap() == 1
-        })
-        .await;
+        change_document(client, redis_url, older).await;
     })
     .await;
     assert!(output.contains("VIOLATION W6: version"), "{output}");
+}
+
+#[tokio::test]
+async fn a_document_of_a_wallet_that_postgres_does_not_know_is_seen() {
+    let output = chaos_during(async |client, redis_url| {
+        let copy = "local text = redis.call('GET', KEYS[1])
+                    if not text then return 0 end
+                    redis.call('SET', KEYS[2], (text:gsub(KEYS[1], KEYS[2])))
+                    return 1";
+        change_document(client, redis_url, copy).await;
+    })
+    .await;
+    assert!(output.contains("VIOLATION W6: readers believe wallet."), "{output}");
 }

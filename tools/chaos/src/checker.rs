@@ -141,6 +141,7 @@ impl Checker {
             self.check_batches(client).await?;
             self.check_rides(client).await?;
             wallet_checks::check_sums(client, &self.history).await?;
+            wallet_model::check_events(&self.world, client).await?;
         }
         Ok(consumers)
     }

@@ -1,5 +1,6 @@
 //! The wallets' documents in Redis. A connection with MONITOR sees every write, in order: a document never replaces a newer one
-//! of the same epoch (W6). At rest, each document is the state in Postgres.
+//! of the same epoch (W6). Postgres has the event of every document that readers believe. At rest, each document is the state in
+//! Postgres, and every api shows it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use serde_json::Value;
 
 use crate::history::History;
 use crate::ledger::minor;
+use crate::wallets;
 use crate::world::World;
 
 /// The key of the mark: the epoch of the documents, and the offset up to which they are certain.
@@ -23,6 +25,9 @@ pub(crate) const PREFIX: &str = "wallet.";
 
 /// The most transactions of a document.
 const TRANSACTION_COUNT_MAX: i64 = 20;
+
+/// Keys that Redis looks at per request.
+const SCAN_LEN: usize = 1000;
 
 /// The pause before a new connection when Redis was away.
 const CONNECT_PAUSE: Duration = Duration::from_millis(50);
@@ -83,7 +88,63 @@ impl Documents {
     }
 }
 
-/// A text about documents that are not the state in Postgres; empty if there are none. Meaningful at rest only.
+/// The documents that readers believe, by key: those of the mark's epoch.
+async fn believed(world: &World) -> Result<HashMap<String, Value>> {
+    let (mut redis, mut cursor, mut keys) = (world.redis_connection().await?, 0_u64, Vec::<String>::new());
+    loop {
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(cursor).arg("MATCH").arg(format!("{PREFIX}*")).arg("COUNT").arg(SCAN_LEN);
+        let (next, found): (u64, Vec<String>) = scan.query_async(&mut redis).await.context("looking for documents")?;
+        keys.extend(found);
+        cursor = next;
+        if cursor == 0 {
+            break;
+        }
+    }
+    // One command reads the mark and all documents, as readers do.
+    let texts = redis::cmd("MGET").arg(MARK).arg(&keys).query_async::<Vec<Option<String>>>(&mut redis).await;
+    let texts = texts.context("reading documents")?;
+    let mut values =
+        texts.iter().map(|text| serde_json::from_str(text.as_deref().unwrap_or_default()).unwrap_or_default());
+    let mark: Value = values.next().unwrap_or_default();
+    let is_believed = |document: &Value| mark["epoch"].is_string() && document["epoch"] == mark["epoch"];
+    Ok(keys.into_iter().zip(values).filter(|(_, document)| is_believed(document)).collect())
+}
+
+/// Postgres must have the event of each document that readers believe (W6). An api writes a document after the commit of its
+/// event, so this is true at any time, if Redis is read first.
+pub(crate) async fn check_events(world: &World, client: &Client) -> Result<()> {
+    // While a fault changes Redis, the checker does not wait for it.
+    if world.redis.try_lock().is_err() {
+        return Ok(());
+    }
+    // An error means that Redis is away.
+    let Ok(believed) = believed(world).await else { return Ok(()) };
+    let event_ids: Vec<&str> = believed.values().filter_map(|document| document["event_id"].as_str()).collect();
+    let rows = client
+        .query(
+            "-- chaos::wallet_model::check_events
+             SELECT event_id::text, wallet_id::text, version FROM wallet_events
+             WHERE event_id = ANY($1::text[]) AND accepted",
+            &[&event_ids],
+        )
+        .await
+        .context("looking for the events of documents")?;
+    let stored: HashMap<&str, (String, i64)> =
+        rows.iter().map(|row| (row.get(0), (format!("{PREFIX}{}", row.get::<_, &str>(1)), row.get(2)))).collect();
+    for (key, document) in &believed {
+        let event = document["event_id"].as_str().and_then(|event_id| stored.get(event_id));
+        if event.is_none_or(|(of, version)| of != key || document["version_id"] != *version) {
+            world
+                .history
+                .violation(&format!("W6: readers believe {key}, and its event in Postgres is {event:?}: {document}"));
+        }
+    }
+    Ok(())
+}
+
+/// A text about documents that are not the state in Postgres, and reads that do not show it; empty if there are none. Meaningful
+/// at rest only.
 pub(crate) async fn stale(world: &World, client: &Client) -> Result<String> {
     let rows = client
         .query(
@@ -98,24 +159,22 @@ pub(crate) async fn stale(world: &World, client: &Client) -> Result<String> {
         )
         .await
         .context("reading the wallets")?;
-    let mut redis = world.redis_connection().await?;
-    let mark: Option<String> = redis::cmd("GET").arg(MARK).query_async(&mut redis).await.context("reading the mark")?;
-    let mark: Value = mark.and_then(|mark| serde_json::from_str(&mark).ok()).unwrap_or_default();
-    let mut texts = Vec::new();
+    let (mut believed, mut texts) = (believed(world).await?, Vec::new());
     for row in rows {
-        let key = format!("{PREFIX}{}", row.get::<_, &str>(0));
-        let document: Option<String> =
-            redis::cmd("GET").arg(&key).query_async(&mut redis).await.context("reading a document")?;
-        let document: Value = document.and_then(|document| serde_json::from_str(&document).ok()).unwrap_or_default();
-        let wanted = (mark["epoch"].as_str(), Some(row.get(1)), Some(row.get(2)));
-        let found = (document["epoch"].as_str(), document["version_id"].as_i64(), minor(&document["data"]["balance"]));
+        let (wallet, version, balance_minor): (&str, i64, i64) = (row.get(0), row.get(1), row.get(2));
+        let key = format!("{PREFIX}{wallet}");
+        let document = believed.remove(&key).unwrap_or_default();
+        let found = document["version_id"].as_i64().zip(minor(&document["data"]["balance"]));
         let transactions = document["data"]["transactions"].as_array().into_iter().flatten().map(line_of);
-        if wanted != found || mark["epoch"].is_null() {
-            texts.push(format!("{key} is {found:?} instead of {wanted:?}"));
+        if found != Some((version, balance_minor)) {
+            texts.push(format!("{key} is {found:?} instead of version {version}, balance {balance_minor}"));
         } else if transactions.collect::<Option<Vec<_>>>() != Some(row.get(3)) {
             texts.push(format!("{key} has other transactions than Postgres"));
+        } else {
+            texts.extend(wallets::misread(world, wallet, (version, balance_minor)).await);
         }
     }
+    texts.extend(believed.keys().map(|key| format!("readers believe {key}, and Postgres has no such wallet")));
     Ok(texts.join(", "))
 }
 

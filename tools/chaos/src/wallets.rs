@@ -11,11 +11,14 @@ use reqwest::Client;
 use serde_json::Value;
 use simulator::WalletCommand;
 
-use crate::ledger::Answer;
+use crate::ledger::{Answer, minor};
 use crate::world::World;
 
 /// The longest pause between two tries of one command; the mean is half of it.
 const RETRY_PAUSE_MAX: f64 = 1.0;
+
+/// How long a client waits for the response to a read.
+const READ_WAIT: Duration = Duration::from_secs(5);
 
 /// Sends commands until `stop`. One without a key is sent once; one with a key is repeated until its response is final.
 pub(crate) async fn command_wallets(world: Arc<World>, pause: Duration, seed: u64, stop: CancellationToken) {
@@ -160,7 +163,7 @@ async fn read(world: &World, client: &Client, wallet: &str, min_version: Option<
     let path = ["/balance", "/balance", "", "/transactions"][rng.random_range(0..4)];
     let query = min_version.map(|version| format!("?min_version={version}")).unwrap_or_default();
     let url = format!("{}/wallet/{wallet}{path}{query}", world.api_url(rng));
-    let Ok(response) = client.get(&url).timeout(Duration::from_secs(5)).send().await else { return };
+    let Ok(response) = client.get(&url).timeout(READ_WAIT).send().await else { return };
     let status = response.status().as_u16();
     let read_from = response.headers().get("read-from").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let Ok(body) = response.bytes().await else { return };
@@ -178,4 +181,26 @@ async fn read(world: &World, client: &Client, wallet: &str, min_version: Option<
     if min_version.is_some_and(|min_version| version < min_version) {
         history.violation(&format!("W5: GET {url} was answered from {read_from:?} with version {version}"));
     }
+}
+
+/// Reads the wallet from each api. Returns a text about each response that does not show this version and balance, or does not
+/// come from Redis: such an api takes Redis for away, or believes another mark than the one that is there.
+pub(crate) async fn misread(world: &World, wallet: &str, expected: (i64, i64)) -> Vec<String> {
+    let (client, mut texts) = (Client::new(), Vec::new());
+    for url in world.api_urls.iter().map(|api_url| format!("{api_url}/wallet/{wallet}")) {
+        let read = async {
+            let response = client.get(&url).timeout(READ_WAIT).send().await?;
+            let is_from_redis = response.headers().get("read-from").is_some_and(|source| source == "redis");
+            let body = response.bytes().await?;
+            Ok::<_, reqwest::Error>((is_from_redis, serde_json::from_slice(&body).unwrap_or_default()))
+        };
+        let is_right = |(is_from_redis, json): &(bool, Value)| {
+            *is_from_redis && json["version"].as_i64().zip(minor(&json["balance"])) == Some(expected)
+        };
+        let read = read.await;
+        if !read.as_ref().is_ok_and(is_right) {
+            texts.push(format!("GET {url} is {read:?} instead of {expected:?} from Redis"));
+        }
+    }
+    texts
 }

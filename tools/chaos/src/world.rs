@@ -28,7 +28,7 @@ pub(crate) struct World {
     /// The URL of the server itself, without a proxy.
     pub postgres_url: String,
     /// The addresses of the apis. Clients use both.
-    api_urls: [String; 2],
+    pub api_urls: [String; 2],
     pub payments_url: String,
     pub receipts_folder: PathBuf,
     pub apis: [Arc<Slot>; 2],
