@@ -7,6 +7,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use redis::Value;
 use tests::{PrivateRedis, wait_until};
+use tokio::task::JoinSet;
+use wallet::WalletId;
+use wallet::documents::{Change, Document};
 use wallet::model::{API_WAIT, Away, Model};
 
 use crate::wallet_model_fixture::{Fixture, History, LOG, MARK, WAIT, connect, model_on};
@@ -79,6 +82,49 @@ async fn a_redis_that_is_killed_is_used_again_when_it_is_back() {
     assert!(fixture.text(other.wallet).await.is_some());
 }
 
+/// Redis runs a command to its end, and does nothing else meanwhile.
+#[tokio::test]
+async fn many_outdated_documents_are_deleted_a_thousand_at_a_time() {
+    let (mut fixture, epoch) = Fixture::begun().await;
+    let api = model_on(&fixture.redis, API_WAIT).await;
+    let histories: Vec<History> = (0..2500).map(|_| History::new(2)).collect();
+    let documents: Vec<Document> = histories.iter().map(|history| history.document(1)).collect();
+    fixture.model.put(Some(epoch), &documents).await.unwrap();
+    fixture.run(&["SAVE"]).await;
+    fixture.redis.kill().await;
+    wait_until("the api notices", async || is_away(&api).await).await;
+    let changes: Vec<Change> = histories.iter().map(|history| history.change(1, 2)).collect();
+    assert_eq!(api.put_changes(Some(epoch), &changes).await, Err(Away));
+    fixture.redis.start_again().await;
+    wait_until("the model is back", async || api.mark().await.is_ok()).await;
+    fixture.connection = connect(&fixture.redis).await;
+    assert_eq!(fixture.run(&["DBSIZE"]).await, Value::Int(1), "the mark alone is left");
+    assert_eq!(fixture.call_count("del").await, 3);
+}
+
+/// The connection is there all the time, so no reconnection deletes the document.
+#[tokio::test]
+async fn a_change_that_finds_the_queue_full_leaves_no_outdated_document() {
+    let (fixture, epoch) = Fixture::begun().await;
+    let (history, other) = (History::new(9), WalletId::new());
+    fixture.put(epoch, &history.document(6)).await;
+    let pid = fixture.pid().await;
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let mut reads = JoinSet::new();
+    for _ in 0..6000 {
+        let model = fixture.model.clone();
+        reads.spawn(async move { model.head(other).await });
+    }
+    // Those that have no place in the queue are refused at once.
+    assert_eq!(reads.join_next().await.unwrap().unwrap(), Err(Away));
+    assert_eq!(fixture.model.put_changes(Some(epoch), &[history.change(6, 7)]).await, Err(Away));
+    kill(pid, Signal::SIGCONT).unwrap();
+    let replied = reads.join_all().await.into_iter().filter(Result::is_ok).count();
+    assert!(replied > 1000, "the connection was kept");
+    assert_eq!(fixture.model.head(history.wallet).await, Ok(None));
+    assert_eq!(fixture.text(history.wallet).await, None, "it was deleted before any read");
+}
+
 #[tokio::test]
 async fn the_scripts_of_a_redis_may_be_flushed() {
     let (fixture, epoch) = Fixture::begun().await;
@@ -133,7 +179,7 @@ async fn a_thousand_requests_at_once_are_served_together() {
     let (fixture, epoch) = Fixture::begun().await;
     let history = History::new(9);
     fixture.put(epoch, &history.document(6)).await;
-    let before = fixture.read_count().await;
+    let before = fixture.call_count("get").await;
     let reads: Vec<_> = (0..1000)
         .map(|_| {
             let (model, wallet) = (fixture.model.clone(), history.wallet);
@@ -144,15 +190,16 @@ async fn a_thousand_requests_at_once_are_served_together() {
         assert_eq!(read.await.unwrap(), Ok(Some(history.document(6).head())));
     }
     // One GET of the mark per group, and few groups.
-    assert!(fixture.read_count().await - before < 100);
+    assert!(fixture.call_count("get").await - before < 100);
 }
 
 impl Fixture {
-    /// How often GET was called.
-    async fn read_count(&self) -> i64 {
+    /// How often a command was called.
+    async fn call_count(&self, command: &str) -> i64 {
         let Value::BulkString(info) = self.run(&["INFO", "commandstats"]).await else { panic!("no info") };
         let info = String::from_utf8(info).unwrap();
-        let line = info.lines().find_map(|line| line.strip_prefix("cmdstat_get:calls=")).unwrap();
+        let start = format!("cmdstat_{command}:calls=");
+        let line = info.lines().find_map(|line| line.strip_prefix(&start)).unwrap();
         line.split_once(',').unwrap().0.parse().unwrap()
     }
 }

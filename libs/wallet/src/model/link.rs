@@ -5,8 +5,8 @@
 //! down --every second: Redis replies and takes writes--> up
 //! ```
 //!
-//! While the connection is down, documents that should be written are remembered. They are deleted before any document is read
-//! again: a reader that finds none reads Postgres.
+//! Documents that should have been written, and were not, are remembered. They are deleted before any document is read again: a
+//! reader that finds none reads Postgres.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -43,6 +43,9 @@ const REPLY_WAIT_MIN: Duration = Duration::from_millis(250);
 /// Documents that are remembered for deletion at most. The projector mends the others.
 const OUTDATED_COUNT_MAX: usize = 100_000;
 
+/// Documents that are deleted by one command. It takes Redis some 8 ms, in which Redis does nothing else.
+const DELETION_LEN_MAX: usize = 1000;
+
 /// A request that waits.
 struct Waiting {
     commands: Commands,
@@ -67,6 +70,29 @@ pub(super) struct Link {
     waiting: mpsc::Sender<Waiting>,
     wait: Duration,
     seen: Seen,
+    outdated: Outdated,
+}
+
+/// The wallets whose documents may be outdated, because a request did not reach Redis.
+#[derive(Clone, Default)]
+struct Outdated(Arc<Mutex<HashSet<WalletId>>>);
+
+impl Outdated {
+    fn add(&self, wallets: Vec<WalletId>) {
+        let mut set = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = OUTDATED_COUNT_MAX.saturating_sub(set.len());
+        set.extend(wallets.into_iter().take(room));
+    }
+
+    /// Takes some of them out.
+    fn take(&self) -> Vec<WalletId> {
+        let mut set = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let wallets: Vec<WalletId> = set.iter().take(DELETION_LEN_MAX).copied().collect();
+        for wallet in &wallets {
+            set.remove(wallet);
+        }
+        wallets
+    }
 }
 
 /// The newest mark of this connection and of those before it, and the run of Redis.
@@ -103,10 +129,11 @@ impl Link {
     /// Connects to `client` in the background. A request waits up to `wait`.
     pub fn start(client: Client, mark_key: String, wait: Duration) -> Self {
         let (waiting, receiver) = mpsc::channel(QUEUE_LEN_MAX);
-        let seen = Seen::default();
-        let redis = Redis { client, mark_key, reply_wait: wait.max(REPLY_WAIT_MIN), seen: seen.clone() };
+        let (seen, outdated) = (Seen::default(), Outdated::default());
+        let reply_wait = wait.max(REPLY_WAIT_MIN);
+        let redis = Redis { client, mark_key, reply_wait, seen: seen.clone(), outdated: outdated.clone() };
         tokio::spawn(serve(receiver, redis));
-        Self { waiting, wait, seen }
+        Self { waiting, wait, seen, outdated }
     }
 
     /// The newest mark.
@@ -126,32 +153,25 @@ impl Link {
     /// Redis is away, or it does not reply in time: whether it got the commands is unknown.
     pub async fn ask(&self, commands: Commands, outdated: Vec<WalletId>) -> Result<Reply, Away> {
         let (reply, replied) = oneshot::channel();
-        let asked = async {
-            self.waiting.send(Waiting { commands, outdated, reply }).await.map_err(|_| Away)?;
-            replied.await.map_err(|_| Away)
-        };
-        timeout(self.wait, asked).await.unwrap_or(Err(Away))
+        if let Err(refused) = self.waiting.try_send(Waiting { commands, outdated, reply }) {
+            self.outdated.add(refused.into_inner().outdated);
+            return Err(Away);
+        }
+        timeout(self.wait, replied).await.map_err(|_| Away)?.map_err(|_| Away)
     }
 }
 
 async fn serve(mut waiting: mpsc::Receiver<Waiting>, redis: Redis) {
-    let mut outdated = HashSet::new();
     let mut pause = Duration::ZERO;
     loop {
         gauge!(UP).set(0.0);
-        let Some(wire) = redis.connect(&mut waiting, &mut outdated, pause).await else { return };
+        let Some(wire) = redis.connect(&mut waiting, pause).await else { return };
         gauge!(UP).set(1.0);
         info!("the wallets' read model is there");
-        let Some(error) = redis.exchange(wire, &mut waiting, &mut outdated).await else { return };
+        let Some(error) = redis.exchange(wire, &mut waiting).await else { return };
         warn!(error = format!("{error:#}"), "the wallets' read model is away: wallets are read from Postgres");
         pause = RETRY_WAIT;
     }
-}
-
-/// Adds to what is to be deleted.
-fn remember(outdated: &mut HashSet<WalletId>, wallets: Vec<WalletId>) {
-    let room = OUTDATED_COUNT_MAX - outdated.len();
-    outdated.extend(wallets.into_iter().take(room));
 }
 
 /// Where the read model is.
@@ -160,17 +180,13 @@ struct Redis {
     mark_key: String,
     reply_wait: Duration,
     seen: Seen,
+    outdated: Outdated,
 }
 
 impl Redis {
     /// Connects, and refuses requests meanwhile; before the first attempt has failed, they wait. `None`: there will be no more
     /// requests.
-    async fn connect(
-        &self,
-        waiting: &mut mpsc::Receiver<Waiting>,
-        outdated: &mut HashSet<WalletId>,
-        mut pause: Duration,
-    ) -> Option<Wire> {
+    async fn connect(&self, waiting: &mut mpsc::Receiver<Waiting>, mut pause: Duration) -> Option<Wire> {
         loop {
             let mut attempt: Pin<Box<dyn Future<Output = Result<Wire>> + Send>> = Box::pin(async {
                 sleep(pause).await;
@@ -180,13 +196,15 @@ impl Redis {
                 tokio::select! {
                     biased;
                     opened = &mut attempt => break opened,
-                    refused = waiting.recv(), if !pause.is_zero() => remember(outdated, refused?.outdated),
+                    refused = waiting.recv(), if !pause.is_zero() => self.outdated.add(refused?.outdated),
                 }
             };
             drop(attempt);
             let cleared = async {
                 let mut wire = opened?;
-                timeout(self.reply_wait, self.prepare(&mut wire, outdated)).await.context("no reply in time")??;
+                // It also reads the mark.
+                self.ask(&mut wire, &[]).await?;
+                self.delete_outdated(&mut wire).await?;
                 anyhow::Ok(wire)
             };
             match cleared.await {
@@ -214,22 +232,24 @@ impl Redis {
         Ok(wire)
     }
 
-    /// Deletes the documents that were not written while Redis was away, and reads the mark.
-    async fn prepare(&self, wire: &mut Wire, outdated: &mut HashSet<WalletId>) -> Result<()> {
-        let wallets: Vec<WalletId> = outdated.iter().copied().collect();
-        let (reply, _) = oneshot::channel();
-        self.ask(wire, &[Waiting { commands: super::deletion(&wallets), outdated: vec![], reply }]).await?;
-        outdated.clear();
-        Ok(())
+    /// Deletes the documents that are remembered, some at a time.
+    async fn delete_outdated(&self, wire: &mut Wire) -> Result<()> {
+        loop {
+            let wallets = self.outdated.take();
+            if wallets.is_empty() {
+                return Ok(());
+            }
+            let deletion =
+                Waiting { commands: super::deletion(&wallets), outdated: vec![], reply: oneshot::channel().0 };
+            if let Err(error) = self.ask(wire, &[deletion]).await {
+                self.outdated.add(wallets);
+                return Err(error);
+            }
+        }
     }
 
     /// Serves requests in groups until one fails. `None`: there will be no more requests.
-    async fn exchange(
-        &self,
-        mut wire: Wire,
-        waiting: &mut mpsc::Receiver<Waiting>,
-        outdated: &mut HashSet<WalletId>,
-    ) -> Option<anyhow::Error> {
+    async fn exchange(&self, mut wire: Wire, waiting: &mut mpsc::Receiver<Waiting>) -> Option<anyhow::Error> {
         let mut group = Vec::with_capacity(GROUP_LEN_MAX);
         loop {
             group.push(waiting.recv().await?);
@@ -240,8 +260,11 @@ impl Redis {
             {
                 group.push(next);
             }
-            let replied = timeout(self.reply_wait, self.ask(&mut wire, &group)).await;
-            match replied.context("no reply in time").flatten() {
+            let replied = async {
+                self.delete_outdated(&mut wire).await?;
+                self.ask(&mut wire, &group).await
+            };
+            match replied.await {
                 Ok(replies) => {
                     for (Waiting { reply, .. }, sent) in group.drain(..).zip(replies) {
                         // An error means that the request waits no longer.
@@ -249,15 +272,19 @@ impl Redis {
                     }
                 }
                 Err(error) => {
-                    group.drain(..).for_each(|request| remember(outdated, request.outdated));
+                    group.drain(..).for_each(|request| self.outdated.add(request.outdated));
                     return Some(error);
                 }
             }
         }
     }
 
-    /// One round trip: the mark, and then all commands of the group.
+    /// One round trip, in a bounded time: the mark, and then all commands of the group.
     async fn ask(&self, wire: &mut Wire, group: &[Waiting]) -> Result<Vec<Reply>> {
+        timeout(self.reply_wait, self.round_trip(wire, group)).await.context("no reply in time")?
+    }
+
+    async fn round_trip(&self, wire: &mut Wire, group: &[Waiting]) -> Result<Vec<Reply>> {
         let len = group.iter().map(|request| request.commands.bytes().len()).sum::<usize>();
         let mut commands = Commands::with_capacity(len + 128);
         commands.add(&["GET", &self.mark_key]);
