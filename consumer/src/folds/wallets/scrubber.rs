@@ -6,23 +6,25 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
+use futures_util::future::try_join_all;
 use pglog::Session;
 use tracing::{info, warn};
 use wallet::WalletId;
-use wallet::documents::{Document, docs};
+use wallet::documents::docs;
 use wallet::model::{Epoch, Model, Outcome, Written};
 
 use super::compare::{Finding, compare};
 use super::metrics;
 
-/// Wallets per page: about a megabyte of documents.
-const PAGE_LEN: i64 = 500;
+/// Wallets per page: half a megabyte of documents.
+const PAGE_LEN: usize = 250;
 
-/// Pages per step of a fast round. While one is written, the next one is read.
-const FAST_PAGE_COUNT: usize = 4;
+/// Wallets per step of a fast round. Its pages are mended at the same time: while Postgres gathers one of them, others are
+/// compared and written.
+const FAST_STEP_LEN: i64 = 2000;
 
 /// Wallets per step of a slow round.
-const SLOW_PAGE_LEN: i64 = 100;
+const SLOW_STEP_LEN: i64 = 100;
 
 /// A step of a slow round takes one part of the time, and the pause after it so many.
 const PAUSE_PARTS: u32 = 19;
@@ -57,15 +59,6 @@ pub(super) enum Walked {
     Refused,
 }
 
-/// Some wallets, compared.
-struct Page {
-    last: Option<String>,
-    count: u64,
-    /// The documents that are to be written.
-    outdated: Vec<Document>,
-    gone: Option<WalletId>,
-}
-
 impl Scrubber {
     /// Begins a round at full speed.
     pub fn begin(&mut self, epoch: Epoch) {
@@ -86,44 +79,34 @@ impl Scrubber {
     /// One bounded step.
     pub async fn walk(&mut self, client: &Client, model: &Model, epoch: Epoch) -> Result<Walked> {
         let began_at = Instant::now();
-        let (page_count, page_len) = if self.is_fast { (FAST_PAGE_COUNT, PAGE_LEN) } else { (1, SLOW_PAGE_LEN) };
-        let mut page = read(client, model, epoch, &self.after, page_len).await?;
-        for number in 1..=page_count {
-            if let Some(wallet) = page.gone {
-                return Ok(Walked::Gone(wallet));
+        let step_len = if self.is_fast { FAST_STEP_LEN } else { SLOW_STEP_LEN };
+        let wallets = wallets_after(client, &self.after, step_len).await?;
+        let pages = wallets.chunks(PAGE_LEN).map(|wallets| mend(client, model, epoch, wallets));
+        for mended in try_join_all(pages).await? {
+            match mended {
+                Mended::Gone(wallet) => return Ok(Walked::Gone(wallet)),
+                Mended::Written(written) if written.outcome != Outcome::Done => return Ok(Walked::Refused),
+                Mended::Written(written) => self.note(&written),
             }
-            let Some(last) = page.last.take() else {
-                self.end_round();
-                break;
-            };
-            // While Redis takes this page, Postgres gathers the next one.
-            let writing = write(model, epoch, &page.outdated);
-            let (written, next) = if number < page_count {
-                let (written, next) = tokio::join!(writing, read(client, model, epoch, &last, page_len));
-                (written?, Some(next?))
-            } else {
-                (writing.await?, None)
-            };
-            if written.outcome != Outcome::Done {
-                return Ok(Walked::Refused);
-            }
-            self.pass(last, page.count, &written);
-            match next {
-                Some(next) => page = next,
-                None => break,
-            }
+        }
+        match wallets.last() {
+            Some(last) => self.pass(last, wallets.len()),
+            None => self.end_round(),
         }
         self.due_at = (!self.is_fast).then(|| Instant::now() + (began_at.elapsed() * PAUSE_PARTS).max(PAUSE_MIN));
         Ok(Walked::Sound)
     }
 
-    fn pass(&mut self, last: String, compared_count: u64, written: &Written) {
-        self.after = last;
-        self.compared_count += compared_count;
+    fn note(&mut self, written: &Written) {
         self.mended_count += written.written_count as u64;
         self.unstored_count += written.deleted_count as u64;
-        metrics::set_round(self.is_fast, self.compared_count);
         metrics::count_mended(written.written_count as u64);
+    }
+
+    fn pass(&mut self, last: &WalletId, compared_count: usize) {
+        self.after = last.to_string();
+        self.compared_count += compared_count as u64;
+        metrics::set_round(self.is_fast, self.compared_count);
     }
 
     /// All wallets are compared: begins a slow round.
@@ -142,29 +125,32 @@ impl Scrubber {
     }
 }
 
-/// Reads some wallets from both places, Redis first: every event that Redis has, Postgres had before.
-async fn read(client: &Client, model: &Model, epoch: Epoch, after: &str, len: i64) -> Result<Page> {
-    let wallets = wallets_after(client, after, len).await?;
-    let (_, heads) = model.heads(&wallets).await?;
-    let mut documents = docs(client, &wallets).await.context("reading wallets")?;
+/// One page, mended.
+enum Mended {
+    /// Its outdated documents were written.
+    Written(Written),
+    /// This wallet has an event in Redis that Postgres does not have.
+    Gone(WalletId),
+}
+
+/// Reads some wallets from both places, Redis first: every event that Redis has, Postgres had before. Then it writes the
+/// documents that are outdated.
+async fn mend(client: &Client, model: &Model, epoch: Epoch, wallets: &[WalletId]) -> Result<Mended> {
+    let (_, heads) = model.heads(wallets).await?;
+    let mut documents = docs(client, wallets).await.context("reading wallets")?;
     documents.sort_by_key(|document| document.wallet);
-    let (mut outdated, mut gone) = (HashSet::new(), None);
+    let mut outdated = HashSet::new();
     for (wallet, head) in wallets.iter().zip(heads) {
         let head = head.filter(|(of, _)| *of == epoch).map(|(_, head)| head);
         let place = documents.binary_search_by_key(wallet, |document| document.wallet);
         match compare(head, place.ok().map(|place| &documents[place])) {
             Finding::Sound => {}
             Finding::Outdated => drop(outdated.insert(*wallet)),
-            Finding::Gone => gone = Some(*wallet),
+            Finding::Gone => return Ok(Mended::Gone(*wallet)),
         }
     }
     documents.retain(|document| outdated.contains(&document.wallet));
-    let last = wallets.last().map(ToString::to_string);
-    Ok(Page { last, count: wallets.len() as u64, outdated: documents, gone })
-}
-
-async fn write(model: &Model, epoch: Epoch, documents: &[Document]) -> Result<Written> {
-    Ok(model.put(Some(epoch), documents).await?)
+    Ok(Mended::Written(model.put(Some(epoch), &documents).await?))
 }
 
 /// The ids of wallets that follow `after`, in order.
