@@ -4,7 +4,7 @@ use common::shutdown::CancellationToken;
 use consumer::{Consumer, Fault, Interruption, Model, Progress, WalletsFold};
 use monitor::Health;
 use stream::resp::Commands;
-use tests::{Process, World, change_wallets, new_wallets, wait_until};
+use tests::{Process, WalletTraffic, World, change_wallets, new_wallets, wait_until};
 use wallet::{WalletId, WalletsArgs};
 
 use crate::wallet_projector::PROJECTOR;
@@ -49,6 +49,23 @@ async fn documents_are_certain_before_the_checkpoint_moves() {
     let progress = projector.run_once(Fault::None, None).await.unwrap();
     assert_eq!((progress.applied_count, world.number(checkpoint).await), (20, before + 20));
     assert_eq!(world.wallets_epoch().await, epoch);
+}
+
+/// A document that is written while both are read is newer in Redis than in Postgres, if Postgres is read first.
+#[tokio::test]
+async fn documents_that_are_written_while_wallets_are_compared_raise_no_doubt() {
+    let world = World::new().await;
+    let wallets = new_wallets(300);
+    change_wallets(world.client(), &wallets, 90_000).await;
+    rest(&mut projector(&world)).await;
+    let epoch = world.wallets_epoch().await;
+    let traffic = WalletTraffic::start(&world, &wallets).await;
+    for _ in 0..40 {
+        // A new session begins a round at full speed.
+        rest(&mut projector(&world)).await;
+    }
+    traffic.stop().await;
+    assert!(epoch.is_some() && world.wallets_epoch().await == epoch, "no document is given up");
 }
 
 /// A foreign entry must neither change a document nor move the mark, which no batch would have the token of.
