@@ -8,11 +8,11 @@ use crate::config::Config;
 use crate::fold::CheckpointKey;
 use crate::registry::Registry;
 
-/// Carries out the command, and prints the result.
+/// Carries out the command, and prints the result. Returns the name of the fold of a consumer that is unregistered now.
 ///
 /// # Errors
 /// As [`register_anew`], [`copy`] or [`unregister`].
-pub(crate) async fn administer(config: &Config, registry: &Registry) -> Result<()> {
+pub(crate) async fn administer(config: &Config, registry: &Registry) -> Result<Option<String>> {
     let (name, partition) = (&config.name, config.stream.partition);
     let key = CheckpointKey { name: name.clone(), partition };
     let mut client = connect::postgres::connect(&config.postgres.database_url, "consumer", || {}).await?;
@@ -24,8 +24,9 @@ pub(crate) async fn administer(config: &Config, registry: &Registry) -> Result<(
         let last_offset = copy(&mut client, registry, config.fold.as_deref(), source, &key).await?;
         println!("consumer {name} starts with the state of {source} at offset {last_offset}");
     } else {
-        unregister(&client, name, partition).await?;
+        let fold = unregister(&client, name, partition).await?;
         println!("consumer {name} is unregistered");
+        return Ok(fold);
     }
-    Ok(())
+    Ok(None)
 }

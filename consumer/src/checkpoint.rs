@@ -4,7 +4,7 @@
 //! The compare-and-set fences a second process of the same name and the replay of a dead letter: whichever commits first
 //! makes the other start over.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
 use pglog::{Partition, Session};
 use tokio_postgres::Row;
@@ -216,19 +216,30 @@ impl Advance<'_> {
 }
 
 /// Removes the consumer with its state, its dead letters and the rows that reference its checkpoint. It holds back the reaper
-/// no longer.
+/// no longer. Returns the name of its fold, if the row is not older than the column for it.
 ///
 /// # Errors
 /// There is no such consumer, or Postgres is away.
-pub async fn unregister(client: &Client, name: &str, partition: Partition) -> Result<()> {
-    let removed_count = client
-        .execute(
+pub async fn unregister(client: &Client, name: &str, partition: Partition) -> Result<Option<String>> {
+    let row = client
+        .query_opt(
             "-- consumer::checkpoint::unregister
-             DELETE FROM checkpoints WHERE name = $1 AND partition = $2",
+             DELETE FROM checkpoints WHERE name = $1 AND partition = $2 RETURNING fold",
             &[&name, &partition],
         )
         .await
         .context("unregistering")?;
-    ensure!(removed_count == 1, "no consumer {name:?} is registered in partition {partition}");
-    Ok(())
+    let row = row.with_context(|| format!("no consumer {name:?} is registered in partition {partition}"))?;
+    Ok(row.get(0))
+}
+
+/// Whether any consumer with this fold is registered.
+///
+/// # Errors
+/// Postgres is away.
+pub(crate) async fn has_fold(session: &impl Session, fold: FoldId, partition: Partition) -> Result<bool> {
+    let sql = "-- consumer::checkpoint::has_fold
+         SELECT EXISTS (SELECT FROM checkpoints WHERE partition = $1 AND fold = $2)";
+    let row = session.query_one(sql, &[&partition, &fold.name]).await.context("looking for consumers of the fold")?;
+    Ok(row.get(0))
 }

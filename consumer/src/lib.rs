@@ -78,7 +78,7 @@ const AGE_MAX: Duration = Duration::from_secs(5);
 pub async fn run(config: Config, registry: Registry, shutdown: CancellationToken) -> Result<()> {
     if config.administers() {
         // Beside the consumer itself, which may run and serve the monitor's port.
-        return administer(&config, &registry).await;
+        return administer(&config, &registry).await.map(drop);
     }
     let health = monitor::start(&config.process.monitor).await?;
     run_watched(config, registry, &health, shutdown).await
@@ -91,7 +91,10 @@ pub async fn run(config: Config, registry: Registry, shutdown: CancellationToken
 pub async fn run_own(config: OwnConfig, shutdown: CancellationToken) -> Result<()> {
     let OwnConfig { consumer: config, wallets } = config;
     if config.administers() {
-        return administer(&config, &FOLDS).await;
+        if administer(&config, &FOLDS).await?.as_deref() == Some(WalletsFold::ID.name) {
+            WalletsFold::end_model(&wallets, &config.stream).await?;
+        }
+        return Ok(());
     }
     let health = monitor::start(&config.process.monitor).await?;
     let mut fold = config.fold(&FOLDS).map_err(StayDown)?;

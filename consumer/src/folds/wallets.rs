@@ -20,7 +20,7 @@ use pglog::{Partition, Record};
 use serde::Deserialize;
 use stream::StreamArgs;
 use wallet::documents::DOCS;
-use wallet::model::Model;
+use wallet::model::{Model, mark_key};
 use wallet::{EventId, WalletId, WalletsArgs};
 
 use crate::fold::{FoldId, LogPlace, ModelFold, PageEnd, Rejection, Statement, read_object};
@@ -69,14 +69,40 @@ impl WalletsFold {
         if health.is_served() {
             metrics::declare();
         }
-        let redis = args.wallets_redis_url.as_ref().unwrap_or(&stream.redis_url);
-        let model = Model::start(redis.clone(), &stream.stream_name, REPLY_WAIT);
-        Ok(Self { changed: Changed::new(), projector: Some(Projector::new(model)) })
+        Ok(Self { changed: Changed::new(), projector: Some(Projector::new(open(args, stream))) })
+    }
+
+    /// Deletes the mark. Readers then believe no document: none is made certain any more. If a consumer of this fold is left, it
+    /// begins a new epoch.
+    ///
+    /// # Errors
+    /// Redis is away.
+    pub(crate) async fn end_model(args: &WalletsArgs, stream: &StreamArgs) -> Result<()> {
+        let model = open(args, stream);
+        let ended = async {
+            if let Some(mark) = model.mark().await? {
+                model.end(mark.epoch).await?;
+            }
+            anyhow::Ok(())
+        };
+        ended.await.with_context(|| {
+            format!(
+                "readers still believe the documents of wallets in Redis, which no consumer keeps up any more: delete the key {} \
+                 there",
+                mark_key(&stream.stream_name)
+            )
+        })
     }
 
     fn projector(&mut self) -> Result<&mut Projector> {
         self.projector.as_mut().context("this program does not run the fold wallets: use the program consumer")
     }
+}
+
+/// The model, on the server that the settings name.
+fn open(args: &WalletsArgs, stream: &StreamArgs) -> Model {
+    let redis = args.wallets_redis_url.as_ref().unwrap_or(&stream.redis_url);
+    Model::start(redis.clone(), &stream.stream_name, REPLY_WAIT)
 }
 
 impl ModelFold for WalletsFold {

@@ -220,7 +220,7 @@ impl Model {
     }
 }
 
-/// The key of the mark of this log. Several logs may share a Redis.
+/// The key of the mark of this log.
 pub fn mark_key(stream_name: &str) -> String {
     format!("{stream_name}:wallets")
 }

@@ -82,8 +82,35 @@ async fn commands_that_make_no_sense_for_a_model_say_so() {
     Process::start(&world, "streamer", &["--drain"]).succeed().await;
     Process::start(&world, "consumer", &[&PROJECTOR[..], &["--register"]].concat()).succeed().await;
     let output = Process::start(&world, "consumer", &[&PROJECTOR[..], &["--drain"]].concat()).succeed().await;
-    assert!(output.contains("behind the checkpoint"), "{output}");
+    assert!(output.contains("Redis has no mark"), "{output}");
     world.wait_until_wallets_equal("wallets").await;
+}
+
+/// From then on no document is made certain, so no reader may believe one.
+#[tokio::test]
+async fn an_unregistered_projector_leaves_no_document_that_is_believed() {
+    let mut redis = PrivateRedis::start(&[]).await;
+    let world = World::with_redis(&redis.url()).await;
+    let wallets = new_wallets(20);
+    change_wallets(world.client(), &wallets, 500).await;
+    drain(&world).await;
+    let mut projector = Process::start(&world, "consumer", &PROJECTOR);
+    projector.wait_for("compared_count=20 mended_count=0").await;
+    let model = world.wallet_model();
+    wait_until("readers believe it", async || matches!(model.head(wallets[0]).await, Ok(Some(_)))).await;
+    Process::start(&world, "consumer", &["wallets", "--unregister"]).succeed().await;
+    // The projector finds no mark. It sets no other one.
+    let output = projector.fail(1).await;
+    assert!(output.contains("this consumer was unregistered while it ran"), "{output}");
+    assert_eq!(world.wallets_epoch().await, None);
+    assert_eq!(model.head(wallets[0]).await, Ok(None));
+
+    // Without Redis the mark stays. A person is told so.
+    Process::start(&world, "consumer", &[&PROJECTOR[..], &["--register"]].concat()).succeed().await;
+    redis.kill().await;
+    let output = Process::start(&world, "consumer", &["wallets", "--unregister"]).fail(1).await;
+    let advice = format!("delete the key {} there", world.wallets_mark_key());
+    assert!(output.contains("consumer wallets is unregistered") && output.contains(&advice), "{output}");
 }
 
 /// Between the model's change and the checkpoint's there is always a moment. The process kills itself there.

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use deadpool_postgres::ClientWrapper as Client;
 use pglog::Session;
 use tracing::warn;
@@ -14,8 +14,10 @@ use wallet::documents::{Document, docs};
 use wallet::model::{Doubt, Epoch, Mark, Model, Outcome, Run, find_doubt};
 
 use super::scrubber::{Scrubber, Walked};
-use super::{Changed, metrics};
-use crate::fold::{LogPlace, PageEnd};
+use super::{Changed, WalletsFold, metrics};
+use crate::checkpoint::has_fold;
+use crate::fold::{LogPlace, ModelFold, PageEnd};
+use crate::outcome::Interruption;
 
 /// How often the mark is checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -122,6 +124,8 @@ impl Projector {
 
     /// Gives all documents up, and begins to build them anew. The head is read first: each document that is read from now on
     /// reflects all records up to it. If another projector was faster, the mark is in doubt again.
+    ///
+    /// After `--unregister` there is no mark, and a projector that still runs sets none.
     async fn begin_epoch(
         &mut self,
         client: &Client,
@@ -131,6 +135,7 @@ impl Projector {
     ) -> Result<()> {
         let (offset, token) = pglog::marked_head(client, place.partition).await.context("asking for the head")?;
         let (session, postgres) = session(client).await?;
+        ensure!(has_fold(client, WalletsFold::ID, place.partition).await?, Interruption::Unregistered);
         let mark = Mark { epoch: Epoch::in_runs(self.model.run(), postgres), offset, token };
         self.epoch = None;
         if self.model.begin(expected, mark).await? {
