@@ -100,8 +100,11 @@ async fn while_postgres_is_away_an_unanswered_commit_is_called_unknown() {
 
 #[tokio::test]
 async fn a_commit_that_no_standby_has_confirmed_is_called_unknown() {
-    let settings = ["fsync=off", "synchronous_commit=local", "synchronous_standby_names=missing"];
-    let (postgres, redis) = (PrivatePostgres::start_with(&settings).await, PrivateRedis::start(&[]).await);
+    let settings = ["fsync=off", "synchronous_commit=local"];
+    let (mut postgres, redis) = (PrivatePostgres::start_with(&settings).await, PrivateRedis::start(&[]).await);
+    postgres.run("postgres", "ALTER SYSTEM SET synchronous_standby_names = 'missing'").await;
+    postgres.kill().await;
+    postgres.start_again().await;
     let world = World::on(&postgres.url(), &redis.url()).await;
     let api: tokio_postgres::Config = world.database_url_of("api").parse().unwrap();
     let wait_for_standbys = format!("ALTER ROLE \"{}\" SET synchronous_commit = on", api.get_user().unwrap());
