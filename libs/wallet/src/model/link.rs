@@ -200,14 +200,7 @@ impl Redis {
                 }
             };
             drop(attempt);
-            let cleared = async {
-                let mut wire = opened?;
-                // It also reads the mark.
-                self.ask(&mut wire, &[]).await?;
-                self.delete_outdated(&mut wire).await?;
-                anyhow::Ok(wire)
-            };
-            match cleared.await {
+            match opened {
                 Ok(wire) => return Some(wire),
                 Err(error) => warn!(error = format!("{error:#}"), "the wallets' read model is away"),
             }
@@ -215,7 +208,7 @@ impl Redis {
         }
     }
 
-    /// A connection to a server that takes writes.
+    /// A connection to a server that takes writes, and whose mark is known.
     async fn open(&self) -> Result<Wire> {
         let mut wire = Wire::connect(&self.client, Duration::ZERO).await?;
         let mut question = Commands::default();
@@ -229,6 +222,7 @@ impl Redis {
         };
         ensure!(info.contains("role:master"), "this Redis is a replica and takes no writes: name the primary");
         self.seen.begin(Run::of_info(&info).context("Redis does not tell its run_id")?);
+        self.ask(&mut wire, &[]).await?;
         Ok(wire)
     }
 
@@ -248,7 +242,8 @@ impl Redis {
         }
     }
 
-    /// Serves requests in groups until one fails. `None`: there will be no more requests.
+    /// Serves requests in groups until one fails, and deletes what is remembered before each group. `None`: there will be no more
+    /// requests.
     async fn exchange(&self, mut wire: Wire, waiting: &mut mpsc::Receiver<Waiting>) -> Option<anyhow::Error> {
         let mut group = Vec::with_capacity(GROUP_LEN_MAX);
         loop {
