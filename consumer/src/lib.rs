@@ -99,7 +99,7 @@ pub async fn run_own(config: OwnConfig, shutdown: CancellationToken) -> Result<(
     let health = monitor::start(&config.process.monitor).await?;
     let mut fold = config.fold(&FOLDS).map_err(StayDown)?;
     if fold.id() == WalletsFold::ID {
-        let opened = WalletsFold::with_model(&wallets, &config.stream, &health).map_err(StayDown)?;
+        let opened = WalletsFold::with_model(&wallets, &config.postgres, &config.stream, &health).map_err(StayDown)?;
         fold = Box::new(Model(opened));
     }
     run_fold(config, fold, &health, shutdown).await

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use connect::PostgresArgs;
 use deadpool_postgres::ClientWrapper as Client;
 use monitor::Health;
 use pglog::{Partition, Record};
@@ -60,7 +61,12 @@ impl WalletsFold {
     ///
     /// # Errors
     /// The consumer folds another partition than that of the wallets.
-    pub fn with_model(args: &WalletsArgs, stream: &StreamArgs, health: &Health) -> Result<Self> {
+    pub fn with_model(
+        args: &WalletsArgs,
+        postgres: &PostgresArgs,
+        stream: &StreamArgs,
+        health: &Health,
+    ) -> Result<Self> {
         ensure!(
             stream.partition == Partition::FIRST,
             "the wallets are in partition {}: leave out --partition",
@@ -69,7 +75,7 @@ impl WalletsFold {
         if health.is_served() {
             metrics::declare();
         }
-        Ok(Self { changed: Changed::new(), projector: Some(Projector::new(open(args, stream))) })
+        Ok(Self { changed: Changed::new(), projector: Some(Projector::new(open(args, stream), postgres)) })
     }
 
     /// Deletes the mark. Readers then believe no document: none is made certain any more. If a consumer of this fold is left, it

@@ -12,7 +12,8 @@ use crate::wallet_projector::PROJECTOR;
 /// A projector that the test drives.
 fn projector(world: &World) -> Consumer<Model<WalletsFold>> {
     let config = world.consumer_config("wallets");
-    let fold = WalletsFold::with_model(&WalletsArgs::default(), &config.stream, &Health::default()).unwrap();
+    let (args, health) = (WalletsArgs::default(), Health::default());
+    let fold = WalletsFold::with_model(&args, &config.postgres, &config.stream, &health).unwrap();
     Consumer::new(&config, Model(fold), CancellationToken::new())
 }
 

@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use connect::PostgresArgs;
 use deadpool_postgres::ClientWrapper as Client;
 use pglog::Session;
 use tracing::warn;
@@ -37,11 +38,25 @@ pub(super) struct Projector {
     /// The process id of the Postgres session in which the mark was checked.
     session: Option<i32>,
     scrubber: Scrubber,
+    postgres: tokio_postgres::Config,
+    /// A second session, while many wallets are compared at full speed: Postgres then gathers two pages at the same time.
+    second: Option<Client>,
+    /// No second session was tried in this round.
+    wants_second: bool,
 }
 
 impl Projector {
-    pub fn new(model: Model) -> Self {
-        Self { model, epoch: None, checked_at: Instant::now(), session: None, scrubber: Scrubber::default() }
+    pub fn new(model: Model, postgres: &PostgresArgs) -> Self {
+        Self {
+            model,
+            epoch: None,
+            checked_at: Instant::now(),
+            session: None,
+            scrubber: Scrubber::default(),
+            postgres: postgres.database_url.clone(),
+            second: None,
+            wants_second: false,
+        }
     }
 
     /// Nothing is known any more about mark and epoch.
@@ -75,7 +90,9 @@ impl Projector {
         }
         let epoch = self.known_epoch(client, place).await?;
         if self.scrubber.pause().is_zero() {
-            match self.scrubber.walk(client, &self.model, epoch).await? {
+            self.open_or_close_second(epoch).await;
+            let clients: Vec<&Client> = [client].into_iter().chain(&self.second).collect();
+            match self.scrubber.walk(&clients, &self.model, epoch).await? {
                 Walked::Sound => {}
                 Walked::Gone(wallet) => {
                     warn!(%wallet, "redis has an event of this wallet that postgres does not have");
@@ -109,8 +126,7 @@ impl Projector {
                 self.epoch = Some(mark.epoch);
                 // A session that ended may be the sign of a fault, so all wallets are compared soon.
                 if self.session != Some(session) || !self.scrubber.is_of(mark.epoch) {
-                    self.session = Some(session);
-                    self.scrubber.begin(mark.epoch);
+                    self.begin_round(mark.epoch, session);
                 }
             }
             (mark, doubt) => {
@@ -142,10 +158,28 @@ impl Projector {
             warn!(epoch = %mark.epoch, offset, "{doubt}: the documents of all wallets are built anew from Postgres");
             metrics::count_epoch();
             self.epoch = Some(mark.epoch);
-            self.session = Some(session);
-            self.scrubber.begin(mark.epoch);
+            self.begin_round(mark.epoch, session);
         }
         Ok(())
+    }
+
+    fn begin_round(&mut self, epoch: Epoch, session: i32) {
+        self.session = Some(session);
+        self.scrubber.begin(epoch);
+        (self.second, self.wants_second) = (None, true);
+    }
+
+    /// Without a second session the round goes on, more slowly.
+    async fn open_or_close_second(&mut self, epoch: Epoch) {
+        if !self.scrubber.is_long() || self.second.as_ref().is_some_and(|second| second.is_closed()) {
+            self.second = None;
+        }
+        if self.scrubber.is_long() && std::mem::take(&mut self.wants_second) {
+            match open_second(&self.postgres, epoch).await {
+                Ok(second) => self.second = Some(second),
+                Err(error) => warn!(error = format!("{error:#}"), "wallets are read over one session"),
+            }
+        }
     }
 
     /// The wallets of a page whose documents are missing, or older than the records say. `None`: a document contradicts a record.
@@ -190,6 +224,15 @@ async fn read(client: &Client, wallets: &[WalletId]) -> Result<Vec<Document>> {
         return Ok(Vec::new());
     }
     docs(client, wallets).await.context("reading wallets")
+}
+
+/// A session in the run of Postgres that the epoch is from.
+async fn open_second(config: &tokio_postgres::Config, epoch: Epoch) -> Result<Client> {
+    let client = connect::postgres::connect(config, "consumer: second session for wallets", || {}).await?;
+    pglog::prepare_session(&client).await.context("setting up the session")?;
+    let (_, postgres) = session(&client).await?;
+    ensure!(epoch.is_from(postgres), "it is in another Postgres");
+    Ok(client)
 }
 
 /// The number of the session in Postgres, and the run of Postgres.

@@ -71,17 +71,23 @@ impl Scrubber {
         self.epoch == Some(epoch)
     }
 
+    /// Whether it compares more wallets at full speed than one step takes.
+    pub fn is_long(&self) -> bool {
+        self.is_fast && self.compared_count > 0
+    }
+
     /// The time until the next step is due.
     pub fn pause(&self) -> Duration {
         self.due_at.map_or(Duration::ZERO, |due_at| due_at.saturating_duration_since(Instant::now()))
     }
 
-    /// One bounded step.
-    pub async fn walk(&mut self, client: &Client, model: &Model, epoch: Epoch) -> Result<Walked> {
+    /// One bounded step, over one or more sessions.
+    pub async fn walk(&mut self, clients: &[&Client], model: &Model, epoch: Epoch) -> Result<Walked> {
         let began_at = Instant::now();
         let step_len = if self.is_fast { FAST_STEP_LEN } else { SLOW_STEP_LEN };
-        let wallets = wallets_after(client, &self.after, step_len).await?;
-        let pages = wallets.chunks(PAGE_LEN).map(|wallets| mend(client, model, epoch, wallets));
+        let wallets = wallets_after(clients[0], &self.after, step_len).await?;
+        let pages = wallets.chunks(PAGE_LEN).zip(clients.iter().cycle());
+        let pages = pages.map(|(wallets, client)| mend(client, model, epoch, wallets));
         for mended in try_join_all(pages).await? {
             match mended {
                 Mended::Gone(wallet) => return Ok(Walked::Gone(wallet)),
