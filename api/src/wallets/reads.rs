@@ -24,8 +24,8 @@ use crate::wallets::source;
 use crate::wallets::target::wallet_of;
 use crate::wallets::{described, page};
 
-/// The transactions of a page, unless the client asks for another number.
-const PAGE_LEN_DEFAULT: i64 = 100;
+/// The transactions of a page, unless the client asks for another number: as many as a document has, so that Redis has them.
+const PAGE_LEN_DEFAULT: i64 = TRANSACTION_COUNT_MAX as i64;
 /// The most transactions a page may have.
 const PAGE_LEN_MAX: i64 = 1000;
 
@@ -49,7 +49,7 @@ pub(crate) struct PageQuery {
     #[param(value_type = Option<i64>, minimum = 1)]
     before: Option<String>,
     /// Transactions per page.
-    #[param(value_type = Option<i64>, minimum = 1, maximum = 1000, default = 100)]
+    #[param(value_type = Option<i64>, minimum = 1, maximum = 1000, default = 20)]
     limit: Option<String>,
     /// The version that the wallet must at least have.
     #[param(value_type = Option<i64>, minimum = 0)]
@@ -143,7 +143,7 @@ async fn read_page(app: &App, head: &Parts) -> Read<TransactionPage> {
     let before = version("before", query.before, 1, "a whole number from 1 on")?;
     let wanted = "a whole number between 1 and 1000";
     let limit = whole_number("limit", query.limit.as_deref(), 1, PAGE_LEN_MAX, wanted)?.unwrap_or(PAGE_LEN_DEFAULT);
-    if before.is_none() && limit <= TRANSACTION_COUNT_MAX as i64 {
+    if before.is_none() && limit <= PAGE_LEN_DEFAULT {
         let (found, source) = source::document(app, wallet, min_version).await?;
         let (timestamp, newest) = match found {
             Some(document) => (document.timestamp, document.transactions),

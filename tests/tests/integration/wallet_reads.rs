@@ -88,7 +88,7 @@ async fn transactions_are_read_page_by_page_from_either_source() {
     assert_eq!(page("limit=21".to_owned()).await, ("postgres".to_owned(), vec![], None));
     begin_model(&world).await;
     credit_behind_the_back(&world, &wallet, 45).await;
-    wait_until("the first page is in Redis", async || page("limit=20".to_owned()).await.0 == "redis").await;
+    wait_until("the first page is in Redis", async || page(String::new()).await.0 == "redis").await;
     for limit in [1, 7, 20, 21, 44, 45, 46, 1000] {
         let (mut all, mut next, mut count) = (Vec::new(), None, 0);
         loop {
@@ -106,7 +106,7 @@ async fn transactions_are_read_page_by_page_from_either_source() {
         assert_eq!(all, (1..=45).rev().collect::<Vec<i64>>(), "{limit}");
         assert_eq!(count, 45_usize.div_ceil(limit), "{limit}");
     }
-    assert_eq!(page(String::new()).await.1.len(), 45);
+    assert_eq!(page(String::new()).await.1.len(), 20, "as many as the document has");
     assert_eq!(page("before=1".to_owned()).await, ("postgres".to_owned(), vec![], None));
 }
 
