@@ -1,4 +1,4 @@
-//! A hundred thousand odd requests to the real api: it never crashes, never hangs, and counts every ride.
+//! A hundred thousand odd requests to the real api: it never crashes, never hangs, and counts every ride and every cent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::fuzz_requests::{Expected, Request};
-use crate::{fuzz_garbage, fuzz_requests};
+use crate::{fuzz_garbage, fuzz_requests, fuzz_wallets};
 
 const CLIENT_COUNT: u64 = 25;
 const REQUEST_COUNT_PER_CLIENT: usize = 4_100;
@@ -35,6 +35,8 @@ struct Tally {
     distance_mm: i64,
     /// The ids of booked rides.
     booked: BTreeSet<i64>,
+    /// The events of accepted commands for wallets.
+    events: BTreeSet<String>,
     /// The number of responses per status.
     statuses: BTreeMap<u16, usize>,
     left_count: i64,
@@ -69,6 +71,7 @@ async fn a_hundred_thousand_odd_requests_break_nothing() {
         sum.ride_count += tally.ride_count;
         sum.distance_mm += tally.distance_mm;
         sum.booked.extend(tally.booked);
+        sum.events.extend(tally.events);
         for (status, count) in tally.statuses {
             *sum.statuses.entry(status).or_default() += count;
         }
@@ -103,6 +106,22 @@ async fn a_hundred_thousand_odd_requests_break_nothing() {
     let charged: BTreeSet<i64> = world.client().query(query, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
     assert_eq!(charged, sum.booked);
     assert_eq!(payments.charges().await.len(), charged.len(), "every booked ride is charged once");
+    check_money(&world, &sum.events).await;
+}
+
+/// Wallets have the events that clients were told of and no other, each with a record, and all money comes from the world.
+async fn check_money(world: &World, told: &BTreeSet<String>) {
+    let paid =
+        "SELECT event_id::text FROM wallet_events WHERE accepted AND NOT (action = 'transfer' AND amount_minor > 0)";
+    let paid = world.client().query(paid, &[]).await.unwrap();
+    assert_eq!(paid.iter().map(|row| row.get(0)).collect::<BTreeSet<String>>(), *told);
+    assert!(told.len() > 1_000, "{}", told.len());
+    let sums = "SELECT (SELECT sum(balance_minor)::bigint FROM wallets),
+                       sum(amount_minor) FILTER (WHERE accepted AND counterparty = 'world')::bigint, count(*),
+                       (SELECT count(*) FROM staged_log_records WHERE object = 'wallet') FROM wallet_events";
+    let sums = world.client().query_one(sums, &[]).await.unwrap();
+    assert_eq!(sums.get::<_, i64>(0), sums.get::<_, i64>(1), "the balances are the credits less the debits");
+    assert_eq!(sums.get::<_, i64>(2), sums.get::<_, i64>(3), "each event has its record");
 }
 
 async fn run_client(address: String, mut rng: StdRng) -> Tally {
@@ -136,7 +155,11 @@ fn pipeline(rng: &mut StdRng) -> Vec<Request> {
     let mut requests: Vec<Request> = Vec::new();
     let len = rng.random_range(1..=PIPELINE_LEN_MAX);
     while requests.len() < len && requests.last().is_none_or(|request| !request.is_last) {
-        requests.push(fuzz_requests::well_formed(rng));
+        requests.push(match rng.random_range(0..100) {
+            0..8 => fuzz_wallets::command(rng),
+            8..12 => fuzz_wallets::read(rng),
+            _ => fuzz_requests::well_formed(rng),
+        });
     }
     requests
 }
@@ -187,6 +210,12 @@ fn check(request: &Request, response: &Response, tally: &mut Tally) {
     assert!((200..500).contains(&response.status), "{}", shown());
     let body =
         || serde_json::from_slice::<Value>(&response.body).unwrap_or_else(|error| panic!("{error}: {}", shown()));
+    if request.expected == Expected::Wallet && response.status < 300 && !request.is_head {
+        let body = body();
+        // A new wallet and a read have no event. A repeated command has the same event again.
+        tally.events.extend(body["event_id"].as_str().map(str::to_owned));
+        return;
+    }
     if response.status == 201 {
         let (is_booked, ride) = (body()["message"] == BOOKED, &body()["ride"]);
         if is_booked {
@@ -201,10 +230,12 @@ fn check(request: &Request, response: &Response, tally: &mut Tally) {
         assert!(matches!(request.expected, Expected::Response) || request.expected == Expected::Ride(distance_mm));
         return;
     }
-    assert_eq!(request.expected, Expected::Response, "{}", shown());
+    assert!(matches!(request.expected, Expected::Response | Expected::Wallet), "{}", shown());
     if response.status >= 400 && !request.is_head {
         let body = body();
-        let is_shaped = body.as_object().is_some_and(|fields| fields.len() == 2);
+        // The errors of wallets have four fields more.
+        let field_count = if request.expected == Expected::Wallet && body["success"] == false { 6 } else { 2 };
+        let is_shaped = body.as_object().is_some_and(|fields| fields.len() == field_count);
         assert!(is_shaped && body["error"].is_string() && body["code"].is_string(), "{}", shown());
     }
 }

@@ -10,6 +10,8 @@ pub enum Expected {
     Ride(i64),
     /// Any response but a 5xx; an error has the shape of all errors.
     Response,
+    /// The same, of a wallet.
+    Wallet,
 }
 
 /// A well-formed request.
@@ -26,7 +28,7 @@ pub const FORM: &str = "application/x-www-form-urlencoded";
 pub const JSON: &str = "application/json";
 
 /// Numbers in many notations, and texts that look like numbers.
-const NUMBERS: &[&str] = &[
+pub const NUMBERS: &[&str] = &[
     "1",
     "0",
     "-0",
@@ -264,19 +266,23 @@ pub fn post(rng: &mut StdRng, content_type: &str, body: &[u8]) -> Request {
 }
 
 fn post_with(headers: &str, content_type: &str, body: &[u8]) -> Request {
+    post_to("/rides", headers, content_type, body)
+}
+
+pub fn post_to(path: &str, headers: &str, content_type: &str, body: &[u8]) -> Request {
     let content_type = match content_type {
         "" => String::new(),
         content_type => format!("content-type: {content_type}\r\n"),
     };
     let len = body.len();
-    let head = format!("POST /rides HTTP/1.1\r\nhost: x\r\n{content_type}{headers}content-length: {len}\r\n\r\n");
+    let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\n{content_type}{headers}content-length: {len}\r\n\r\n");
     // Each character becomes one byte: values of headers need not be UTF-8.
     let mut bytes: Vec<u8> = head.chars().map(|c| c as u8).collect();
     bytes.extend(body);
     Request { bytes, expected: Expected::Response, is_head: false, is_last: body.len() > 16 * 1024 }
 }
 
-fn odd_header(rng: &mut StdRng) -> String {
+pub fn odd_header(rng: &mut StdRng) -> String {
     match rng.random_range(0..12) {
         0 => format!("x-long: {}\r\n", "v".repeat(rng.random_range(0..4_000))),
         1 => "x-many: 1\r\n".repeat(rng.random_range(1..90)),

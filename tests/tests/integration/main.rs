@@ -38,6 +38,7 @@ mod fold_life;
 mod fuzz;
 mod fuzz_garbage;
 mod fuzz_requests;
+mod fuzz_wallets;
 mod history;
 mod history_http;
 mod history_live;
