@@ -25,6 +25,7 @@ mod content;
 mod content_receipts;
 mod convergence;
 mod dashboard;
+mod dashboard_money;
 mod dashboard_wallets;
 mod dead_letters;
 mod depth;
