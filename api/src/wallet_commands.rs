@@ -10,7 +10,6 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::warn;
 use wallet::WalletId;
 use wallet::documents::Change;
-use wallet::model::API_WAIT;
 use wallet::write::{Command, Unknown, Verdict};
 
 use crate::database::{Database, QueryFailure, postgres_to_client_error, to_client_error};
@@ -19,6 +18,9 @@ use crate::held_places::Places;
 use crate::limits::Limits;
 use crate::metrics;
 use crate::wallet_model::WalletModel;
+
+/// How long a response waits until readers see the effect of its command.
+const SHOWN_WAIT: Duration = Duration::from_millis(20);
 
 /// The pause before an unknown COMMIT is looked up again.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
@@ -47,7 +49,7 @@ impl Response {
     /// The verdict, once the read model has the effect, or soon at least.
     pub async fn verdict(self) -> Verdict {
         // An error means that Redis is slow or away. Readers see the effect later, and with its version at once.
-        let _ = timeout(API_WAIT, self.shown.wait()).await;
+        let _ = timeout(SHOWN_WAIT, self.shown.wait()).await;
         self.verdict
     }
 }

@@ -52,9 +52,8 @@ impl WalletModel {
         self.model.as_ref()?.epoch()
     }
 
-    /// Writes the effects of a transaction that has committed, so that a client that has its response reads them. It takes
-    /// 20 ms at most. If Redis is away then, the connection deletes the documents before it reads any other, and the projector
-    /// writes them.
+    /// Writes the effects of a transaction that has committed, so that a client that has its response reads them. If
+    /// Redis is away, the connection deletes the documents before it reads any other, and the projector writes them.
     pub async fn write_through(&self, epoch: Option<Epoch>, changes: &[Change]) {
         if let Some(model) = &self.model
             && !changes.is_empty()

@@ -46,8 +46,9 @@ pub use mark::{Epoch, Foreign, Mark, Run};
 use script::{Move, Piece};
 pub use script::{Outcome, Written};
 
-/// How long a request of the api waits for Redis. Then it reads Postgres, or leaves the document to the projector.
-pub const API_WAIT: Duration = Duration::from_millis(20);
+/// How long a request of the api waits for Redis. Then it reads Postgres, or leaves the document to the projector. Much less
+/// would make a busy machine busier: reads that give Redis up open sessions with Postgres.
+pub const API_WAIT: Duration = Duration::from_millis(100);
 
 const UP: &str = "rocket_rides_wallet_model_up";
 
