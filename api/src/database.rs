@@ -186,6 +186,12 @@ pub(crate) fn to_client_error(failure: &QueryFailure) -> Error {
     }
 }
 
+/// Whether Postgres refused one row of several: invalid data (class 22) and violated constraints (class 23). Any other failure
+/// concerns all rows.
+pub(crate) fn concerns_one_row(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|state| ["22", "23"].contains(&&state.code()[..2]))
+}
+
 /// As [`to_client_error`], for an error of Postgres or of the connection.
 pub(crate) fn postgres_to_client_error(error: &tokio_postgres::Error) -> Error {
     leave_if_read_only(error);

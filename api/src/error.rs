@@ -2,6 +2,7 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use group::Refusal;
 use web::ErrorResponse;
 
 use crate::paths::{DOCS, HISTORY, RIDE, RIDES, TOTALS, WALLET, WALLETS};
@@ -178,6 +179,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// The error of a request that a queue refused, or `if_lost` if its writing task died.
+    pub(crate) fn of_refusal(refusal: Refusal, if_lost: Self) -> Self {
+        match refusal {
+            Refusal::Overloaded => Self::Overloaded,
+            Refusal::Closed => Self::Unavailable,
+            Refusal::Lost => if_lost,
+        }
+    }
+
     /// A stable word for programs; the sentence is for people.
     pub(crate) fn code(&self) -> &'static str {
         match self {

@@ -12,7 +12,7 @@ use wallet::WalletId;
 use wallet::documents::Change;
 use wallet::write::{Command, Unknown, Verdict};
 
-use crate::database::{Database, QueryFailure, postgres_to_client_error, to_client_error};
+use crate::database::{Database, QueryFailure, concerns_one_row, postgres_to_client_error, to_client_error};
 use crate::error::Error;
 use crate::held_places::Places;
 use crate::limits::Limits;
@@ -164,10 +164,8 @@ impl Destination for Commands {
         Ok(verdicts.into_iter().map(|verdict| Response { verdict, shown: Arc::clone(&shown) }).collect())
     }
 
-    /// Invalid data (class 22) and violated constraints (class 23) concern one command.
     fn concerns_one_request(&self, failure: &Failure) -> bool {
-        let Failure::Postgres(error) = failure else { return false };
-        error.code().is_some_and(|state| ["22", "23"].contains(&&state.code()[..2]))
+        matches!(failure, Failure::Postgres(error) if concerns_one_row(error))
     }
 
     fn error_of(&self, failure: Failure) -> Error {
@@ -178,11 +176,7 @@ impl Destination for Commands {
     }
 
     fn error_of_refusal(refusal: Refusal) -> Error {
-        match refusal {
-            Refusal::Overloaded => Error::Overloaded,
-            Refusal::Closed => Error::Unavailable,
-            Refusal::Lost => Error::OutcomeUnknown,
-        }
+        Error::of_refusal(refusal, Error::OutcomeUnknown)
     }
 
     /// There was no time left to look whether the group was written.

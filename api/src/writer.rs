@@ -14,7 +14,7 @@ use tokio_postgres::types::ToSql;
 use traces::TraceParent;
 use tracing::warn;
 
-use crate::database::{Database, QueryFailure, postgres_to_client_error, to_client_error};
+use crate::database::{Database, QueryFailure, concerns_one_row, postgres_to_client_error, to_client_error};
 use crate::error::Error;
 use crate::hint;
 use crate::limits::Limits;
@@ -85,9 +85,8 @@ impl Destination for Rides {
         Ok(rides)
     }
 
-    /// Invalid data (class 22) and violated constraints (class 23) concern one row; any other failure concerns all rows.
     fn concerns_one_request(&self, error: &tokio_postgres::Error) -> bool {
-        error.code().is_some_and(|state| state.code().starts_with("22") || state.code().starts_with("23"))
+        concerns_one_row(error)
     }
 
     fn error_of(&self, error: tokio_postgres::Error) -> Error {
@@ -95,11 +94,7 @@ impl Destination for Rides {
     }
 
     fn error_of_refusal(refusal: Refusal) -> Error {
-        match refusal {
-            Refusal::Overloaded => Error::Overloaded,
-            Refusal::Closed => Error::Unavailable,
-            Refusal::Lost => Error::Internal,
-        }
+        Error::of_refusal(refusal, Error::Internal)
     }
 
     fn abandon(&self, client: Client) -> Error {
