@@ -16,6 +16,16 @@ async fn write_through(world: &World, wallets: &[WalletId]) {
     assert_eq!(written.written_count as usize, wallets.len());
 }
 
+/// Forty wallets, and a projector that has made their documents.
+async fn project_wallets(world: &World) -> (Vec<WalletId>, Process) {
+    let wallets = new_wallets(40);
+    change_wallets(world.client(), &wallets, 500).await;
+    Process::start(world, "streamer", &["--drain"]).succeed().await;
+    let projector = Process::start(world, "consumer", &PROJECTOR);
+    world.wait_until_wallets_equal("wallets").await;
+    (wallets, projector)
+}
+
 /// Puts Postgres back below a projector that lives on. `before` runs on the past that will be gone, `after` on the new one before
 /// the projector looks at it.
 async fn postgres_is_put_back(
@@ -26,11 +36,7 @@ async fn postgres_is_put_back(
     let redis = PrivateRedis::start(&[]).await;
     let mut world = World::on(&postgres.url(), &redis.url()).await;
     world.forget_database();
-    let wallets = new_wallets(40);
-    change_wallets(world.client(), &wallets, 500).await;
-    Process::start(&world, "streamer", &["--drain"]).succeed().await;
-    let mut projector = Process::start(&world, "consumer", &PROJECTOR);
-    world.wait_until_wallets_equal("wallets").await;
+    let (wallets, mut projector) = project_wallets(&world).await;
     let earlier = world.wallets_epoch().await;
     let backup = postgres.stop_and_copy().await;
     postgres.start_again().await;
@@ -118,11 +124,7 @@ async fn documents_of_before_are_given_up_when_postgres_was_restarted() {
 #[tokio::test]
 async fn a_document_newer_than_postgres_is_found_by_the_scrubber() {
     let world = World::new().await;
-    let wallets = new_wallets(40);
-    change_wallets(world.client(), &wallets, 500).await;
-    Process::start(&world, "streamer", &["--drain"]).succeed().await;
-    let mut projector = Process::start(&world, "consumer", &PROJECTOR);
-    world.wait_until_wallets_equal("wallets").await;
+    let (wallets, mut projector) = project_wallets(&world).await;
     let first = world.wallets_epoch().await;
     let mut newer = docs(world.client(), &wallets[..1]).await.unwrap();
     newer[0].version += 1;

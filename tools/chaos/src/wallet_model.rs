@@ -143,8 +143,8 @@ pub(crate) async fn check_events(world: &World, client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// A text about documents that are not the state in Postgres, and reads that do not show it; empty if there are none. Meaningful
-/// at rest only.
+/// Compares the documents that readers believe, and the responses of the apis, with Postgres. Returns the differences as a text,
+/// which is empty if there are none. Call it at rest only: during traffic there are always some.
 pub(crate) async fn stale(world: &World, client: &Client) -> Result<String> {
     let rows = client
         .query(
