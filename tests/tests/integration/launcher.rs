@@ -83,6 +83,12 @@ impl UpFolder {
         let text = std::fs::read_to_string(self.data.join("processes")).unwrap_or_default();
         text.lines().map(|line| Pid::from_raw(line.split(' ').next().unwrap().parse().unwrap())).collect()
     }
+
+    /// The process ids, once `count` are registered: the first consumer converges while the processes after it are still started.
+    pub async fn pids_of(&self, count: usize) -> Vec<Pid> {
+        wait_until(&format!("{count} processes are registered"), async || self.pids().len() == count).await;
+        self.pids()
+    }
 }
 
 impl Drop for UpFolder {
@@ -101,19 +107,17 @@ async fn up_runs_everything_shows_convergence_and_stops_cleanly() {
     let mut up = folder.up(&[]);
     up.wait_for("curl -d distance=123.0").await;
     up.wait_for("CONVERGED").await;
-    assert_eq!(folder.pids().len(), 8, "two servers and six processes");
+    // Two servers and six processes.
+    let victim = *folder.pids_of(8).await.last().unwrap();
 
     let second = folder.up(&[("API_PORT", "0")]).fail(1).await;
     assert!(second.contains("another bin/up is running"), "{second}");
 
     // The launcher restarts a process that dies.
-    let victim = *folder.pids().last().unwrap();
     kill(victim, Signal::SIGKILL).unwrap();
     up.wait_for("starting it again").await;
-    let replaced = || folder.pids().len() == 8 && !folder.pids().contains(&victim);
-    wait_until("the new process is registered instead", async || replaced()).await;
-
-    let pids = folder.pids();
+    wait_until("it is registered no longer", async || !folder.pids().contains(&victim)).await;
+    let pids = folder.pids_of(8).await;
     up.signal(Signal::SIGINT);
     assert!(up.ended().await.success(), "{}", up.output());
     assert!(up.read_to_end().await.contains("everything has stopped"));
@@ -136,7 +140,7 @@ async fn up_recovers_after_everything_was_killed() {
     assert!(folder.ride_count().await >= ride_count, "rides were lost");
 
     // A server that hangs outlives a launcher that was killed. The next launcher stops it.
-    let orphans = folder.pids();
+    let orphans = folder.pids_of(8).await;
     kill(orphans[0], Signal::SIGSTOP).unwrap();
     up.kill().await;
     assert!(is_alive(orphans[0]));

@@ -25,8 +25,7 @@ async fn a_terminal_that_is_closed_stops_everything_in_order() {
     command.env("TERM", "xterm-256color");
     let mut terminal = Terminal::start(30, 120, &command);
     terminal.wait_until("it runs", |look| look.lines.iter().any(|line| line.starts_with("CONVERGED"))).await;
-    let pids = folder.pids();
-    assert_eq!(pids.len(), 8);
+    let pids = folder.pids_of(8).await;
     drop(terminal);
     wait_until("nothing runs", async || !pids.iter().any(|pid| is_alive(*pid))).await;
     wait_until("no session of Postgres runs", async || servers_below(folder.data()).is_empty()).await;
@@ -42,7 +41,7 @@ async fn a_reader_that_goes_away_does_not_end_the_launcher() {
     let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     wait_until("rides are taken", async || folder.ride_count().await > 5).await;
-    let pids = folder.pids();
+    let pids = folder.pids_of(8).await;
     kill(Pid::from_raw(child.id().unwrap() as i32), Signal::SIGTERM).unwrap();
     assert!(child.wait().await.unwrap().success());
     assert!(pids.iter().all(|pid| !is_alive(*pid)), "a process still runs");
@@ -54,7 +53,7 @@ async fn a_launcher_that_is_killed_takes_everything_with_it() {
     let folder = UpFolder::with_rate(5).await;
     let mut up = folder.up(&[]);
     up.wait_for("CONVERGED").await;
-    let pids = folder.pids();
+    let pids = folder.pids_of(8).await;
     // A process that is stopped acts on no signal but SIGKILL.
     kill(*pids.last().unwrap(), Signal::SIGSTOP).unwrap();
     up.kill().await;
