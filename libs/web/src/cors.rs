@@ -1,18 +1,23 @@
-//! Lets pages of other origins use a server from a browser (CORS), if the settings name those origins.
+//! Lets pages of other origins use a server from a browser, if the settings name those origins (CORS). Other pages change nothing.
 //!
-//! A server reads no cookie, so a page cannot act in a user's name without the user's knowledge.
+//! A server reads no cookie, so a page cannot act in a user's name without the user's knowledge. But CORS only keeps responses from
+//! a page. A browser still sends forms for every page, and reaches servers that the page's own server does not.
 
 use std::str::FromStr;
 
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, HOST, ORIGIN, VARY,
 };
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
 /// How long a browser may keep the response to a preflight request, in seconds. Chromium keeps it for two hours at most.
 const MAX_AGE_S: u16 = 3600;
+
+/// What a browser says about the page that sends a request: `same-origin`, `same-site`, `cross-site`, or `none` if a person does.
+/// No page can write this header. Browsers leave it out towards plain `http` on other machines.
+const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
 /// The pages of other origins that may use a server, and the requests that they may send.
 #[derive(Debug, Clone)]
@@ -34,6 +39,15 @@ pub enum Origins {
     Any,
     /// The pages of these origins.
     Listed(Vec<HeaderValue>),
+}
+
+impl Origins {
+    fn admit(&self, origin: &HeaderValue) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Listed(listed) => listed.contains(origin),
+        }
+    }
 }
 
 impl FromStr for Origins {
@@ -81,6 +95,27 @@ fn is_origin(origin: &str) -> bool {
         && (authority.port_u16().is_none() || authority.port_u16() != usual_port)
 }
 
+/// Whether a browser sends the request for a page of another origin that is not listed, and it may change something. Programs that
+/// are no browsers send neither header.
+pub(crate) fn is_foreign_change<B>(cors: Option<&Cors>, request: &Request<B>) -> bool {
+    let headers = request.headers();
+    let origin = headers.get(ORIGIN);
+    let is_listed = || cors.zip(origin).is_some_and(|(cors, origin)| cors.origins.admit(origin));
+    let is_foreign = match (headers.get(SEC_FETCH_SITE), origin) {
+        (Some(site), _) => site != "same-origin" && site != "none",
+        (None, Some(origin)) => !is_of_host(origin, headers.get(HOST)),
+        (None, None) => false,
+    };
+    !request.method().is_safe() && is_foreign && !is_listed()
+}
+
+/// Whether a page of this origin comes from the server that is asked for as `host`. The scheme is not compared: a proxy may have
+/// ended TLS.
+fn is_of_host(origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
+    let (Ok(origin), Some(Ok(host))) = (origin.to_str(), host.map(HeaderValue::to_str)) else { return false };
+    origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host))
+}
+
 /// The facts about a request that matter for CORS.
 #[derive(Debug)]
 pub(crate) struct Visit<'a> {
@@ -97,7 +132,7 @@ impl<'a> Visit<'a> {
         let allowed = match (&cors.origins, origin) {
             (_, None) => None,
             (Origins::Any, Some(_)) => Some(HeaderValue::from_static("*")),
-            (Origins::Listed(listed), Some(origin)) => listed.contains(origin).then(|| origin.clone()),
+            (Origins::Listed(_), Some(origin)) => cors.origins.admit(origin).then(|| origin.clone()),
         };
         let is_preflight = allowed.is_some()
             && request.method() == Method::OPTIONS
@@ -133,6 +168,56 @@ impl<'a> Visit<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_that_is_not_listed_changes_nothing() {
+        let cors = |origins: &str| Cors {
+            origins: origins.parse().unwrap(),
+            methods: "",
+            request_headers: "",
+            response_headers: "",
+        };
+        let (any, listing) = (cors("*"), cors("https://a.example"));
+        let (none, any, listing) = (None, Some(&any), Some(&listing));
+        let (ours, theirs) = ("http://localhost:5005", "https://b.example");
+        for (cors, site, origin, is_foreign) in [
+            // curl, or a service.
+            (none, "", "", false),
+            (none, "none", "", false),
+            (none, "same-origin", ours, false),
+            // Behind a proxy that writes another name into Host.
+            (none, "same-origin", "https://rides.example.com", false),
+            (none, "cross-site", theirs, true),
+            (none, "cross-site", "null", true),
+            (none, "cross-site", "", true),
+            // Another server of the same machine: its pages are of the same site.
+            (none, "same-site", "http://localhost:8080", true),
+            // A browser that does not say whether the page is of this site.
+            (none, "", ours, false),
+            (none, "", "https://localhost:5005", false),
+            (none, "", "HTTP://LOCALHOST:5005", false),
+            (none, "", "http://localhost", true),
+            (none, "", "http://localhost:50050", true),
+            (none, "", theirs, true),
+            (none, "", "null", true),
+            (listing, "cross-site", "https://a.example", false),
+            (listing, "", "https://a.example", false),
+            (listing, "cross-site", theirs, true),
+            (listing, "same-origin", ours, false),
+            (any, "cross-site", theirs, false),
+            (any, "", "null", false),
+        ] {
+            for method in ["GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE"] {
+                let mut request = Request::builder().method(method).header(HOST, "localhost:5005");
+                for (name, value) in [(SEC_FETCH_SITE, site), (ORIGIN.as_str(), origin)] {
+                    request = if value.is_empty() { request } else { request.header(name, value) };
+                }
+                let is_change = ["POST", "PUT", "DELETE"].contains(&method);
+                let is_refused = is_foreign_change(cors, &request.body(()).unwrap());
+                assert_eq!(is_refused, is_change && is_foreign, "{method} {site} {origin} {cors:?}");
+            }
+        }
+    }
 
     #[test]
     fn origins_are_read_as_browsers_write_them() {

@@ -61,6 +61,18 @@ impl ErrorResponse {
         }
     }
 
+    /// 403: a browser sends the request for a page of an origin that may not change anything here.
+    pub fn unknown_origin() -> Self {
+        Self {
+            status: StatusCode::FORBIDDEN,
+            code: "origin_unknown",
+            error: "A page of another origin sends this request, and may not change anything here. The api lets pages \
+                    do so whose origins are in API_CORS_ORIGINS."
+                .into(),
+            is_temporary: false,
+        }
+    }
+
     /// 503: the request took longer than [`Limits::request_wait`](crate::Limits::request_wait).
     pub fn late() -> Self {
         Self {

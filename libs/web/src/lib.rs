@@ -24,10 +24,11 @@
 //! 1. [`Server`] accepts a connection if there is a free place, and reads the header within [`Limits::header_wait`].
 //! 2. The request gets a [`RequestId`]: the client's, or a new one.
 //! 3. A request that asks for a name that is none of the server's ([`Hosts`]) is refused.
-//! 4. A preflight request of a browser is answered here, as [`Cors`] says. Every other request goes to the [`Handler`]:
+//! 4. A request that may change something is refused if a browser sends it for a page of an origin that [`Cors`] does not list.
+//! 5. A preflight request of a browser is answered here, as [`Cors`] says. Every other request goes to the [`Handler`]:
 //!    usually a `Router`, whose handlers return an [`ErrorResponse`] for an error.
-//! 5. If the handler takes longer than [`Limits::request_wait`], it is dropped, and the client gets [`Handler::late`].
-//! 6. The response is counted, gets its headers, and is written within [`Limits::response_wait`].
+//! 6. If the handler takes longer than [`Limits::request_wait`], it is dropped, and the client gets [`Handler::late`].
+//! 7. The response is counted, gets its headers, and is written within [`Limits::response_wait`].
 //!
 //! # Why not tower-http
 //!

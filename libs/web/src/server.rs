@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use crate::connection::{Exchanges, Watched};
-use crate::cors::{Cors, Visit};
+use crate::cors::{Cors, Visit, is_foreign_change};
 use crate::error_response::ErrorResponse;
 use crate::handler::{Handler, RequestInfo};
 use crate::host::Hosts;
@@ -192,6 +192,9 @@ impl Server {
         let handled = async {
             if !self.hosts.accept(request.headers()) {
                 return ErrorResponse::unknown_host().into_response();
+            }
+            if is_foreign_change(self.cors.as_ref(), &request) {
+                return ErrorResponse::unknown_origin().into_response();
             }
             match visit.as_ref().and_then(Visit::preflight) {
                 Some(preflight) => preflight,

@@ -57,6 +57,40 @@ async fn every_server_answers_under_its_own_names_only() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
+/// A browser sends a form for every page, also to servers that the page may not read. It says which page that is.
+#[tokio::test]
+async fn a_page_of_another_site_changes_nothing_on_any_server() {
+    let (world, client, folder) = (World::new().await, Client::new(), scratch_folder());
+    let (urls, running) = servers(&world, &folder, "").await;
+    let wallet = "2CPQ9ep8gV4n9Ku1ZbNNLm4MrtX";
+    let api = urls[1].replace("/healthz", "");
+    let changes = ["/rides".to_owned(), "/wallets".to_owned(), format!("/wallet/{wallet}/credit")];
+    let page = [("origin", "https://evil.example"), ("sec-fetch-site", "cross-site")];
+    for url in urls.iter().cloned().chain(changes.iter().map(|path| format!("{api}{path}"))) {
+        let form = || {
+            let form = client.post(&url).header("content-type", "application/x-www-form-urlencoded");
+            form.body(if url.contains("/wallet") { r#"{"amount":5}"# } else { "distance=1" })
+        };
+        for headers in [&page[..], &page[..1], &page[1..]] {
+            let request = headers.iter().fold(form(), |form, (name, value)| form.header(*name, *value));
+            let response = request.send().await.unwrap();
+            assert_eq!(response.status().as_u16(), 403, "{url} {headers:?}");
+            let body: Value = response.json().await.unwrap();
+            assert_eq!(body["code"], "origin_unknown", "{url} {headers:?}");
+        }
+        let own = form().header("origin", &api).header("sec-fetch-site", "same-origin");
+        assert_ne!(status(own).await, 403, "{url}: a page of its own");
+    }
+    let count = async |table| world.number(&format!("SELECT count(*) FROM {table}")).await;
+    assert_eq!(
+        (count("rides").await, count("wallet_events").await),
+        (1, 1),
+        "only the pages of the server itself wrote"
+    );
+    drop(running);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
 /// `payments` takes orders as a monitor does: not from a page of another site, under whichever name.
 #[tokio::test]
 async fn no_page_of_another_site_orders_a_fault() {
