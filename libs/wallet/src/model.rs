@@ -68,7 +68,7 @@ impl Model {
     /// The read model of the log `stream_name` on the server `client`. It connects in the background, now and after every
     /// failure. A request waits up to `wait`.
     pub fn start(client: Client, stream_name: &str, wait: Duration) -> Self {
-        declare_gauge(UP, "1 while the wallets' read model can be used", &[]);
+        declare_gauge(UP, "1 while documents of the wallets' read model can be believed", &[]);
         script::declare();
         let mark_key = mark_key(stream_name);
         Self { link: Link::start(client, mark_key.clone(), wait), mark_key: mark_key.into() }

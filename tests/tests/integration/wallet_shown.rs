@@ -1,7 +1,7 @@
 //! After the response to a command, readers see its effect, in Redis and with its version everywhere (W5, W6).
 
 use futures_util::future::join_all;
-use tests::{Process, World, wait_until};
+use tests::{PrivateRedis, Process, Watched, World, wait_until};
 use wallet::WalletId;
 use wallet::model::mark_key;
 
@@ -48,4 +48,30 @@ async fn after_the_response_readers_see_the_effect_in_redis() {
     assert_eq!(seen, last);
     projector.stop().await;
     assert_sound(&world).await;
+}
+
+#[tokio::test]
+async fn a_process_without_requests_knows_whether_documents_can_be_believed() {
+    let mut redis = PrivateRedis::start(&[]).await;
+    let world = World::with_redis(&redis.url()).await;
+    let api = Watched::start(&world, "api", &["--api-port", "0"]).await;
+    let becomes = async |value: f64| {
+        let is_it = async || api.metric("rocket_rides_wallet_model_up").await == value;
+        wait_until(&format!("the metric is {value}"), is_it).await;
+    };
+    wait_until("the api is connected", async || api.process.output().contains("the wallets' read model is there"))
+        .await;
+    assert_eq!(api.metric("rocket_rides_wallet_model_up").await, 0.0, "Redis has no mark");
+    let projector = Process::start(&world, "consumer", &["wallets", "--fold", "wallets"]);
+    becomes(1.0).await;
+    projector.stop().await;
+    world.forget_wallets().await;
+    becomes(0.0).await;
+    let projector = Process::start(&world, "consumer", &["wallets", "--fold", "wallets"]);
+    becomes(1.0).await;
+    redis.kill().await;
+    becomes(0.0).await;
+    redis.start_again().await;
+    becomes(1.0).await;
+    projector.stop().await;
 }

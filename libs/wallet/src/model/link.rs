@@ -36,6 +36,9 @@ const GROUP_LEN_MAX: usize = 512;
 /// The pause between two attempts to connect.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
 
+/// After this time without a request the mark is asked for: it may be another one by now, or Redis may be gone.
+const IDLE_WAIT: Duration = Duration::from_secs(1);
+
 /// A connection is given up after this time without a reply. Requests wait for less: a Redis that is slow for a moment stays
 /// connected.
 const REPLY_WAIT_MIN: Duration = Duration::from_millis(250);
@@ -166,7 +169,6 @@ async fn serve(mut waiting: mpsc::Receiver<Waiting>, redis: Redis) {
     loop {
         gauge!(UP).set(0.0);
         let Some(wire) = redis.connect(&mut waiting, pause).await else { return };
-        gauge!(UP).set(1.0);
         info!("the wallets' read model is there");
         let Some(error) = redis.exchange(wire, &mut waiting).await else { return };
         warn!(error = format!("{error:#}"), "the wallets' read model is away: wallets are read from Postgres");
@@ -247,7 +249,9 @@ impl Redis {
     async fn exchange(&self, mut wire: Wire, waiting: &mut mpsc::Receiver<Waiting>) -> Option<anyhow::Error> {
         let mut group = Vec::with_capacity(GROUP_LEN_MAX);
         loop {
-            group.push(waiting.recv().await?);
+            if let Ok(request) = timeout(IDLE_WAIT, waiting.recv()).await {
+                group.push(request?);
+            }
             // Requests that already lie in sockets would otherwise miss this group by microseconds.
             after_all_other_tasks().await;
             while group.len() < GROUP_LEN_MAX
@@ -293,6 +297,7 @@ impl Redis {
             _ => None,
         };
         let epoch = self.seen.note(mark);
+        gauge!(UP).set(if epoch.is_some() { 1.0 } else { 0.0 });
         let mut replies = Vec::with_capacity(group.len());
         for request in group {
             let all = elements.rest();
