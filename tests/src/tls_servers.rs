@@ -9,14 +9,15 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use crate::{PrivatePostgres, PrivateRedis, World, scratch_folder, wait_until};
 
 /// The keys and the commands that each process needs in Redis. `docs/SECURITY.md` has the same lists. `wallets` is the consumer
-/// with that fold.
-pub const REDIS_USERS: [(&str, &str, &str); 6] = [
+/// with that fold, and `operator` is the user of `audit` and `doctor`.
+pub const REDIS_USERS: [(&str, &str, &str); 7] = [
     ("streamer", STREAM, "+info +xadd +xinfo|stream +eval +exists +renamenx"),
     ("consumer", STREAM, "+info +xread"),
     ("reaper", STREAM, "+info +xtrim"),
     ("dashboard", STREAM_AND_WALLETS, "+info +xinfo|stream +xlen +get +getrange"),
     ("api", WALLETS, "+info +get +getrange +set +del +eval"),
     ("wallets", STREAM_AND_WALLETS, "+info +xread +get +getrange +set +del +eval"),
+    ("operator", STREAM_AND_WALLETS, "+info +xinfo|stream +xrange +type +time +config|get +scan +get +mget"),
 ];
 
 const STREAM: &str = "~rocket-rides-log ~{rocket-rides-log}:set-aside:*";
@@ -75,7 +76,7 @@ impl TlsServers {
         let redis_url = format!("{}?pass={}", self.redis.url(), Self::REDIS_PASSWORD);
         let mut world = World::on(&self.postgres.url(), &redis_url).await;
         world.forget_database();
-        for name in ["api", "streamer", "consumer", "reaper"] {
+        for name in ["api", "streamer", "consumer", "reaper", "operator"] {
             let set = format!("ALTER ROLE rocket_{name} PASSWORD '{}'", Self::POSTGRES_PASSWORD);
             world.client().batch_execute(&set).await.unwrap();
         }

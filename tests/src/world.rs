@@ -191,20 +191,33 @@ impl World {
 
     /// Publishes until nothing is staged. Returns the numbers of entries added and refused.
     pub async fn drain_streamer(&self, streamer: &mut Streamer) -> (usize, usize) {
-        let (mut added_count, mut refused_count, began_at) = (0, 0, Instant::now());
+        let (mut added_count, mut refused_count) = (0, 0);
         loop {
-            match streamer.run_once(Fault::None).await.unwrap() {
+            match self.step(streamer).await.unwrap() {
                 Step::Published(published) => {
                     added_count += published.added_count;
                     refused_count += published.refused_count;
                 }
                 Step::Searching => {}
                 Step::Idle => return (added_count, refused_count),
-                // The server may not have noticed yet that an earlier streamer of the test is gone.
-                Step::StandingBy => {
+                Step::StandingBy => unreachable!(),
+            }
+        }
+    }
+
+    /// One step of a streamer that leads. The server may need a moment to notice that an earlier streamer of the test is gone.
+    ///
+    /// # Errors
+    /// As [`Streamer::run_once`].
+    pub async fn step(&self, streamer: &mut Streamer) -> anyhow::Result<Step> {
+        let began_at = Instant::now();
+        loop {
+            match streamer.run_once(Fault::None).await {
+                Ok(Step::StandingBy) => {
                     assert!(began_at.elapsed() < Duration::from_secs(5), "another streamer leads in this test's world");
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
+                step => return step,
             }
         }
     }

@@ -143,7 +143,7 @@ async fn streams_are_set_aside_one_beside_the_other_in_a_cluster_too() {
         // Their number has a limit. Consumers do not need the stream.
         poison(&world, "200-0", &WELL_FORMED).await;
         world.write_rides(1).await;
-        let error = world.streamer().run_once(streamer::Fault::None).await.unwrap_err();
+        let error = world.step(&mut world.streamer()).await.unwrap_err();
         assert!(format!("{error:#}").contains("10 streams have been set aside"), "{error:#}");
         world.drain_consumer(&mut world.consumer("c0")).await;
         world.assert_converged(&["c0"]).await;

@@ -102,6 +102,13 @@ async fn the_whole_pipeline_converges_over_tls_with_passwords() {
         process.stop().await;
     }
     world.assert_converged(&["consumer0", "consumer1"]).await;
+    let urls = (servers.database_url_of(&world, "operator"), servers.redis_url("operator", TlsServers::REDIS_PASSWORD));
+    for (tool, words) in [("audit", "documents equal"), ("doctor", "redis.appendfsync")] {
+        let mut tool = start(&world, tool, &[], (&urls.0, &urls.1), Some(servers.ca_file()));
+        tool.ended().await;
+        let output = tool.read_to_end().await;
+        assert!(output.contains(words) && !output.contains("NOPERM"), "{output}");
+    }
 }
 
 #[tokio::test]
