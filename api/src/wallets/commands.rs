@@ -23,8 +23,8 @@ use crate::wallets::answer::{Handled, Money, NewWallet, json};
 use crate::wallets::described;
 use crate::wallets::error::{Asked, WalletError};
 use crate::wallets::request;
-use crate::wallets::responses::{CommandErrors, TransferErrors};
-use crate::wallets::target::wallet_of;
+use crate::wallets::responses::{CommandErrors, CreateErrors, TransferErrors};
+use crate::wallets::target::{refuse_query, wallet_of};
 
 /// So long before the server's own deadline for a request a command is given up.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(250);
@@ -35,7 +35,7 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// A new wallet's id. Nothing is written: any KSUID is a wallet, with the balance 0 until it is credited.
 #[utoipa::path(
     post, path = WALLETS, operation_id = "create_wallet", tag = "wallets",
-    responses((
+    responses(CreateErrors, (
         status = 201, description = "The id of a new wallet", body = NewWallet,
         headers(("Location" = String, description = "The wallet")),
         links(
@@ -44,7 +44,10 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
         )
     ))
 )]
-pub(crate) async fn create_wallet() -> Response {
+pub(crate) async fn create_wallet(head: Parts) -> Response {
+    if let Err(error) = refuse_query(&head.uri) {
+        return Asked::of(&head).respond(&error);
+    }
     let wallet = WalletId::new();
     let mut response = json(StatusCode::CREATED, &NewWallet { id: wallet.to_string() });
     // A KSUID has letters and digits only.
@@ -153,6 +156,7 @@ where
 {
     let deadline = Instant::now() + app.request_wait.saturating_sub(DEADLINE_MARGIN);
     let wallet = wallet_of(head.uri.path())?;
+    refuse_query(&head.uri)?;
     let key = read_key(&head.headers)?;
     let body = Body::read(&head.headers, body, app.body_wait).await.map_err(WalletError::Unread)?;
     let request::Asked { amount, to } =

@@ -41,8 +41,8 @@ pub(crate) enum WalletError {
     #[error("failed to read data from request body: send it as application/json")]
     UnsupportedType,
     /// The body is not JSON.
-    #[error("failed to parse JSON from request body: {0}")]
-    NotJson(String),
+    #[error("failed to parse JSON from request body: {reason}; {example}")]
+    NotJson { reason: String, example: &'static str },
     /// The body is well-formed JSON, and no command.
     #[error("failed to handle endpoint=\"{action}\": {fault}")]
     NotACommand { action: Action, fault: Fault },
@@ -50,8 +50,11 @@ pub(crate) enum WalletError {
     #[error("failed to handle endpoint=\"{action}\": {reason}")]
     Rejected { action: Action, reason: String },
     /// The query string has a parameter that the path does not take.
-    #[error("there is no parameter \"{}\": this path takes {}", Echo(.name), .known.join(", "))]
+    #[error("there is no parameter \"{}\": this path takes {}", Echo(.name), list(.known))]
     UnknownParameter { name: String, known: Vec<String> },
+    /// The query string has a parameter several times.
+    #[error("a parameter is in the query string several times: give each once")]
+    RepeatedParameter,
     /// The wallet has not reached the version that the client asks for.
     #[error("the wallet has version {version}, and min_version={min_version} was asked for: ask for at most {version}")]
     VersionNotReached { version: i64, min_version: i64 },
@@ -80,6 +83,11 @@ pub(crate) enum Fault {
     ToItself,
 }
 
+/// The parameters of a path, for people.
+fn list(known: &[String]) -> String {
+    if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+}
+
 impl Fault {
     /// A stable word for programs.
     fn code(&self) -> &'static str {
@@ -104,10 +112,11 @@ impl WalletError {
             Self::NoHandler { .. } => "endpoint_unknown",
             Self::Unread(error) | Self::Other(error) => error.code(),
             Self::UnsupportedType => "content_type_unsupported",
-            Self::NotJson(_) => "body_malformed",
+            Self::NotJson { .. } => "body_malformed",
             Self::NotACommand { fault, .. } => fault.code(),
             Self::Rejected { .. } => "rejected",
             Self::UnknownParameter { .. } => "parameter_unknown",
+            Self::RepeatedParameter => "parameter_invalid",
             Self::VersionNotReached { .. } => "version_not_reached",
         }
     }
@@ -118,10 +127,11 @@ impl WalletError {
             Self::NotAPath
             | Self::NotAKsuid { .. }
             | Self::NoHandler { .. }
-            | Self::NotJson(_)
+            | Self::NotJson { .. }
             | Self::NotACommand { .. }
             | Self::Rejected { .. }
             | Self::UnknownParameter { .. }
+            | Self::RepeatedParameter
             | Self::Other(Error::Parameter { .. }) => StatusCode::BAD_REQUEST,
             Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::UnsupportedType => StatusCode::UNSUPPORTED_MEDIA_TYPE,

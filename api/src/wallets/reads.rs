@@ -169,9 +169,9 @@ fn query<T: Default + DeserializeOwned + IntoParams>(head: &Parts) -> Result<T, 
     serde_urlencoded::from_str(query).map_err(|_| {
         let given: Vec<(String, String)> = serde_urlencoded::from_str(query).unwrap_or_default();
         let known: Vec<String> = T::into_params(|| None).into_iter().map(|parameter| parameter.name).collect();
-        match given.into_iter().find(|(name, _)| !known.contains(name)) {
-            Some((name, _)) => WalletError::UnknownParameter { name, known },
-            None => WalletError::Other(Error::Malformed("The query string is malformed.".to_owned())),
+        match given.iter().find(|(name, _)| !known.contains(name)) {
+            Some((name, _)) => WalletError::UnknownParameter { name: name.clone(), known },
+            None => WalletError::RepeatedParameter,
         }
     })
 }

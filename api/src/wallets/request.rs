@@ -82,7 +82,7 @@ fn parse<'a, T: Deserialize<'a>>(action: Action, body: &'a [u8]) -> Result<T, Wa
         Ok(_) if body.trim_ascii_start().first() != Some(&b'{') => Err(not_cast(example(action).to_owned())),
         Ok(command) => Ok(command),
         Err(error) if error.classify() == Category::Data => Err(not_cast(format!("{error}; {}", example(action)))),
-        Err(error) => Err(WalletError::NotJson(error.to_string())),
+        Err(error) => Err(WalletError::NotJson { reason: error.to_string(), example: example(action) }),
     }
 }
 

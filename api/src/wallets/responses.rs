@@ -15,6 +15,15 @@ impl From<&WalletError> for Case {
     }
 }
 
+/// Errors of a request for a new wallet's id.
+pub(crate) struct CreateErrors;
+
+impl IntoResponses for CreateErrors {
+    fn responses() -> Responses {
+        by_status(&[needless_parameter(), WalletError::WrongMethod { allowed: "POST" }])
+    }
+}
+
 /// Errors of a credit or a debit.
 pub(crate) struct CommandErrors;
 
@@ -43,8 +52,8 @@ impl IntoResponses for ReadErrors {
     fn responses() -> Responses {
         let parameter = Error::Parameter { name: "min_version", wanted: "a whole number from 0 on" };
         let own = vec![
-            Error::Malformed("The query string is malformed.".to_owned()).into(),
             parameter.into(),
+            WalletError::RepeatedParameter,
             WalletError::UnknownParameter { name: "minversion".to_owned(), known: vec!["min_version".to_owned()] },
             WalletError::VersionNotReached { version: 6, min_version: 7 },
         ];
@@ -75,7 +84,11 @@ fn commands(action: Action, bad_body: &str) -> Vec<WalletError> {
         WalletError::Unread(Error::TooSlow),
         WalletError::Unread(Error::Encoded),
         WalletError::UnsupportedType,
-        WalletError::NotJson("EOF while parsing a value at line 1 column 0".to_owned()),
+        WalletError::NotJson {
+            reason: "EOF while parsing a value at line 1 column 0".to_owned(),
+            example: r#"send an object such as {"amount": 5}"#,
+        },
+        needless_parameter(),
         no_command(Fault::Body { body, reason }),
         no_command(Fault::AmountNotANumber { raw: "\"5\"".to_owned() }),
         no_command(Fault::Amount { action, reason: NotAnAmount::NotPositive }),
@@ -91,6 +104,11 @@ fn commands(action: Action, bad_body: &str) -> Vec<WalletError> {
         Error::WalletBusy.into(),
         Error::OutcomeUnknown.into(),
     ]
+}
+
+/// The error of a query string where none is taken.
+fn needless_parameter() -> WalletError {
+    WalletError::UnknownParameter { name: "dry_run".to_owned(), known: vec![] }
 }
 
 fn by_status(errors: &[WalletError]) -> Responses {

@@ -1,6 +1,6 @@
 //! The paths of wallets: `/wallet/<ksuid>` and `/wallet/<ksuid>/<endpoint>`.
 
-use axum::http::Method;
+use axum::http::{Method, Uri};
 use wallet::{Action, WalletId};
 
 use crate::paths::{BALANCE, CREDIT, DEBIT, TRANSACTIONS, TRANSFER, WALLET};
@@ -40,6 +40,15 @@ impl<'a> Target<'a> {
 /// The path has no KSUID.
 pub(crate) fn wallet_of(path: &str) -> Result<WalletId, WalletError> {
     Target::of(path).ok_or(WalletError::NotAPath)?.wallet()
+}
+
+/// Refuses a query string. A command takes no parameter, and one that it ignored, such as `dry_run=true`, would move money.
+///
+/// # Errors
+/// There is a parameter.
+pub(crate) fn refuse_query(uri: &Uri) -> Result<(), WalletError> {
+    let name = uri.query().and_then(|query| query.split(['=', '&']).find(|name| !name.is_empty()));
+    name.map_or(Ok(()), |name| Err(WalletError::UnknownParameter { name: name.to_owned(), known: vec![] }))
 }
 
 /// A request that the api dispatches without its router, because it is asked for thousands of times a second.

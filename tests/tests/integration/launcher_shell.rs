@@ -142,6 +142,7 @@ async fn the_commands_of_the_banner_and_of_readme_work_as_pasted() {
     let export = format!("export {}", line_of("export "));
     let mut commands = vec![
         line_of("ride "),
+        line_of("wallet "),
         line_of("totals "),
         line_of("stream  private: "),
         format!("{} --command 'SELECT 1'", line_of("sql     private: ")),

@@ -135,6 +135,10 @@ async fn a_transfer_is_seen_from_both_wallets() {
     assert_eq!((status, &answer["error"]), (400, &json!(text)));
 }
 
+/// How the error of a body begins that is no JSON.
+const NO_JSON: &str =
+    "failed to parse JSON from request body: expected value at line 1 column 1; send an object such as {\"amount\": 5}";
+
 #[tokio::test]
 async fn bad_input_is_refused_in_the_shape_of_the_seed_and_writes_nothing() {
     let world = World::new().await;
@@ -146,7 +150,7 @@ async fn bad_input_is_refused_in_the_shape_of_the_seed_and_writes_nothing() {
     for (body, status, code, start) in [
         ("", 400, "body_malformed", "failed to parse JSON from request body: EOF".to_owned()),
         ("{\"amount\":5", 400, "body_malformed", "failed to parse JSON from request body: EOF".to_owned()),
-        ("amount=5", 400, "body_malformed", "failed to parse JSON from request body: ".to_owned()),
+        ("amount=5", 400, "body_malformed", NO_JSON.to_owned()),
         (&large, 413, "body_too_large", "failed to read data from request body: The body is too large".to_owned()),
         ("[5]", 400, "command_malformed", text("failed to cast requestBody=[5] to Amount: ")),
         ("{}", 400, "command_malformed", text("failed to cast requestBody={} to Amount: missing field")),
@@ -208,6 +212,7 @@ async fn assert_targets(teller: &Teller, id: &WalletId) {
     let no_ksuid = "entity ksuid \"x\" could not be parsed: a KSUID has 27 characters";
     let no_version = "Parameter 'min_version' must be a whole number from 0 on.";
     let no_parameter = "there is no parameter \"minversion\": this path takes min_version";
+    let no_parameter_at_all = "there is no parameter \"dry_run\": this path takes none";
     let no_page_parameter = "there is no parameter \"after\": this path takes before, limit, min_version";
     for (method, path, status, code, start) in [
         ("GET", "/wallet".to_owned(), 400, "path_malformed", no_path),
@@ -238,7 +243,17 @@ async fn assert_targets(teller: &Teller, id: &WalletId) {
         ),
         ("GET", format!("/wallet/{id}/transactions?after=5"), 400, "parameter_unknown", no_page_parameter),
         ("GET", format!("/wallet/{id}/balance?min_version=-1"), 400, "parameter_invalid", "Parameter 'min_version'"),
-        ("GET", format!("/wallet/{id}/balance?min_version=1&min_version=1"), 400, "body_malformed", "The query"),
+        (
+            "GET",
+            format!("/wallet/{id}/balance?min_version=1&min_version=1"),
+            400,
+            "parameter_invalid",
+            "a parameter is",
+        ),
+        ("POST", format!("/wallet/{id}/credit?dry_run=true"), 400, "parameter_unknown", no_parameter_at_all),
+        ("POST", format!("/wallet/{id}/debit?min_version=1"), 400, "parameter_unknown", "there is no parameter"),
+        ("POST", format!("/wallet/{id}/transfer?&x"), 400, "parameter_unknown", "there is no parameter \"x\""),
+        ("POST", "/wallets?dry_run=true".to_owned(), 400, "parameter_unknown", no_parameter_at_all),
         ("GET", format!("/wallet/{id}/transactions?limit=0"), 400, "parameter_invalid", "Parameter 'limit' must be"),
         ("GET", format!("/wallet/{id}/transactions?limit=1001"), 400, "parameter_invalid", "Parameter 'limit'"),
         ("GET", format!("/wallet/{id}/transactions?before=0"), 400, "parameter_invalid", "Parameter 'before'"),

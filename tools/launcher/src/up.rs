@@ -25,6 +25,9 @@ use crate::watch::watch;
 /// The port of the live page, if it is free.
 const DASHBOARD_PORT: u16 = 5007;
 
+/// The wallet that the banner credits. Any KSUID is a wallet.
+const WALLET: &str = "28skwt5B8zTrs6AqBWrSgCHLcRL";
+
 /// The monitor port of the first process of the Procfile. The following processes get the following ports.
 const FIRST_MONITOR_PORT: u16 = 5010;
 
@@ -220,6 +223,9 @@ fn greet(servers: &Servers, outside: &Outside, entries: &[Entry], ports: &Ports)
     say(&format!(
         "  book    curl {base_url}/rides -H 'Authorization: user@example.com' -H 'Idempotency-Key: any-20-characters-or-more' \\\n                \
          -d 'origin_lat=52.52&origin_lon=13.405&target_lat=48.8566&target_lon=2.3522'"
+    ));
+    say(&format!(
+        "  wallet  curl -H 'Content-Type: application/json' -d '{{\"amount\": 5}}' {base_url}/wallet/{WALLET}/credit"
     ));
     say(&format!("  totals  curl {base_url}/totals"));
     for (entry, port) in entries.iter().zip(&ports.monitors) {

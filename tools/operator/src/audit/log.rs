@@ -2,6 +2,7 @@
 //! the comparisons with the stream, with the history, and with the states of the consumers.
 
 use anyhow::{Context, Result};
+use consumer::{ModelFold, WalletsFold};
 use deadpool_postgres::Transaction;
 use pglog::{Page, Partition, Reader, Record};
 
@@ -86,6 +87,9 @@ fn list_others<'a>(others: impl Iterator<Item = &'a Registered>, partition: Part
     for consumer in others {
         report.consumers.push(consumer.line(partition));
         report.note(match &consumer.fold {
+            Some(_) if consumer.has_fold(WalletsFold::ID) => {
+                format!("{}: its state is the documents in Redis: see the line of wallets in Redis", consumer.name)
+            }
             Some((fold, version)) => {
                 format!("{}: not compared: the audit does not know its fold, {fold} version {version}", consumer.name)
             }
