@@ -6,7 +6,7 @@
 //!                  └─▶ page ────────────────────▶ Postgres   older transactions
 //! ```
 //!
-//! `target` reads paths, `answer` and `error` write responses.
+//! `target` reads paths and query strings, `answer` and `error` write responses.
 
 mod answer;
 mod commands;

@@ -24,7 +24,7 @@ use crate::wallets::described;
 use crate::wallets::error::{Asked, WalletError};
 use crate::wallets::request;
 use crate::wallets::responses::{CommandErrors, CreateErrors, TransferErrors};
-use crate::wallets::target::{refuse_query, wallet_of};
+use crate::wallets::target::{NoParameters, query, wallet_of};
 
 /// So long before the server's own deadline for a request a command is given up.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(250);
@@ -45,7 +45,7 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
     ))
 )]
 pub(crate) async fn create_wallet(head: Parts) -> Response {
-    if let Err(error) = refuse_query(&head.uri) {
+    if let Err(error) = query::<NoParameters>(&head) {
         return Asked::of(&head).respond(&error);
     }
     let wallet = WalletId::new();
@@ -156,7 +156,7 @@ where
 {
     let deadline = Instant::now() + app.request_wait.saturating_sub(DEADLINE_MARGIN);
     let wallet = wallet_of(head.uri.path())?;
-    refuse_query(&head.uri)?;
+    query::<NoParameters>(head)?;
     let key = read_key(&head.headers)?;
     let body = Body::read(&head.headers, body, app.body_wait).await.map_err(WalletError::Unread)?;
     let request::Asked { amount, to } =

@@ -6,7 +6,6 @@ use axum::http::request::Parts;
 use axum::response::Response;
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
 use wallet::WalletId;
 use wallet::documents::{self, Head, TRANSACTION_COUNT_MAX};
@@ -21,7 +20,7 @@ use crate::wallets::answer::{self, Balance, Money, READ_FROM, Shown, Transaction
 use crate::wallets::error::{Asked, WalletError};
 use crate::wallets::responses::ReadErrors;
 use crate::wallets::source;
-use crate::wallets::target::wallet_of;
+use crate::wallets::target::{query, wallet_of};
 use crate::wallets::{described, page};
 
 /// The transactions of a page, unless the client asks for another number: as many as a document has, so that Redis has them.
@@ -160,20 +159,6 @@ fn shown(transaction: &documents::Transaction) -> Transaction {
     let documents::Transaction { timestamp, counterparty, amount_minor, version, event_id } = *transaction;
     let source_entity_id = counterparty.map_or_else(|| "world".to_owned(), |wallet| wallet.to_string());
     Transaction { timestamp, source_entity_id, amount: Money(amount_minor), version, event_id: event_id.to_string() }
-}
-
-/// The query string. With a misspelt `min_version` a client would take an older state for a newer one, so no other parameter is
-/// allowed.
-fn query<T: Default + DeserializeOwned + IntoParams>(head: &Parts) -> Result<T, WalletError> {
-    let Some(query) = head.uri.query() else { return Ok(T::default()) };
-    serde_urlencoded::from_str(query).map_err(|_| {
-        let given: Vec<(String, String)> = serde_urlencoded::from_str(query).unwrap_or_default();
-        let known: Vec<String> = T::into_params(|| None).into_iter().map(|parameter| parameter.name).collect();
-        match given.iter().find(|(name, _)| !known.contains(name)) {
-            Some((name, _)) => WalletError::UnknownParameter { name: name.clone(), known },
-            None => WalletError::RepeatedParameter,
-        }
-    })
 }
 
 fn version(name: &'static str, text: Option<String>, least: i64, wanted: &'static str) -> Result<Option<i64>, Error> {

@@ -1,6 +1,10 @@
-//! The paths of wallets: `/wallet/<ksuid>` and `/wallet/<ksuid>/<endpoint>`.
+//! The paths of wallets, `/wallet/<ksuid>` and `/wallet/<ksuid>/<endpoint>`, and their query strings.
 
-use axum::http::{Method, Uri};
+use axum::http::Method;
+use axum::http::request::Parts;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use utoipa::IntoParams;
 use wallet::{Action, WalletId};
 
 use crate::paths::{BALANCE, CREDIT, DEBIT, TRANSACTIONS, TRANSFER, WALLET};
@@ -42,13 +46,26 @@ pub(crate) fn wallet_of(path: &str) -> Result<WalletId, WalletError> {
     Target::of(path).ok_or(WalletError::NotAPath)?.wallet()
 }
 
-/// Refuses a query string. A command takes no parameter, and one that it ignored, such as `dry_run=true`, would move money.
+/// The parameters of a command: none.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NoParameters {}
+
+/// The query string. With a misspelt `min_version` a client would take an older state for a newer one, and a command that ignored
+/// `dry_run=true` would move money. So no other parameter is allowed.
 ///
 /// # Errors
-/// There is a parameter.
-pub(crate) fn refuse_query(uri: &Uri) -> Result<(), WalletError> {
-    let name = uri.query().and_then(|query| query.split(['=', '&']).find(|name| !name.is_empty()));
-    name.map_or(Ok(()), |name| Err(WalletError::UnknownParameter { name: name.to_owned(), known: vec![] }))
+/// A parameter is unknown, or is given several times.
+pub(crate) fn query<T: Default + DeserializeOwned + IntoParams>(head: &Parts) -> Result<T, WalletError> {
+    let Some(query) = head.uri.query() else { return Ok(T::default()) };
+    serde_urlencoded::from_str(query).map_err(|_| {
+        let given: Vec<(String, String)> = serde_urlencoded::from_str(query).unwrap_or_default();
+        let known: Vec<String> = T::into_params(|| None).into_iter().map(|parameter| parameter.name).collect();
+        match given.into_iter().find(|(name, _)| !known.contains(name)) {
+            Some((name, _)) => WalletError::UnknownParameter { name, known },
+            None => WalletError::RepeatedParameter,
+        }
+    })
 }
 
 /// A request that the api dispatches without its router, because it is asked for thousands of times a second.

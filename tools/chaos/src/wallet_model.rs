@@ -143,8 +143,9 @@ pub(crate) async fn check_events(world: &World, client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// Compares the documents that readers believe, and the responses of the apis, with Postgres. Returns the differences as a text,
-/// which is empty if there are none. Call it at rest only: during traffic there are always some.
+/// Compares the documents that readers believe, and the responses of the apis, with Postgres. Returns a text with each
+/// difference; without a difference it is empty. Call it only while no request is in flight, because documents follow Postgres with a
+/// delay.
 pub(crate) async fn stale(world: &World, client: &Client) -> Result<String> {
     let rows = client
         .query(
