@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use deadpool_postgres::ClientWrapper as Client;
-use launcher::{PostgresServer, RedisServer, find_postgres, find_redis};
+use launcher::{PostgresServer, RedisServer, claim_ports, find_postgres, find_redis};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -12,6 +12,14 @@ pub fn scratch_folder() -> PathBuf {
     let folder = std::env::temp_dir().join(format!("rrl-{:016x}", rand::random::<u64>()));
     std::fs::create_dir(&folder).unwrap();
     folder
+}
+
+/// A free port, which no other test and no launcher chooses before this test ends.
+pub fn free_port() -> u16 {
+    let claimed = claim_ports(rand::random_range(10_000..30_000), 1).unwrap().remove(0);
+    let port = claimed.port;
+    std::mem::forget(claimed);
+    port
 }
 
 /// A Redis that only one test uses.

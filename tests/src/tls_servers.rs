@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Gid, Uid};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
-use crate::{PrivatePostgres, PrivateRedis, World, scratch_folder, wait_until};
+use crate::{PrivatePostgres, PrivateRedis, World, free_port, scratch_folder, wait_until};
 
 /// The keys and the commands that each process needs in Redis. `docs/SECURITY.md` has the same lists. `wallets` is the consumer
 /// with that fold, and `operator` is the user of `audit` and `doctor`.
@@ -186,9 +186,4 @@ fn write(folder: &Path, name: &str, text: &str, owner: Option<&std::fs::Metadata
     if let Some(owner) = owner {
         nix::unistd::chown(&path, Some(Uid::from_raw(owner.uid())), Some(Gid::from_raw(owner.gid()))).unwrap();
     }
-}
-
-/// A port that is free now. Another program may take it before the server does; then the test fails with a clear message.
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }

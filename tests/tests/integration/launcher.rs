@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tests::{Process, binary, is_alive, scratch_folder, wait_until};
+use tests::{Process, binary, free_port, is_alive, scratch_folder, wait_until};
 use tokio::process::Command;
 
 /// A folder for a launcher, with a Procfile that lists six processes.
@@ -22,7 +22,7 @@ impl UpFolder {
 
     /// A folder whose simulator sends `rate` rides per second.
     pub async fn with_rate(rate: u32) -> Self {
-        let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let port = free_port();
         // The name has characters that need quoting.
         let path = scratch_folder().join("my rides, 100%");
         let folder = Self { data: path.join("data"), path, port };

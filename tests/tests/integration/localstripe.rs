@@ -31,7 +31,7 @@ impl LocalStripe {
     async fn start() -> Self {
         let program = python_program("localstripe");
         // localstripe cannot choose a free port.
-        let port = std::net::TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port();
+        let port = tests::free_port();
         let mut command = Command::new(&program);
         command.args(["--from-scratch", "--port", &port.to_string()]).kill_on_drop(true);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();

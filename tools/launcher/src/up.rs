@@ -16,20 +16,24 @@ use crate::install::{Needed, install_missing};
 use crate::leftovers::Register;
 use crate::lock::lock;
 use crate::outside::{Outside, parse_used};
+use crate::ports::{ClaimedPort, claim_ports};
 use crate::procfile::{Entry, parse_procfile};
 use crate::screen::{Console, say};
 use crate::servers::Servers;
 use crate::supervise::{keep_running, keep_serving};
 use crate::watch::watch;
 
-/// The port of the live page, if it is free.
+/// The port of the live page, or the first port after it that is free.
 const DASHBOARD_PORT: u16 = 5007;
 
 /// The wallet that the banner credits. Any KSUID is a wallet.
 const WALLET: &str = "28skwt5B8zTrs6AqBWrSgCHLcRL";
 
-/// The monitor port of the first process of the Procfile. The following processes get the following ports.
+/// The monitor port of the first process of the Procfile. The following processes get the following ports that are free.
 const FIRST_MONITOR_PORT: u16 = 5010;
+
+/// The port of the payment server, or the first after it that is free: only the processes of this launcher use it.
+const PAYMENTS_PORT: u16 = 5110;
 
 /// Starts everything and shows how the consumers converge: by a board on a terminal, by a line every few seconds elsewhere.
 #[derive(Debug, Clone, Args)]
@@ -109,7 +113,7 @@ async fn run_everything(
 ) -> Result<()> {
     let names = entries.iter().map(|entry| entry.name.len()).chain(["postgres", "summary"].map(str::len));
     let console = Console::new(names.max().unwrap_or(0));
-    let ports = Ports::choose(config.api_port, entries.len()).await;
+    let ports = Ports::choose(config.api_port, entries.len());
     let settings = match ports {
         Ok(ports) => settings(config, outside, &servers, &entries, &ports, &console).await.map(|set| (ports, set)),
         Err(error) => Err(error),
@@ -159,20 +163,27 @@ struct Ports {
     /// One per process.
     monitors: Vec<u16>,
     payments: String,
+    /// No other launcher chooses one of them while this one runs.
+    _claimed: Vec<ClaimedPort>,
 }
 
 impl Ports {
-    async fn choose(api: u16, process_count: usize) -> Result<Self> {
-        let page = match given("DASHBOARD_PORT") {
-            Some(port) => port,
-            None => free_ports(DASHBOARD_PORT, 1).await?[0].to_string(),
+    fn choose(api: u16, process_count: usize) -> Result<Self> {
+        let mut claimed: Vec<ClaimedPort> = ClaimedPort::new(api).into_iter().collect();
+        let mut given_or_free = |name: &str, first: u16| -> Result<String> {
+            let given = given(name);
+            match given.as_ref().map(|port| port.parse()) {
+                Some(port) => claimed.extend(port.ok().and_then(ClaimedPort::new)),
+                None => claimed.extend(claim_ports(first, 1)?),
+            }
+            Ok(given.unwrap_or_else(|| claimed.last().expect("it was just claimed").port.to_string()))
         };
-        // Any free port will do for payments, because only the processes of this launcher use it.
-        let payments = match given("PAYMENTS_PORT") {
-            Some(port) => port,
-            None => free_ports(0, 1).await?[0].to_string(),
-        };
-        Ok(Self { api, page, monitors: free_ports(FIRST_MONITOR_PORT, process_count).await?, payments })
+        let page = given_or_free("DASHBOARD_PORT", DASHBOARD_PORT)?;
+        let payments = given_or_free("PAYMENTS_PORT", PAYMENTS_PORT)?;
+        let monitors = claim_ports(FIRST_MONITOR_PORT, process_count)?;
+        let numbers = monitors.iter().map(|claimed| claimed.port).collect();
+        claimed.extend(monitors);
+        Ok(Self { api, page, monitors: numbers, payments, _claimed: claimed })
     }
 }
 
@@ -242,22 +253,6 @@ fn greet(servers: &Servers, outside: &Outside, entries: &[Entry], ports: &Ports)
     }
     say("For another terminal, so that every command of README.md finds this run:");
     say(&format!("  {}", servers.exports(ports.api)));
-}
-
-/// Ports from `first` on, each replaced by another if it is in use.
-async fn free_ports(first: u16, count: usize) -> Result<Vec<u16>> {
-    let mut ports = Vec::new();
-    // The listeners are held until all ports are chosen, so that no port is chosen twice.
-    let mut held = Vec::new();
-    for wanted in (first..).take(count) {
-        let listener = match TcpListener::bind(("127.0.0.1", wanted)).await {
-            Ok(listener) => listener,
-            Err(_) => TcpListener::bind(("127.0.0.1", 0)).await.context("looking for a free port")?,
-        };
-        ports.push(listener.local_addr().context("reading a socket's address")?.port());
-        held.push(listener);
-    }
-    Ok(ports)
 }
 
 async fn check_port(api_port: u16) -> Result<()> {
