@@ -269,6 +269,9 @@ impl Checker {
         pglog::prepare_session(&client).await?;
         self.archive.start_over();
         loop {
+            // In this order: whatever is finished by now has its records in the log that is read after it.
+            let unfinished = bookings::unfinished(&client).await?;
+            let is_all_cut = !pglog::is_anything_staged(&client, Partition::FIRST).await?;
             let sql = sql_sum(&client).await?;
             let mut consumers = self.look(&client).await?;
             // The baseline is behind by design.
@@ -280,8 +283,8 @@ impl Checker {
                 .filter(|row| row.get::<_, i64>(1) < head)
                 .map(|row| format!("{} is at {}", row.get::<_, String>(0), row.get::<_, i64>(1)))
                 .collect();
-            let unfinished = bookings::unfinished(&client).await?;
-            let all_agree = logged == sql && behind.is_empty() && consumers.len() == self.world.folding().count();
+            let all_agree =
+                is_all_cut && logged == sql && behind.is_empty() && consumers.len() == self.world.folding().count();
             let stale = wallet_model::stale(&self.world, &client).await?;
             if all_agree && unfinished.is_empty() && stale.is_empty() {
                 break;
