@@ -16,7 +16,8 @@ use axum::response::{IntoResponse, Response};
 const MAX_AGE_S: u16 = 3600;
 
 /// The header in which a browser compares the origin of the page with that of the server: `same-origin`, `same-site` or
-/// `cross-site`. It is `none` if no page sends the request, but a person has entered the address. No page can write this header. Browsers leave it out towards plain `http` on other machines.
+/// `cross-site`. It is `none` if no page sends the request, but a person has entered the address. No page can write this header.
+/// Browsers leave it out towards plain `http` on other machines.
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
 /// The pages of other origins that may use a server, and the requests that they may send.

@@ -266,6 +266,7 @@ async fn no_commit_of_a_running_consumer_is_lost() {
         for (client, name, offset, in_transactions) in consumers.drain(..) {
             running.spawn(async move {
                 let (client, last_offset) = commit_until_refused(client, name.clone(), offset, in_transactions).await;
+                assert!(last_offset > offset, "{name} has committed in this round");
                 (client, name, last_offset, in_transactions)
             });
         }

@@ -269,7 +269,7 @@ impl Checker {
         pglog::prepare_session(&client).await?;
         self.archive.start_over();
         loop {
-            // In this order: whatever is finished by now has its records in the log that is read after it.
+            // `look` reads the log, so it comes last: work that finished before it has all of its records there.
             let unfinished = bookings::unfinished(&client).await?;
             let is_all_cut = !pglog::is_anything_staged(&client, Partition::FIRST).await?;
             let sql = sql_sum(&client).await?;

@@ -1,7 +1,7 @@
 //! Ports for processes that are started later.
 //!
-//! A port that is free now may be chosen by two programs before a process of either listens on it. So a port is claimed: whoever
-//! chooses it holds the UDP port of the same number, which no process here uses. The system ends a claim with its process.
+//! Two launchers may choose the same free port, because their processes listen on it only later. So a launcher claims each port:
+//! it binds the UDP port of the same number, which no process here uses. The claim ends when the launcher ends, even by a kill.
 
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
