@@ -1,0 +1,111 @@
+//! The breaker of each destination: a row in Postgres, so that all containers share it, and a restart forgets none.
+//!
+//! ```text
+//! closed --FAILURE_COUNT_MAX failures in a row--> open --OPEN_WAIT--> one unit goes first (the canary)
+//!    ^                                              ^                     |
+//!    |                                              +------it fails-------+
+//!    +-----------------------------it is stored---------------------------+
+//! ```
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tokio_postgres::Client;
+
+/// Failures in a row that open the breaker.
+const FAILURE_COUNT_MAX: i32 = 5;
+
+/// How long it stays open before a unit may try.
+const OPEN_WAIT: Duration = Duration::from_secs(5);
+
+/// A breaker that is open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Breaker {
+    /// The destination.
+    pub destination: String,
+    /// The unit that goes first.
+    pub canary: Option<i64>,
+}
+
+/// Registers the destinations of the declaration.
+///
+/// # Errors
+/// Postgres is away, or a destination has moved while parts of units are open: their undo would go to the new place.
+pub async fn register(client: &Client, destinations: &[(String, Vec<u8>)]) -> Result<()> {
+    for (name, fingerprint) in destinations {
+        let moved = client
+            .query_one(
+                "-- container::register
+                 WITH known AS (
+                     INSERT INTO destinations AS d (name, fingerprint) VALUES ($1, $2)
+                     ON CONFLICT (name) DO UPDATE SET fingerprint = $2
+                     WHERE d.fingerprint = $2 OR NOT EXISTS (
+                         SELECT FROM unit_parts AS p JOIN units AS u ON u.uow = p.uow
+                         WHERE p.destination = $1 AND u.settled_at IS NULL
+                     )
+                     RETURNING 1
+                 )
+                 SELECT NOT EXISTS (SELECT FROM known)",
+                &[name, fingerprint],
+            )
+            .await
+            .context("registering a destination")?;
+        ensure!(
+            !moved.get::<_, bool>(0),
+            "the destination {name} is declared at another place, and units are open that may have parts at the old one: \
+             declare the old place again, or wait until they are settled (container units list)"
+        );
+    }
+    Ok(())
+}
+
+/// The breakers that are open.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn read_breakers(client: &Client) -> Result<Vec<Breaker>> {
+    let query = "-- container::breakers\nSELECT name, canary FROM destinations WHERE open_until IS NOT NULL";
+    let rows = client.query(query, &[]).await.context("reading the breakers")?;
+    Ok(rows.iter().map(|row| Breaker { destination: row.get("name"), canary: row.get("canary") }).collect())
+}
+
+/// A destination has failed for this unit. Returns whether its breaker is open now.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn note_failure(client: &Client, destination: &str, uow: i64) -> Result<bool> {
+    let row = client
+        .query_opt(
+            "-- container::note_failure
+             UPDATE destinations SET failure_count = failure_count + 1,
+                 open_until = CASE WHEN failure_count + 1 >= $2 THEN now() + $3 * INTERVAL '1 second' END,
+                 canary = nullif(canary, $4)
+             WHERE name = $1 RETURNING open_until IS NOT NULL",
+            &[&destination, &FAILURE_COUNT_MAX, &OPEN_WAIT.as_secs_f64(), &uow],
+        )
+        .await
+        .context("noting a failure")?;
+    Ok(row.is_some_and(|row| row.get(0)))
+}
+
+/// A destination has stored a unit: its breaker closes, and the units that wait for it are due.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn note_success(client: &Client, destination: &str) -> Result<()> {
+    client
+        .execute(
+            "-- container::note_success
+             WITH closed AS (
+                 UPDATE destinations SET failure_count = 0, open_until = NULL, canary = NULL
+                 WHERE name = $1 AND (failure_count > 0 OR open_until IS NOT NULL) RETURNING name
+             )
+             UPDATE units AS u SET due_at = now() FROM closed
+             WHERE u.state IN ('queued', 'fail_queued') AND u.due_at > now()
+                   AND EXISTS (SELECT FROM unit_parts AS p WHERE p.uow = u.uow AND p.destination = closed.name)",
+            &[&destination],
+        )
+        .await
+        .context("noting a success")?;
+    Ok(())
+}

@@ -1,0 +1,212 @@
+//! The verdict on an attempt, and the end of a rollback.
+
+use anyhow::{Context, Result};
+use pglog::NewRecord;
+use serde_json::json;
+use tokio_postgres::{Client, Transaction};
+
+use super::{ATTEMPT_COUNT_MAX, State, bounded, pause_after};
+
+/// The outcome of one part in an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartOutcome {
+    /// The destination.
+    pub destination: String,
+    /// `declined`, `stored`, `failed_4xx`, `failed_5xx`, `timed_out`; `pending`: it was not begun.
+    pub state: &'static str,
+    /// The status that the destination gave, if it failed.
+    pub status: Option<i16>,
+    /// Its reason.
+    pub error: Option<String>,
+}
+
+/// The row of the last resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// The table, as it was declared and checked.
+    pub table: String,
+    /// The document, a JSON text.
+    pub data: String,
+}
+
+/// The end of a failed attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ending {
+    /// The state of the unit now.
+    pub state: State,
+    /// The status of the response.
+    pub status: i16,
+    /// Its reason.
+    pub error: String,
+}
+
+/// The verdict that all destinations keep the unit: one transaction with the row of the last resource, the outcomes and the log
+/// record. `false`: the lease was lost, and nothing was written.
+///
+/// # Errors
+/// Postgres is away, and whether it was committed is unknown; or it refuses the row, and nothing was written.
+pub async fn commit(client: &mut Client, unit: Held<'_>, row: Option<&Row>, parts: &[PartOutcome]) -> Result<bool> {
+    let tx = client.transaction().await.context("beginning the verdict")?;
+    let settled = tx
+        .execute(
+            "-- container::commit
+             UPDATE units SET state = 'committed', status = 200, error = NULL, settled_at = now(), due_at = 'infinity'
+             WHERE uow = $1 AND lease = $2 AND state = 'fanned_out'",
+            &[&unit.uow, &unit.lease],
+        )
+        .await
+        .context("writing the verdict")?;
+    if settled == 0 {
+        return Ok(false);
+    }
+    if let Some(Row { table, data }) = row {
+        let statement = format!(
+            "-- container::row\nINSERT INTO {table} (uow, subject, data) VALUES ($1, $2, $3::text::jsonb)"
+        );
+        tx.execute(&statement, &[&unit.uow, &unit.subject, data]).await.context("writing the row")?;
+    }
+    write_parts(&tx, unit, parts).await?;
+    stage(&tx, unit, "commit", 200, None).await?;
+    tx.commit().await.context("committing the verdict")?;
+    Ok(true)
+}
+
+/// The verdict that the attempt has failed: from now on its parts are taken back. `false`: the lease was lost.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn roll_back(
+    client: &mut Client,
+    unit: Held<'_>,
+    status: i16,
+    error: &str,
+    parts: &[PartOutcome],
+) -> Result<bool> {
+    let tx = client.transaction().await.context("beginning the verdict")?;
+    let settled = tx
+        .execute(
+            "-- container::roll_back
+             UPDATE units SET state = 'rolling_back', status = $3, error = $4 WHERE uow = $1 AND lease = $2 AND state = 'fanned_out'",
+            &[&unit.uow, &unit.lease, &status, &bounded(error)],
+        )
+        .await
+        .context("writing the verdict")?;
+    if settled == 0 {
+        return Ok(false);
+    }
+    write_parts(&tx, unit, parts).await?;
+    tx.execute(
+        "-- container::report
+         INSERT INTO unit_reports (uow, attempt, destination, state, status, error)
+         SELECT uow, $2, destination, state, status, error FROM unit_parts WHERE uow = $1
+         ON CONFLICT DO NOTHING",
+        &[&unit.uow, &unit.attempt],
+    )
+    .await
+    .context("writing the report")?;
+    tx.commit().await.context("committing the verdict")?;
+    Ok(true)
+}
+
+/// Everything is taken back: the unit is rejected, waits for its next attempt, or is left to a person. `None`: the lease was lost.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn finish_rollback(client: &mut Client, unit: Held<'_>, status: i16, error: &str) -> Result<Option<Ending>> {
+    let is_last = unit.attempt >= ATTEMPT_COUNT_MAX;
+    let state = match status {
+        400..500 => State::Rejected,
+        _ if is_last => State::Dead,
+        _ => State::FailQueued,
+    };
+    let tx = client.transaction().await.context("beginning the end of a rollback")?;
+    let pause = pause_after(unit.attempt).as_secs_f64();
+    let settled = tx
+        .execute(
+            "-- container::finish_rollback
+             UPDATE units SET state = $3, take_count = 0,
+                 attempt = attempt + CASE WHEN $3 = 'fail_queued' THEN 1 ELSE 0 END,
+                 settled_at = CASE WHEN $3 = 'rejected' THEN now() END,
+                 due_at = CASE WHEN $3 = 'fail_queued' THEN now() + $4 * INTERVAL '1 second' ELSE 'infinity' END
+             WHERE uow = $1 AND lease = $2 AND state = 'rolling_back'",
+            &[&unit.uow, &unit.lease, &state.name(), &pause],
+        )
+        .await
+        .context("ending a rollback")?;
+    if settled == 0 {
+        return Ok(None);
+    }
+    tx.execute(
+        "-- container::undone
+         UPDATE unit_parts SET state = 'undone' WHERE uow = $1 AND state IN ('stored', 'timed_out')",
+        &[&unit.uow],
+    )
+    .await
+    .context("noting what was taken back")?;
+    stage(&tx, unit, state.name(), status, Some(error)).await?;
+    tx.commit().await.context("committing the end of a rollback")?;
+    Ok(Some(Ending { state, status, error: error.to_owned() }))
+}
+
+/// Leaves a unit whose parts could not all be taken back to a later try. `false`: the lease was lost.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn put_off(client: &Client, unit: Held<'_>, pause_s: f64) -> Result<bool> {
+    let put_off = client
+        .execute(
+            "-- container::put_off
+             UPDATE units SET due_at = now() + $3 * INTERVAL '1 second' WHERE uow = $1 AND lease = $2",
+            &[&unit.uow, &unit.lease, &pause_s],
+        )
+        .await
+        .context("putting a rollback off")?;
+    Ok(put_off == 1)
+}
+
+/// A unit that the caller holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Held<'a> {
+    /// Its number.
+    pub uow: i64,
+    /// The caller's lease.
+    pub lease: i64,
+    /// The attempt.
+    pub attempt: i32,
+    /// The resource that was posted to.
+    pub resource: &'a str,
+    /// The thing that it is about.
+    pub subject: &'a str,
+    /// The trace of the request.
+    pub traceparent: Option<&'a str>,
+}
+
+async fn write_parts(tx: &Transaction<'_>, unit: Held<'_>, parts: &[PartOutcome]) -> Result<()> {
+    let destinations: Vec<&str> = parts.iter().map(|part| part.destination.as_str()).collect();
+    let states: Vec<&str> = parts.iter().map(|part| part.state).collect();
+    let statuses: Vec<Option<i16>> = parts.iter().map(|part| part.status).collect();
+    let errors: Vec<Option<String>> = parts.iter().map(|part| part.error.as_deref().map(bounded)).collect();
+    tx.execute(
+        "-- container::parts
+         UPDATE unit_parts AS p SET state = new.state, status = new.status, error = new.error, attempts = $6
+         FROM unnest($2::text[], $3::text[], $4::smallint[], $5::text[]) AS new (destination, state, status, error)
+         WHERE p.uow = $1 AND p.destination = new.destination",
+        &[&unit.uow, &destinations, &states, &statuses, &errors, &unit.attempt],
+    )
+    .await
+    .context("writing the outcomes")?;
+    Ok(())
+}
+
+/// The log record of a verdict. It is bounded: the report is in the tables.
+async fn stage(tx: &Transaction<'_>, unit: Held<'_>, action: &str, status: i16, error: Option<&str>) -> Result<()> {
+    let error = error.map(bounded);
+    let data = json!({
+        "uow": unit.uow, "resource": unit.resource, "subject": unit.subject, "attempt": unit.attempt, "status": status,
+        "error": error,
+    });
+    let (data, traceparent) = (data.to_string(), unit.traceparent);
+    let record = NewRecord { object: "unit", action, data: &data, traceparent };
+    pglog::stage(tx, record).await.context("staging the log record")?;
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! Taking units that are due.
+
+use anyhow::{Context, Result};
+use tokio_postgres::Client;
+
+use super::{LEASE, State, TAKE_COUNT_MAX};
+
+/// A unit that this process has taken.
+#[derive(Debug, Clone)]
+pub struct Taken {
+    /// Its number.
+    pub uow: i64,
+    /// The key under which destinations store.
+    pub key: String,
+    /// The resource that was posted to.
+    pub resource: String,
+    /// The thing that it is about.
+    pub subject: String,
+    /// [`State::FannedOut`] or [`State::RollingBack`].
+    pub state: State,
+    /// From 1 on.
+    pub attempt: i32,
+    /// Our lease. Every statement that changes the unit compares it.
+    pub lease: i64,
+    /// The attempt was taken up too often: it counts as failed.
+    pub is_worn_out: bool,
+    /// The verdict that is being carried out, while it is rolled back.
+    pub status: Option<i16>,
+    /// Its reason.
+    pub error: Option<String>,
+    /// The file in the spool.
+    pub spool_name: String,
+    /// Its destinations, in the order of their names.
+    pub destinations: Vec<String>,
+    /// The trace of the request.
+    pub traceparent: Option<String>,
+}
+
+/// Takes up to `len_max` units of this spool that are due. A unit that needs a destination whose breaker is open is not taken:
+/// it is due when the breaker lets a unit through. After an outage each destination gets one unit first.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn take(client: &Client, spool_id: &str, len_max: usize) -> Result<Vec<Taken>> {
+    let rows = client
+        .query(
+            "-- container::take
+             WITH due AS (
+                 SELECT u.uow, (
+                     -- Taking back needs no breaker: it is tried until it succeeds.
+                     SELECT max(d.open_until) FROM unit_parts AS p JOIN destinations AS d ON d.name = p.destination
+                     WHERE p.uow = u.uow AND u.state <> 'rolling_back' AND d.open_until IS NOT NULL
+                           AND d.canary IS DISTINCT FROM u.uow
+                 ) AS shut_until
+                 FROM units AS u
+                 WHERE u.spool_id = $1::text::uuid AND u.state IN ('queued', 'fanned_out', 'rolling_back', 'fail_queued')
+                       AND u.due_at <= now()
+                 ORDER BY u.due_at LIMIT $2 FOR UPDATE OF u SKIP LOCKED
+             ), later AS (
+                 UPDATE units AS u SET due_at = greatest(shut_until, now() + INTERVAL '1 second')
+                 FROM due WHERE u.uow = due.uow AND shut_until IS NOT NULL
+             )
+             UPDATE units AS u
+             SET state = CASE u.state WHEN 'rolling_back' THEN u.state ELSE 'fanned_out' END,
+                 due_at = now() + $3 * INTERVAL '1 second', lease = u.lease + 1, take_count = u.take_count + 1
+             FROM due WHERE u.uow = due.uow AND shut_until IS NULL
+             RETURNING u.uow, unit_key::text, resource, subject, state, attempt, lease, take_count, status, error, spool_name,
+                       traceparent,
+                       ARRAY(SELECT destination::text FROM unit_parts AS p WHERE p.uow = u.uow ORDER BY 1) AS destinations",
+            &[&spool_id, &(len_max as i64), &LEASE.as_secs_f64()],
+        )
+        .await
+        .context("taking units")?;
+    let taken = rows.iter().map(|row| {
+        Ok(Taken {
+            uow: row.get("uow"),
+            key: row.get("unit_key"),
+            resource: row.get("resource"),
+            subject: row.get("subject"),
+            state: row.get::<_, &str>("state").parse()?,
+            attempt: row.get("attempt"),
+            lease: row.get("lease"),
+            is_worn_out: row.get::<_, i32>("take_count") > TAKE_COUNT_MAX,
+            status: row.get("status"),
+            error: row.get("error"),
+            spool_name: row.get("spool_name"),
+            destinations: row.get("destinations"),
+            traceparent: row.get("traceparent"),
+        })
+    });
+    taken.collect()
+}
