@@ -14,7 +14,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use accept::{Accepted, NewUnit, accept};
-pub use breakers::{Breaker, note_failure, note_success, read_breakers, register};
+pub use breakers::{Breaker, choose_canaries, note_failure, note_success, read_breakers, register, release_canary};
 pub use settle::{Ending, Held, PartOutcome, Row, commit, finish_rollback, put_off, roll_back};
 pub use show::{AttemptPart, Shown, ShownPart, show};
 pub use take::{Taken, take};

@@ -1,7 +1,7 @@
 //! A request whose file is complete becomes a unit.
 
 use anyhow::{Context, Result};
-use tokio_postgres::Client;
+use deadpool_postgres::ClientWrapper as Client;
 
 use super::{LEASE, State};
 
@@ -26,12 +26,14 @@ pub struct NewUnit {
     pub content_hash: Vec<u8>,
     /// The trace of the request.
     pub traceparent: Option<String>,
+    /// A destination is away: the unit waits, and no attempt is begun.
+    pub waits: bool,
 }
 
 /// What became of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Accepted {
-    /// It is a new unit, leased to the caller.
+    /// It is a new unit, leased to the caller if it does not wait.
     New {
         /// The number of the unit.
         uow: i64,
@@ -60,15 +62,16 @@ pub enum Accepted {
 /// Postgres is away. Whether the unit was made is unknown: its file must stay.
 pub async fn accept(client: &Client, unit: &NewUnit) -> Result<Accepted> {
     let NewUnit { key, resource, subject, destinations, spool_id, spool_name, .. } = unit;
-    let NewUnit { idempotency_key, content_hash, traceparent, .. } = unit;
+    let NewUnit { idempotency_key, content_hash, traceparent, waits, .. } = unit;
     let made = client
         .query_opt(
             "-- container::accept
              WITH unit AS (
                  INSERT INTO units (unit_key, resource, subject, state, take_count, due_at, lease, spool_id, spool_name,
                                     idempotency_key, content_hash, traceparent)
-                 VALUES ($1::text::uuid, $2, $3, 'fanned_out', 1, now() + $10 * INTERVAL '1 second', 1, $4::text::uuid, $5,
-                         $6, $7, $8::text)
+                 SELECT $1::text::uuid, $2, $3, CASE WHEN $11 THEN 'queued' ELSE 'fanned_out' END, CASE WHEN $11 THEN 0 ELSE 1 END,
+                        CASE WHEN $11 THEN now() ELSE now() + $10 * INTERVAL '1 second' END, 1, $4::text::uuid, $5, $6, $7,
+                        $8::text
                  ON CONFLICT DO NOTHING
                  RETURNING uow, lease
              ), parts AS (
@@ -86,6 +89,7 @@ pub async fn accept(client: &Client, unit: &NewUnit) -> Result<Accepted> {
                 traceparent,
                 destinations,
                 &LEASE.as_secs_f64(),
+                waits,
             ],
         )
         .await

@@ -10,7 +10,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use tokio_postgres::Client;
+use deadpool_postgres::ClientWrapper as Client;
+
+use super::LEASE;
 
 /// Failures in a row that open the breaker.
 const FAILURE_COUNT_MAX: i32 = 5;
@@ -107,5 +109,45 @@ pub async fn note_success(client: &Client, destination: &str) -> Result<()> {
         )
         .await
         .context("noting a success")?;
+    Ok(())
+}
+
+/// Chooses a unit for each destination whose pause is over: the one with the fewest attempts goes first, so that a unit that fails
+/// again does not keep the others waiting.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn choose_canaries(client: &Client, spool_id: &str) -> Result<()> {
+    client
+        .execute(
+            "-- container::choose_canaries
+             WITH chosen AS (
+                 SELECT d.name, next.uow FROM destinations AS d CROSS JOIN LATERAL (
+                     SELECT u.uow FROM units AS u JOIN unit_parts AS p ON p.uow = u.uow
+                     WHERE u.spool_id = $1::text::uuid AND u.state IN ('queued', 'fail_queued') AND p.destination = d.name
+                     ORDER BY u.attempt, u.uow LIMIT 1
+                 ) AS next
+                 WHERE d.open_until <= now() FOR UPDATE OF d SKIP LOCKED
+             ), opened AS (
+                 -- If the process ends with the unit in hand, another unit is chosen after the lease.
+                 UPDATE destinations AS d SET canary = chosen.uow, open_until = now() + $2 * INTERVAL '1 second'
+                 FROM chosen WHERE d.name = chosen.name
+             )
+             UPDATE units AS u SET due_at = now() FROM chosen WHERE u.uow = chosen.uow AND u.state IN ('queued', 'fail_queued')",
+            &[&spool_id, &LEASE.as_secs_f64()],
+        )
+        .await
+        .context("choosing the units that go first")?;
+    Ok(())
+}
+
+/// A unit that went first has ended without an outcome for its destination: another one may go.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn release_canary(client: &Client, uow: i64) -> Result<()> {
+    let release = "-- container::release_canary
+        UPDATE destinations SET canary = NULL, open_until = now() WHERE canary = $1";
+    client.execute(release, &[&uow]).await.context("letting another unit go first")?;
     Ok(())
 }

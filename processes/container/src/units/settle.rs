@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use pglog::NewRecord;
 use serde_json::json;
-use tokio_postgres::{Client, Transaction};
+use deadpool_postgres::{ClientWrapper as Client, Transaction};
 
 use super::{ATTEMPT_COUNT_MAX, State, bounded, pause_after};
 

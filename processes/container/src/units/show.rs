@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use tokio_postgres::Client;
+use deadpool_postgres::ClientWrapper as Client;
 
 /// The state of a unit, for `GET /units/{uow}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

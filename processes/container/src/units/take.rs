@@ -1,7 +1,7 @@
 //! Taking units that are due.
 
 use anyhow::{Context, Result};
-use tokio_postgres::Client;
+use deadpool_postgres::ClientWrapper as Client;
 
 use super::{LEASE, State, TAKE_COUNT_MAX};
 
