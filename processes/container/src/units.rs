@@ -5,6 +5,7 @@
 
 mod accept;
 mod breakers;
+mod files;
 mod settle;
 mod show;
 mod take;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 pub use accept::{Accepted, NewUnit, accept};
 pub use breakers::{Breaker, choose_canaries, note_failure, note_success, read_breakers, register, release_canary};
+pub use files::{final_files, note_gone, open_spools_at, register_spool, states_of_files};
 pub use settle::{Ending, Held, PartOutcome, Row, commit, finish_rollback, put_off, roll_back};
 pub use show::{AttemptPart, Shown, ShownPart, show};
 pub use take::{Taken, take};
