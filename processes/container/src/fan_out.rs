@@ -99,6 +99,11 @@ impl FanOut {
         destinations.iter().any(|name| troubled.contains(name))
     }
 
+    /// Learns which breakers are open: this process, or another one, has opened them.
+    pub fn know_troubled(&self, open: impl Iterator<Item = String>) {
+        *self.troubled.lock().unwrap_or_else(PoisonError::into_inner) = open.collect();
+    }
+
     /// Does an attempt of a unit, from its beginning or from wherever another worker has left it.
     ///
     /// # Errors
