@@ -10,9 +10,9 @@
 //! Webhooks go last: what was told cannot be made untold, so it is taken back only if its response was unclear, or if the row is
 //! then refused.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -25,7 +25,7 @@ use tokio_postgres::error::SqlState;
 use tracing::warn;
 
 use crate::destination::{Destination, Outcome, Refusal, Unit, UnitRef};
-use crate::units::{self, Ending, Held, PartOutcome, Row, State, Taken};
+use crate::units::{self, Breaker, Ending, Held, PartOutcome, Row, State, Taken};
 
 /// How long the undo of a part that failed rests before it is tried again.
 const UNDO_PAUSE_S: f64 = 2.0;
@@ -76,8 +76,9 @@ pub enum End {
 pub struct FanOut {
     places: BTreeMap<String, Place>,
     pool: Pool,
-    /// Destinations that have failed, or whose breaker is open. A success of any other is not noted in Postgres.
-    troubled: Mutex<HashSet<String>>,
+    /// Destinations that have failed since they last stored a unit, and whether their breakers are open. A success of any other
+    /// is not noted in Postgres.
+    troubled: Mutex<HashMap<String, bool>>,
 }
 
 /// The outcomes of an attempt.
@@ -94,14 +95,18 @@ impl FanOut {
     }
 
     /// Whether one of these destinations has an open breaker, as far as this process knows.
-    pub fn troubles(&self, destinations: &[String]) -> bool {
-        let troubled = self.troubled.lock().unwrap_or_else(PoisonError::into_inner);
-        destinations.iter().any(|name| troubled.contains(name))
+    pub fn is_any_open(&self, destinations: &[String]) -> bool {
+        let troubled = self.troubled();
+        destinations.iter().any(|name| troubled.get(name) == Some(&true))
     }
 
-    /// Learns which breakers are open: this process, or another one, has opened them.
-    pub fn know_troubled(&self, open: impl Iterator<Item = String>) {
-        *self.troubled.lock().unwrap_or_else(PoisonError::into_inner) = open.collect();
+    /// Learns of the breakers: another process may have opened or closed them.
+    pub fn know(&self, breakers: Vec<Breaker>) {
+        *self.troubled() = breakers.into_iter().map(|breaker| (breaker.destination, breaker.is_open)).collect();
+    }
+
+    fn troubled(&self) -> MutexGuard<'_, HashMap<String, bool>> {
+        self.troubled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does an attempt of a unit, from its beginning or from wherever another worker has left it.
@@ -209,7 +214,7 @@ impl FanOut {
 
     /// Notes an outcome at the breaker of the destination. That Postgres is away does not change the outcome.
     async fn note(&self, destination: &str, outcome: Option<&Outcome>, uow: i64) {
-        let is_troubled = self.troubles(std::slice::from_ref(&destination.to_owned()));
+        let is_troubled = self.troubled().contains_key(destination);
         let noted = match outcome {
             Some(Outcome::Failed(refusal)) if refusal.is_passing() => self.note_failure(destination, uow).await,
             Some(Outcome::Stored) if is_troubled => self.note_success(destination).await,
@@ -221,14 +226,14 @@ impl FanOut {
     }
 
     async fn note_failure(&self, destination: &str, uow: i64) -> Result<()> {
-        self.troubled.lock().unwrap_or_else(PoisonError::into_inner).insert(destination.to_owned());
-        units::note_failure(&*self.client().await?, destination, uow).await?;
+        let is_open = units::note_failure(&*self.client().await?, destination, uow).await?;
+        self.troubled().insert(destination.to_owned(), is_open);
         Ok(())
     }
 
     async fn note_success(&self, destination: &str) -> Result<()> {
         units::note_success(&*self.client().await?, destination).await?;
-        self.troubled.lock().unwrap_or_else(PoisonError::into_inner).remove(destination);
+        self.troubled().remove(destination);
         Ok(())
     }
 

@@ -170,8 +170,7 @@ impl Work for Driving {
     async fn run_once(&mut self, (): ()) -> Result<Turn, Failure> {
         let client = self.hand.client().await?;
         units::choose_canaries(&client, &self.hand.spool.id().to_string()).await?;
-        let open = units::read_breakers(&client).await?;
-        self.hand.fan_out.know_troubled(open.into_iter().map(|breaker| breaker.destination));
+        self.hand.fan_out.know(units::read_breakers(&client).await?);
         drop(client);
         let round = Round {
             piece_count_max: PAGE_LEN,

@@ -57,7 +57,7 @@ async fn post(
     let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let head = Head::new(&app.hand.spool, &resource.name, idempotency_key.clone(), traceparent.clone());
     let incoming = receive(&app.hand.spool, resource, head, &headers, body).await?;
-    let waits = app.hand.fan_out.troubles(&resource.destinations);
+    let waits = app.hand.fan_out.is_any_open(&resource.destinations);
     let unit = NewUnit {
         key: uuid::Uuid::new_v4().to_string(),
         resource: resource.name.clone(),

@@ -20,13 +20,13 @@ const FAILURE_COUNT_MAX: i32 = 5;
 /// How long it stays open before a unit may try.
 const OPEN_WAIT: Duration = Duration::from_secs(5);
 
-/// A breaker that is open.
+/// The breaker of a destination that has failed since it last stored a unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Breaker {
     /// The destination.
     pub destination: String,
-    /// The unit that goes first.
-    pub canary: Option<i64>,
+    /// Whether it is open.
+    pub is_open: bool,
 }
 
 /// Registers the destinations of the declaration.
@@ -61,14 +61,15 @@ pub async fn register(client: &Client, destinations: &[(String, Vec<u8>)]) -> Re
     Ok(())
 }
 
-/// The breakers that are open.
+/// The breakers of destinations that have failed since they last stored a unit.
 ///
 /// # Errors
 /// Postgres is away.
 pub async fn read_breakers(client: &Client) -> Result<Vec<Breaker>> {
-    let query = "-- container::breakers\nSELECT name, canary FROM destinations WHERE open_until IS NOT NULL";
+    let query = "-- container::breakers
+        SELECT name, open_until IS NOT NULL AS is_open FROM destinations WHERE failure_count > 0 OR open_until IS NOT NULL";
     let rows = client.query(query, &[]).await.context("reading the breakers")?;
-    Ok(rows.iter().map(|row| Breaker { destination: row.get("name"), canary: row.get("canary") }).collect())
+    Ok(rows.iter().map(|row| Breaker { destination: row.get("name"), is_open: row.get("is_open") }).collect())
 }
 
 /// A destination has failed for this unit. Returns whether its breaker is open now.
