@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
 
+use journal::Journaled;
 use rand::distr::{Alphanumeric, SampleString};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -99,9 +100,13 @@ impl Ledger {
         });
         Self { keys: HashMap::new(), customers: customers.into(), charges: Vec::new(), places: HashMap::new() }
     }
+}
 
-    /// Applies an entry of the journal.
-    pub fn apply(&mut self, Entry { key, request, made }: Entry) {
+impl Journaled for Ledger {
+    type Entry = Entry;
+    type Outcome = ();
+
+    fn apply(&mut self, Entry { key, request, made }: Entry) {
         match &made {
             Made::Customer(customer) => {
                 self.customers.insert(customer.id.clone(), customer.clone());

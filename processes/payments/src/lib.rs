@@ -9,7 +9,6 @@ mod answer;
 mod args;
 mod charge;
 mod faults;
-mod journal;
 mod ledger;
 mod outcome;
 mod paths;

@@ -18,6 +18,7 @@ use axum::middleware::from_fn;
 use axum::routing::{get, post};
 use common::fault::{Dice, die};
 use common::shutdown::{CancellationToken, stop_at_last};
+use journal::{Journal, lock};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinError;
@@ -27,7 +28,6 @@ use web::{Limits, Server};
 use crate::Config;
 use crate::answer::Answer;
 use crate::faults::{Fault, Faults, Plan};
-use crate::journal::{self, Journal, lock};
 use crate::ledger::{ChargeObject, Entry, Known, Ledger, Made, now_ms};
 use crate::paths::{CHARGES, CUSTOMERS};
 use crate::request::{self, Form};
@@ -44,7 +44,7 @@ const REQUEST_WAIT: Duration = Duration::from_secs(150);
 #[derive(Clone)]
 struct App {
     ledger: Arc<Mutex<Ledger>>,
-    journal: Journal,
+    journal: Journal<Ledger>,
     faults: Arc<Mutex<Faults>>,
     shutdown: CancellationToken,
 }
@@ -56,13 +56,15 @@ struct App {
 /// The journal cannot be read, is in use by another process, or cannot be written any more.
 pub async fn serve(listener: TcpListener, config: Config, shutdown: CancellationToken) -> Result<()> {
     let mut ledger = Ledger::new();
-    let file = journal::open(&config.data, &mut ledger)?;
+    let file = journal::open(&config.data, "PAYMENTS_DATA", &mut ledger)?;
+    let charge_count = ledger.charges.len();
     let ledger = Arc::new(Mutex::new(ledger));
     let (journal, mut writing) = Journal::start(file, Arc::clone(&ledger));
     let dice = Dice::new("payments", &config.fault);
     let address = listener.local_addr().context("reading the socket's address")?;
     info!(
         address = %address,
+        charge_count,
         fault_rate = config.fault.fault_rate,
         fault_seed = dice.seed(),
         faults = config.faults,
