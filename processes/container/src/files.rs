@@ -1,0 +1,199 @@
+//! A destination of files: a folder with one file per unit and attempt, named `<key>-<attempt>`.
+//!
+//! The name is the register, and store and undo meet nowhere else:
+//!
+//! ```text
+//! nothing --store: an exclusive hard link--> the file --undo: an atomic replacement--> an empty file, the tombstone
+//!    \------------------------------undo: an atomic replacement----------------------------^
+//! ```
+//!
+//! The link of a late store fails, because the name is taken by the tombstone. The name has no extension: an undo does not know
+//! the content type, and it must hit the name that a store takes. A content is written to a temporary file in `.unfinished`
+//! first, so that a file with a name is always whole.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use tokio::io::AsyncWriteExt;
+use tokio::task::spawn_blocking;
+use uuid::Uuid;
+
+use crate::destination::{Attachment, Destination, Outcome, Refusal, Unit, UnitRef};
+
+/// A temporary file of this age is of a killed process: no store may take so long.
+const UNFINISHED_AGE_MAX: Duration = Duration::from_secs(60 * 60);
+
+/// The folder of the temporary files. It is in the same folder, because a link cannot cross file systems.
+const UNFINISHED: &str = ".unfinished";
+
+/// A folder that takes one attachment of each unit.
+pub struct Files {
+    folder: PathBuf,
+    takes: String,
+}
+
+impl Files {
+    /// The folder, which is made if necessary. `takes` is the name of the attachment: a unit without it is declined. Temporary
+    /// files of killed processes are deleted.
+    ///
+    /// # Errors
+    /// The folder cannot be made or read.
+    pub async fn open(folder: &Path, takes: impl Into<String>) -> Result<Self> {
+        let files = Self { folder: folder.to_owned(), takes: takes.into() };
+        let unfinished = folder.join(UNFINISHED);
+        let made = spawn_blocking(move || DirBuilder::new().recursive(true).mode(0o700).create(unfinished)).await?;
+        made.with_context(|| format!("making the folder {}", folder.display()))?;
+        files.clear_unfinished(UNFINISHED_AGE_MAX).await?;
+        Ok(files)
+    }
+
+    /// The file of an attempt. An empty file is a tombstone: the attempt was undone.
+    pub fn path(&self, key: Uuid, attempt: i32) -> PathBuf {
+        self.folder.join(format!("{key}-{attempt}"))
+    }
+
+    /// Deletes the temporary files that are older. Returns their count.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub async fn clear_unfinished(&self, older_than: Duration) -> Result<usize> {
+        let unfinished = self.folder.join(UNFINISHED);
+        let context = format!("clearing {}", unfinished.display());
+        spawn_blocking(move || clear(&unfinished, older_than)).await?.context(context)
+    }
+
+    async fn write(&self, unit: &Unit, attachment: Attachment) -> Result<(), Refusal> {
+        let temporary = Temporary::new(&self.folder);
+        let mut file = tokio::fs::File::create_new(&temporary.0).await.map_err(refused)?;
+        let (mut bytes, mut is_empty) = (attachment.bytes, true);
+        while let Some(piece) = bytes.next().await {
+            let piece = piece.map_err(|error| Refusal::new(503, format!("reading the attachment: {error:#}")))?;
+            is_empty &= piece.is_empty();
+            file.write_all(&piece).await.map_err(refused)?;
+        }
+        if is_empty {
+            // An empty file is a tombstone.
+            return Err(Refusal::new(
+                422,
+                format!("the attachment {:?} is empty: leave it out, or send it", self.takes),
+            ));
+        }
+        file.sync_all().await.map_err(refused)?;
+        let (folder, path) = (self.folder.clone(), self.path(unit.key, unit.attempt));
+        // If this future is dropped, the link may be made later. An undo has put its tombstone there by then, or will replace it.
+        unwound(spawn_blocking(move || link(&temporary, &path, &folder)).await)
+    }
+}
+
+impl Destination for Files {
+    fn store<'a>(&'a self, unit: &'a Unit) -> BoxFuture<'a, Outcome> {
+        Box::pin(async {
+            let Some(attachment) = unit.attachments.find(&self.takes) else { return Outcome::Declined };
+            match self.write(unit, attachment).await {
+                Ok(()) => Outcome::Stored,
+                Err(refusal) => Outcome::Failed(refusal),
+            }
+        })
+    }
+
+    fn undo<'a>(&'a self, unit: UnitRef<'a>) -> BoxFuture<'a, Result<(), Refusal>> {
+        let (folder, path) = (self.folder.clone(), self.path(unit.key, unit.attempt));
+        Box::pin(async { unwound(spawn_blocking(move || entomb(&path, &folder).map_err(refused)).await) })
+    }
+
+    fn forget<'a>(&'a self, unit: UnitRef<'a>) -> BoxFuture<'a, Result<(), Refusal>> {
+        let paths: Vec<PathBuf> = (1..=unit.attempt).map(|attempt| self.path(unit.key, attempt)).collect();
+        Box::pin(async { unwound(spawn_blocking(move || forget(&paths).map_err(refused)).await) })
+    }
+}
+
+/// Links the temporary file to its name, unless the name is taken: by an earlier store of the attempt, or by a tombstone.
+fn link(temporary: &Temporary, path: &Path, folder: &Path) -> Result<(), Refusal> {
+    match fs::hard_link(&temporary.0, path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        linked => linked.map_err(refused)?,
+    }
+    if is_tombstone(path).map_err(refused)? {
+        return Err(Refusal::undone());
+    }
+    // Also after an earlier store: its process may have been killed before it synced the folder.
+    sync(folder).map_err(refused)
+}
+
+/// Puts a tombstone under the name, in the place of whatever is there.
+fn entomb(path: &Path, folder: &Path) -> io::Result<()> {
+    let temporary = Temporary::new(folder);
+    File::create_new(&temporary.0)?.sync_all()?;
+    fs::rename(&temporary.0, path)?;
+    sync(folder)
+}
+
+/// Deletes the tombstones, and no file with a content.
+fn forget(paths: &[PathBuf]) -> io::Result<()> {
+    for path in paths {
+        match is_tombstone(path).and_then(|is_tombstone| if is_tombstone { fs::remove_file(path) } else { Ok(()) }) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn is_tombstone(path: &Path) -> io::Result<bool> {
+    fs::symlink_metadata(path).map(|file| file.len() == 0)
+}
+
+/// Makes new names in the folder durable.
+fn sync(folder: &Path) -> io::Result<()> {
+    OpenOptions::new().read(true).open(folder)?.sync_all()
+}
+
+fn clear(unfinished: &Path, older_than: Duration) -> io::Result<usize> {
+    let mut cleared_count = 0;
+    for entry in fs::read_dir(unfinished)? {
+        let entry = entry?;
+        // A file that is gone was finished meanwhile. A clock that was set back makes a file young.
+        let Ok(modified) = entry.metadata().and_then(|file| file.modified()) else { continue };
+        let age = SystemTime::now().duration_since(modified).unwrap_or_default();
+        if age >= older_than && fs::remove_file(entry.path()).is_ok() {
+            cleared_count += 1;
+        }
+    }
+    Ok(cleared_count)
+}
+
+/// The name of a temporary file, which is deleted when this is dropped.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new(folder: &Path) -> Self {
+        Self(folder.join(UNFINISHED).join(Uuid::new_v4().to_string()))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // A tombstone has been renamed. A file that stays is cleared by its age.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// 507 if the disk is full, and 503 for every other error of the folder. The error of the system names no path.
+fn refused(error: io::Error) -> Refusal {
+    let status = match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => 507,
+        _ => 503,
+    };
+    Refusal::new(status, format!("the folder cannot be used: {error}"))
+}
+
+/// The result of blocking work. The runtime drops it only while the process ends.
+fn unwound(joined: Result<Result<(), Refusal>, tokio::task::JoinError>) -> Result<(), Refusal> {
+    joined.unwrap_or_else(|_| Err(Refusal::new(503, "the process is ending")))
+}
