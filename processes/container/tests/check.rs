@@ -88,3 +88,15 @@ fn a_file_that_cannot_be_read_is_named() {
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(told.starts_with("need CONTAINER_CONFIG: ") && output.status.code() == Some(2), "{told}");
 }
+
+#[test]
+fn a_file_in_another_encoding_is_refused_with_the_line() {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("latin1.toml");
+    std::fs::write(&path, b"# one\n# Z\xfcrich\n").unwrap();
+    let path = path.to_str().unwrap();
+    let output = container(&["--config", path, "--check"], &[]);
+
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(told, format!("{path}:2: this is no UTF-8: save the file in UTF-8\n"));
+}

@@ -52,7 +52,7 @@ impl<'a> Faults<'a> {
             let before = self.text.as_bytes().iter().take(span.start);
             before.filter(|byte| **byte == b'\n').count() + 1
         });
-        // A complaint is one line, whatever text it quotes.
+        // A fault stays one line even if it quotes a text of several lines.
         self.found.insert((line, fault.into().replace(['\r', '\n'], " ")));
     }
 

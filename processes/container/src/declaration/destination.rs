@@ -42,7 +42,7 @@ pub struct DestinationDeclaration {
     pub time_out: Duration,
     /// How many units it stores at one time, from 1 to [`CONCURRENCY_MAX`].
     pub concurrency: usize,
-    /// It finishes the units that it has, and gets no new ones.
+    /// It finishes the units that it has, and gets no new units.
     pub retired: bool,
 }
 
@@ -81,7 +81,7 @@ pub(super) fn check_all(file: &File, values: &mut Variables<'_, '_>) -> BTreeMap
         }
         let Some(destination) = check(name, entry, values) else { continue };
         if let Some(first) = taken.insert(destination.fingerprint(), name.get_ref()) {
-            // The undo of one would remove what the other has stored.
+            // Its undo would remove units that the first has stored.
             let fault = format!("{} stores at the same place as {first}: give it a place of its own", destination.name);
             values.faults.add(Some(name.span()), fault);
         }
@@ -173,7 +173,7 @@ fn files(entry: &DestinationEntry, at: Span, values: &mut Variables<'_, '_>) -> 
     match std::path::absolute(&folder) {
         // The components are taken one by one, because `photos/` and `photos` are the same place.
         Ok(folder) => Some(Kind::Files { folder: folder.components().collect::<PathBuf>() }),
-        Err(_) => values.refuse(text.span(), "`folder` is no path: give one such as ${CONTAINER_DATA}/photos"),
+        Err(_) => values.refuse(text.span(), "`folder` is no path: give a path such as ${CONTAINER_DATA}/photos"),
     }
 }
 
@@ -202,7 +202,7 @@ fn webhook(entry: &DestinationEntry, at: Span, values: &mut Variables<'_, '_>) -
     let text = needed("url", &entry.url, (entry.kind, &at), values);
     let url = text.and_then(|text| {
         let url = Url::parse(&values.filled(text)?).ok().filter(is_address);
-        let fault = "`url` is no address of a server: give one such as https://example.com/notices, without user, \
+        let fault = "`url` is no address of a server: give a URL such as https://example.com/notices, without user, \
                      password and #";
         url.or_else(|| values.refuse(text.span(), fault))
     });

@@ -50,7 +50,7 @@ impl Kind {
         }
     }
 
-    /// The SHA-256 of the place where the destination stores. Two destinations with the same fingerprint are in each other's way.
+    /// The SHA-256 of the place where the destination stores. Two destinations with the same fingerprint would undo each other's units.
     /// A destination whose fingerprint changes has moved, so an undo would no longer reach what was stored before.
     ///
     /// Passwords, secrets, time-outs and `allow_private` are not part of it: each may change while units are open.
@@ -95,7 +95,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// As `Display`, because a derived one would print the password of Redis.
+/// As `Display`, because a derived `Debug` would print the password of Redis.
 impl fmt::Debug for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -123,7 +123,7 @@ impl Secret {
         }
     }
 
-    /// The text, for the library that signs. Never log it.
+    /// The text, for the code that signs. Never log it.
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -33,7 +33,7 @@ pub struct Resource {
     pub body_max: u64,
     /// The destinations of new units, in the order of the file. The retired ones are left out. At least one.
     pub destinations: Vec<String>,
-    /// The other parts that a multipart body may have.
+    /// The parts that a multipart body may have beside the document.
     pub attachments: Vec<Attachment>,
 }
 
@@ -101,12 +101,15 @@ fn check(entry: &ResourceEntry, file: &File, values: &mut Variables<'_, '_>) -> 
 fn check_attachment(entry: &AttachmentEntry, values: &mut Variables<'_, '_>) -> Option<Attachment> {
     let (name, types) = (values.word("name", &entry.name), entry.content_types.get_ref());
     if types.is_empty() {
-        let fault = "`content_types` is empty: give at least one such as image/png";
+        let fault = "`content_types` is empty: give a content type such as image/png";
         values.faults.add(Some(entry.content_types.span()), fault);
     }
     no_doubles("content type", types.iter(), values);
     for text in types.iter().filter(|text| !is_content_type(text.get_ref())) {
-        let fault = format!("{:?} is no content type: give one such as image/png, in lower case", text.get_ref());
+        let fault = format!(
+            "{:?} is no content type: give a type and a subtype such as image/png, in lower case",
+            text.get_ref()
+        );
         values.faults.add(Some(text.span()), fault);
     }
     Some(Attachment { name: name?, content_types: types.iter().map(|text| text.get_ref().clone()).collect() })
@@ -135,7 +138,7 @@ fn check_destinations(entry: &ResourceEntry, file: &File, values: &mut Variables
         if declared.retired {
             continue;
         }
-        // The reader and the history of a thing need one table with all of its committed units.
+        // `GET` reads one table, so that table needs all committed units of a thing.
         if declared.kind == KindName::Rows
             && let Some(first) = first_rows.replace(name.get_ref())
             && first != name.get_ref()
@@ -159,7 +162,7 @@ fn check_destinations(entry: &ResourceEntry, file: &File, values: &mut Variables
         active.push(name.get_ref().clone());
     }
     if named.is_empty() || (active.is_empty() && named.iter().all(|name| file.destination.contains_key(name))) {
-        let fault = "no destination would store a new unit: name at least one that is not retired";
+        let fault = "no destination would store a new unit: name a destination that is not retired";
         values.faults.add(Some(entry.destinations.span()), fault);
     }
     active
@@ -170,7 +173,8 @@ fn check_reader(entry: &ResourceEntry, file: &File, values: &mut Variables<'_, '
     let is_named = entry.destinations.get_ref().iter().any(|name| name.get_ref() == reader.get_ref());
     let is_rows = |name| file.destination.get(name).is_some_and(|entry| entry.get_ref().kind == KindName::Rows);
     if !is_named || !is_rows(reader) {
-        let fault = "`reader` is no destination of the kind rows of this resource: give one that is, or take it out";
+        let fault =
+            "`reader` is no destination of the kind rows of this resource: name such a destination, or take it out";
         values.faults.add(Some(reader.span()), fault);
     }
 }

@@ -136,7 +136,7 @@ fn a_fault_in_the_demo_is_refused_with_its_line() {
             "time_out = \"2s\"",
             "time_out = \"2\"",
             "time_out = \"2\"",
-            "`time_out` is no time up to 1m: give one such as 5s",
+            "`time_out` is no time up to 1m: give a time such as 5s",
         ),
         ("time_out = \"2s\"", "time_out = \"0s\"", "time_out = \"0s\"", "`time_out` is no time up to 1m"),
         ("time_out = \"2s\"", "time_out = \"61s\"", "time_out = \"61s\"", "`time_out` is no time up to 1m"),
@@ -259,7 +259,7 @@ fn a_retired_destination_needs_no_resource() {
     assert!(parse(&text).unwrap().destinations["old"].retired);
 }
 
-/// The undo of one would remove what the other has stored.
+/// Its undo would remove units that the first has stored.
 #[test]
 fn two_destinations_at_the_same_place_are_refused() {
     let more = "[destination.second]\nkind = 'files'\nfolder = '/srv/container/./photos/'\ntakes = 'photo'\n";
@@ -269,7 +269,7 @@ fn two_destinations_at_the_same_place_are_refused() {
     assert_eq!(complaint(&text), format!("container.toml:{line}: {fault}"));
 }
 
-/// The start compares it with the one that an earlier version of the program has stored.
+/// At its start the container compares it with a fingerprint that an earlier version of the program has stored.
 #[test]
 fn the_fingerprint_stays_as_it_is() {
     let declaration = parse(DEMO).unwrap();
@@ -330,7 +330,8 @@ fn a_value_has_several_variables_and_a_dollar_sign_of_its_own() {
 fn a_password_and_a_secret_are_not_printed() {
     let text = DEMO.replace("/notices\"", "/notices?token=hidden-token\"");
     let declaration = parse(&text).unwrap();
-    let printed = format!("{declaration}\n{declaration:?}\n{declaration:#?}");
+    let secret = Secret::new(SECRET).unwrap();
+    let printed = format!("{declaration}\n{declaration:?}\n{declaration:#?}\n{secret:?}");
     assert!(printed.contains("localhost:6379"), "{printed}");
     for hidden in ["hidden", SECRET] {
         assert!(!printed.contains(hidden), "{printed}");
@@ -338,4 +339,20 @@ fn a_password_and_a_secret_are_not_printed() {
     // A secret in the wrong place is not printed either.
     let pasted = complaint(&demo_with("\"NOTICES_SECRET\"", &format!("{SECRET:?}")));
     assert!(!pasted.contains(SECRET), "{pasted}");
+}
+
+#[test]
+fn a_reader_that_another_resource_stores_in_is_refused() {
+    let text = small("kind = 'rows'\ntable = 't'") + &DEMO.replace("reader = \"rows\"", "reader = \"x\"");
+    let line = line_of(&text, "reader = \"x\"");
+    let fault = "`reader` is no destination of the kind rows of this resource: name such a destination, or take it out";
+    assert_eq!(complaint(&text), format!("container.toml:{line}: {fault}"));
+}
+
+/// A process that starts in another folder would store elsewhere.
+#[test]
+fn a_relative_folder_becomes_absolute() {
+    let declaration = parse(&small("kind = 'files'\nfolder = 'photos'")).unwrap();
+    let expected = std::env::current_dir().unwrap().join("photos");
+    assert!(matches!(&declaration.destinations["x"].kind, Kind::Files { folder } if folder == &expected));
 }

@@ -86,7 +86,7 @@ impl Variables<'_, '_> {
     pub(super) fn time(&mut self, key: &str, text: &Spanned<String>, max: Duration) -> Option<Duration> {
         let filled = self.filled(text)?;
         let time = humantime::parse_duration(&filled).ok().filter(|time| !time.is_zero() && *time <= max);
-        let fault = || format!("`{key}` is no time up to {}: give one such as 5s", humantime::format_duration(max));
+        let fault = || format!("`{key}` is no time up to {}: give a time such as 5s", humantime::format_duration(max));
         time.or_else(|| self.refuse(text.span(), fault()))
     }
 
@@ -97,7 +97,7 @@ impl Variables<'_, '_> {
         let size = filled.parse().ok().map(|ByteSize(size)| size).filter(|size| (min..=max).contains(size));
         let fault = || {
             let (min, max) = (ByteSize(min), ByteSize(max));
-            format!("`{key}` is no size from {min} to {max}: give one such as 10MiB")
+            format!("`{key}` is no size from {min} to {max}: give a size such as 10MiB")
         };
         size.or_else(|| self.refuse(text.span(), fault()))
     }
