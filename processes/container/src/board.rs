@@ -55,7 +55,7 @@ pub struct Board {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunId(String);
 
-/// What Postgres knows of one attempt, for a rebuild.
+/// One attempt as Postgres knows it, for a rebuild.
 #[derive(Debug, Clone)]
 pub struct Past {
     /// As [`UnitRef::uow`].

@@ -46,9 +46,11 @@ impl Files {
     /// The folder cannot be made or read.
     pub async fn open(folder: &Path, takes: impl Into<String>) -> Result<Self> {
         let files = Self { folder: folder.to_owned(), takes: takes.into() };
-        let unfinished = folder.join(UNFINISHED);
-        let made = spawn_blocking(move || DirBuilder::new().recursive(true).mode(0o700).create(unfinished)).await?;
-        made.with_context(|| format!("making the folder {}", folder.display()))?;
+        let made = spawn_blocking({
+            let folder = folder.to_owned();
+            move || make(&folder)
+        });
+        made.await?.with_context(|| format!("making the folder {}", folder.display()))?;
         files.clear_unfinished(UNFINISHED_AGE_MAX).await?;
         Ok(files)
     }
@@ -111,6 +113,18 @@ impl Destination for Files {
         let paths: Vec<PathBuf> = (1..=unit.attempt).map(|attempt| self.path(unit.key, attempt)).collect();
         Box::pin(async { unwound(spawn_blocking(move || forget(&paths).map_err(refused)).await) })
     }
+}
+
+/// Makes the folder and the one for temporary files, if they are missing. Only their owner may read them.
+fn make(folder: &Path) -> io::Result<()> {
+    let unfinished = folder.join(UNFINISHED);
+    if unfinished.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(unfinished)?;
+    // The folder's own name must be as durable as the names in it.
+    sync(folder)?;
+    sync(&folder.join(".."))
 }
 
 /// Links the temporary file to its name, unless the name is taken: by an earlier store of the attempt, or by a tombstone.

@@ -1,12 +1,11 @@
 //! A destination on another server: each store and each undo is a POST request, as Standard Webhooks describes it
 //! (<https://www.standardwebhooks.com>).
 //!
-//! The request is repeated until the server responds with 2xx. Its `webhook-id` is `<key>.<attempt>.<store|undo>`, the same in
+//! The request is repeated until the server responds with 2xx. Its `webhook-id` is `<key>-<attempt>-<store|undo>`, the same in
 //! each repetition, and its body has the unit and the attempt. So a server can keep the register that the contract asks for, as
 //! [`notices`](crate::notices) does. An undo that the server responds to with 404 or 410 counts as told: the thing is gone.
 //!
-//! A redirect is not followed, because the secret's signature and the document would go to an address that was never declared. The
-//! response is read up to 64 KiB. Private addresses are refused unless they are allowed: a name may resolve to any address, so
+//! A redirect is not followed, because the document would go to an address that was never declared. The response is read up to 64 KiB. Private addresses are refused unless they are allowed: a name may resolve to any address, so
 //! the address that is connected is the one that is checked.
 
 mod address;
@@ -92,7 +91,8 @@ impl Webhook {
             .map_err(|error| Refusal::new(400, format!("the document is not JSON: {error}")))?;
         let internal = |error: anyhow::Error| Refusal::new(500, format!("the request cannot be built: {error:#}"));
         let body = serde_json::to_vec(&Notice::new(action, unit, document)).map_err(|error| internal(error.into()))?;
-        let id = format!("{}.{}.{}", unit.key, unit.attempt, action.name());
+        // Without a full stop, which separates the id from the time in the text that is signed.
+        let id = format!("{}-{}-{}", unit.key, unit.attempt, action.name());
         let now_s = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
         let signature = self.secret.0.sign(&id, now_s, &body).map_err(|error| internal(error.into()))?;
         Request::post(self.uri.clone())

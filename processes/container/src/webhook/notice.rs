@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::destination::UnitRef;
 
-/// What the receiver is to do.
+/// The order to the receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Store the part.

@@ -1,7 +1,6 @@
 //! Files in a real folder.
 
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +8,7 @@ use container::destination::{Attachment, Attachments, Destination, Outcome, Refu
 use container::files::Files;
 use futures_util::StreamExt;
 use futures_util::stream;
+use tokio::process::Command;
 use uuid::Uuid;
 
 use crate::world::{Folder, Photo, again, unit, wait_until};
@@ -190,15 +190,14 @@ async fn a_process_that_is_killed_before_the_link_leaves_nothing_visible() {
     let folder = Folder::new();
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "files::process_that_stores_until_it_is_killed"]).env(FOLDER, folder.path());
-    let mut child = command.spawn().unwrap();
+    let mut child = command.kill_on_drop(true).spawn().unwrap();
     let unfinished = folder.path().join(".unfinished");
     wait_until("the temporary file has a content", async || {
         let entries = std::fs::read_dir(&unfinished).into_iter().flatten();
         entries.flatten().any(|entry| entry.metadata().unwrap().len() == 4096)
     })
     .await;
-    child.kill().unwrap();
-    child.wait().unwrap();
+    child.kill().await.unwrap();
     assert!(names(&folder).is_empty());
     assert_eq!(unfinished_count(&folder), 1);
     let files = Files::open(folder.path(), "photo").await.unwrap();

@@ -16,7 +16,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use serde_json::Value;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::world::{SECRET, serve, unit, webhook};
 
@@ -41,7 +41,7 @@ async fn a_request_is_signed_and_says_which_attempt_it_is_about() {
     webhook.undo(unit.reference()).await.unwrap();
     for action in ["store", "undo"] {
         let (headers, body) = received.recv().await.unwrap();
-        assert_eq!(headers["webhook-id"], format!("{}.1.{action}", unit.key));
+        assert_eq!(headers["webhook-id"], format!("{}-1-{action}", unit.key));
         assert_eq!(headers["content-type"], "application/json");
         standardwebhooks::Webhook::new(SECRET).unwrap().verify(&body, &headers).unwrap();
         let body: Value = serde_json::from_slice(&body).unwrap();
@@ -174,13 +174,14 @@ fn impatient(url: &reqwest::Url) -> Webhook {
 #[tokio::test]
 async fn a_server_that_does_not_respond_is_given_up() {
     let url = serve(Router::new().fallback(post(async || std::future::pending::<()>().await))).await;
-    let (webhook, unit) = (impatient(&url), unit(1, "7", 2));
+    let (webhook, unit, began) = (impatient(&url), unit(1, "7", 2), Instant::now());
     let outcome = webhook.store(&unit).await;
     assert!(
         matches!(&outcome, Outcome::Failed(refusal) if refusal.status == 504 && refusal.is_passing()),
         "{outcome:?}"
     );
     assert_eq!(webhook.undo(unit.reference()).await.unwrap_err().status, 504);
+    assert!(began.elapsed() < Duration::from_secs(10), "each is given up after 0.3 s");
 }
 
 #[tokio::test]
@@ -191,7 +192,9 @@ async fn a_body_that_does_not_end_in_time_changes_nothing() {
             (status, Body::from_stream(begun.chain(stream::pending())))
         })))
         .await;
-        match impatient(&url).store(&unit(1, "7", 2)).await {
+        let (webhook, unit) = (impatient(&url), unit(1, "7", 2));
+        let outcome = timeout(Duration::from_secs(10), webhook.store(&unit)).await;
+        match outcome.expect("it waits for the body") {
             Outcome::Failed(refusal) => {
                 assert_eq!((refusal.status, status), (400, StatusCode::BAD_REQUEST));
                 assert!(refusal.reason.contains("the beginning"), "{refusal}");
