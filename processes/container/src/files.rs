@@ -11,7 +11,7 @@
 //! the content type, and it must hit the name that a store takes. A content is written to a temporary file in `.unfinished`
 //! first, so that a file with a name is always whole.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -165,7 +165,7 @@ fn is_tombstone(path: &Path) -> io::Result<bool> {
 
 /// Makes new names in the folder durable.
 fn sync(folder: &Path) -> io::Result<()> {
-    OpenOptions::new().read(true).open(folder)?.sync_all()
+    File::open(folder)?.sync_all()
 }
 
 fn clear(unfinished: &Path, older_than: Duration) -> io::Result<usize> {

@@ -5,8 +5,9 @@
 //! each repetition, and its body has the unit and the attempt. So a server can keep the register that the contract asks for, as
 //! [`notices`](crate::notices) does. An undo that the server responds to with 404 or 410 counts as told: the thing is gone.
 //!
-//! A redirect is not followed, because the document would go to an address that was never declared. The response is read up to 64 KiB. Private addresses are refused unless they are allowed: a name may resolve to any address, so
-//! the address that is connected is the one that is checked.
+//! A redirect is not followed, because the document would go to an address that was never declared. The response is read up to
+//! 64 KiB. Private addresses are refused unless they are allowed: a name may resolve to any address, so the address that is
+//! connected is the one that is checked.
 
 mod address;
 mod client;
