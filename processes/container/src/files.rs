@@ -115,7 +115,7 @@ impl Destination for Files {
     }
 }
 
-/// Makes the folder and the one for temporary files, if they are missing. Only their owner may read them.
+/// Makes the folder and its folder of temporary files, if they are missing. Only their owner may read them.
 fn make(folder: &Path) -> io::Result<()> {
     let unfinished = folder.join(UNFINISHED);
     if unfinished.is_dir() {

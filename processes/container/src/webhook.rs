@@ -6,8 +6,8 @@
 //! [`notices`](crate::notices) does. An undo that the server responds to with 404 or 410 counts as told: the thing is gone.
 //!
 //! A redirect is not followed, because the document would go to an address that was never declared. The response is read up to
-//! 64 KiB. Private addresses are refused unless they are allowed: a name may resolve to any address, so the address that is
-//! connected is the one that is checked.
+//! 64 KiB. Private addresses are refused unless they are allowed: a name may resolve to any address, so the check is on the
+//! address that is connected.
 
 mod address;
 mod client;

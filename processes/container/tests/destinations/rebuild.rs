@@ -79,7 +79,7 @@ async fn a_rebuild_that_fails_leaves_the_board_lost() {
     let error = board.rebuild(lost.clone(), stream::iter(past)).await.unwrap_err();
     assert!(format!("{error:#}").contains("Postgres is away"), "{error:#}");
     assert!(board.is_lost().await.unwrap().is_some());
-    // A server that restarts during the rebuild is another one: its mark is not the one that the rebuild sets.
+    // A server that restarts during the rebuild has another run id, so the mark of the rebuild does not fit it.
     redis.restart_empty().await;
     board.is_lost().await.unwrap_err();
     board.rebuild(lost, stream::iter([])).await.unwrap();
