@@ -138,17 +138,22 @@ impl Spool {
     pub async fn open(place: &SpoolPlace) -> Result<Self> {
         let (store, prefix) = place.store()?;
         let id_at = prefix.clone().join(ID);
-        let (id, is_new) = match read_id(&*store, &id_at).await? {
-            Some(id) => (id, false),
-            None => {
-                if let Some(found) = place.find_anything(&*store, &prefix).await? {
-                    bail!(
-                        "the spool {place} has no file {ID}, but it contains {found}: choose an empty folder or prefix for the spool, \
-                         or restore its {ID}"
-                    );
-                }
-                make_id(&*store, &id_at).await.with_context(|| format!("make the id of the spool {place}"))?
+        let mut known = read_id(&*store, &id_at).await?;
+        if known.is_none()
+            && let Some(found) = place.find_anything(&*store, &prefix).await?
+        {
+            // A second process may just have begun: it makes the id before any other file.
+            known = read_id(&*store, &id_at).await?;
+            if known.is_none() {
+                bail!(
+                    "the spool {place} has no file {ID}, but it contains {found}: choose an empty folder or prefix for the spool, \
+                     or restore its {ID}"
+                );
             }
+        }
+        let (id, is_new) = match known {
+            Some(id) => (id, false),
+            None => make_id(&*store, &id_at).await.with_context(|| format!("make the id of the spool {place}"))?,
         };
         let folder = place.folder().await?;
         let place_name = folder.as_ref().map_or_else(|| place.to_string(), Folder::name);
