@@ -2,6 +2,7 @@
 
 mod children;
 mod refused;
+mod s3;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -91,7 +92,7 @@ async fn listed(spool: &Spool) -> Vec<String> {
     names
 }
 
-/// What must hold for a spool of any kind: the request is read as it was written.
+/// A request is read as it was written, from a folder and from a bucket.
 async fn assert_round_trip(spool: &Spool, parts: &[(PartHead, Bytes)]) -> Spooled {
     let written = spool_parts(spool, parts).await.unwrap();
     let read = spool.open_file(&written.name).await.unwrap();
@@ -124,6 +125,15 @@ async fn a_request_is_read_as_it_was_written() {
 }
 
 #[tokio::test]
+async fn files_in_a_folder_are_synced() {
+    let scratch = Scratch::new();
+    let spool = Spool::open(&scratch.place()).await.unwrap();
+    // The effect shows after a power failure only. So the setting is compared.
+    let store = format!("{:?}", spool.0.store);
+    assert!(store.contains("fsync: true"), "{store}");
+}
+
+#[tokio::test]
 async fn another_request_has_another_hash() {
     let scratch = Scratch::new();
     let spool = Spool::open(&scratch.place()).await.unwrap();
@@ -141,12 +151,14 @@ async fn another_request_has_another_hash() {
 async fn the_id_stays() {
     let scratch = Scratch::new();
     let place = scratch.place();
-    let (first, second) = tokio::join!(Spool::open(&place), Spool::open(&place));
-    let (first, second) = (first.unwrap(), second.unwrap());
-    assert_eq!(first.id(), second.id(), "two processes that start at the same time have one id");
-    assert!(first.is_new() != second.is_new());
+    // Eight processes that start at the same time.
+    let spools = futures_util::future::join_all((0..8).map(|_| Spool::open(&place))).await;
+    let spools: Vec<Spool> = spools.into_iter().map(Result::unwrap).collect();
+    let first = &spools[0];
+    assert!(spools.iter().all(|spool| spool.id() == first.id() && spool.place() == first.place()));
+    assert_eq!(spools.iter().filter(|spool| spool.is_new()).count(), 1);
     let again = Spool::open(&scratch.place()).await.unwrap();
-    assert_eq!((again.id(), again.is_new(), again.place()), (first.id(), false, second.place()));
+    assert_eq!((again.id(), again.is_new(), again.place()), (first.id(), false, first.place()));
     assert!(again.place().ends_with(&format!(":{}", fs::canonicalize(scratch.0.join("spool")).unwrap().display())));
     let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(scratch.0.join("spool")).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o700);
