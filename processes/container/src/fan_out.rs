@@ -143,8 +143,9 @@ impl FanOut {
         let named = || taken.destinations.iter().map(|name| (name, self.places.get(name)));
         for is_told in [false, true] {
             let running = named().filter(|(_, place)| place.is_some_and(|place| is_of_phase(&place.way, is_told)));
+            let stopped = &stopped;
             let mut running: FuturesUnordered<_> =
-                running.map(|(name, place)| async { (name, self.store(place, unit, &stopped).await) }).collect();
+                running.map(|(name, place)| async move { (name, self.store(place, unit, stopped).await) }).collect();
             while let Some((name, outcome)) = running.next().await {
                 if let Some(Outcome::Failed(refusal)) = &outcome {
                     stopped.store(true, Ordering::Relaxed);

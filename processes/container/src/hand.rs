@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use common::shutdown::CancellationToken;
 use deadpool_postgres::{Client, Pool};
 use futures_util::TryStreamExt;
-use lease::{Late, Leases, Round, Settled};
+use lease::{Leases, Round, Settled};
 use process::{Failure, Turn, Work};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;

@@ -1,5 +1,5 @@
 //! The container process.
 
 fn main() -> std::process::ExitCode {
-    process::main(|config: &container::Config| &config.process, container::run)
+    process::main(container::Config::process, container::run)
 }

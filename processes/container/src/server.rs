@@ -55,7 +55,13 @@ async fn post(
     let resource = app.resource(&name)?;
     let idempotency_key = key_of(&headers)?;
     let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let head = Head::new(&app.hand.spool, &resource.name, idempotency_key.clone(), traceparent.clone());
+    let head = Head {
+        resource: resource.name.clone(),
+        document: resource.document.clone(),
+        idempotency_key: idempotency_key.clone(),
+        traceparent: traceparent.clone(),
+        received_at: jiff::Timestamp::now(),
+    };
     let incoming = receive(&app.hand.spool, resource, head, &headers, body).await?;
     let waits = app.hand.fan_out.is_any_open(&resource.destinations);
     let unit = NewUnit {

@@ -152,3 +152,17 @@ pub async fn release_canary(client: &Client, uow: i64) -> Result<()> {
     client.execute(release, &[&uow]).await.context("letting another unit go first")?;
     Ok(())
 }
+
+/// The destinations that have parts of units which are not settled.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn open_destinations(client: &Client) -> Result<Vec<String>> {
+    let query = "-- container::open_destinations
+        SELECT d.name FROM destinations AS d WHERE EXISTS (
+            SELECT FROM unit_parts AS p JOIN units AS u ON u.uow = p.uow
+            WHERE p.destination = d.name AND u.settled_at IS NULL)
+        ORDER BY 1";
+    let rows = client.query(query, &[]).await.context("looking for open destinations")?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
