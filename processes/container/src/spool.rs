@@ -241,7 +241,8 @@ impl Spool {
     }
 
     /// Deletes what killed uploads have left in the folder, if it was last written longer ago. Returns the number of files. For a
-    /// bucket this is 0: a lifecycle rule clears it.
+    /// bucket this is 0: a lifecycle rule clears it. Choose a time that is longer than any pause of an upload: an upload whose
+    /// temporary file is deleted fails with [`SpoolError::Away`] when it is completed.
     ///
     /// # Errors
     /// [`SpoolError::Away`]: some may be left.

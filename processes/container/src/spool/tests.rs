@@ -191,6 +191,30 @@ async fn an_upload_that_is_given_up_leaves_nothing() {
     }
 }
 
+async fn drop_a_write() {
+    let scratch = Scratch::new();
+    let spool = Spool::open(&scratch.place()).await.unwrap();
+    let mut upload = spool.begin(head()).await.unwrap();
+    upload.begin_part(photo(0).0).await.unwrap();
+    // The only thread that writes is busy, so the write is pending when it is dropped.
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let busy = tokio::task::spawn_blocking(move || released.recv());
+    {
+        let write = std::pin::pin!(upload.write(photo(200_000).1));
+        assert!(futures_util::poll!(write).is_pending());
+    }
+    drop(release);
+    busy.await.unwrap().unwrap_err();
+    assert!(matches!(upload.complete().await.map(drop), Err(SpoolError::Away(_))));
+    assert_eq!(listed(&spool).await, [""; 0]);
+}
+
+#[test]
+fn an_upload_whose_write_was_dropped_is_not_completed() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(drop_a_write());
+}
+
 #[tokio::test]
 async fn a_completion_that_fails_leaves_nothing() {
     let scratch = Scratch::new();

@@ -63,12 +63,10 @@ impl Upload {
     pub async fn begin_part(&mut self, head: PartHead) -> Result<(), SpoolError> {
         self.finish_part();
         self.parts.push(Part { head, at: self.len, len: 0, sha256: hex_len_placeholder() });
-        if envelope::write_trailer(&self.head_line, &self.parts).len() > TRAILER_LEN_MAX {
-            return Err(SpoolError::TooLarge(format!(
-                "the names of the parts are longer than {TRAILER_LEN_MAX} bytes"
-            )));
+        match self.trailer() {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.give_up(error).await),
         }
-        Ok(())
     }
 
     /// Adds bytes to the part that was begun.
@@ -79,8 +77,8 @@ impl Upload {
         let part = self.parts.last_mut().expect("begin_part comes first");
         part.len += bytes.len() as u64;
         if part.head.name == self.head.document && part.len > DOCUMENT_LEN_MAX {
-            self.is_broken = true;
-            return Err(SpoolError::TooLarge(format!("the document is longer than {DOCUMENT_LEN_MAX} bytes")));
+            let error = SpoolError::TooLarge(format!("the document is longer than {DOCUMENT_LEN_MAX} bytes"));
+            return Err(self.give_up(error).await);
         }
         self.hasher.update(&bytes);
         self.push(&bytes).await
@@ -92,11 +90,13 @@ impl Upload {
     /// As [`Upload::write`]. After [`SpoolError::Away`] the file may be there, if it could not be deleted either.
     pub async fn complete(mut self) -> Result<Spooled, SpoolError> {
         self.finish_part();
-        let trailer = envelope::write_trailer(&self.head_line, &self.parts);
+        let trailer = match self.trailer() {
+            Ok(trailer) => trailer,
+            Err(error) => return Err(self.give_up(error).await),
+        };
         self.push(&trailer).await?;
         if let Err(error) = self.spool.require_mounted().await {
-            self.abort_multipart().await;
-            return Err(error);
+            return Err(self.give_up(error).await);
         }
         let last = self.piece.split().freeze();
         let published = match &mut self.multipart {
@@ -129,6 +129,17 @@ impl Upload {
         }
     }
 
+    /// Trailer and end. The lengths of the parts make it longer until the upload is complete.
+    fn trailer(&self) -> Result<Bytes, SpoolError> {
+        let trailer = envelope::write_trailer(&self.head_line, &self.parts);
+        if trailer.len() > TRAILER_LEN_MAX {
+            return Err(SpoolError::TooLarge(format!(
+                "the names of the parts are longer than {TRAILER_LEN_MAX} bytes"
+            )));
+        }
+        Ok(trailer)
+    }
+
     async fn push(&mut self, mut bytes: &[u8]) -> Result<(), SpoolError> {
         if self.is_broken {
             return Err(SpoolError::Away(anyhow!("a write of the upload {} has failed before", self.name)));
@@ -153,10 +164,16 @@ impl Upload {
             unbegun => unbegun.insert(self.spool.0.store.put_multipart(&self.location).await.map_err(SpoolError::of)?),
         };
         if let Err(error) = multipart.put_part(self.piece.split().freeze().into()).await {
-            self.abort_multipart().await;
-            return Err(SpoolError::of(error));
+            return Err(self.give_up(SpoolError::of(error)).await);
         }
         Ok(())
+    }
+
+    /// Ends the upload: nothing more is written, and it cannot be completed.
+    async fn give_up(&mut self, error: SpoolError) -> SpoolError {
+        self.is_broken = true;
+        self.abort_multipart().await;
+        error
     }
 
     /// Only what is not published. Its own failure leaves a temporary file, which is cleared by age.

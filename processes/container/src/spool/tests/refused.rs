@@ -56,7 +56,8 @@ async fn a_file_that_is_cut_while_it_is_read_ends_with_an_error() {
     chunks.try_next().await.unwrap();
     let path = scratch.0.join("spool").join(FILES).join(&file.name);
     fs::OpenOptions::new().write(true).open(path).unwrap().set_len(100_000).unwrap();
-    let rest: Result<Vec<Bytes>, _> = chunks.try_collect().await;
+    let rest = chunks.try_collect::<Vec<Bytes>>();
+    let rest = tokio::time::timeout(Duration::from_secs(20), rest).await.expect("the content has an end");
     assert!(matches!(rest, Err(SpoolError::Damaged { .. })), "{rest:?}");
 }
 
@@ -144,6 +145,26 @@ async fn a_request_that_does_not_fit_is_refused() {
     let mut upload = spool.begin(head()).await.unwrap();
     let long = PartHead { name: "n".repeat(70_000), ..document().0 };
     assert!(matches!(upload.begin_part(long).await, Err(SpoolError::TooLarge(_))));
-    upload.abort().await;
+    assert!(matches!(upload.complete().await.map(drop), Err(SpoolError::TooLarge(_))));
+    // A large upload that is refused at its end has written a temporary file.
+    let mut upload = spool.begin(head()).await.unwrap();
+    upload.begin_part(photo(0).0).await.unwrap();
+    upload.write(photo(200_000).1).await.unwrap();
+    upload.begin_part(document().0).await.unwrap();
+    assert!(matches!(upload.write(vec![b' '; 70_000].into()).await, Err(SpoolError::TooLarge(_))));
+    assert_eq!(scratch.files(), [""; 0]);
+}
+
+#[tokio::test]
+async fn an_upload_that_was_cleared_is_not_completed() {
+    let scratch = Scratch::new();
+    let spool = Spool::open(&scratch.place()).await.unwrap();
+    assert_eq!(spool.clear_unfinished(Duration::ZERO).await.unwrap(), 0, "a new spool has no files");
+    assert_eq!(listed(&spool).await, [""; 0]);
+    let mut upload = spool.begin(head()).await.unwrap();
+    upload.begin_part(photo(0).0).await.unwrap();
+    upload.write(photo(200_000).1).await.unwrap();
+    assert_eq!(spool.clear_unfinished(Duration::ZERO).await.unwrap(), 1);
+    assert!(matches!(upload.complete().await.map(drop), Err(SpoolError::Away(_))));
     assert_eq!(scratch.files(), [""; 0]);
 }
