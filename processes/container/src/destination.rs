@@ -95,6 +95,8 @@ pub struct Refusal {
     pub reason: String,
     /// How long the destination wants to be left alone.
     pub retry_after: Option<Duration>,
+    /// Nothing was stored, and nothing will be: there is nothing to undo.
+    pub is_clear: bool,
 }
 
 /// The longest reason, in bytes.
@@ -106,7 +108,13 @@ impl Refusal {
     pub fn new(status: u16, reason: impl AsRef<str>) -> Self {
         let reason = reason.as_ref();
         let kept = &reason[..reason.floor_char_boundary(REASON_LEN_MAX)];
-        Self { status, reason: kept.replace(char::is_control, " "), retry_after: None }
+        Self { status, reason: kept.replace(char::is_control, " "), retry_after: None, is_clear: false }
+    }
+
+    /// The same, and it is certain that nothing was stored and nothing will be.
+    #[must_use]
+    pub fn clear(self) -> Self {
+        Self { is_clear: true, ..self }
     }
 
     /// 409: the attempt has been undone, so a late store of it is refused.

@@ -10,7 +10,7 @@
 //! Webhooks go last: what was told cannot be made untold, so it is taken back only if its response was unclear, or if the row is
 //! then refused.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -84,6 +84,8 @@ pub struct FanOut {
 /// The outcomes of an attempt.
 struct Attempted {
     parts: Vec<PartOutcome>,
+    /// The destinations that have nothing of this attempt, as far as this worker has begun it.
+    untouched: HashSet<String>,
     row: Option<Row>,
     failure: Option<Refusal>,
 }
@@ -117,9 +119,10 @@ impl FanOut {
         let held = held(taken);
         if taken.state == State::RollingBack {
             let (status, error) = (taken.status.unwrap_or(500), taken.error.as_deref().unwrap_or_default());
-            return self.take_back(taken, unit.reference(), status, error).await;
+            return self.take_back(taken, unit.reference(), status, error, &HashSet::new()).await;
         }
-        let attempted = if taken.is_worn_out { worn_out(taken) } else { self.attempt(taken, unit).await };
+        let attempted =
+            if taken.take_count > units::TAKE_COUNT_MAX { worn_out(taken) } else { self.attempt(taken, unit).await };
         let mut client = self.client().await?;
         let failure = match attempted.failure {
             Some(failure) => failure,
@@ -134,12 +137,14 @@ impl FanOut {
             return Ok(End::Lost);
         }
         drop(client);
-        self.take_back(taken, unit.reference(), status, error).await
+        let untouched = if taken.take_count == 1 { attempted.untouched } else { HashSet::new() };
+        self.take_back(taken, unit.reference(), status, error, &untouched).await
     }
 
     /// Stores the parts.
     async fn attempt(&self, taken: &Taken, unit: &Unit) -> Attempted {
         let (stopped, mut parts, mut row, mut refusals) = (AtomicBool::new(false), Vec::new(), None, Vec::new());
+        let mut untouched = HashSet::new();
         let named = || taken.destinations.iter().map(|name| (name, self.places.get(name)));
         for is_told in [false, true] {
             let running = named().filter(|(_, place)| place.is_some_and(|place| is_of_phase(&place.way, is_told)));
@@ -152,6 +157,9 @@ impl FanOut {
                     refusals.push((name.clone(), refusal.clone()));
                 }
                 self.note(name, outcome.as_ref(), taken.uow).await;
+                if outcome.as_ref().is_none_or(stored_nothing) {
+                    untouched.insert(name.clone());
+                }
                 parts.push(part_of(name, outcome));
             }
         }
@@ -170,7 +178,7 @@ impl FanOut {
         // 4xx wins: a retry cannot succeed.
         let worst = refusals.into_iter().min_by_key(|(_, refusal)| refusal.is_passing());
         let failure = worst.map(|(name, refusal)| Refusal { reason: format!("{name}: {}", refusal.reason), ..refusal });
-        Attempted { parts, row, failure }
+        Attempted { parts, untouched, row, failure }
     }
 
     /// Stores one part, unless another part has failed already: `None`.
@@ -186,9 +194,16 @@ impl FanOut {
         Some(stored.unwrap_or_else(|_| Outcome::Failed(Refusal::new(504, "no response in time"))))
     }
 
-    /// Undoes all parts that may ever have been begun, whatever their outcome was, and ends the attempt.
-    async fn take_back(&self, taken: &Taken, unit: UnitRef<'_>, status: i16, error: &str) -> Result<End> {
-        let undoing = taken.destinations.iter().filter_map(|name| {
+    /// Undoes all parts that may ever have been begun, also those that have failed, and ends the attempt.
+    async fn take_back(
+        &self,
+        taken: &Taken,
+        unit: UnitRef<'_>,
+        status: i16,
+        error: &str,
+        untouched: &HashSet<String>,
+    ) -> Result<End> {
+        let undoing = taken.destinations.iter().filter(|name| !untouched.contains(*name)).filter_map(|name| {
             let place = self.places.get(name)?;
             let destination = place.way.undoing()?;
             Some(async move { (name, timeout(place.time_out, destination.undo(unit)).await) })
@@ -243,6 +258,14 @@ impl FanOut {
     }
 }
 
+fn stored_nothing(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Stored => false,
+        Outcome::Declined => true,
+        Outcome::Failed(refusal) => refusal.is_clear,
+    }
+}
+
 fn is_of_phase(way: &Way, is_told: bool) -> bool {
     match way {
         Way::Store(_) => !is_told,
@@ -268,7 +291,7 @@ fn part_of(destination: &str, outcome: Option<Outcome>) -> PartOutcome {
 fn worn_out(taken: &Taken) -> Attempted {
     let parts = taken.destinations.iter().map(|name| part_of(name, None)).collect();
     let reason = "the attempt was taken up too often: it may end the process";
-    Attempted { parts, row: None, failure: Some(Refusal::new(500, reason)) }
+    Attempted { parts, untouched: HashSet::new(), row: None, failure: Some(Refusal::new(500, reason)) }
 }
 
 /// The refusal of a row by Postgres. Nothing was written then.

@@ -60,7 +60,7 @@ impl Hand {
                 state: State::FannedOut,
                 attempt: 1,
                 lease,
-                is_worn_out: false,
+                take_count: 1,
                 status: None,
                 error: None,
                 spool_name: unit.spool_name,
@@ -231,14 +231,18 @@ impl Sweeping {
 
     /// Makes a unit of a file whose request was never answered, or whose row is lost because Postgres was put back.
     async fn accept(&self, client: &Client, name: &str) -> Result<()> {
-        let spooled = match self.hand.spool.open_file(name).await {
-            Ok(spooled) => spooled,
+        let read = async {
+            let spooled = self.hand.spool.open_file(name).await?;
+            let document = spooled.document().await?;
+            Ok::<_, anyhow::Error>((spooled, document))
+        };
+        let (spooled, document) = match read.await {
+            Ok(read) => read,
             Err(error) => {
                 warn!(name, error = format!("{error:#}"), "a file cannot be taken up");
                 return Ok(());
             }
         };
-        let document = spooled.document().await?;
         let resource = self.declaration.resources.iter().find(|resource| resource.name == spooled.head.resource);
         let Some((resource, subject)) =
             resource.and_then(|resource| Some((resource, crate::incoming::subject_of(resource, &document).ok()?)))

@@ -197,7 +197,9 @@ async fn in_time<T>(piece: impl Future<Output = multer::Result<T>>) -> Result<T,
     let piece = timeout(PIECE_WAIT, piece).await;
     let piece = piece.map_err(|_| refusal(408, "body_slow", "The body did not arrive in time."))?;
     piece.map_err(|error| match error {
-        multer::Error::StreamSizeExceeded { limit } | multer::Error::FieldSizeExceeded { limit, .. } => too_large(limit),
+        multer::Error::StreamSizeExceeded { limit } | multer::Error::FieldSizeExceeded { limit, .. } => {
+            too_large(limit)
+        }
         error => refusal(400, "body_broken", format!("The body is no multipart/form-data: {error}.")),
     })
 }

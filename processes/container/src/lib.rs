@@ -123,17 +123,15 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
 async fn open_spool(place: &SpoolPlace, pool: &deadpool_postgres::Pool) -> Result<Spool> {
     let spool = Spool::open(place).await.map_err(StayDown)?;
     let client = connect::postgres::take(pool).await?;
-    if spool.is_new() {
-        let open = units::open_spools_at(&client, &spool.place()).await?;
-        if !open.is_empty() {
-            let text = format!(
-                "the spool {} is new, and units wait for files in an earlier spool at this place ({}): mount its folder, or \
-                 put its files back",
-                spool.place(),
-                open.join(", ")
-            );
-            return Err(StayDown(anyhow::anyhow!(text)).into());
-        }
+    let mut open = units::open_spools_at(&client, &spool.place()).await?;
+    open.retain(|id| *id != spool.id().to_string());
+    if !open.is_empty() {
+        let text = format!(
+            "units wait for files in another spool that was at {} ({}): mount its folder, or put its files back",
+            spool.place(),
+            open.join(", ")
+        );
+        return Err(StayDown(anyhow::anyhow!(text)).into());
     }
     units::register_spool(&client, &spool.id().to_string(), &spool.place()).await?;
     Ok(spool)

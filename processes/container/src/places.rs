@@ -32,7 +32,8 @@ async fn way(declared: &DestinationDeclaration) -> Result<Way> {
     Ok(match &declared.kind {
         Kind::Rows { table } => Way::Row(table.clone()),
         Kind::Files { folder } => {
-            let takes = declared.takes.clone().context("a destination of the kind files needs `takes`: an attachment")?;
+            let takes =
+                declared.takes.clone().context("a destination of the kind files needs `takes`: an attachment")?;
             Way::Store(Arc::new(Files::open(folder, takes).await?))
         }
         Kind::Board { redis, prefix } => Way::Store(Arc::new(Board::new(redis.clone(), prefix.clone()))),

@@ -15,7 +15,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use accept::{Accepted, NewUnit, accept};
-pub use breakers::{Breaker, choose_canaries, note_failure, note_success, open_destinations, read_breakers, register, release_canary};
+pub use breakers::{
+    Breaker, choose_canaries, note_failure, note_success, open_destinations, read_breakers, register, release_canary,
+};
 pub use files::{final_files, note_gone, open_spools_at, register_spool, states_of_files};
 pub use settle::{Ending, Held, PartOutcome, Row, commit, finish_rollback, put_off, roll_back};
 pub use show::{AttemptPart, Shown, ShownPart, show};

@@ -75,7 +75,10 @@ impl Webhook {
         match response {
             Ok(response) => response::understand(response, deadline).await,
             Err(error) => {
-                Err(Refusal::new(502, format!("the server cannot be reached: {:#}", anyhow::Error::new(error))))
+                // Without a connection the request was not sent.
+                let is_clear = error.is_connect();
+                let reason = format!("the server cannot be reached: {:#}", anyhow::Error::new(error));
+                Err(Refusal { is_clear, ..Refusal::new(502, reason) })
             }
         }
     }

@@ -1,9 +1,9 @@
 //! The verdict on an attempt, and the end of a rollback.
 
 use anyhow::{Context, Result};
+use deadpool_postgres::{ClientWrapper as Client, Transaction};
 use pglog::NewRecord;
 use serde_json::json;
-use deadpool_postgres::{ClientWrapper as Client, Transaction};
 
 use super::{ATTEMPT_COUNT_MAX, State, bounded, pause_after};
 
@@ -60,9 +60,8 @@ pub async fn commit(client: &mut Client, unit: Held<'_>, row: Option<&Row>, part
         return Ok(false);
     }
     if let Some(Row { table, data }) = row {
-        let statement = format!(
-            "-- container::row\nINSERT INTO {table} (uow, subject, data) VALUES ($1, $2, $3::text::jsonb)"
-        );
+        let statement =
+            format!("-- container::row\nINSERT INTO {table} (uow, subject, data) VALUES ($1, $2, $3::text::jsonb)");
         tx.execute(&statement, &[&unit.uow, &unit.subject, data]).await.context("writing the row")?;
     }
     write_parts(&tx, unit, parts).await?;
@@ -124,10 +123,10 @@ pub async fn finish_rollback(client: &mut Client, unit: Held<'_>, status: i16, e
     let settled = tx
         .execute(
             "-- container::finish_rollback
-             UPDATE units SET state = $3, take_count = 0,
-                 attempt = attempt + CASE WHEN $3 = 'fail_queued' THEN 1 ELSE 0 END,
-                 settled_at = CASE WHEN $3 = 'rejected' THEN now() END,
-                 due_at = CASE WHEN $3 = 'fail_queued' THEN now() + $4 * INTERVAL '1 second' ELSE 'infinity' END
+             UPDATE units SET state = $3::text, take_count = 0,
+                 attempt = attempt + CASE WHEN $3::text = 'fail_queued' THEN 1 ELSE 0 END,
+                 settled_at = CASE WHEN $3::text = 'rejected' THEN now() END,
+                 due_at = CASE WHEN $3::text = 'fail_queued' THEN now() + $4 * INTERVAL '1 second' ELSE 'infinity' END
              WHERE uow = $1 AND lease = $2 AND state = 'rolling_back'",
             &[&unit.uow, &unit.lease, &state.name(), &pause],
         )

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
 use deadpool_postgres::ClientWrapper as Client;
+use serde::Serialize;
 
 /// The state of a unit, for `GET /units/{uow}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
 
-use super::{LEASE, State, TAKE_COUNT_MAX};
+use super::{LEASE, State};
 
 /// A unit that this process has taken.
 #[derive(Debug, Clone)]
@@ -22,8 +22,8 @@ pub struct Taken {
     pub attempt: i32,
     /// Our lease. Every statement that changes the unit compares it.
     pub lease: i64,
-    /// The attempt was taken up too often: it counts as failed.
-    pub is_worn_out: bool,
+    /// How often the attempt was taken up. After the first time, an earlier holder may have begun any part.
+    pub take_count: i32,
     /// The verdict that is being carried out, while it is rolled back.
     pub status: Option<i16>,
     /// Its reason.
@@ -80,7 +80,7 @@ pub async fn take(client: &Client, spool_id: &str, len_max: usize) -> Result<Vec
             state: row.get::<_, &str>("state").parse()?,
             attempt: row.get("attempt"),
             lease: row.get("lease"),
-            is_worn_out: row.get::<_, i32>("take_count") > TAKE_COUNT_MAX,
+            take_count: row.get("take_count"),
             status: row.get("status"),
             error: row.get("error"),
             spool_name: row.get("spool_name"),

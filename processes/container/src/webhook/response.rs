@@ -30,7 +30,9 @@ pub(super) async fn understand(response: Response<Incoming>, deadline: Instant) 
     let shown = String::from_utf8_lossy(&body[..body.len().min(SHOWN_LEN_MAX)]);
     let reason = format!("the server responded with {}: {}", parts.status.as_u16(), shown.trim());
     let mut refusal = match parts.status.as_u16() {
-        status @ 400..=599 => Refusal::new(status, reason),
+        // It may have stored the part, and failed after it.
+        status @ (408 | 500..=599) => Refusal::new(status, reason),
+        status @ 400..=499 => Refusal::new(status, reason).clear(),
         // The declared URL is wrong. That is no fault of the unit, so another attempt is worth it.
         300..=399 => {
             Refusal::new(502, format!("the server redirects, with {}: declare the new URL", parts.status.as_u16()))
