@@ -118,8 +118,8 @@ impl FanOut {
     pub async fn drive(&self, taken: &Taken, unit: &Unit) -> Result<End> {
         let held = held(taken);
         if taken.state == State::RollingBack {
-            let (status, error) = (taken.status.unwrap_or(500), taken.error.as_deref().unwrap_or_default());
-            return self.take_back(taken, unit.reference(), status, error, &HashSet::new()).await;
+            let failure = Refusal::new(taken.status.unwrap_or(500) as u16, taken.error.as_deref().unwrap_or_default());
+            return self.take_back(taken, unit.reference(), &failure, &HashSet::new()).await;
         }
         let attempted =
             if taken.take_count > units::TAKE_COUNT_MAX { worn_out(taken) } else { self.attempt(taken, unit).await };
@@ -132,13 +132,13 @@ impl FanOut {
                 Err(error) => row_refusal(error)?,
             },
         };
-        let (status, error) = (failure.status as i16, failure.reason.as_str());
-        if !units::roll_back(&mut client, held, status, error, &attempted.parts).await? {
+        let status = failure.status as i16;
+        if !units::roll_back(&mut client, held, status, &failure.reason, &attempted.parts).await? {
             return Ok(End::Lost);
         }
         drop(client);
         let untouched = if taken.take_count == 1 { attempted.untouched } else { HashSet::new() };
-        self.take_back(taken, unit.reference(), status, error, &untouched).await
+        self.take_back(taken, unit.reference(), &failure, &untouched).await
     }
 
     /// Stores the parts.
@@ -199,8 +199,7 @@ impl FanOut {
         &self,
         taken: &Taken,
         unit: UnitRef<'_>,
-        status: i16,
-        error: &str,
+        failure: &Refusal,
         untouched: &HashSet<String>,
     ) -> Result<End> {
         let undoing = taken.destinations.iter().filter(|name| !untouched.contains(*name)).filter_map(|name| {
@@ -224,7 +223,8 @@ impl FanOut {
             let is_ours = units::put_off(&client, held(taken), UNDO_PAUSE_S).await?;
             return Ok(if is_ours { End::RollingBack } else { End::Lost });
         }
-        let ended = units::finish_rollback(&mut client, held(taken), status, error).await?;
+        let (status, pause_min) = (failure.status as i16, failure.retry_after.unwrap_or_default());
+        let ended = units::finish_rollback(&mut client, held(taken), status, &failure.reason, pause_min).await?;
         Ok(ended.map_or(End::Lost, End::Failed))
     }
 

@@ -82,6 +82,9 @@ impl Hand {
 
     async fn drive(&self, taken: &Taken, unit: &Unit) -> Result<End> {
         let end = self.fan_out.drive(taken, unit).await?;
+        if self.fan_out.is_any_open(&taken.destinations) {
+            units::release_canary(&*self.client().await?, taken.uow).await?;
+        }
         let is_final = match &end {
             End::Committed => true,
             End::Failed(ending) => ending.state.is_final(),

@@ -105,8 +105,9 @@ impl App {
                 self.follow(uow, deadline).await
             }
             Accepted::New { uow, .. } if unit.waits => {
-                let shown = self.shown(uow).await?;
-                Ok(reply(StatusCode::SERVICE_UNAVAILABLE, &shown))
+                let mut response = reply(StatusCode::SERVICE_UNAVAILABLE, &self.shown(uow).await?);
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+                Ok(response)
             }
             Accepted::New { uow, lease } => {
                 let ended = self.hand.start(unit, incoming, uow, lease);

@@ -1,5 +1,7 @@
 //! The verdict on an attempt, and the end of a rollback.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use deadpool_postgres::{ClientWrapper as Client, Transaction};
 use pglog::NewRecord;
@@ -107,19 +109,28 @@ pub async fn roll_back(
     Ok(true)
 }
 
-/// Everything is taken back: the unit is rejected, waits for its next attempt, or is left to a person. `None`: the lease was lost.
+/// Everything is taken back: the unit is rejected, waits for its next attempt, or is left to a person. The next attempt waits
+/// for `pause_min` at least. `None`: the lease was lost.
 ///
 /// # Errors
 /// Postgres is away.
-pub async fn finish_rollback(client: &mut Client, unit: Held<'_>, status: i16, error: &str) -> Result<Option<Ending>> {
+pub async fn finish_rollback(
+    client: &mut Client,
+    unit: Held<'_>,
+    status: i16,
+    error: &str,
+    pause_min: Duration,
+) -> Result<Option<Ending>> {
     let is_last = unit.attempt >= ATTEMPT_COUNT_MAX;
     let state = match status {
+        408 | 425 | 429 if is_last => State::Dead,
+        408 | 425 | 429 => State::FailQueued,
         400..500 => State::Rejected,
         _ if is_last => State::Dead,
         _ => State::FailQueued,
     };
     let tx = client.transaction().await.context("beginning the end of a rollback")?;
-    let pause = pause_after(unit.attempt).as_secs_f64();
+    let pause = pause_after(unit.attempt).max(pause_min).as_secs_f64();
     let settled = tx
         .execute(
             "-- container::finish_rollback
