@@ -8,8 +8,8 @@ use clap::{Parser, Subcommand};
 use connect::PostgresArgs;
 use process::ProcessArgs;
 
-use crate::notices;
 use crate::spool::SpoolPlace;
+use crate::{notices, operate};
 
 /// Stores each request in several destinations, or in none.
 #[derive(Debug, Clone, Parser)]
@@ -57,6 +57,8 @@ pub struct Config {
 pub enum Command {
     /// Receive notices, for development and tests.
     Notices(notices::Config),
+    /// Look at units, and decide about those that are dead.
+    Units(Box<operate::Config>),
 }
 
 impl Config {
@@ -64,6 +66,7 @@ impl Config {
     pub fn process(&self) -> &ProcessArgs {
         match &self.command {
             Some(Command::Notices(config)) => &config.process,
+            Some(Command::Units(config)) => &config.process,
             None => &self.process,
         }
     }

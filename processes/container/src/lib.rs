@@ -26,6 +26,7 @@ pub mod files;
 mod hand;
 mod incoming;
 pub mod notices;
+mod operate;
 mod places;
 mod server;
 pub mod spool;
@@ -64,8 +65,10 @@ const REQUEST_WAIT: Duration = Duration::from_secs(120);
 /// # Errors
 /// The declaration has a fault, the spool is another one, a destination has moved, or the port is taken.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
-    if let Some(Command::Notices(config)) = config.command {
-        return notices::run(config, shutdown).await;
+    match config.command {
+        Some(Command::Notices(config)) => return notices::run(config, shutdown).await,
+        Some(Command::Units(config)) => return operate::run(*config).await,
+        None => {}
     }
     let path = config.config.context("give the file that declares the resources: --config").map_err(StayDown)?;
     let declaration = Declaration::read(&path, &environment);
