@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use common::shutdown::CancellationToken;
 use deadpool_postgres::{Client, Pool};
 use futures_util::TryStreamExt;
@@ -96,15 +96,13 @@ impl Hand {
         Ok(end)
     }
 
-    /// Deletes a file that is not needed. If that fails, it is deleted later.
-    pub async fn discard(&self, name: &str) {
-        let gone = async {
-            self.spool.delete(name).await?;
-            units::note_gone(&*self.client().await?, &[name.to_owned()]).await
-        };
-        if let Err(error) = gone.await {
+    /// Deletes a file that is not needed. That it is gone is noted later, for many files at once. Returns whether it is.
+    pub async fn discard(&self, name: &str) -> bool {
+        let gone = self.spool.delete(name).await;
+        if let Err(error) = &gone {
             warn!(name, error = format!("{error:#}"), "a file is deleted later");
         }
+        gone.is_ok()
     }
 
     /// Reads a unit that was taken out of the spool.
@@ -200,19 +198,26 @@ impl Work for Sweeping {
         if cleared_count > 0 {
             info!(cleared_count, "files that were never complete are cleared");
         }
-        let names = {
-            let client = self.hand.client().await?;
-            units::final_files(&client, &self.hand.spool.id().to_string(), PAGE_LEN as i64).await?
-        };
-        for name in names {
-            self.hand.discard(&name).await;
-        }
+        while self.delete_final().await? == PAGE_LEN {}
         self.take_up().await?;
         Ok(Turn::done().pausing(FILE_AGE_MIN / 2))
     }
 }
 
 impl Sweeping {
+    /// Deletes files of units that are final, and notes that they are gone. Returns their number.
+    async fn delete_final(&self) -> Result<usize> {
+        let client = self.hand.client().await?;
+        let names = units::final_files(&client, &self.hand.spool.id().to_string(), PAGE_LEN as i64).await?;
+        for name in &names {
+            ensure!(self.hand.discard(name).await, "a file of a unit that is final cannot be deleted");
+        }
+        // A deletion is durable only then. After a crash the file would come back, and without a row it would be a new unit.
+        self.hand.spool.sync().await?;
+        units::note_gone(&client, &names).await?;
+        Ok(names.len())
+    }
+
     async fn take_up(&self) -> Result<()> {
         let listed = self.hand.spool.list().try_filter(|file| std::future::ready(file.age >= FILE_AGE_MIN));
         let mut pages = std::pin::pin!(futures_util::StreamExt::chunks(listed, PAGE_LEN));
@@ -223,7 +228,9 @@ impl Sweeping {
             let known = units::states_of_files(&client, &names).await?;
             for name in names {
                 match known.get(&name) {
-                    Some(state) if state.is_final() => self.hand.discard(&name).await,
+                    Some(state) if state.is_final() => {
+                        self.hand.discard(&name).await;
+                    }
                     Some(_) => {}
                     None => self.accept(&client, &name).await?,
                 }
