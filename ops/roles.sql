@@ -31,7 +31,7 @@ DECLARE
 BEGIN
     FOREACH role_name IN ARRAY
         ARRAY['rocket_api', 'rocket_completer', 'rocket_streamer', 'rocket_consumer', 'rocket_receipts', 'rocket_reaper',
-              'rocket_dashboard', 'rocket_operator']
+              'rocket_container', 'rocket_dashboard', 'rocket_operator']
     LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
             BEGIN
@@ -47,7 +47,8 @@ DO $$ BEGIN
     -- Before PostgreSQL 15, PUBLIC may create tables and functions in the schema public.
     EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', current_schema());
     EXECUTE format('GRANT USAGE ON SCHEMA %I TO rocket_api, rocket_completer, rocket_streamer, rocket_consumer,
-                                                rocket_receipts, rocket_reaper, rocket_dashboard, rocket_operator',
+                                                rocket_receipts, rocket_reaper, rocket_container, rocket_dashboard,
+                                                rocket_operator',
                    current_schema());
 END $$;
 -- Only triggers call these functions, and a trigger needs no EXECUTE.
@@ -55,16 +56,17 @@ REVOKE EXECUTE ON FUNCTION refuse_change_of_staged_log_records(), remember_unreg
     refuse_change_of_wallets() FROM PUBLIC;
 -- This function runs under the rights of the owner. A dump without privileges loses what schema.sql has revoked.
 REVOKE EXECUTE ON FUNCTION make_history_parts FROM PUBLIC, rocket_api, rocket_completer, rocket_streamer,
-    rocket_consumer, rocket_receipts, rocket_reaper, rocket_dashboard, rocket_operator;
+    rocket_consumer, rocket_receipts, rocket_reaper, rocket_container, rocket_dashboard, rocket_operator;
 REVOKE EXECUTE ON FUNCTION derive_charge_key, installation_id FROM PUBLIC, rocket_api, rocket_completer, rocket_streamer,
-    rocket_consumer, rocket_receipts, rocket_reaper, rocket_dashboard, rocket_operator;
+    rocket_consumer, rocket_receipts, rocket_reaper, rocket_container, rocket_dashboard, rocket_operator;
 
 -- Begin with no privileges, so that a grant that was removed from this file is removed from the database.
 REVOKE ALL ON log_identity, rides, staged_log_records, log_batches, checkpoints, unregistered_consumers, consumer_states,
     dead_letters, history, history_ranges, tracked_operations, users, charge_secret, bookings, audit_records, completions,
-    reaped_requests, receipts, wallet_locks, wallet_events, wallets, wallet_states
+    reaped_requests, receipts, wallet_locks, wallet_events, wallets, wallet_states, spools, units, unit_parts,
+    unit_reports, destinations, manifests
     FROM PUBLIC, rocket_api, rocket_completer, rocket_streamer, rocket_consumer, rocket_receipts, rocket_reaper,
-    rocket_dashboard, rocket_operator;
+    rocket_container, rocket_dashboard, rocket_operator;
 
 -- Each process that reads the log first checks that the log belongs to this cluster.
 GRANT SELECT ON log_identity TO rocket_streamer, rocket_consumer, rocket_receipts, rocket_reaper, rocket_dashboard;
@@ -186,6 +188,23 @@ GRANT SELECT (ride_id, operation_id) ON bookings TO rocket_reaper;
 GRANT SELECT, INSERT ON reaped_requests TO rocket_reaper;
 
 -- ---------------------------------------------------------------------------------------------------------------------
+-- container: accepts units and settles them. A request never changes, only its progress. It reads no record and no ride. A
+-- destination `rows` with a table of your own needs SELECT and INSERT on that table, too.
+-- ---------------------------------------------------------------------------------------------------------------------
+GRANT SELECT, INSERT (spool_id, place), UPDATE (place) ON spools TO rocket_container;
+GRANT SELECT,
+    INSERT (unit_key, resource, subject, state, take_count, due_at, lease, spool_id, spool_name, idempotency_key,
+            content_hash, traceparent),
+    UPDATE (state, attempt, take_count, due_at, lease, status, error, settled_at, file_gone_at)
+    ON units TO rocket_container;
+GRANT SELECT, INSERT (uow, destination), UPDATE (state, attempts, status, error) ON unit_parts TO rocket_container;
+GRANT SELECT, INSERT (uow, attempt, destination, state, status, error) ON unit_reports TO rocket_container;
+GRANT SELECT, INSERT (name, fingerprint), UPDATE (fingerprint, failure_count, open_until, canary)
+    ON destinations TO rocket_container;
+GRANT SELECT, INSERT (uow, subject, data) ON manifests TO rocket_container;
+GRANT INSERT (object, action, data, traceparent), SELECT (id) ON staged_log_records TO rocket_container;
+
+-- ---------------------------------------------------------------------------------------------------------------------
 -- dashboard: only reads. It sees when records were staged, but not their contents.
 -- ---------------------------------------------------------------------------------------------------------------------
 GRANT SELECT ON rides, log_batches, checkpoints, consumer_states TO rocket_dashboard;
@@ -208,6 +227,8 @@ GRANT UPDATE ON checkpoints TO rocket_operator;
 -- A replayed dead letter of receipts becomes a receipt.
 -- It makes a receipt due again that was put aside.
 GRANT SELECT, INSERT, UPDATE (next_attempt_at, attempt_count) ON receipts TO rocket_operator;
+-- `container units`: it retries or drops a unit whose last attempt has failed.
+GRANT UPDATE (state, attempt, take_count, due_at, lease, settled_at) ON units TO rocket_operator;
 -- The doctor looks for transactions that have been open for long. Only a superuser, or a role with ADMIN on this one, may
 -- give this membership. Without it the doctor says that it cannot see.
 DO $$ BEGIN

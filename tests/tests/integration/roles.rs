@@ -131,7 +131,7 @@ async fn the_api_locks_a_wallet_and_adds_events_and_no_other_process_does() {
     let error = client.batch_execute("UPDATE wallet_locks SET wallet_id = wallet_id").await.unwrap_err();
     assert_eq!(error.code(), Some(&SqlState::RAISE_EXCEPTION), "{error:?}");
     assert_refused(&world, "api", &["INSERT INTO wallet_events (created_at) VALUES (now())"]).await;
-    for role in ["completer", "streamer", "receipts", "reaper"] {
+    for role in ["completer", "streamer", "receipts", "reaper", "container"] {
         let reads = ["SELECT FROM wallet_locks", "SELECT FROM wallet_events", "SELECT FROM wallets", LOCK_WALLETS];
         assert_refused(&world, role, &[&reads[..], &[add, CREDIT]].concat()).await;
     }
@@ -163,6 +163,43 @@ async fn receipts_are_noted_and_marked_and_never_changed() {
         "SELECT * FROM tracked_operations",
     ];
     assert_refused(&world, "receipts", &statements).await;
+}
+
+#[tokio::test]
+async fn the_container_settles_units_and_changes_no_request() {
+    let world = World::new().await;
+    let client = world.connect_as("container").await;
+    client.batch_execute(STAGE).await.unwrap();
+    let statements = [
+        "SELECT * FROM rides",
+        INSERT_RIDE,
+        "SELECT data FROM staged_log_records",
+        CUT,
+        ARCHIVE,
+        "SELECT * FROM checkpoints",
+        "SELECT * FROM users",
+        "UPDATE spools SET spool_id = gen_random_uuid()",
+        "INSERT INTO units (uow) VALUES (1)",
+        "UPDATE units SET unit_key = gen_random_uuid()",
+        "UPDATE units SET content_hash = ''",
+        "UPDATE units SET spool_name = 'other'",
+        "DELETE FROM units",
+        "UPDATE unit_parts SET destination = 'other'",
+        "DELETE FROM unit_parts",
+        "UPDATE unit_reports SET status = 200",
+        "DELETE FROM unit_reports",
+        "DELETE FROM destinations",
+        "UPDATE manifests SET data = '{}'",
+        "DELETE FROM manifests",
+    ];
+    assert_refused(&world, "container", &statements).await;
+    for role in ["api", "consumer", "dashboard"] {
+        assert_refused(&world, role, &["SELECT FROM units", "SELECT FROM unit_parts", "SELECT FROM manifests"]).await;
+    }
+    let decided = "UPDATE units SET state = 'dropped', settled_at = now()";
+    world.connect_as("operator").await.batch_execute(decided).await.unwrap();
+    let statements = ["UPDATE units SET status = 200", "UPDATE unit_parts SET state = 'stored'", "DELETE FROM units"];
+    assert_refused(&world, "operator", &statements).await;
 }
 
 #[tokio::test]
