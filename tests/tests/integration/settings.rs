@@ -126,10 +126,13 @@ async fn a_value_that_a_file_or_a_service_has_spoiled_is_refused_by_its_name() {
 const BAD: &str = "= no such value =";
 
 /// The settings that are any text: names, folders, and lists that the program compares with what it finds.
-const ANY_TEXT: [&str; 13] = [
+const ANY_TEXT: [&str; 16] = [
     "STREAM_NAME",
     "RECEIPTS_DIR",
     "PAYMENTS_DATA",
+    "CONTAINER_CONFIG",
+    "CONTAINER_SPOOL",
+    "NOTICES_DATA",
     "DATA_DIR",
     "--procfile",
     "--data",
