@@ -25,6 +25,7 @@ fn line_of(start: &str) -> usize {
 const VARIABLES: [(&str, &str); 3] = [
     ("CONTAINER_DATA", "/srv/container"),
     ("REDIS_URL", "redis://:hidden-password@localhost:6379"),
+    ("NOTICES_PORT", "5009"),
     ("NOTICES_SECRET", SECRET),
 ];
 

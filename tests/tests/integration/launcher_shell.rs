@@ -10,13 +10,14 @@ use crate::api::Api;
 use crate::launcher::UpFolder;
 
 /// Variables that lead to servers and accounts that are not the demo's. Nothing listens on port 1.
-const ELSEWHERE: [(&str, &str); 10] = [
+const ELSEWHERE: [(&str, &str); 11] = [
     ("DATABASE_URL", "postgres://elsewhere@127.0.0.1:1/elsewhere"),
     ("REDIS_URL", "redis://127.0.0.1:1/"),
     ("WALLETS_REDIS_URL", "redis://127.0.0.1:1/"),
     ("STRIPE_API_KEY", "sk_live_elsewhere"),
     ("STRIPE_API_BASE", "https://elsewhere.example"),
     ("RECEIPTS_SMTP_URL", "smtp://elsewhere.example"),
+    ("CONTAINER_SPOOL", "s3://elsewhere/spool"),
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://elsewhere.example:4318"),
     ("http_proxy", "http://127.0.0.1:1/elsewhere"),
     ("PGPORT", "1"),
@@ -34,7 +35,7 @@ async fn the_demo_reaches_nothing_that_it_has_not_started() {
     let mut up = folder.up(&ELSEWHERE);
     up.wait_for("CONVERGED").await;
     up.wait_for(
-        "not used  DATABASE_URL, OTEL_EXPORTER_OTLP_ENDPOINT, RECEIPTS_SMTP_URL, REDIS_URL, STRIPE_API_BASE, STRIPE_API_KEY, \
+        "not used  CONTAINER_SPOOL, DATABASE_URL, OTEL_EXPORTER_OTLP_ENDPOINT, RECEIPTS_SMTP_URL, REDIS_URL, STRIPE_API_BASE, STRIPE_API_KEY, \
          WALLETS_REDIS_URL: ",
     )
     .await;

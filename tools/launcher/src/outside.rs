@@ -7,13 +7,15 @@ use std::ffi::{OsStr, OsString};
 use crate::find::given;
 
 /// Servers and accounts.
-const ELSEWHERE: [&str; 7] = [
+const ELSEWHERE: [&str; 8] = [
     "DATABASE_URL",
     "REDIS_URL",
     "WALLETS_REDIS_URL",
     "STRIPE_API_KEY",
     "STRIPE_API_BASE",
     "RECEIPTS_SMTP_URL",
+    // It may be a bucket.
+    "CONTAINER_SPOOL",
     "NOTIFY_SOCKET",
 ];
 
@@ -66,7 +68,7 @@ impl Outside {
     /// The names of the servers' and accounts' variables that are set and passed over.
     pub fn passed_over(&self) -> Vec<String> {
         let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
-        let is_told = |name: &String| ELSEWHERE[..6].contains(&name.as_str()) || name.starts_with("OTEL_EXPORTER_");
+        let is_told = |name: &String| ELSEWHERE[..7].contains(&name.as_str()) || name.starts_with("OTEL_EXPORTER_");
         let passed_over = names.filter(|name| is_told(name) && !self.used.contains(name) && given(name).is_some());
         passed_over.collect::<BTreeSet<_>>().into_iter().collect()
     }
@@ -97,6 +99,7 @@ mod tests {
             "DATABASE_URL",
             "STRIPE_API_KEY",
             "RECEIPTS_SMTP_URL",
+            "CONTAINER_SPOOL",
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
             "PGHOST",
             "PGPORT",

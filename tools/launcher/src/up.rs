@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use common::shutdown::CancellationToken;
 use tokio::net::TcpListener;
@@ -28,6 +30,12 @@ const DASHBOARD_PORT: u16 = 5007;
 
 /// The wallet that the banner credits. Any KSUID is a wallet.
 const WALLET: &str = "28skwt5B8zTrs6AqBWrSgCHLcRL";
+
+/// The port of the container, or the first after it that is free.
+const CONTAINER_PORT: u16 = 5008;
+
+/// The port of the receiver of notices, or the first after it that is free.
+const NOTICES_PORT: u16 = 5009;
 
 /// The monitor port of the first process of the Procfile. The following processes get the following ports that are free.
 const FIRST_MONITOR_PORT: u16 = 5010;
@@ -163,6 +171,8 @@ struct Ports {
     /// One per process.
     monitors: Vec<u16>,
     payments: String,
+    container: String,
+    notices: String,
     /// No other launcher chooses one of them while this one runs.
     _claimed: Vec<ClaimedPort>,
 }
@@ -180,10 +190,12 @@ impl Ports {
         };
         let page = given_or_free("DASHBOARD_PORT", DASHBOARD_PORT)?;
         let payments = given_or_free("PAYMENTS_PORT", PAYMENTS_PORT)?;
+        let container = given_or_free("CONTAINER_PORT", CONTAINER_PORT)?;
+        let notices = given_or_free("NOTICES_PORT", NOTICES_PORT)?;
         let monitors = claim_ports(FIRST_MONITOR_PORT, process_count)?;
         let numbers = monitors.iter().map(|claimed| claimed.port).collect();
         claimed.extend(monitors);
-        Ok(Self { api, page, monitors: numbers, payments, _claimed: claimed })
+        Ok(Self { api, page, monitors: numbers, payments, container, notices, _claimed: claimed })
     }
 }
 
@@ -219,10 +231,28 @@ async fn settings(
         set("STRIPE_API_BASE", &format!("http://127.0.0.1:{}", ports.payments));
         set("STRIPE_API_KEY", "sk_test_development");
     }
+    set_container(config, outside, ports, |name, value| drop(set(name, value)));
     if console.colours {
         set("FORCE_COLOR", "1");
     }
     Ok(environment)
+}
+
+/// The settings of the container and of its receiver of notices, which share a secret.
+fn set_container(config: &UpConfig, outside: &Outside, ports: &Ports, mut set: impl FnMut(&str, &str)) {
+    set("CONTAINER_PORT", &ports.container);
+    set("NOTICES_PORT", &ports.notices);
+    for (name, folder) in [("CONTAINER_DATA", "container"), ("NOTICES_DATA", "notices")] {
+        if given(name).is_none() {
+            set(name, &config.data.join(folder).display().to_string());
+        }
+    }
+    if outside.value("CONTAINER_SPOOL").is_none() {
+        set("CONTAINER_SPOOL", &config.data.join("spool").display().to_string());
+    }
+    if given("NOTICES_SECRET").is_none() {
+        set("NOTICES_SECRET", &format!("whsec_{}", STANDARD.encode(rand::random::<[u8; 32]>())));
+    }
 }
 
 fn greet(servers: &Servers, outside: &Outside, entries: &[Entry], ports: &Ports) {
@@ -239,6 +269,10 @@ fn greet(servers: &Servers, outside: &Outside, entries: &[Entry], ports: &Ports)
         "  wallet  curl -H 'Content-Type: application/json' -d '{{\"amount\": 5}}' {base_url}/wallet/{WALLET}/credit"
     ));
     say(&format!("  totals  curl {base_url}/totals"));
+    if entries.iter().any(|entry| entry.name == "container") {
+        let url = format!("http://127.0.0.1:{}/manifests", ports.container);
+        say(&format!("  store   curl {url} --json '{{\"ride_id\": 1, \"passengers\": [\"Ada\"]}}'"));
+    }
     for (entry, port) in entries.iter().zip(&ports.monitors) {
         say(&format!("  health  http://127.0.0.1:{port}/readyz and /metrics: {}", entry.name));
     }

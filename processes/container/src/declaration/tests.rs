@@ -16,6 +16,7 @@ fn env(name: &str) -> Option<String> {
     let value = match name {
         "CONTAINER_DATA" => "/srv/container",
         "REDIS_URL" => "redis://:hidden-password@localhost:6379/3",
+        "NOTICES_PORT" => "5009",
         "NOTICES_SECRET" => SECRET,
         "SHORT_SECRET" => "whsec_c2hvcnQ=",
         "NO_BASE64" => "whsec_not base64 at all, but long enough",
