@@ -39,12 +39,14 @@ pub struct Help {
 }
 
 impl Help {
-    /// Runs `--help` of the binary `name`.
+    /// Runs `--help` of the binary `name`, or of a subcommand, such as `container notices`.
     ///
     /// # Panics
     /// The binary cannot be run, or fails.
     pub fn of(name: &str) -> Self {
-        let output = Command::new(binary(name)).arg("--help").env_clear().output().unwrap();
+        let mut words = name.split(' ');
+        let mut command = Command::new(binary(words.next().unwrap()));
+        let output = command.args(words).arg("--help").env_clear().output().unwrap();
         assert!(output.status.success(), "{name} --help ended with {}", output.status);
         let text = String::from_utf8(output.stdout).unwrap();
         let flags = text.split_whitespace().filter(|word| word.starts_with("--")).map(str::to_owned).collect();

@@ -98,7 +98,13 @@ async fn every_process_tells_systemd_when_it_is_ready_and_when_it_stops() {
             .env("NOTIFY_SOCKET", &path)
             .env("API_PORT", "0")
             .env("DASHBOARD_PORT", "0")
-            .env("RECEIPTS_DIR", &receipts);
+            .env("RECEIPTS_DIR", &receipts)
+            .env("CONTAINER_CONFIG", root().join("ops/container.toml"))
+            .env("CONTAINER_PORT", "0")
+            .env("CONTAINER_SPOOL", folder.join("spool"))
+            .env("CONTAINER_DATA", &folder)
+            .env("NOTICES_PORT", "5009")
+            .env("NOTICES_SECRET", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD");
         command.env("DATABASE_URL", world.database_url_of(name)).env("REDIS_URL", world.redis_url());
         command.env("STREAM_NAME", world.stream_name());
         if name == "completer" {
