@@ -105,6 +105,7 @@
 //! | [`web`](../web/index.html) | HTTP servers: a listener with limits and time-outs, error bodies, request ids, CORS, compression |
 //! | [`group`](../group/index.html) | the group writer: requests that wait together are written by one transaction |
 //! | [`lease`](../lease/index.html) | a leased piece of work: take it, do it with no transaction open, settle it |
+//! | [`journal`](../journal/index.html) | a state that is kept in a file of JSON lines |
 //! | [`booking`](../booking/index.html) | a ride, a charge and a receipt, phase by phase |
 //!
 //! Processes: each is a library with `run`, and a `main` of one line:
@@ -115,6 +116,7 @@
 //! | [`streamer`](../streamer/index.html) | fixes the order of the log, and appends it to the stream |
 //! | [`consumer`](../consumer/index.html) | folds the log |
 //! | [`receipts`](../receipts/index.html) | notes receipts of booked rides by a fold of its own, and delivers them |
+//! | [`container`](../container/index.html) | stores each request in several destinations, or in none |
 //! | [`completer`](../completer/index.html) | finishes bookings that clients have abandoned |
 //! | [`reaper`](../reaper/index.html) | removes records that every consumer has passed |
 //! | [`operator`](../operator/index.html) | `audit`, `doctor`, `dead-letters`, `adopt` |
