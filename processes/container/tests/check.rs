@@ -22,7 +22,7 @@ fn line_of(start: &str) -> usize {
     text.lines().position(|line| line.starts_with(start)).expect(start) + 1
 }
 
-const VARIABLES: [(&str, &str); 3] = [
+const VARIABLES: [(&str, &str); 4] = [
     ("CONTAINER_DATA", "/srv/container"),
     ("REDIS_URL", "redis://:hidden-password@localhost:6379"),
     ("NOTICES_PORT", "5009"),
