@@ -56,8 +56,10 @@ fn each_fault_is_a_line_of_its_own_and_the_status_is_2() {
     assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{output:?}");
     let lines = format!(
         "{path}:{}: the variable REDIS_URL is not set: set it in the environment\n\
+         {path}:{}: the variable NOTICES_PORT is not set: set it in the environment\n\
          {path}:{}: the variable NOTICES_SECRET is not set: set it in the environment\n",
         line_of("redis = "),
+        line_of("url = "),
         line_of("secret = ")
     );
     assert_eq!(String::from_utf8(output.stderr).unwrap(), lines);
