@@ -27,8 +27,8 @@
 use std::time::Duration;
 
 use common::shutdown::CancellationToken;
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::time::{sleep, timeout};
 
 /// Pieces of work that are leased, and how each step is done.
@@ -129,14 +129,19 @@ pub async fn run_round<L: Leases>(leases: &L, round: &Round, stop: &Cancellation
         if in_hand.is_empty() {
             return failure.map_or(Ok(tally), Err);
         }
-        tokio::select! {
-            Some(settled) = in_hand.next() => match settled {
+        let mut ended = tokio::select! {
+            ended = in_hand.next() => ended,
+            () = sleep(round.look_interval) => None,
+        };
+        // Pieces that have ended together are replaced by one take.
+        while let Some(settled) = ended {
+            match settled {
                 Ok((Settled::Lost, _)) => tally.lost_count += 1,
                 Ok((Settled::Ours, true)) => tally.done_count += 1,
                 Ok((Settled::Ours, false)) => tally.failed_count += 1,
-                Err(error) => { failure.get_or_insert(error); }
-            },
-            () = sleep(round.look_interval) => {}
+                Err(error) => drop(failure.get_or_insert(error)),
+            }
+            ended = in_hand.next().now_or_never().flatten();
         }
     }
 }
@@ -253,6 +258,12 @@ mod tests {
         let due = ["a", "b", "c", "d", "e"];
         assert_eq!(run(&due, 3, 1).await, (tally(3, 0, 0), "take 1, a, take 1, b, take 1, c".to_owned()));
         assert_eq!(run(&due, 0, 2).await, (tally(0, 0, 0), String::new()));
+    }
+
+    #[tokio::test]
+    async fn pieces_that_end_together_are_replaced_by_one_take() {
+        let steps = "take 2, a, b, take 2, c, d, take 2".to_owned();
+        assert_eq!(run(&["a", "b", "c", "d"], 9, 2).await, (tally(4, 0, 0), steps));
     }
 
     #[tokio::test]
