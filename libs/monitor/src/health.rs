@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::orders::Orders;
+use crate::orders::{OrderBook, Orders};
 
 /// A pulse that rests counts as fresh.
 const RESTING: u64 = u64::MAX;
@@ -15,7 +15,7 @@ pub struct Health {
     is_served: bool,
     takes_orders: bool,
     pulses: Arc<Mutex<Vec<Pulse>>>,
-    orders: Arc<OnceLock<Orders>>,
+    orders: Arc<OnceLock<OrderBook>>,
 }
 
 impl Health {
@@ -37,11 +37,20 @@ impl Health {
 
     /// The orders that an operator gives; the caller carries them out. Without `FAULT_ORDERS` there is never an order.
     pub fn orders(&self) -> Orders {
-        if self.takes_orders { self.orders.get_or_init(Orders::default).clone() } else { Orders::default() }
+        self.orders_at([String::new()]).remove("").unwrap_or_default()
+    }
+
+    /// As [`Health::orders`], for a process whose faults strike one of these places: `POST /fault?at=NAME`. A process calls
+    /// one of the two, once.
+    pub fn orders_at(&self, names: impl IntoIterator<Item = String>) -> OrderBook {
+        if !self.takes_orders {
+            return OrderBook::default();
+        }
+        self.orders.get_or_init(|| names.into_iter().map(|name| (name, Orders::default())).collect()).clone()
     }
 
     /// Where orders go. `None`: the process accepts no orders.
-    pub(crate) fn order_book(&self) -> Option<&Orders> {
+    pub(crate) fn order_book(&self) -> Option<&OrderBook> {
         self.orders.get()
     }
 

@@ -3,7 +3,8 @@
 //! - `/metrics`: its metrics, for Prometheus
 //! - `/livez`: 200 as long as the process responds at all
 //! - `/readyz`, also called `/healthz`: 200 while every loop succeeds, else 503
-//! - `POST /fault`, in development only: injects a fault into the next batch
+//! - `POST /fault`, in development only: injects a fault into the next batch. A process whose faults strike one of several
+//!   places takes `POST /fault?at=NAME`
 //!
 //! Ready means that there is progress while there is work; it is not enough that servers can be reached. Each loop of a
 //! process has a [`Pulse`], which beats after every success. If a pulse has not beaten for too long, the process is not ready.
@@ -41,7 +42,7 @@ use web::Hosts;
 pub use declare::{declare_counter, declare_gauge};
 pub use health::{Health, Pulse};
 pub use metrics::{Unit, counter, describe_counter, describe_histogram, gauge, histogram};
-pub use orders::{ORDER_HEADER, Orders, is_order};
+pub use orders::{ORDER_HEADER, OrderBook, Orders, is_order};
 pub use probe::{Question, try_statements};
 pub use server::start;
 

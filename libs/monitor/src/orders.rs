@@ -1,5 +1,6 @@
 //! Faults that an operator orders, in development only: the buttons of the live page, and the plans of `payments`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -17,6 +18,9 @@ pub fn is_order(headers: &HeaderMap) -> bool {
 
 /// At most this many orders are kept. More are refused.
 const OPEN_MAX: u32 = 10;
+
+/// The orders of a process whose faults strike one of several places, by the name of the place. Empty if it takes no orders.
+pub type OrderBook = BTreeMap<String, Orders>;
 
 /// The number of open orders to inject a fault into a batch. Clones share it.
 #[derive(Debug, Clone, Default)]

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow};
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
@@ -13,7 +13,7 @@ use common::shutdown::CancellationToken;
 use common::stay_down::StayDown;
 use metrics::{Unit, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tracing::info;
 use web::{Limits, Server};
@@ -134,17 +134,32 @@ async fn ready(State(app): State<App>) -> impl IntoResponse {
     (status, Json(Readiness { ready, pid: std::process::id(), parts }))
 }
 
-/// Accepts an order to inject a fault into the next batch.
-async fn order(State(app): State<App>, headers: HeaderMap) -> (StatusCode, &'static str) {
-    let Some(orders) = app.health.order_book() else {
-        return (StatusCode::NOT_FOUND, "no orders are taken here: FAULT_ORDERS is not set\n");
+#[derive(Deserialize)]
+struct Place {
+    /// The name of the place that the fault strikes. Empty: the process has one place only.
+    #[serde(default)]
+    at: String,
+}
+
+/// Accepts an order to inject a fault: into the next batch, or at a named place.
+async fn order(State(app): State<App>, Query(place): Query<Place>, headers: HeaderMap) -> (StatusCode, String) {
+    let Some(book) = app.health.order_book() else {
+        return (StatusCode::NOT_FOUND, "no orders are taken here: FAULT_ORDERS is not set\n".to_owned());
     };
     if !is_order(&headers) {
-        return (StatusCode::FORBIDDEN, "give the header x-fault-order, and ask for localhost\n");
+        return (StatusCode::FORBIDDEN, "give the header x-fault-order, and ask for localhost\n".to_owned());
     }
+    let Some(orders) = book.get(&place.at) else {
+        let names: Vec<&str> = book.keys().map(String::as_str).filter(|name| !name.is_empty()).collect();
+        let text = match names[..] {
+            [] => "no places are told apart here: leave out ?at=\n".to_owned(),
+            _ => format!("give ?at= with one of {}\n", names.join(", ")),
+        };
+        return (StatusCode::UNPROCESSABLE_ENTITY, text);
+    };
     if orders.place() {
-        (StatusCode::ACCEPTED, "the next batch will suffer\n")
+        (StatusCode::ACCEPTED, "the next batch will suffer\n".to_owned())
     } else {
-        (StatusCode::TOO_MANY_REQUESTS, "too many orders are open: wait for the next batches\n")
+        (StatusCode::TOO_MANY_REQUESTS, "too many orders are open: wait for the next batches\n".to_owned())
     }
 }
