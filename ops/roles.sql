@@ -53,7 +53,7 @@ DO $$ BEGIN
 END $$;
 -- Only triggers call these functions, and a trigger needs no EXECUTE.
 REVOKE EXECUTE ON FUNCTION refuse_change_of_staged_log_records(), remember_unregistered_consumers(),
-    refuse_change_of_wallets() FROM PUBLIC;
+    refuse_change_of_wallets(), refuse_delete_of_units(), record_dropped_units() FROM PUBLIC;
 -- This function runs under the rights of the owner. A dump without privileges loses what schema.sql has revoked.
 REVOKE EXECUTE ON FUNCTION make_history_parts FROM PUBLIC, rocket_api, rocket_completer, rocket_streamer,
     rocket_consumer, rocket_receipts, rocket_reaper, rocket_container, rocket_dashboard, rocket_operator;
@@ -191,8 +191,9 @@ GRANT SELECT, INSERT ON reaped_requests TO rocket_reaper;
 -- container: accepts units and settles them. A request never changes, only its progress. It reads no record and no ride. A
 -- destination `rows` with a table of your own needs SELECT and INSERT on that table, too.
 -- ---------------------------------------------------------------------------------------------------------------------
-GRANT SELECT, INSERT (spool_id, place), UPDATE (place) ON spools TO rocket_container;
-GRANT SELECT,
+GRANT SELECT, INSERT (spool_id, place), UPDATE (place, folders) ON spools TO rocket_container;
+-- It deletes units that were settled long ago; a trigger keeps all others. Their parts and reports go with them.
+GRANT SELECT, DELETE,
     INSERT (unit_key, resource, subject, state, take_count, due_at, lease, spool_id, spool_name, idempotency_key,
             content_hash, traceparent),
     UPDATE (state, attempt, take_count, due_at, lease, status, error, settled_at, file_gone_at)
@@ -227,8 +228,9 @@ GRANT UPDATE ON checkpoints TO rocket_operator;
 -- A replayed dead letter of receipts becomes a receipt.
 -- It makes a receipt due again that was put aside.
 GRANT SELECT, INSERT, UPDATE (next_attempt_at, attempt_count) ON receipts TO rocket_operator;
--- `container units`: it retries or drops a unit whose last attempt has failed.
+-- `container units`: it retries or drops a unit whose last attempt has failed, and states which part is not undone.
 GRANT UPDATE (state, attempt, take_count, due_at, lease, settled_at) ON units TO rocket_operator;
+GRANT UPDATE (state, error) ON unit_parts TO rocket_operator;
 -- The doctor looks for transactions that have been open for long. Only a superuser, or a role with ADMIN on this one, may
 -- give this membership. Without it the doctor says that it cannot see.
 DO $$ BEGIN

@@ -7,6 +7,7 @@
 //! | `<prefix>:arrivals:<subject>` | the arrivals of a subject, beside each other, by the number of the unit: `<key>.<attempt>.<count>` |
 //! | `<prefix>:board` | the leaderboard: subject → the count of its newest arrival |
 //! | `<prefix>:server` | the run id of the server that the board was built on |
+//! | `<prefix>:rebuild:<id>` | the witness of a rebuild, as long as Redis has not forgotten again |
 //!
 //! An undo removes its own arrival, and the newest of the others counts. So units of one subject may be stored and undone in any
 //! order. An arrival is shown before the verdict of its unit.
@@ -16,8 +17,9 @@
 //! it must be `noeviction`. In a Redis Cluster the prefix needs a hash tag, such as `{container}`.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{Stream, TryStreamExt};
@@ -26,6 +28,7 @@ use redis::{AsyncTypedCommands, Client, FromRedisValue, RedisResult, Script, Scr
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use tokio::sync::Mutex;
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::destination::{Destination, Outcome, Refusal, Unit, UnitRef};
@@ -39,6 +42,14 @@ macro_rules! script {
             LazyLock::new(|| Script::new(concat!(include_str!("board/show.lua"), include_str!($file))));
     };
 }
+
+/// How long Redis keeps the witness of a rebuild whose process was killed.
+const WITNESS_AGE_MAX: Duration = Duration::from_secs(60);
+
+const FORGOTTEN_AGAIN: &str = "Redis has forgotten once more while the board was built";
+
+/// Marks the board as built by the server with this run id, if the server knows the witness of the rebuild.
+static BUILT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("board/built.lua")));
 
 script!(STORE, "board/store.lua");
 script!(UNDO, "board/undo.lua");
@@ -101,18 +112,38 @@ impl Board {
         Ok((built.as_deref() != Some(run_id)).then(|| RunId(run_id.to_owned())))
     }
 
-    /// Builds the board again. `past` has each committed attempt, each attempt in flight that may have been stored, and each
-    /// undone attempt of a unit whose row exists, in any order. Steps of other workers may come between: every step may be
-    /// repeated. `lost` comes from [`is_lost`](Self::is_lost), which must be asked before `past` is read.
+    /// Builds the board again. `past` has the newest committed attempt of each subject, each attempt that may have been stored
+    /// and was in flight when `past` was begun, and each undone attempt of a unit whose row exists, in any order. Steps of other
+    /// workers may come between: every step may be repeated. `lost` comes from [`is_lost`](Self::is_lost), which must be asked
+    /// before `past` is read.
     ///
     /// # Errors
-    /// Redis is away, or `past` has failed. The board stays marked as lost.
+    /// Redis is away or has forgotten once more, or `past` has failed. The board stays marked as lost.
     pub async fn rebuild(&self, lost: RunId, past: impl Stream<Item = Result<Past>>) -> Result<()> {
-        past.try_for_each_concurrent(REBUILD_WIDTH, async |past| Ok(self.replay(&past).await?))
-            .await
-            .context("rebuilding the board")?;
-        let key = self.key("server");
-        self.with(async |mut connection| connection.set(&key, &lost.0).await).await.context("marking the board")
+        // Redis may forget once more meanwhile, and then it forgets this key, too.
+        let witness = self.key(&format!("rebuild:{}", Uuid::new_v4()));
+        self.with(async |mut connection| connection.set_ex(&witness, 1, WITNESS_AGE_MAX.as_secs()).await).await?;
+        let replaying = past.try_for_each_concurrent(REBUILD_WIDTH, async |past| Ok(self.replay(&past).await?));
+        let replayed = tokio::select! {
+            replayed = replaying => replayed,
+            forgotten = self.watch(&witness) => forgotten,
+        };
+        replayed.context("rebuilding the board")?;
+        let mut built = BUILT.key(&witness);
+        let built = built.key(self.key("server")).arg(&lost.0);
+        let is_built: bool = self.with(async |mut connection| built.invoke_async(&mut connection).await).await?;
+        ensure!(is_built, FORGOTTEN_AGAIN);
+        Ok(())
+    }
+
+    /// Ends with an error when Redis has forgotten the witness.
+    async fn watch(&self, witness: &str) -> Result<()> {
+        loop {
+            sleep(WITNESS_AGE_MAX / 30).await;
+            let age_max = WITNESS_AGE_MAX.as_secs() as i64;
+            let is_known = self.with(async |mut connection| connection.expire(witness, age_max).await).await?;
+            ensure!(is_known, FORGOTTEN_AGAIN);
+        }
     }
 
     async fn replay(&self, past: &Past) -> Result<(), Refusal> {

@@ -12,7 +12,9 @@
 mod complaint;
 mod destination;
 mod entries;
+mod folder;
 mod kind;
+mod own;
 mod resource;
 #[cfg(test)]
 mod tests;
@@ -22,12 +24,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
+use serde::Deserialize;
+use toml::de::DeTable;
+
 use complaint::Faults;
 pub use complaint::{Complaint, LEN_MAX};
-pub use destination::{CONCURRENCY_MAX, DestinationDeclaration, TIME_OUT_MAX};
+pub use destination::{CONCURRENCY_MAX, DestinationDeclaration};
 pub use kind::{Kind, Secret};
+pub use own::{Own, OwnKind, Settings, SettingsError};
 pub use resource::{Attachment, BODY_MAX_LIMITS, Resource};
-use values::Variables;
+use values::{Outside, Variables};
 
 /// The resources and destinations of a container.
 #[derive(Debug, Clone)]
@@ -39,23 +45,37 @@ pub struct Declaration {
 }
 
 impl Declaration {
-    /// Reads the file at `path`. `env` returns the value of an environment variable, for example [`environment`].
+    /// Reads the file at `path`. `kinds` are those that the program adds to the container's own. `env` returns the value of an
+    /// environment variable, for example [`environment`].
     ///
     /// # Errors
     /// The file cannot be read, or has faults. Print the lines of the complaint, and stay down until a person changes the file.
-    pub fn read(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Complaint> {
+    pub fn read(path: &Path, kinds: &[OwnKind], env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Complaint> {
         let text = complaint::read(path)?;
-        Self::parse(path, &text, env)
+        Self::check(path, &text, kinds, &Outside { env, refuse_folder: &folder::refuse })
     }
 
-    /// Reads `text`, which is the content of the file at `path`.
+    /// Reads `text`, which is the content of the file at `path`. Whether its folders can be used is not checked.
     ///
     /// # Errors
     /// As [`Declaration::read`].
-    pub fn parse(path: &Path, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Complaint> {
+    pub fn parse(
+        path: &Path,
+        text: &str,
+        kinds: &[OwnKind],
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, Complaint> {
+        Self::check(path, text, kinds, &Outside { env, refuse_folder: &|_| None })
+    }
+
+    fn check(path: &Path, text: &str, kinds: &[OwnKind], outside: &Outside<'_>) -> Result<Self, Complaint> {
         let mut faults = Faults::new(path, text);
-        let file: entries::File = match toml::from_str(text) {
-            Ok(file) => file,
+        let parsed = DeTable::parse(text).and_then(|mut table| {
+            let own = own::take_out(table.get_mut(), kinds);
+            Ok((entries::File::deserialize(toml::Deserializer::from(table))?, own))
+        });
+        let (file, own) = match parsed {
+            Ok(parsed) => parsed,
             Err(error) => {
                 // The parser stops at its first fault.
                 faults.add(error.span(), advised(error.message()));
@@ -65,10 +85,16 @@ impl Declaration {
         if file.resource.is_empty() {
             faults.add(None, "it declares no resource: add one under [[resource]]");
         }
-        let mut values = Variables { env, faults: &mut faults };
-        let destinations = destination::check_all(&file, &mut values);
+        let mut values = Variables { outside, faults: &mut faults };
+        let destinations = destination::check_all(&file, own, &mut values);
         let resources = resource::check_all(&file, &mut values);
         if faults.is_empty() { Ok(Self { resources, destinations }) } else { Err(faults.into_complaint()) }
+    }
+
+    /// The names of the destinations that store by themselves: all but the rows of a verdict.
+    pub fn storing(&self) -> impl Iterator<Item = &str> {
+        let storing = self.destinations.values().filter(|one| !matches!(one.kind, Kind::Rows { .. }));
+        storing.map(|one| one.name.as_str())
     }
 }
 

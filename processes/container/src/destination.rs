@@ -85,6 +85,19 @@ pub enum Outcome {
     Failed(Refusal),
 }
 
+impl Outcome {
+    /// The state of a part after it. A time-out counts as stored until it is undone.
+    pub fn state(&self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::Declined => "declined",
+            Self::Failed(refusal) if refusal.status == 504 => "timed_out",
+            Self::Failed(refusal) if refusal.is_passing() => "failed_5xx",
+            Self::Failed(_) => "failed_4xx",
+        }
+    }
+}
+
 /// Why a destination did not store or undo a part.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason} (status {status})")]

@@ -10,14 +10,19 @@
 //! The link of a late store fails, because the name is taken by the tombstone. The name has no extension: an undo does not know
 //! the content type, and it must hit the name that a store takes. A content is written to a temporary file in `.unfinished`
 //! first, so that a file with a name is always whole.
+//!
+//! The folder has an id, in the file `.folder-id`. A folder without it is new, or its disk is not mounted: [`Files::open_known`]
+//! refuses it. While the process runs, the id file is compared before each step, so that no part is written below a mount point
+//! and none counts as gone.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use common::stay_down::StayDown;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use tokio::io::AsyncWriteExt;
@@ -25,6 +30,8 @@ use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
 use crate::destination::{Attachment, Destination, Outcome, Refusal, Unit, UnitRef};
+use crate::mark::Mark;
+use crate::points::{Point, pass};
 
 /// A temporary file of this age is of a killed process: no store may take so long.
 const UNFINISHED_AGE_MAX: Duration = Duration::from_secs(60 * 60);
@@ -32,27 +39,63 @@ const UNFINISHED_AGE_MAX: Duration = Duration::from_secs(60 * 60);
 /// The folder of the temporary files. It is in the same folder, because a link cannot cross file systems.
 const UNFINISHED: &str = ".unfinished";
 
+/// The file with the id of the folder.
+const ID: &str = ".folder-id";
+
 /// A folder that takes one attachment of each unit.
 pub struct Files {
     folder: PathBuf,
     takes: String,
+    id: Uuid,
+    mark: Mark,
 }
 
 impl Files {
-    /// The folder, which is made if necessary. `takes` is the name of the attachment: a unit without it is declined. Temporary
-    /// files of killed processes are deleted.
+    /// The folder, which is made if necessary, as its id is. `takes` is the name of the attachment: a unit without it is declined.
+    /// Temporary files of killed processes are deleted.
     ///
     /// # Errors
     /// The folder cannot be made or read.
     pub async fn open(folder: &Path, takes: impl Into<String>) -> Result<Self> {
-        let files = Self { folder: folder.to_owned(), takes: takes.into() };
         let made = spawn_blocking({
             let folder = folder.to_owned();
-            move || make(&folder)
+            move || make(&folder).and_then(|()| Ok((id_of(&folder)?, Mark::of(folder.join(ID))?)))
         });
-        made.await?.with_context(|| format!("making the folder {}", folder.display()))?;
+        let (id, mark) = made.await?.with_context(|| format!("making the folder {}", folder.display()))?;
+        let files = Self { folder: folder.to_owned(), takes: takes.into(), id, mark };
         files.clear_unfinished(UNFINISHED_AGE_MAX).await?;
         Ok(files)
+    }
+
+    /// As [`Files::open`], for a folder whose id is known. It makes nothing before it has seen that id.
+    ///
+    /// # Errors
+    /// As [`Files::open`]; with [`StayDown`] if the folder has another id or none, because its disk is not mounted.
+    pub async fn open_known(folder: &Path, takes: impl Into<String>, id: Uuid) -> Result<Self> {
+        let file = folder.join(ID);
+        let found = spawn_blocking(move || read_id(&file)).await?;
+        let found = found.with_context(|| format!("reading the id of the folder {}", folder.display()))?;
+        if found != Some(id) {
+            let found = found.map_or("it has none".to_owned(), |found| format!("it has {found}"));
+            return Err(StayDown(anyhow!(
+                "the folder {folder} is not the one with the parts of units: its id was {id}, and {found}. Mount its disk. If \
+                 another folder replaces it for good, write {id} into {folder}/{ID}",
+                folder = folder.display()
+            ))
+            .into());
+        }
+        Self::open(folder, takes).await
+    }
+
+    /// The id of the folder, which stays.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// Refuses a folder that is not the one that was opened.
+    async fn require_mounted(&self) -> Result<(), Refusal> {
+        let mark = self.mark.clone();
+        unwound(spawn_blocking(move || if mark.is_there() { Ok(()) } else { Err(unmounted()) }).await)
     }
 
     /// The file of an attempt. An empty file is a tombstone: the attempt was undone.
@@ -71,6 +114,7 @@ impl Files {
     }
 
     async fn write(&self, unit: &Unit, attachment: Attachment) -> Result<(), Refusal> {
+        self.require_mounted().await?;
         let temporary = Temporary::new(&self.folder);
         let mut file = tokio::fs::File::create_new(&temporary.0).await.map_err(refused)?;
         let (mut bytes, mut is_empty) = (attachment.bytes, true);
@@ -87,8 +131,10 @@ impl Files {
             ));
         }
         file.sync_all().await.map_err(refused)?;
+        self.require_mounted().await?;
         let (folder, path) = (self.folder.clone(), self.path(unit.key, unit.attempt));
         // If this future is dropped, the link may be made later. An undo has put its tombstone there by then, or will replace it.
+        pass(Point::FileUnnamed, &unit.subject);
         unwound(spawn_blocking(move || link(&temporary, &path, &folder)).await)
     }
 }
@@ -106,12 +152,19 @@ impl Destination for Files {
 
     fn undo<'a>(&'a self, unit: UnitRef<'a>) -> BoxFuture<'a, Result<(), Refusal>> {
         let (folder, path) = (self.folder.clone(), self.path(unit.key, unit.attempt));
-        Box::pin(async { unwound(spawn_blocking(move || entomb(&path, &folder).map_err(refused)).await) })
+        Box::pin(async move {
+            self.require_mounted().await?;
+            pass(Point::FileBuried, unit.subject);
+            unwound(spawn_blocking(move || entomb(&path, &folder).map_err(refused)).await)
+        })
     }
 
     fn forget<'a>(&'a self, unit: UnitRef<'a>) -> BoxFuture<'a, Result<(), Refusal>> {
         let paths: Vec<PathBuf> = (1..=unit.attempt).map(|attempt| self.path(unit.key, attempt)).collect();
-        Box::pin(async { unwound(spawn_blocking(move || forget(&paths).map_err(refused)).await) })
+        Box::pin(async {
+            self.require_mounted().await?;
+            unwound(spawn_blocking(move || forget(&paths).map_err(refused)).await)
+        })
     }
 }
 
@@ -125,6 +178,32 @@ fn make(folder: &Path) -> io::Result<()> {
     // The folder's own name must be as durable as the names in it.
     sync(folder)?;
     sync(&folder.join(".."))
+}
+
+/// The id of a folder. `None`: it has none.
+fn read_id(file: &Path) -> io::Result<Option<Uuid>> {
+    match fs::read_to_string(file) {
+        Ok(text) => Uuid::try_parse(text.trim()).map(Some).map_err(io::Error::other),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The id of a folder, which gets one if it has none. Of two processes at the same time, the second reads the id of the first.
+fn id_of(folder: &Path) -> io::Result<Uuid> {
+    let file = folder.join(ID);
+    if let Some(id) = read_id(&file)? {
+        return Ok(id);
+    }
+    let temporary = Temporary::new(folder);
+    let mut written = File::create_new(&temporary.0)?;
+    writeln!(written, "{}", Uuid::new_v4())?;
+    written.sync_all()?;
+    match fs::hard_link(&temporary.0, &file) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        _ => sync(folder)?,
+    }
+    read_id(&file)?.ok_or_else(|| ErrorKind::NotFound.into())
 }
 
 /// Links the temporary file to its name, unless the name is taken: by an earlier store of the attempt, or by a tombstone.
@@ -205,6 +284,10 @@ fn refused(error: io::Error) -> Refusal {
         _ => 503,
     };
     Refusal::new(status, format!("the folder cannot be used: {error}"))
+}
+
+fn unmounted() -> Refusal {
+    Refusal::new(503, "the folder is not the one that was opened at the start: mount its disk again")
 }
 
 /// The result of blocking work. The runtime drops it only while the process ends.

@@ -1,24 +1,28 @@
 //! The units that this process drives: those that it has just accepted, and those that are due.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use bytes::Bytes;
 use common::shutdown::CancellationToken;
 use deadpool_postgres::{Client, Pool};
-use futures_util::TryStreamExt;
 use lease::{Leases, Round, Settled};
 use process::{Failure, Turn, Work};
 use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::warn;
 use uuid::Uuid;
 
-use crate::destination::Unit;
+use crate::destination::{Attachment, Attachments, Refusal, Unit};
 use crate::fan_out::{End, FanOut};
 use crate::incoming::Incoming;
-use crate::spool::Spool;
-use crate::units::{self, LEASE, NewUnit, State, Taken};
+use crate::metrics;
+use crate::points::{Point, pass};
+use crate::spool::{Spool, SpoolError};
+use crate::units::{self, Accepts, Held, NewUnit, State, Taken, WORK_WAIT};
 
 /// Units that are due and driven side by side.
 const SIDE_BY_SIDE_MAX: usize = 32;
@@ -26,20 +30,40 @@ const SIDE_BY_SIDE_MAX: usize = 32;
 /// How often to look for units that are due.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A file without a unit is taken up after this time: until then its request may still be accepted.
-const FILE_AGE_MIN: Duration = Duration::from_secs(60);
+/// How long a unit rests whose work has ended with an error of ours.
+const ERROR_PAUSE_S: f64 = 5.0;
 
-/// Files and rows that are looked at together.
-const PAGE_LEN: usize = 500;
+/// Units of one round.
+const ROUND_LEN: usize = 500;
 
 /// What a process needs to drive units. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Hand {
     pub spool: Spool,
     pub fan_out: Arc<FanOut>,
+    pub accepts: Accepts,
     pub pool: Pool,
     /// The units that are driven for a client. They end before the process does.
     pub driving: TaskTracker,
+    /// Files of the spool that cannot become units.
+    pub unusable: Arc<Unusable>,
+}
+
+/// The number of files of the spool that cannot become units: a person looks after them. As the newest sweep has found them.
+#[derive(Debug, Default)]
+pub(crate) struct Unusable(AtomicUsize);
+
+impl Unusable {
+    /// The number.
+    #[allow(dead_code, reason = "a metric will show it")]
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// The number that a sweep has found.
+    pub fn note(&self, count: usize) {
+        self.0.store(count, Ordering::Relaxed);
+    }
 }
 
 impl Hand {
@@ -61,6 +85,7 @@ impl Hand {
                 attempt: 1,
                 lease,
                 take_count: 1,
+                age: Duration::ZERO,
                 status: None,
                 error: None,
                 spool_name: unit.spool_name,
@@ -68,10 +93,10 @@ impl Hand {
                 traceparent: unit.traceparent,
             };
             let driven = async {
-                let unit = unit_of(&taken, incoming)?;
-                hand.drive(&taken, &unit).await
+                let unit = unit_of(&taken, incoming.document, Box::new(incoming.spooled))?;
+                hand.drive(&taken, &unit, None).await
             };
-            match driven.await {
+            match timeout(WORK_WAIT, driven).await.context("the work took too long").flatten() {
                 // An error means that the client has left.
                 Ok(end) => drop(sender.send(end)),
                 Err(error) => warn!(uow, error = format!("{error:#}"), "a unit is taken up again later"),
@@ -80,18 +105,24 @@ impl Hand {
         ended
     }
 
-    async fn drive(&self, taken: &Taken, unit: &Unit) -> Result<End> {
-        let end = self.fan_out.drive(taken, unit).await?;
+    async fn drive(&self, taken: &Taken, unit: &Unit, unreadable: Option<Refusal>) -> Result<End> {
+        let began_at = Instant::now();
+        let end = match self.fan_out.drive(taken, unit, unreadable).await {
+            Ok(end) => end,
+            Err(error) => {
+                // The work has ended. Without this, the unit would wait for the end of its lease. If Postgres is away, it does.
+                let client = self.client().await?;
+                units::put_off(&client, Held::from(taken), ERROR_PAUSE_S).await.ok();
+                return Err(error);
+            }
+        };
+        metrics::driven(taken, began_at.elapsed(), end.verdict());
         if self.fan_out.is_any_open(&taken.destinations) {
             units::release_canary(&*self.client().await?, taken.uow).await?;
         }
-        let is_final = match &end {
-            End::Committed => true,
-            End::Failed(ending) => ending.state.is_final(),
-            End::RollingBack | End::Lost => false,
-        };
-        if is_final {
+        if end.verdict().is_some_and(State::is_final) {
             self.discard(&taken.spool_name).await;
+            pass(Point::FileDeleted, &taken.subject);
         }
         Ok(end)
     }
@@ -105,23 +136,41 @@ impl Hand {
         gone.is_ok()
     }
 
-    /// Reads a unit that was taken out of the spool.
-    async fn read(&self, taken: &Taken) -> Result<Unit> {
-        let spooled = self.spool.open_file(&taken.spool_name).await?;
-        let document = spooled.document().await?;
-        unit_of(taken, Incoming { spooled, document, subject: taken.subject.clone() })
+    /// Reads a unit that was taken out of the spool. If its file is damaged or gone, the attempt fails with the refusal: after its
+    /// last one the unit is left to a person, who may put the file back. A rollback needs no file.
+    async fn read(&self, taken: &Taken) -> Result<(Unit, Option<Refusal>)> {
+        let nothing = || unit_of(taken, Bytes::new(), Box::new(NoAttachments));
+        if taken.state == State::RollingBack {
+            return Ok((nothing()?, None));
+        }
+        match self.spool.read(&taken.spool_name).await {
+            Ok((spooled, document)) => Ok((unit_of(taken, document, Box::new(spooled))?, None)),
+            Err(fault @ (SpoolError::Damaged { .. } | SpoolError::Unknown)) => {
+                Ok((nothing()?, Some(Refusal::new(500, fault.to_string()))))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
-fn unit_of(taken: &Taken, incoming: Incoming) -> Result<Unit> {
+/// The attachments of a unit whose file is not read.
+struct NoAttachments;
+
+impl Attachments for NoAttachments {
+    fn find(&self, _: &str) -> Option<Attachment> {
+        None
+    }
+}
+
+fn unit_of(taken: &Taken, document: Bytes, attachments: Box<dyn Attachments>) -> Result<Unit> {
     Ok(Unit {
         uow: taken.uow,
         key: Uuid::parse_str(&taken.key).context("reading the unit's key")?,
         attempt: taken.attempt,
         resource: taken.resource.clone(),
         subject: taken.subject.clone(),
-        document: incoming.document,
-        attachments: Box::new(incoming.spooled),
+        document,
+        attachments,
     })
 }
 
@@ -141,7 +190,9 @@ impl Leases for Due<'_> {
     }
 
     async fn work(&self, taken: &Taken) -> Result<End> {
-        self.hand.drive(taken, &self.hand.read(taken).await?).await
+        pass(Point::Taken, &taken.subject);
+        let (unit, unreadable) = self.hand.read(taken).await?;
+        self.hand.drive(taken, &unit, unreadable).await
     }
 
     /// The verdict is recorded by then: the row of the last resource is a part of it.
@@ -166,7 +217,7 @@ pub(crate) struct Driving {
 impl Work for Driving {
     type Fault = ();
 
-    const STOP_WAIT: Duration = LEASE;
+    const STOP_WAIT: Duration = WORK_WAIT;
 
     async fn run_once(&mut self, (): ()) -> Result<Turn, Failure> {
         let client = self.hand.client().await?;
@@ -174,106 +225,12 @@ impl Work for Driving {
         self.hand.fan_out.know(units::read_breakers(&client).await?);
         drop(client);
         let round = Round {
-            piece_count_max: PAGE_LEN,
+            piece_count_max: ROUND_LEN,
             side_by_side_max: SIDE_BY_SIDE_MAX,
             look_interval: LOOK_INTERVAL,
-            wait: LEASE,
+            wait: WORK_WAIT,
         };
         lease::run_round(&Due { hand: &self.hand }, &round, &self.stop).await?;
         Ok(Turn::done().pausing(LOOK_INTERVAL))
-    }
-}
-
-/// Compares the spool with the units: files without a unit are taken up, and files of units that are final are deleted.
-pub(crate) struct Sweeping {
-    pub hand: Hand,
-    pub declaration: Arc<crate::declaration::Declaration>,
-}
-
-impl Work for Sweeping {
-    type Fault = ();
-
-    async fn run_once(&mut self, (): ()) -> Result<Turn, Failure> {
-        let cleared_count = self.hand.spool.clear_unfinished(FILE_AGE_MIN).await.map_err(anyhow::Error::from)?;
-        if cleared_count > 0 {
-            info!(cleared_count, "files that were never complete are cleared");
-        }
-        while self.delete_final().await? == PAGE_LEN {}
-        self.take_up().await?;
-        Ok(Turn::done().pausing(FILE_AGE_MIN / 2))
-    }
-}
-
-impl Sweeping {
-    /// Deletes files of units that are final, and notes that they are gone. Returns their number.
-    async fn delete_final(&self) -> Result<usize> {
-        let client = self.hand.client().await?;
-        let names = units::final_files(&client, &self.hand.spool.id().to_string(), PAGE_LEN as i64).await?;
-        for name in &names {
-            ensure!(self.hand.discard(name).await, "a file of a unit that is final cannot be deleted");
-        }
-        // A deletion is durable only then. After a crash the file would come back, and without a row it would be a new unit.
-        self.hand.spool.sync().await?;
-        units::note_gone(&client, &names).await?;
-        Ok(names.len())
-    }
-
-    async fn take_up(&self) -> Result<()> {
-        let listed = self.hand.spool.list().try_filter(|file| std::future::ready(file.age >= FILE_AGE_MIN));
-        let mut pages = std::pin::pin!(futures_util::StreamExt::chunks(listed, PAGE_LEN));
-        while let Some(page) = futures_util::StreamExt::next(&mut pages).await {
-            let names: Vec<String> =
-                page.into_iter().map(|file| Ok(file?.name)).collect::<Result<_>>().context("listing the spool")?;
-            let client = self.hand.client().await?;
-            let known = units::states_of_files(&client, &names).await?;
-            for name in names {
-                match known.get(&name) {
-                    Some(state) if state.is_final() => {
-                        self.hand.discard(&name).await;
-                    }
-                    Some(_) => {}
-                    None => self.accept(&client, &name).await?,
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes a unit of a file whose request was never answered, or whose row is lost because Postgres was put back.
-    async fn accept(&self, client: &Client, name: &str) -> Result<()> {
-        let read = async {
-            let spooled = self.hand.spool.open_file(name).await?;
-            let document = spooled.document().await?;
-            Ok::<_, anyhow::Error>((spooled, document))
-        };
-        let (spooled, document) = match read.await {
-            Ok(read) => read,
-            Err(error) => {
-                warn!(name, error = format!("{error:#}"), "a file cannot be taken up");
-                return Ok(());
-            }
-        };
-        let resource = self.declaration.resources.iter().find(|resource| resource.name == spooled.head.resource);
-        let Some((resource, subject)) =
-            resource.and_then(|resource| Some((resource, crate::incoming::subject_of(resource, &document).ok()?)))
-        else {
-            warn!(name, resource = spooled.head.resource, "a file is of a resource that is not declared");
-            return Ok(());
-        };
-        let unit = NewUnit {
-            key: Uuid::new_v4().to_string(),
-            resource: resource.name.clone(),
-            subject,
-            destinations: resource.destinations.clone(),
-            spool_id: self.hand.spool.id().to_string(),
-            spool_name: name.to_owned(),
-            idempotency_key: spooled.head.idempotency_key.clone(),
-            content_hash: spooled.hash.to_vec(),
-            traceparent: spooled.head.traceparent.clone(),
-            waits: true,
-        };
-        let accepted = units::accept(client, &unit).await?;
-        info!(name, ?accepted, "a file is taken up");
-        Ok(())
     }
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, BodyDataStream, Bytes};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
+use futures_util::StreamExt;
 use multer::{Constraints, Field, Multipart, SizeLimit};
 use serde_json::Value;
 use tokio::time::timeout;
@@ -12,6 +13,7 @@ use web::{BodyError, ErrorResponse, is_encoded, read_body};
 
 use crate::declaration::Resource;
 use crate::envelope::{Head, PartHead};
+use crate::points::{Point, pass};
 use crate::spool::{Spool, SpoolError, Spooled, Upload};
 
 /// The longest document, in bytes. It is held in memory, and becomes a row.
@@ -89,8 +91,9 @@ async fn receive_parts(
 ) -> Result<Incoming, ErrorResponse> {
     let limits = SizeLimit::new().whole_stream(resource.body_max);
     let limits = limits.for_field(resource.document.clone(), DOCUMENT_LEN_MAX as u64);
-    let mut parts =
-        Multipart::with_constraints(body.into_data_stream(), boundary, Constraints::new().size_limit(limits));
+    let mut body = body.into_data_stream();
+    let constraints = Constraints::new().size_limit(limits);
+    let mut parts = Multipart::with_constraints(&mut body, boundary, constraints);
     let mut upload = spool.begin(head).await.map_err(spool_error)?;
     let mut document = None;
     let read = read_parts(resource, &mut parts, &mut upload, &mut document).await;
@@ -103,7 +106,27 @@ async fn receive_parts(
         }
         (Err(error), _) => (Bytes::new(), String::new(), Err(error)),
     };
+    drop(parts);
+    if read.is_err() {
+        read_to_end(&mut body, resource.body_max).await;
+    }
     finish(read, upload, document, subject).await
+}
+
+/// Reads the rest of a body that is refused, up to this length. If it were not read, the connection would be reset, and a client
+/// that still sends would not see the response.
+async fn read_to_end(body: &mut BodyDataStream, len_max: u64) {
+    let mut len = 0;
+    let reading = async {
+        while let Some(Ok(bytes)) = body.next().await {
+            len += bytes.len() as u64;
+            if len > len_max {
+                break;
+            }
+        }
+    };
+    // A client that is slower sees a reset.
+    let _ = timeout(PIECE_WAIT, reading).await;
 }
 
 /// Completes the upload, or gives it up.
@@ -117,7 +140,9 @@ async fn finish(
         upload.abort().await;
         return Err(error);
     }
+    pass(Point::BodyReceived, &subject);
     let spooled = upload.complete().await.map_err(spool_error)?;
+    pass(Point::FileSynced, &subject);
     Ok(Incoming { spooled, document, subject })
 }
 
@@ -141,8 +166,17 @@ async fn read_parts(
         } else {
             let head = attachment_head(resource, &name, &field)?;
             upload.begin_part(head).await.map_err(spool_error)?;
+            let mut is_empty = true;
             while let Some(bytes) = in_time(field.chunk()).await? {
+                is_empty &= bytes.is_empty();
                 upload.write(bytes).await.map_err(spool_error)?;
+            }
+            if is_empty {
+                return Err(refusal(
+                    400,
+                    "part_empty",
+                    format!("The part {name:?} is empty. Leave it out, or send it."),
+                ));
             }
         }
         seen.push(name);
@@ -178,8 +212,8 @@ async fn write_document(upload: &mut Upload, resource: &Resource, document: &Byt
 /// The document is no JSON object, or lacks the field.
 pub fn subject_of(resource: &Resource, document: &[u8]) -> Result<String, ErrorResponse> {
     let wrong = |sentence: String| refusal(400, "document_malformed", sentence);
-    let document: Value =
-        serde_json::from_slice(document).map_err(|error| wrong(format!("The document is no JSON: {error}.")))?;
+    let document =
+        crate::document::read(document).map_err(|error| wrong(format!("The document cannot be used: {error}.")))?;
     let field = &resource.subject;
     let subject = match document.get(field) {
         Some(Value::String(text)) => text.clone(),

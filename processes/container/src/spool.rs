@@ -24,6 +24,7 @@ mod s3;
 mod spooled;
 #[cfg(test)]
 mod tests;
+mod trial;
 mod upload;
 
 use std::error::Error;
@@ -31,7 +32,9 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
+use bytes::Bytes;
+use common::stay_down::StayDown;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode};
@@ -134,7 +137,8 @@ impl Spool {
     /// Opens the spool. A missing folder is made, and a new spool gets an id.
     ///
     /// # Errors
-    /// The place is away, or it has files and no id: it is another folder, or the id was deleted.
+    /// The place is away: try again later. With [`StayDown`] a person has to act first: the place has files and no id, because it
+    /// is another folder or the id was deleted; the id is damaged; or no bucket can have this name.
     pub async fn open(place: &SpoolPlace) -> Result<Self> {
         let (store, prefix) = place.store()?;
         let id_at = prefix.clone().join(ID);
@@ -145,10 +149,11 @@ impl Spool {
             // A second process may just have begun: it makes the id before any other file.
             known = read_id(&*store, &id_at).await?;
             if known.is_none() {
-                bail!(
+                return Err(StayDown(anyhow!(
                     "the spool {place} has no file {ID}, but it contains {found}: choose an empty folder or prefix for the spool, \
                      or restore its {ID}"
-                );
+                ))
+                .into());
             }
         }
         let (id, is_new) = match known {
@@ -199,6 +204,16 @@ impl Spool {
     /// [`SpoolError::Unknown`] if it is gone, [`SpoolError::Damaged`] if it is not as it was written.
     pub async fn open_file(&self, name: &str) -> Result<Spooled, SpoolError> {
         spooled::open(self, name).await
+    }
+
+    /// Reads a file up to its document.
+    ///
+    /// # Errors
+    /// As [`Spool::open_file`].
+    pub async fn read(&self, name: &str) -> Result<(Spooled, Bytes), SpoolError> {
+        let spooled = self.open_file(name).await?;
+        let document = spooled.document().await?;
+        Ok((spooled, document))
     }
 
     /// Deletes a file. Success also if it is gone already. A power failure may bring it back until [`Spool::sync`].
@@ -278,9 +293,9 @@ async fn read_id(store: &dyn ObjectStore, at: &Path) -> Result<Option<Uuid>> {
         Err(error) => Err(error),
     };
     let bytes = bytes.with_context(|| format!("read the id of the spool at {store}"))?;
-    let id: Id = serde_json::from_slice(&bytes).with_context(|| {
-        format!("the file {ID} at {store} is damaged: restore it, it contains {{\"spool_id\":\"…\"}}")
-    })?;
+    let id: Id = serde_json::from_slice(&bytes)
+        .with_context(|| format!("the file {ID} at {store} is damaged: restore it, it contains {{\"spool_id\":\"…\"}}"))
+        .map_err(StayDown)?;
     Ok(Some(id.spool_id))
 }
 

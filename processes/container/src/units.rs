@@ -5,7 +5,11 @@
 
 mod accept;
 mod breakers;
+mod commit;
 mod files;
+mod groups;
+mod old;
+mod past;
 mod settle;
 mod show;
 mod take;
@@ -18,17 +22,32 @@ pub use accept::{Accepted, NewUnit, accept};
 pub use breakers::{
     Breaker, choose_canaries, note_failure, note_success, open_destinations, read_breakers, register, release_canary,
 };
-pub use files::{final_files, note_gone, open_spools_at, register_spool, states_of_files};
-pub use settle::{Ending, Held, PartOutcome, Row, commit, finish_rollback, put_off, roll_back};
+pub use commit::{Row, Verdict};
+pub use files::{
+    Folders, final_files, known_folders, note_gone, open_spools_at, register_folders, register_spool, states_of_files,
+};
+pub use groups::{Accepts, Unwritten, Verdicts, start_queues};
+pub use old::{Old, delete, old};
+pub use past::{Ended, PAST_LEN, committed, committed_rows, ended, in_flight, undone};
+pub use settle::{Ending, Held, PartOutcome, finish_rollback, put_off, roll_back};
 pub use show::{AttemptPart, Shown, ShownPart, show};
 pub use take::{Taken, take};
 
-/// How long a unit is leased. Longer than the work on one unit may take: the time-outs of its destinations, which are at most
-/// [`TIME_OUT_MAX`], twice, and the verdict.
-pub const LEASE: Duration = Duration::from_secs(90);
+/// The longest time-out of a destination, for a store and for an undo.
+pub const TIME_OUT_MAX: Duration = Duration::from_secs(20);
 
-/// The longest time-out of a destination.
-pub const TIME_OUT_MAX: Duration = Duration::from_secs(30);
+/// How long a part waits for its turn at a destination that stores as many units as it may.
+pub const TURN_WAIT: Duration = Duration::from_secs(5);
+
+/// The part of the work on a unit that belongs to no destination: its file is read, and the verdict is written.
+const OWN_WAIT: Duration = Duration::from_secs(15);
+
+/// The longest work on a unit: the stores, the webhooks, the undos, and our own part. Work that takes longer is given up.
+pub const WORK_WAIT: Duration =
+    TURN_WAIT.saturating_add(TIME_OUT_MAX).saturating_mul(2).saturating_add(TIME_OUT_MAX.saturating_add(OWN_WAIT));
+
+/// How long a unit is leased: longer than the work, so that two workers have a unit only if one of them was stopped.
+pub const LEASE: Duration = WORK_WAIT.saturating_add(Duration::from_secs(5));
 
 /// How often an attempt is taken up before it counts as failed: it may be the cause that the process ends.
 pub const TAKE_COUNT_MAX: i32 = 5;
@@ -77,6 +96,11 @@ impl State {
         Self::NAMES.iter().find(|(state, _)| *state == self).map_or("", |(_, name)| name)
     }
 
+    /// All names, in the order in which a unit may have them.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        Self::NAMES.iter().map(|(_, name)| *name)
+    }
+
     /// Whether it never changes again.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Committed | Self::Rejected | Self::Dropped)
@@ -122,6 +146,19 @@ mod tests {
             assert_eq!((state.name(), name.parse()), (name, Ok(state)));
         }
         assert_eq!("spooled".parse::<State>(), Err(Unknown));
+    }
+
+    /// The wait for a turn and the store are what [`crate::fan_out`] does in each of its two phases. The undos come last.
+    #[test]
+    fn a_lease_outlasts_the_longest_work() {
+        let phase = TURN_WAIT + TIME_OUT_MAX;
+        let (stores, webhooks, undos) = (phase, phase, TIME_OUT_MAX);
+        assert!(
+            stores + webhooks + undos + Duration::from_secs(10) <= WORK_WAIT,
+            "time is left for Postgres and the spool"
+        );
+        assert!(WORK_WAIT < LEASE);
+        assert_eq!(LEASE.as_secs(), 90, "the longest pause after a process was killed");
     }
 
     #[test]

@@ -50,18 +50,7 @@ impl Webhook {
     /// The URL cannot be used, for example because its address is private and `reach` does not allow that. The error says what to
     /// change.
     pub fn new(url: &Url, secret: Secret, time_out: Duration, reach: Reach) -> Result<Self> {
-        ensure!(matches!(url.scheme(), "http" | "https"), "give a URL that begins with http:// or https://");
-        ensure!(url.username().is_empty() && url.password().is_none(), "leave the password out of the URL");
-        ensure!(url.fragment().is_none(), "leave the part from # on out of the URL");
-        let address = match url.host() {
-            Some(Host::Ipv4(address)) => Some(address.into()),
-            Some(Host::Ipv6(address)) => Some(address.into()),
-            Some(Host::Domain(_)) | None => None,
-        };
-        ensure!(
-            address.is_none_or(|address| reach.allows(address)),
-            "the address is private: give a public one, or set allow_private = true"
-        );
+        check_url(url, reach)?;
         let client = client::build(url.scheme(), reach)?;
         Ok(Self { client, uri: url.as_str().parse().context("the URL cannot be used")?, secret, time_out })
     }
@@ -108,6 +97,26 @@ impl Webhook {
             .body(Full::from(body))
             .map_err(|error| internal(error.into()))
     }
+}
+
+/// Whether a webhook can have this URL, as far as its text says.
+///
+/// # Errors
+/// As [`Webhook::new`].
+pub fn check_url(url: &Url, reach: Reach) -> Result<()> {
+    ensure!(matches!(url.scheme(), "http" | "https"), "give a URL that begins with http:// or https://");
+    ensure!(url.username().is_empty() && url.password().is_none(), "leave the password out of the URL");
+    ensure!(url.fragment().is_none(), "leave the part from # on out of the URL");
+    let address = match url.host() {
+        Some(Host::Ipv4(address)) => Some(address.into()),
+        Some(Host::Ipv6(address)) => Some(address.into()),
+        Some(Host::Domain(_)) | None => None,
+    };
+    ensure!(
+        address.is_none_or(|address| reach.allows(address)),
+        "the address is private: give a public one, or set allow_private = true"
+    );
+    Ok(())
 }
 
 impl Destination for Webhook {

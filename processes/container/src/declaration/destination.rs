@@ -12,10 +12,10 @@ use url::Url;
 use super::complaint::Span;
 use super::entries::{DestinationEntry, File, KindName};
 use super::kind::{Kind, Secret};
+use super::own::{self, OwnTables};
 use super::values::Variables;
-
-/// The longest time-out of a destination. A lease of a unit must outlast it.
-pub const TIME_OUT_MAX: Duration = Duration::from_secs(60);
+use crate::units::TIME_OUT_MAX;
+use crate::webhook::{Reach, check_url};
 
 /// The time-out of a destination that declares none.
 const TIME_OUT: Duration = Duration::from_secs(10);
@@ -67,7 +67,11 @@ impl fmt::Display for DestinationDeclaration {
 }
 
 /// The destinations of the file that have no fault.
-pub(super) fn check_all(file: &File, values: &mut Variables<'_, '_>) -> BTreeMap<String, DestinationDeclaration> {
+pub(super) fn check_all(
+    file: &File,
+    mut own: OwnTables<'_>,
+    values: &mut Variables<'_, '_>,
+) -> BTreeMap<String, DestinationDeclaration> {
     let mut checked = BTreeMap::new();
     let mut taken: HashMap<[u8; 32], &str> = HashMap::new();
     // In the order of the file, so that the second of two at the same place is refused.
@@ -79,7 +83,7 @@ pub(super) fn check_all(file: &File, values: &mut Variables<'_, '_>) -> BTreeMap
                 format!("no resource names the destination {:?}: name it, or add retired = true", name.get_ref());
             values.faults.add(Some(name.span()), fault);
         }
-        let Some(destination) = check(name, entry, values) else { continue };
+        let Some(destination) = check(name, entry, &mut own, values) else { continue };
         if let Some(first) = taken.insert(destination.fingerprint(), name.get_ref()) {
             // Its undo would remove units that the first has stored.
             let fault = format!("{} stores at the same place as {first}: give it a place of its own", destination.name);
@@ -98,22 +102,36 @@ fn is_named(file: &File, name: &str) -> bool {
 fn check(
     name: &Spanned<String>,
     entry: &Spanned<DestinationEntry>,
+    own: &mut OwnTables<'_>,
     values: &mut Variables<'_, '_>,
 ) -> Option<DestinationDeclaration> {
     let (at, entry) = (name.span(), entry.get_ref());
-    for (key, span) in entry.foreign_to(entry.kind) {
-        values.faults.add(Some(span), format!("the kind {} has no `{key}`: take it out", entry.kind.name()));
+    let own = own.remove(name.get_ref());
+    if own.is_none() {
+        for (key, span) in entry.foreign_to(entry.kind.get_ref()) {
+            values
+                .faults
+                .add(Some(span), format!("the kind {} has no `{key}`: take it out", entry.kind.get_ref().name()));
+        }
     }
     let name = values.name("destination", name);
-    let kind = match entry.kind {
-        KindName::Rows => rows(entry, at, values),
-        KindName::Files => files(entry, at, values),
-        KindName::Board => board(entry, at, values),
-        KindName::Webhook => webhook(entry, at, values),
-    };
     let takes = match &entry.takes {
         Some(part) => values.word("takes", part).map(Some),
         None => Some(None),
+    };
+    let kind = match (entry.kind.get_ref(), own) {
+        (KindName::Rows, _) => rows(entry, at, values),
+        (KindName::Files, _) => files(entry, at, values),
+        (KindName::Board, _) => board(entry, at, values),
+        (KindName::Webhook, _) => webhook(entry, at, values),
+        (KindName::Other(_), Some(own)) => own::make(own, takes.clone().flatten(), at, values),
+        (KindName::Other(name), None) => {
+            let known = KindName::NAMES.join(", ");
+            let fault = format!(
+                "the kind {name:?} is unknown to this program: give one of {known}, or start the program that has it"
+            );
+            values.refuse(entry.kind.span(), fault)
+        }
     };
     let time_out = match &entry.time_out {
         Some(text) => values.time("time_out", text, TIME_OUT_MAX),
@@ -144,7 +162,7 @@ fn concurrency(number: &Spanned<i64>, values: &mut Variables<'_, '_>) -> Option<
 fn needed<'e>(
     key: &str,
     text: &'e Option<Spanned<String>>,
-    (kind, at): (KindName, &Span),
+    (kind, at): (&KindName, &Span),
     values: &mut Variables<'_, '_>,
 ) -> Option<&'e Spanned<String>> {
     let fault = || format!("the kind {} needs `{key}`: add it", kind.name());
@@ -152,7 +170,7 @@ fn needed<'e>(
 }
 
 fn rows(entry: &DestinationEntry, at: Span, values: &mut Variables<'_, '_>) -> Option<Kind> {
-    let text = needed("table", &entry.table, (entry.kind, &at), values)?;
+    let text = needed("table", &entry.table, (entry.kind.get_ref(), &at), values)?;
     let table = values.filled(text)?;
     // The name becomes part of statements.
     let is_table = table.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
@@ -167,18 +185,26 @@ fn rows(entry: &DestinationEntry, at: Span, values: &mut Variables<'_, '_>) -> O
 }
 
 fn files(entry: &DestinationEntry, at: Span, values: &mut Variables<'_, '_>) -> Option<Kind> {
-    let text = needed("folder", &entry.folder, (entry.kind, &at), values)?;
+    let text = needed("folder", &entry.folder, (entry.kind.get_ref(), &at), values)?;
     let folder = values.filled(text)?;
+    if entry.takes.is_none() {
+        let fault = "the kind files needs `takes`: add it, with the name of an attachment";
+        return values.refuse(at, fault);
+    }
     // A relative path is another place for a process that starts in another folder.
-    match std::path::absolute(&folder) {
-        // The components are taken one by one, because `photos/` and `photos` are the same place.
-        Ok(folder) => Some(Kind::Files { folder: folder.components().collect::<PathBuf>() }),
-        Err(_) => values.refuse(text.span(), "`folder` is no path: give a path such as ${CONTAINER_DATA}/photos"),
+    let Ok(folder) = std::path::absolute(&folder) else {
+        return values.refuse(text.span(), "`folder` is no path: give a path such as ${CONTAINER_DATA}/photos");
+    };
+    // The components are taken one by one, because `photos/` and `photos` are the same place.
+    let folder: PathBuf = folder.components().collect();
+    match (values.outside.refuse_folder)(&folder) {
+        None => Some(Kind::Files { folder }),
+        Some(fault) => values.refuse(text.span(), format!("`folder` cannot be used: {fault}")),
     }
 }
 
 fn board(entry: &DestinationEntry, at: Span, values: &mut Variables<'_, '_>) -> Option<Kind> {
-    let text = needed("redis", &entry.redis, (entry.kind, &at), values);
+    let text = needed("redis", &entry.redis, (entry.kind.get_ref(), &at), values);
     let redis = text.and_then(|text| {
         let url = values.named("redis", text)?;
         match parse_redis_url(&url) {
@@ -186,7 +212,7 @@ fn board(entry: &DestinationEntry, at: Span, values: &mut Variables<'_, '_>) -> 
             Err(why) => values.refuse(text.span(), format!("{} is no URL of Redis: {why}", text.get_ref())),
         }
     });
-    let text = needed("prefix", &entry.prefix, (entry.kind, &at), values);
+    let text = needed("prefix", &entry.prefix, (entry.kind.get_ref(), &at), values);
     let prefix = text.and_then(|text| {
         let prefix = values.filled(text)?;
         if (1..=PLACE_LEN_MAX).contains(&prefix.len()) && prefix.chars().all(|c| c.is_ascii_graphic()) {
@@ -199,20 +225,25 @@ fn board(entry: &DestinationEntry, at: Span, values: &mut Variables<'_, '_>) -> 
 }
 
 fn webhook(entry: &DestinationEntry, at: Span, values: &mut Variables<'_, '_>) -> Option<Kind> {
-    let text = needed("url", &entry.url, (entry.kind, &at), values);
+    let text = needed("url", &entry.url, (entry.kind.get_ref(), &at), values);
     let url = text.and_then(|text| {
         let url = Url::parse(&values.filled(text)?).ok().filter(is_address);
         let fault = "`url` is no address of a server: give a URL such as https://example.com/notices, without user, \
                      password and #";
         url.or_else(|| values.refuse(text.span(), fault))
     });
-    let text = needed("secret", &entry.secret, (entry.kind, &at), values);
+    let text = needed("secret", &entry.secret, (entry.kind.get_ref(), &at), values);
     let secret = text.and_then(|text| match Secret::new(values.named("secret", text)?) {
         Ok(secret) => Some(secret),
         Err(why) => values.refuse(text.span(), format!("{} is no secret of a webhook: {why}", text.get_ref())),
     });
     let allow_private = entry.allow_private.as_ref().is_some_and(|flag| *flag.get_ref());
-    Some(Kind::Webhook { url: url?, secret: secret?, allow_private })
+    let (url, secret) = (url?, secret?);
+    let reach = if allow_private { Reach::Private } else { Reach::Public };
+    match check_url(&url, reach) {
+        Ok(()) => Some(Kind::Webhook { url, secret, allow_private }),
+        Err(error) => values.refuse(entry.url.as_ref()?.span(), format!("`url` cannot be used: {error:#}")),
+    }
 }
 
 /// Whether it is a URL of a server. The user and the password would be logged, and a fragment is not sent.

@@ -40,7 +40,7 @@ pub(super) struct AttachmentEntry {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DestinationEntry {
-    pub(super) kind: KindName,
+    pub(super) kind: Spanned<KindName>,
     pub(super) takes: Option<Spanned<String>>,
     pub(super) time_out: Option<Spanned<String>>,
     pub(super) concurrency: Option<Spanned<i64>>,
@@ -55,29 +55,43 @@ pub(super) struct DestinationEntry {
     pub(super) allow_private: Option<Spanned<bool>>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// The word of a kind.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "String")]
 pub(super) enum KindName {
     Rows,
     Files,
     Board,
     Webhook,
+    /// A kind that the program has added, or none.
+    Other(String),
 }
 
 impl KindName {
-    pub(super) fn name(self) -> &'static str {
+    /// The words of the kinds that every container has.
+    pub(super) const NAMES: [&str; 4] = ["rows", "files", "board", "webhook"];
+
+    pub(super) fn name(&self) -> &str {
         match self {
             Self::Rows => "rows",
             Self::Files => "files",
             Self::Board => "board",
             Self::Webhook => "webhook",
+            Self::Other(name) => name,
         }
+    }
+}
+
+impl From<String> for KindName {
+    fn from(name: String) -> Self {
+        let known = [Self::Rows, Self::Files, Self::Board, Self::Webhook];
+        known.into_iter().find(|kind| kind.name() == name).unwrap_or(Self::Other(name))
     }
 }
 
 impl DestinationEntry {
     /// The keys that belong to other kinds, with their places.
-    pub(super) fn foreign_to(&self, kind: KindName) -> impl Iterator<Item = (&'static str, Span)> {
+    pub(super) fn foreign_to(&self, kind: &KindName) -> impl Iterator<Item = (&'static str, Span)> {
         let texts = [
             ("table", KindName::Rows, &self.table),
             ("folder", KindName::Files, &self.folder),
@@ -89,6 +103,6 @@ impl DestinationEntry {
         let texts = texts.map(|(key, owner, value)| (key, owner, value.as_ref().map(Spanned::span)));
         let flag = ("allow_private", KindName::Webhook, self.allow_private.as_ref().map(Spanned::span));
         let keys = texts.into_iter().chain([flag]);
-        keys.filter_map(move |(key, owner, span)| (owner != kind).then_some((key, span?)))
+        keys.filter_map(move |(key, owner, span)| (owner != *kind).then_some((key, span?)))
     }
 }

@@ -2,11 +2,14 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 use url::{Position, Url};
+
+use crate::destination::Destination;
 
 /// How a destination stores, and where.
 #[derive(Clone)]
@@ -37,16 +40,26 @@ pub enum Kind {
         /// Whether the server may have a loopback or private address.
         allow_private: bool,
     },
+    /// A kind that the program has added to those of the container.
+    Own {
+        /// The word of the declaration.
+        name: &'static str,
+        /// Where it stores, without secrets.
+        place: String,
+        /// The destination.
+        destination: Arc<dyn Destination>,
+    },
 }
 
 impl Kind {
-    /// The word of the declaration: `rows`, `files`, `board` or `webhook`.
+    /// The word of the declaration: `rows`, `files`, `board`, `webhook`, or that of an own kind.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Rows { .. } => "rows",
             Self::Files { .. } => "files",
             Self::Board { .. } => "board",
             Self::Webhook { .. } => "webhook",
+            Self::Own { name, .. } => name,
         }
     }
 
@@ -72,6 +85,7 @@ impl Kind {
                 add(prefix.as_bytes());
             }
             Self::Webhook { url, .. } => add(url.as_str().as_bytes()),
+            Self::Own { place, .. } => add(place.as_bytes()),
         }
         hash.finalize().into()
     }
@@ -91,6 +105,7 @@ impl fmt::Display for Kind {
                 let private = if *allow_private { ", private addresses allowed" } else { "" };
                 write!(f, "{name} at {}{private}", &url[..Position::AfterPath])
             }
+            Self::Own { place, .. } => write!(f, "{name} at {place}"),
         }
     }
 }

@@ -139,7 +139,7 @@ fn check_destinations(entry: &ResourceEntry, file: &File, values: &mut Variables
             continue;
         }
         // `GET` reads one table, so that table needs all committed units of a thing.
-        if declared.kind == KindName::Rows
+        if *declared.kind.get_ref() == KindName::Rows
             && let Some(first) = first_rows.replace(name.get_ref())
             && first != name.get_ref()
         {
@@ -161,6 +161,7 @@ fn check_destinations(entry: &ResourceEntry, file: &File, values: &mut Variables
         }
         active.push(name.get_ref().clone());
     }
+    check_boards(entry, file, &active, values);
     if named.is_empty() || (active.is_empty() && named.iter().all(|name| file.destination.contains_key(name))) {
         let fault = "no destination would store a new unit: name a destination that is not retired";
         values.faults.add(Some(entry.destinations.span()), fault);
@@ -168,10 +169,28 @@ fn check_destinations(entry: &ResourceEntry, file: &File, values: &mut Variables
     active
 }
 
+/// A board is built again from the table of the resource when Redis forgets it.
+fn check_boards(entry: &ResourceEntry, file: &File, active: &[String], values: &mut Variables<'_, '_>) {
+    let is_of =
+        |name: &str, kind| file.destination.get(name).is_some_and(|entry| *entry.get_ref().kind.get_ref() == kind);
+    if active.iter().any(|name| is_of(name, KindName::Rows)) {
+        return;
+    }
+    let boards = entry.destinations.get_ref().iter().filter(|name| active.contains(name.get_ref()));
+    for board in boards.filter(|name| is_of(name.get_ref(), KindName::Board)) {
+        let fault = format!(
+            "{} is of the kind board, and is built again from a table when Redis forgets: add a destination of the kind rows",
+            board.get_ref()
+        );
+        values.faults.add(Some(board.span()), fault);
+    }
+}
+
 fn check_reader(entry: &ResourceEntry, file: &File, values: &mut Variables<'_, '_>) {
     let Some(reader) = &entry.reader else { return };
     let is_named = entry.destinations.get_ref().iter().any(|name| name.get_ref() == reader.get_ref());
-    let is_rows = |name| file.destination.get(name).is_some_and(|entry| entry.get_ref().kind == KindName::Rows);
+    let is_rows =
+        |name| file.destination.get(name).is_some_and(|entry| *entry.get_ref().kind.get_ref() == KindName::Rows);
     if !is_named || !is_rows(reader) {
         let fault =
             "`reader` is no destination of the kind rows of this resource: name such a destination, or take it out";

@@ -1,5 +1,7 @@
 //! Tests: each fault of a declaration is refused with its line, and a sound one is read.
 
+mod own;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,7 +29,7 @@ fn env(name: &str) -> Option<String> {
 }
 
 fn parse(text: &str) -> Result<Declaration, Complaint> {
-    Declaration::parse(Path::new("container.toml"), text, &env)
+    Declaration::parse(Path::new("container.toml"), text, &[], &env)
 }
 
 /// The complaint about `text`, one fault per line.
@@ -51,6 +53,12 @@ fn small(more: &str) -> String {
     format!(
         "[[resource]]\nname = \"a\"\nsubject = \"id\"\ndocument = \"d\"\ndestinations = [\"x\"]\n[destination.x]\n{more}\n"
     )
+}
+
+/// The smallest sound declaration with a folder.
+fn small_files(folder: &str) -> String {
+    let attachment = "[[resource.attachment]]\nname = 'a'\ncontent_types = ['image/png']\n[destination.x]";
+    small(&format!("kind = 'files'\nfolder = '{folder}'\ntakes = 'a'")).replace("[destination.x]", attachment)
 }
 
 #[test]
@@ -128,6 +136,7 @@ fn a_fault_in_the_demo_is_refused_with_its_line() {
             "destinations =",
             "photos takes \"picture\", which is no attachment",
         ),
+        ("[\"rows\", ", "[", "destinations =", "board is of the kind board, and is built again from a table"),
         // Sizes, times, numbers.
         ("\"10MiB\"", "\"10 stones\"", "body_max", "`body_max` is no size from 64.0 KiB to 1.0 GiB"),
         ("\"10MiB\"", "\"1KiB\"", "body_max", "`body_max` is no size from 64.0 KiB to 1.0 GiB"),
@@ -137,10 +146,10 @@ fn a_fault_in_the_demo_is_refused_with_its_line() {
             "time_out = \"2s\"",
             "time_out = \"2\"",
             "time_out = \"2\"",
-            "`time_out` is no time up to 1m: give a time such as 5s",
+            "`time_out` is no time up to 20s: give a time such as 5s",
         ),
-        ("time_out = \"2s\"", "time_out = \"0s\"", "time_out = \"0s\"", "`time_out` is no time up to 1m"),
-        ("time_out = \"2s\"", "time_out = \"61s\"", "time_out = \"61s\"", "`time_out` is no time up to 1m"),
+        ("time_out = \"2s\"", "time_out = \"0s\"", "time_out = \"0s\"", "`time_out` is no time up to 20s"),
+        ("time_out = \"2s\"", "time_out = \"21s\"", "time_out = \"21s\"", "`time_out` is no time up to 20s"),
     ];
     for (old, new, at, fault) in cases {
         let text = demo_with(old, new);
@@ -151,12 +160,24 @@ fn a_fault_in_the_demo_is_refused_with_its_line() {
 }
 
 /// Each row: the lines of a destination, the line of the complaint, and the complaint. The destination begins on line 6.
+fn assert_faults(cases: &[(&str, usize, &str)]) {
+    for (lines, at, fault) in cases {
+        let complaint = complaint(&small(lines));
+        let expected = format!("container.toml:{at}: {fault}");
+        assert!(complaint.lines().any(|line| line.starts_with(&expected)), "{lines}\n{complaint}\n{expected}");
+    }
+}
+
 #[test]
 fn a_fault_in_a_destination_is_refused_with_its_line() {
     let webhook = "kind = 'webhook'\nsecret = 'NOTICES_SECRET'";
     let board = "kind = 'board'\nprefix = 'p'";
-    let cases = [
-        ("kind = 'row'", 7, "unknown variant `row`, expected one of `rows`, `files`, `board`, `webhook`"),
+    assert_faults(&[
+        (
+            "kind = 'row'",
+            7,
+            "the kind \"row\" is unknown to this program: give one of rows, files, board, webhook, or start",
+        ),
         // A key that is missing, or that belongs to another kind.
         ("kind = 'rows'", 6, "the kind rows needs `table`: add it"),
         ("kind = 'files'", 6, "the kind files needs `folder`: add it"),
@@ -166,11 +187,12 @@ fn a_fault_in_a_destination_is_refused_with_its_line() {
         ("kind = 'webhook'\nurl = 'http://h/'", 6, "the kind webhook needs `secret`: add it"),
         ("kind = 'rows'\ntable = 't'\nfolder = '/f'", 9, "the kind rows has no `folder`: take it out"),
         ("kind = 'rows'\ntable = 't'\nallow_private = false", 9, "the kind rows has no `allow_private`: take it out"),
+        ("kind = 'files'\nfolder = '/f'", 6, "the kind files needs `takes`: add it, with the name of an attachment"),
         ("kind = 'files'\nfolder = '/f'\ntable = 't'", 9, "the kind files has no `table`: take it out"),
         // Places.
         ("kind = 'rows'\ntable = 't; DROP TABLE units'", 8, "`table` is no name"),
         ("kind = 'rows'\ntable = '1t'", 8, "`table` is no name"),
-        ("kind = 'files'\nfolder = ''", 8, "`folder` is no path"),
+        ("kind = 'files'\ntakes = 'a'\nfolder = ''", 9, "`folder` is no path"),
         (&format!("{board}\nredis = 'NOTICES_SECRET'"), 9, "NOTICES_SECRET is no URL of Redis: give a URL such as"),
         ("kind = 'board'\nredis = 'REDIS_URL'\nprefix = 'a b'", 9, "`prefix` has no key"),
         ("kind = 'board'\nredis = 'REDIS_URL'\nprefix = ''", 9, "`prefix` has no key"),
@@ -178,6 +200,23 @@ fn a_fault_in_a_destination_is_refused_with_its_line() {
         (&format!("{webhook}\nurl = 'ftp://example.com/'"), 9, "`url` is no address of a server"),
         (&format!("{webhook}\nurl = 'http://u:p@example.com/'"), 9, "`url` is no address of a server"),
         (&format!("{webhook}\nurl = 'http://example.com/#a'"), 9, "`url` is no address of a server"),
+        (
+            &format!("{webhook}\nurl = 'http://127.0.0.1/'"),
+            9,
+            "`url` cannot be used: the address is private: give a public one",
+        ),
+        (
+            &format!("{webhook}\nurl = 'https://[fd00::1]/'\nallow_private = false"),
+            9,
+            "`url` cannot be used: the address is pr",
+        ),
+    ]);
+}
+
+#[test]
+fn a_fault_in_a_variable_or_a_setting_is_refused_with_its_line() {
+    let board = "kind = 'board'\nprefix = 'p'";
+    assert_faults(&[
         // Variables.
         ("kind = 'rows'\ntable = '${MISSING}'", 8, "the variable MISSING is not set: set it in the environment"),
         ("kind = 'rows'\ntable = '${EMPTY}'", 8, "the variable EMPTY is not set: set it in the environment"),
@@ -197,17 +236,12 @@ fn a_fault_in_a_destination_is_refused_with_its_line() {
         ("kind = 'rows'\ntable = 't'\ntakes = ''", 9, "`takes` has 0 bytes"),
         ("kind = 'rows'\ntable = 't'\nretired = true", 5, "no destination would store a new unit"),
         (
-            "kind = 'rows'\ntable = 't'\n[destination.Y]\nkind = 'files'\nfolder = '/f'",
+            "kind = 'rows'\ntable = 't'\n[destination.Y]\nkind = 'files'\nfolder = '/f'\ntakes = 'a'",
             9,
             "destination \"Y\" is no name",
         ),
         ("kind = 'rows'\ntable = 't'\n[destination.x]\nkind = 'rows'", 9, "duplicate key"),
-    ];
-    for (lines, at, fault) in cases {
-        let complaint = complaint(&small(lines));
-        let expected = format!("container.toml:{at}: {fault}");
-        assert!(complaint.lines().any(|line| line.starts_with(&expected)), "{lines}\n{complaint}\n{expected}");
-    }
+    ]);
 }
 
 #[test]
@@ -256,7 +290,7 @@ fn two_tables_of_one_resource_are_refused_unless_one_is_retired() {
 
 #[test]
 fn a_retired_destination_needs_no_resource() {
-    let text = format!("{DEMO}[destination.old]\nkind = 'files'\nfolder = '/old'\nretired = true\n");
+    let text = format!("{DEMO}[destination.old]\nkind = 'files'\nfolder = '/old'\ntakes = 'a'\nretired = true\n");
     assert!(parse(&text).unwrap().destinations["old"].retired);
 }
 
@@ -293,7 +327,7 @@ fn the_fingerprint_changes_with_the_place_and_with_nothing_else() {
         ("rows", "table = \"manifests\"", "table = \"others\""),
         ("photos", "${CONTAINER_DATA}/photos", "${CONTAINER_DATA}/pictures"),
         ("board", "prefix = \"container\"", "prefix = \"other\""),
-        ("notices", ":5009/", ":5010/"),
+        ("notices", "/notices\"", "/others\""),
     ];
     for (name, old, new) in moved {
         assert_ne!(of(&demo_with(old, new), name), of(DEMO, name), "{name}");
@@ -302,15 +336,17 @@ fn the_fingerprint_changes_with_the_place_and_with_nothing_else() {
         ("photos", "time_out = \"5s\"", "time_out = \"6s\""),
         ("photos", "concurrency = 32", "concurrency = 33"),
         ("photos", "${CONTAINER_DATA}/photos", "/srv/./container/photos/"),
-        ("notices", "allow_private = true", "allow_private = false"),
-        ("rows", "table = \"manifests\"", "table = \"manifests\"\nretired = true"),
+        ("notices", "kind = \"webhook\"", "kind = \"webhook\"\nretired = true"),
     ];
     for (name, old, new) in settings {
         assert_eq!(of(&DEMO.replace(old, new), name), of(DEMO, name), "{name}: {new}");
     }
+    let public = DEMO.replace("127.0.0.1", "example.com");
+    let refusing = public.replace("allow_private = true", "allow_private = false");
+    assert_eq!(of(&refusing, "notices"), of(&public, "notices"));
     let at = |redis: &'static str| {
         let env = move |name: &str| if name == "REDIS_URL" { Some(redis.to_owned()) } else { env(name) };
-        Declaration::parse(Path::new("c"), DEMO, &env).unwrap().destinations["board"].fingerprint()
+        Declaration::parse(Path::new("c"), DEMO, &[], &env).unwrap().destinations["board"].fingerprint()
     };
     assert_eq!(at("redis://:new-password@localhost:6379/3"), of(DEMO, "board"), "a password is no place");
     assert_ne!(at("redis://localhost:6379/4"), of(DEMO, "board"), "a database is a place");
@@ -319,9 +355,9 @@ fn the_fingerprint_changes_with_the_place_and_with_nothing_else() {
 
 #[test]
 fn a_value_has_several_variables_and_a_dollar_sign_of_its_own() {
-    let text = small("kind = 'files'\nfolder = '${CONTAINER_DATA}/$5/${A}${A}'");
+    let text = small_files("${CONTAINER_DATA}/$5/${A}${A}");
     let env = |name: &str| if name == "A" { Some("${B}".to_owned()) } else { env(name) };
-    let declaration = Declaration::parse(Path::new("c"), &text, &env).unwrap();
+    let declaration = Declaration::parse(Path::new("c"), &text, &[], &env).unwrap();
     // The value of a variable is not filled in again.
     let expected = Path::new("/srv/container/$5/${B}${B}");
     assert!(matches!(&declaration.destinations["x"].kind, Kind::Files { folder } if folder == expected));
@@ -353,7 +389,7 @@ fn a_reader_that_another_resource_stores_in_is_refused() {
 /// A process that starts in another folder would store elsewhere.
 #[test]
 fn a_relative_folder_becomes_absolute() {
-    let declaration = parse(&small("kind = 'files'\nfolder = 'photos'")).unwrap();
+    let declaration = parse(&small_files("photos")).unwrap();
     let expected = std::env::current_dir().unwrap().join("photos");
     assert!(matches!(&declaration.destinations["x"].kind, Kind::Files { folder } if folder == &expected));
 }

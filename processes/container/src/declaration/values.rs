@@ -1,6 +1,7 @@
 //! Single values: variables are filled in, and names, times and sizes are checked. A value with a fault is `None`, and its fault
 //! is added. No complaint quotes the value of a variable, because it may be a secret.
 
+use std::path::Path;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -11,9 +12,17 @@ use super::complaint::{Faults, Span};
 /// The longest name, as in the columns of `units` and `unit_parts`.
 const NAME_LEN_MAX: usize = 100;
 
+/// The machine that the declaration is for.
+pub(super) struct Outside<'a> {
+    /// The value of an environment variable.
+    pub(super) env: &'a dyn Fn(&str) -> Option<String>,
+    /// Why a folder cannot be used. `None`: it can.
+    pub(super) refuse_folder: &'a dyn Fn(&Path) -> Option<String>,
+}
+
 /// The variables, and the faults that were found.
 pub(super) struct Variables<'a, 'b> {
-    pub(super) env: &'a dyn Fn(&str) -> Option<String>,
+    pub(super) outside: &'a Outside<'a>,
     pub(super) faults: &'a mut Faults<'b>,
 }
 
@@ -52,7 +61,7 @@ impl Variables<'_, '_> {
     }
 
     fn variable(&mut self, name: &str, span: Span) -> Option<String> {
-        let value = (self.env)(name).filter(|value| !value.is_empty());
+        let value = (self.outside.env)(name).filter(|value| !value.is_empty());
         value.or_else(|| self.refuse(span, format!("the variable {name} is not set: set it in the environment")))
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -10,19 +10,21 @@ use anyhow::{Context, Result, ensure};
 use uuid::Uuid;
 
 use super::{FILES, ID};
+use crate::mark::Mark;
 
 /// A folder with the id of a spool.
 #[derive(Debug, Clone)]
 pub(super) struct Folder {
     path: PathBuf,
-    /// Device and inode of the id. After an unmount, or if another folder took the name, they differ.
-    mark: (u64, u64),
+    mark: Mark,
 }
 
 impl Folder {
     pub(super) async fn open(path: &Path) -> Result<Self> {
         let path = fs::canonicalize(path)?;
-        let mark = mark_of(&path).with_context(|| format!("read the id of the spool {}", path.display()))?;
+        let mark = Mark::of(path.join(ID)).with_context(|| format!("read the id of the spool {}", path.display()))?;
+        // The first upload would make it, and a sweep comes earlier.
+        make(&path.join(FILES)).with_context(|| format!("make the folder {FILES} of the spool {}", path.display()))?;
         Ok(Self { path, mark })
     }
 
@@ -33,12 +35,19 @@ impl Folder {
         format!("{host}:{}", self.path.display())
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Refuses a folder that has another id file than it had at the start.
     pub(super) async fn require_mounted(&self) -> Result<()> {
         let folder = self.clone();
         blocking(move || {
-            let is_same = mark_of(&folder.path).is_ok_and(|mark| mark == folder.mark);
-            ensure!(is_same, "the folder {} is not the spool any more: mount it again", folder.path.display());
+            ensure!(
+                folder.mark.is_there(),
+                "the folder {} is not the spool any more: mount it again",
+                folder.path.display()
+            );
             Ok(())
         })
         .await
@@ -68,11 +77,6 @@ impl Folder {
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await?
-}
-
-fn mark_of(folder: &Path) -> io::Result<(u64, u64)> {
-    let id = fs::metadata(folder.join(ID))?;
-    Ok((id.dev(), id.ino()))
 }
 
 /// Makes a missing folder, for its owner alone, and syncs the folders above it.

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use common::stay_down::StayDown;
 use futures_util::TryStreamExt;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
@@ -70,7 +71,10 @@ impl SpoolPlace {
                 let store = LocalFileSystem::new_with_prefix(path)?.with_fsync(true);
                 Ok((Arc::new(store), Path::default()))
             }
-            Self::S3 { bucket, prefix } => Ok((s3::store(bucket)?, Path::parse(prefix)?)),
+            Self::S3 { bucket, prefix } => {
+                let store = s3::store(bucket).map_err(StayDown)?;
+                Ok((store, Path::parse(prefix).map_err(|error| StayDown(error.into()))?))
+            }
         }
     }
 

@@ -110,6 +110,7 @@ async fn assert_round_trip(spool: &Spool, parts: &[(PartHead, Bytes)]) -> Spoole
 async fn a_request_is_read_as_it_was_written() {
     let scratch = Scratch::new();
     let spool = Spool::open(&scratch.place()).await.unwrap();
+    spool.sync().await.expect("a new spool has nothing to make durable");
     let mut written = Vec::new();
     written.push(assert_round_trip(&spool, &[document()]).await.name);
     // Around the ends of pieces, and a trailer that begins another piece.

@@ -9,7 +9,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, bail};
+use common::stay_down::StayDown;
 use deadpool_postgres::ClientWrapper as Client;
 
 use super::LEASE;
@@ -32,7 +33,8 @@ pub struct Breaker {
 /// Registers the destinations of the declaration.
 ///
 /// # Errors
-/// Postgres is away, or a destination has moved while parts of units are open: their undo would go to the new place.
+/// Postgres is away; with [`StayDown`] if a destination has moved while parts of units are open: their undo would go to the new
+/// place.
 pub async fn register(client: &Client, destinations: &[(String, Vec<u8>)]) -> Result<()> {
     for (name, fingerprint) in destinations {
         let moved = client
@@ -52,11 +54,12 @@ pub async fn register(client: &Client, destinations: &[(String, Vec<u8>)]) -> Re
             )
             .await
             .context("registering a destination")?;
-        ensure!(
-            !moved.get::<_, bool>(0),
-            "the destination {name} is declared at another place, and units are open that may have parts at the old one: \
-             declare the old place again, or wait until they are settled (container units list)"
-        );
+        if moved.get::<_, bool>(0) {
+            bail!(StayDown(anyhow!(
+                "the destination {name} is declared at another place, and units are open that may have parts at the old one: \
+                 declare the old place again, or wait until they are settled (container units list)"
+            )));
+        }
     }
     Ok(())
 }
@@ -103,8 +106,9 @@ pub async fn note_success(client: &Client, destination: &str) -> Result<()> {
                  UPDATE destinations SET failure_count = 0, open_until = NULL, canary = NULL
                  WHERE name = $1 AND (failure_count > 0 OR open_until IS NOT NULL) RETURNING name
              )
+             -- Also those that are due: another transaction may be putting them off.
              UPDATE units AS u SET due_at = now() FROM closed
-             WHERE u.state IN ('queued', 'fail_queued') AND u.due_at > now()
+             WHERE u.state IN ('queued', 'fail_queued')
                    AND EXISTS (SELECT FROM unit_parts AS p WHERE p.uow = u.uow AND p.destination = closed.name)",
             &[&destination],
         )

@@ -1,9 +1,10 @@
 //! Units and their files in the spool.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
+use uuid::Uuid;
 
 use super::State;
 
@@ -63,4 +64,36 @@ pub async fn open_spools_at(client: &Client, place: &str) -> Result<Vec<String>>
             AND EXISTS (SELECT FROM units AS u WHERE u.spool_id = s.spool_id AND u.settled_at IS NULL)";
     let rows = client.query(query, &[&place]).await.context("looking for spools at this place")?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// The id of each folder that destinations of the kind `files` use, by its path.
+pub type Folders = BTreeMap<String, Uuid>;
+
+/// The folders that this spool has used before. A folder belongs to a spool, because another machine may have another one at the
+/// same path.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn known_folders(client: &Client, spool_id: &str) -> Result<Folders> {
+    let query = "-- container::known_folders
+        SELECT key, value FROM spools, jsonb_each_text(folders) WHERE spool_id = $1::text::uuid";
+    let rows = client.query(query, &[&spool_id]).await.context("looking for the folders of this spool")?;
+    rows.iter()
+        .map(|row| Ok((row.get("key"), Uuid::try_parse(row.get("value")).context("reading the id of a folder")?)))
+        .collect()
+}
+
+/// Registers folders. An id that is known stays. Returns whether it is this one for each folder: of two processes that begin at
+/// the same time on different disks, one finds the id of the other.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn register_folders(client: &Client, spool_id: &str, folders: &Folders) -> Result<bool> {
+    let folders: BTreeMap<&str, String> = folders.iter().map(|(path, id)| (path.as_str(), id.to_string())).collect();
+    let folders = serde_json::to_string(&folders)?;
+    let register = "-- container::register_folders
+        UPDATE spools SET folders = $2::text::jsonb || folders WHERE spool_id = $1::text::uuid
+        RETURNING folders @> $2::text::jsonb";
+    let row = client.query_one(register, &[&spool_id, &folders]).await.context("registering folders")?;
+    Ok(row.get(0))
 }

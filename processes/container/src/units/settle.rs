@@ -1,4 +1,4 @@
-//! The verdict on an attempt, and the end of a rollback.
+//! The verdict that an attempt has failed, and the end of its rollback. These are rare: each is a transaction of its own.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use deadpool_postgres::{ClientWrapper as Client, Transaction};
 use pglog::NewRecord;
 use serde_json::json;
 
-use super::{ATTEMPT_COUNT_MAX, State, bounded, pause_after};
+use super::{ATTEMPT_COUNT_MAX, State, Taken, bounded, pause_after};
 
 /// The outcome of one part in an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,15 +22,6 @@ pub struct PartOutcome {
     pub error: Option<String>,
 }
 
-/// The row of the last resource.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    /// The table, as it was declared and checked.
-    pub table: String,
-    /// The document, a JSON text.
-    pub data: String,
-}
-
 /// The end of a failed attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ending {
@@ -40,36 +31,6 @@ pub struct Ending {
     pub status: i16,
     /// Its reason.
     pub error: String,
-}
-
-/// The verdict that all destinations keep the unit: one transaction with the row of the last resource, the outcomes and the log
-/// record. `false`: the lease was lost, and nothing was written.
-///
-/// # Errors
-/// Postgres is away, and whether it was committed is unknown; or it refuses the row, and nothing was written.
-pub async fn commit(client: &mut Client, unit: Held<'_>, row: Option<&Row>, parts: &[PartOutcome]) -> Result<bool> {
-    let tx = client.transaction().await.context("beginning the verdict")?;
-    let settled = tx
-        .execute(
-            "-- container::commit
-             UPDATE units SET state = 'committed', status = 200, error = NULL, settled_at = now(), due_at = 'infinity'
-             WHERE uow = $1 AND lease = $2 AND state = 'fanned_out'",
-            &[&unit.uow, &unit.lease],
-        )
-        .await
-        .context("writing the verdict")?;
-    if settled == 0 {
-        return Ok(false);
-    }
-    if let Some(Row { table, data }) = row {
-        let statement =
-            format!("-- container::row\nINSERT INTO {table} (uow, subject, data) VALUES ($1, $2, $3::text::jsonb)");
-        tx.execute(&statement, &[&unit.uow, &unit.subject, data]).await.context("writing the row")?;
-    }
-    write_parts(&tx, unit, parts).await?;
-    stage(&tx, unit, "commit", 200, None).await?;
-    tx.commit().await.context("committing the verdict")?;
-    Ok(true)
 }
 
 /// The verdict that the attempt has failed: from now on its parts are taken back. `false`: the lease was lost.
@@ -153,7 +114,7 @@ pub async fn finish_rollback(
     )
     .await
     .context("noting what was taken back")?;
-    stage(&tx, unit, state.name(), status, Some(error)).await?;
+    stage(&tx, unit, state.name(), status, error).await?;
     tx.commit().await.context("committing the end of a rollback")?;
     Ok(Some(Ending { state, status, error: error.to_owned() }))
 }
@@ -166,7 +127,8 @@ pub async fn put_off(client: &Client, unit: Held<'_>, pause_s: f64) -> Result<bo
     let put_off = client
         .execute(
             "-- container::put_off
-             UPDATE units SET due_at = now() + $3 * INTERVAL '1 second' WHERE uow = $1 AND lease = $2",
+             UPDATE units SET due_at = now() + $3 * INTERVAL '1 second'
+             WHERE uow = $1 AND lease = $2 AND settled_at IS NULL",
             &[&unit.uow, &unit.lease, &pause_s],
         )
         .await
@@ -191,6 +153,19 @@ pub struct Held<'a> {
     pub traceparent: Option<&'a str>,
 }
 
+impl<'a> From<&'a Taken> for Held<'a> {
+    fn from(taken: &'a Taken) -> Self {
+        Self {
+            uow: taken.uow,
+            lease: taken.lease,
+            attempt: taken.attempt,
+            resource: &taken.resource,
+            subject: &taken.subject,
+            traceparent: taken.traceparent.as_deref(),
+        }
+    }
+}
+
 async fn write_parts(tx: &Transaction<'_>, unit: Held<'_>, parts: &[PartOutcome]) -> Result<()> {
     let destinations: Vec<&str> = parts.iter().map(|part| part.destination.as_str()).collect();
     let states: Vec<&str> = parts.iter().map(|part| part.state).collect();
@@ -208,15 +183,19 @@ async fn write_parts(tx: &Transaction<'_>, unit: Held<'_>, parts: &[PartOutcome]
     Ok(())
 }
 
-/// The log record of a verdict. It is bounded: the report is in the tables.
-async fn stage(tx: &Transaction<'_>, unit: Held<'_>, action: &str, status: i16, error: Option<&str>) -> Result<()> {
-    let error = error.map(bounded);
-    let data = json!({
-        "uow": unit.uow, "resource": unit.resource, "subject": unit.subject, "attempt": unit.attempt, "status": status,
-        "error": error,
-    });
-    let (data, traceparent) = (data.to_string(), unit.traceparent);
+async fn stage(tx: &Transaction<'_>, unit: Held<'_>, action: &str, status: i16, error: &str) -> Result<()> {
+    let (data, traceparent) = (record(unit, status, Some(error)), unit.traceparent);
     let record = NewRecord { object: "unit", action, data: &data, traceparent };
     pglog::stage(tx, record).await.context("staging the log record")?;
     Ok(())
+}
+
+/// The data of a verdict's log record. It is bounded: the report is in the tables.
+pub(super) fn record(unit: Held<'_>, status: i16, error: Option<&str>) -> String {
+    let Held { uow, resource, subject, attempt, .. } = unit;
+    let error = error.map(bounded);
+    json!({
+        "uow": uow, "resource": resource, "subject": subject, "attempt": attempt, "status": status, "error": error,
+    })
+    .to_string()
 }

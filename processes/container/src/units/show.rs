@@ -6,6 +6,8 @@ use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
 use serde::Serialize;
 
+use super::{PartOutcome, State};
+
 /// The state of a unit, for `GET /units/{uow}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Shown {
@@ -26,6 +28,39 @@ pub struct Shown {
     /// The report: each attempt that failed.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub report: BTreeMap<i32, Vec<AttemptPart>>,
+}
+
+impl Shown {
+    /// A new unit that waits for a destination.
+    pub fn queued(uow: i64, destinations: &[String]) -> Self {
+        let part = |destination: &String| ShownPart {
+            destination: destination.clone(),
+            state: "pending".to_owned(),
+            attempts: 0,
+            status: None,
+            error: None,
+        };
+        Self::new(uow, State::Queued, None, destinations.iter().map(part).collect())
+    }
+
+    /// A unit that its first attempt has committed.
+    pub fn committed(uow: i64, parts: Vec<PartOutcome>) -> Self {
+        let part = |part: PartOutcome| ShownPart {
+            destination: part.destination,
+            state: part.state.to_owned(),
+            attempts: 1,
+            status: part.status,
+            error: part.error,
+        };
+        Self::new(uow, State::Committed, Some(200), parts.into_iter().map(part).collect())
+    }
+
+    /// The first attempt of a unit. Its parts are sorted as [`show`] sorts them.
+    fn new(uow: i64, state: State, status: Option<i16>, mut parts: Vec<ShownPart>) -> Self {
+        parts.sort_by(|one, other| one.destination.cmp(&other.destination));
+        let state = state.name().to_owned();
+        Self { uow, state, attempt: 1, status, error: None, parts, report: BTreeMap::new() }
+    }
 }
 
 /// A part of a unit.
@@ -77,7 +112,7 @@ pub async fn show(client: &Client, uow: i64) -> Result<Option<Shown>> {
                  UNION ALL
                  SELECT attempt, destination, state, 0, status, error FROM unit_reports WHERE uow = u.uow
              ) AS p ON true
-             WHERE u.uow = $1 ORDER BY part_attempt, destination",
+             WHERE u.uow = $1 ORDER BY part_attempt, destination COLLATE \"C\"",
             &[&uow],
         )
         .await

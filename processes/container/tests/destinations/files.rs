@@ -15,11 +15,11 @@ use crate::world::{Folder, Photo, again, unit, wait_until};
 
 const CONTENT: &[u8] = b"the first piece, the second";
 
-/// The names in a folder, without the folder of temporary files.
+/// The names in a folder, without the folder of temporary files and the id.
 fn names(folder: &Folder) -> Vec<String> {
     let names =
         std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names.filter(|name| name != ".unfinished").collect()
+    names.filter(|name| name != ".unfinished" && name != ".folder-id").collect()
 }
 
 fn unfinished_count(folder: &Folder) -> usize {
@@ -148,6 +148,38 @@ async fn a_folder_that_goes_away_is_a_passing_failure_and_is_not_made_again() {
     assert!(!photos.exists());
     std::fs::rename(folder.path().join("unmounted"), &photos).unwrap();
     assert_eq!(files.store(&unit).await, Outcome::Stored);
+}
+
+#[tokio::test]
+async fn a_folder_that_is_replaced_gets_no_photo_and_forgets_none() {
+    let folder = Folder::new();
+    let (photos, away) = (folder.path().join("photos"), folder.path().join("away"));
+    let files = Files::open(&photos, "photo").await.unwrap();
+    let (first, second) = (unit(1, "7", 2), unit(2, "8", 2));
+    files.undo(first.reference()).await.unwrap();
+    std::fs::rename(&photos, &away).unwrap();
+    std::fs::create_dir(&photos).unwrap();
+    // Another folder of photos has all that a store needs.
+    let other = Files::open(&photos, "photo").await.unwrap();
+    assert_eq!(status(&files.store(&second).await), 503);
+    assert_eq!(files.undo(second.reference()).await.unwrap_err().status, 503);
+    assert_eq!(files.forget(first.reference()).await.unwrap_err().status, 503, "its tombstone is elsewhere");
+    assert_eq!(std::fs::read_dir(&photos).unwrap().count(), 2, "only the folder of temporary files and the id");
+    assert_ne!(files.id(), other.id());
+    let refused = Files::open_known(&photos, "photo", files.id()).await.map(drop).unwrap_err();
+    assert!(
+        format!("{refused:#}").contains(&format!("its id was {}, and it has {}", files.id(), other.id())),
+        "{refused:#}"
+    );
+    assert_eq!(Files::open_known(&away, "photo", files.id()).await.unwrap().id(), files.id());
+}
+
+#[tokio::test]
+async fn processes_that_open_a_folder_at_the_same_time_find_one_id() {
+    let folder = Folder::new();
+    let opened = futures_util::future::join_all((0..8).map(|_| Files::open(folder.path(), "photo"))).await;
+    let ids: Vec<Uuid> = opened.into_iter().map(|files| files.unwrap().id()).collect();
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
 }
 
 /// A photo that never ends.

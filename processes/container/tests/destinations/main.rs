@@ -5,6 +5,7 @@
 
 mod address;
 mod board;
+mod contract;
 mod files;
 mod notices;
 mod rebuild;

@@ -2,9 +2,9 @@
 
 use container::board::{Board, Past};
 use container::destination::{Destination, Outcome, Refusal, Unit};
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 
-use crate::world::{Redis, again, unit};
+use crate::world::{PATIENCE, Redis, again, unit};
 
 fn stored(unit: &Unit) -> Past {
     let Unit { uow, key, attempt, .. } = *unit;
@@ -84,4 +84,44 @@ async fn a_rebuild_that_fails_leaves_the_board_lost() {
     board.is_lost().await.unwrap_err();
     board.rebuild(lost, stream::iter([])).await.unwrap();
     assert!(board.is_lost().await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_redis_that_forgets_once_more_during_a_rebuild_leaves_the_board_lost() {
+    let redis = Redis::start().await;
+    let board = Board::new(redis.client(), "container");
+    let (first, second, third) = (unit(9, "7", 2), unit(10, "8", 1), unit(11, "9", 1));
+    let lost = board.is_lost().await.unwrap().unwrap();
+    let forgetting = stream::once(async {
+        assert_eq!(board.leaders(10).await.unwrap(), [("7".to_owned(), 2)]);
+        redis.run::<()>(&["FLUSHALL"]).await;
+        Ok(stored(&second))
+    });
+    let began = stream::iter([Ok(stored(&first))]).chain(stream::once(async {
+        while board.leaders(10).await.unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        Ok(undone(&third))
+    }));
+    let error = board.rebuild(lost, began.chain(forgetting)).await.unwrap_err();
+    assert!(format!("{error:#}").contains("forgotten once more"), "{error:#}");
+    assert!(board.is_lost().await.unwrap().is_some());
+    rebuild(&board, &[stored(&first), stored(&second)]).await;
+    assert_eq!(board.leaders(10).await.unwrap(), [("7".to_owned(), 2), ("8".to_owned(), 1)]);
+    assert_eq!(redis.run::<Vec<String>>(&["KEYS", "container:rebuild:*"]).await, [""; 0]);
+}
+
+/// An attempt may be in flight for long.
+#[tokio::test]
+async fn a_rebuild_that_waits_sees_that_redis_forgets_once_more() {
+    let redis = Redis::start().await;
+    let board = Board::new(redis.client(), "container");
+    let lost = board.is_lost().await.unwrap().unwrap();
+    let waiting = stream::once(async {
+        redis.run::<()>(&["FLUSHALL"]).await;
+        std::future::pending().await
+    });
+    let rebuilt = tokio::time::timeout(PATIENCE, board.rebuild(lost, waiting)).await;
+    let error = rebuilt.expect("it does not wait any more").unwrap_err();
+    assert!(format!("{error:#}").contains("forgotten once more"), "{error:#}");
 }

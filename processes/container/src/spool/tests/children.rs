@@ -141,9 +141,13 @@ async fn fill_the_disk(spool: &Spool, folder: &Path) {
     let filled = fs::write(&free, vec![1; 2_000_000]).unwrap_err();
     assert_eq!(filled.kind(), ErrorKind::StorageFull);
     full(10).await;
+    let tried = spool.try_write().await;
+    assert!(matches!(tried, Err(SpoolError::Full)), "the container is not ready: {tried:?}");
     assert_eq!(names(&files), [&*first], "a small upload leaves nothing");
     assert_eq!(spool.open_file(&first).await.unwrap().document().await.unwrap(), document().1);
     fs::remove_file(&free).unwrap();
+    let free_ratio = spool.try_write().await.unwrap();
+    assert!(free_ratio.is_some_and(|ratio| (0.1..0.99).contains(&ratio)), "{free_ratio:?}");
     spool_parts(spool, &[document(), photo(100_000)]).await.unwrap();
 }
 
