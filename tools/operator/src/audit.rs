@@ -24,6 +24,8 @@ mod log;
 mod payments;
 mod registered;
 mod report;
+mod retained;
+mod units;
 mod wallets;
 
 use std::time::Duration;
@@ -41,10 +43,10 @@ use wallet::WalletsArgs;
 
 pub use report::{
     ConsumerLine, DocumentsLine, HistoryLine, PartitionLine, PaymentsLine, Report, RidesLine, StreamLine, TotalLine,
-    WalletsLine,
+    UnitsLine, WalletsLine,
 };
 
-/// Compares consumers, log, rides, wallets and stream; with --payments also charges, bookings and receipts. Exits with status 0 if everything is equal, and with 1 otherwise.
+/// Compares consumers, log, rides, wallets, units of the container and stream; with --payments also charges, bookings and receipts. Exits with status 0 if everything is equal, and with 1 otherwise.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "audit", version)]
 pub struct Config {
@@ -138,6 +140,7 @@ pub async fn run(config: &Config) -> Result<Report> {
         logged = logged.zip(found).map(|(sum, found)| sum.plus(found));
     }
     wallets::audit(&tx, &existing, config.from, &mut report).await?;
+    units::audit(&tx, &existing, config.from, &mut report).await?;
     if existing.iter().any(|partition| !audited.contains(partition)) {
         report.note("rides were not compared: they may be in any partition, see --all-partitions".to_owned());
     } else if let Some(logged) = logged {

@@ -5,6 +5,7 @@
 
 mod bookings;
 mod clocks;
+mod container;
 mod finding;
 mod grants;
 mod history;
@@ -18,6 +19,7 @@ mod transactions;
 mod vacuum;
 mod wallets;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -53,6 +55,10 @@ pub struct Config {
     /// The payment processor. It is checked if there is a key.
     #[command(flatten)]
     pub stripe: StripeArgs,
+
+    /// The file that declares resources and destinations of the container. It is checked if it is given.
+    #[arg(long = "config", env = "CONTAINER_CONFIG", value_name = "FILE")]
+    pub container_config: Option<PathBuf>,
 
     /// Check the privileges that this process needs. Without it, those that all processes together need.
     #[arg(long = "for", value_name = "PROCESS")]
@@ -99,6 +105,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
         log::check(postgres, config, &mut findings).await;
         bookings::check(postgres, config, &mut findings).await;
         wallets::check(postgres, config, &mut findings).await;
+        container::check(postgres, config, &mut findings).await;
     }
     if let Some(redis) = &mut redis {
         stream_end::check(redis, postgres.as_ref(), config, &mut findings).await;

@@ -22,6 +22,8 @@ pub struct Report {
     pub histories: Vec<HistoryLine>,
     /// The wallets, if there are any.
     pub wallets: Option<WalletsLine>,
+    /// The units of the container, if there are any.
+    pub units: Option<UnitsLine>,
     /// The documents of wallets in Redis, if they were compared.
     pub documents: Option<DocumentsLine>,
     /// The charges, if they were compared.
@@ -141,6 +143,23 @@ pub struct WalletsLine {
     pub is_equal: bool,
 }
 
+/// The units of the container, compared with what Postgres shows of their destinations.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct UnitsLine {
+    /// All units whose rows are there.
+    pub unit_count: i64,
+    /// The committed ones among them.
+    pub committed_count: i64,
+    /// Those that are not settled.
+    pub open_count: i64,
+    /// Rows in the tables of destinations. Rows of forgotten units stay.
+    pub row_count: i64,
+    /// Verdicts that the log has, and that were compared.
+    pub record_count: i64,
+    /// Whether everything about units is as it should be in Postgres.
+    pub is_equal: bool,
+}
+
 /// The documents of wallets in Redis, compared with Postgres.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct DocumentsLine {
@@ -222,6 +241,7 @@ impl Report {
             println!("rides: {ride_count}, {total_distance_mm} mm: {verdict}");
         }
         self.wallets.iter().for_each(WalletsLine::print);
+        self.units.iter().for_each(UnitsLine::print);
         if let Some(line) = &self.documents {
             let DocumentsLine { epoch, offset, equal_count, different_count, miss_count } = line;
             println!(
@@ -253,6 +273,17 @@ impl WalletsLine {
         println!(
             "wallets: {wallet_count}, with {balance_minor} cents; {event_count} events, {rejected_count} of them rejected, and \
              {record_count} records: {verdict}"
+        );
+    }
+}
+
+impl UnitsLine {
+    fn print(&self) {
+        let Self { unit_count, committed_count, open_count, row_count, record_count, is_equal } = self;
+        let verdict = if *is_equal { "equal" } else { "DIFFERENT" };
+        println!(
+            "units: {unit_count}, {committed_count} of them committed and {open_count} not settled; {row_count} rows, and \
+             {record_count} verdicts in the log: {verdict}"
         );
     }
 }

@@ -172,7 +172,8 @@ mod tests {
     fn an_unknown_process_is_told_which_there_are() {
         let error = "rider".parse::<Role>().unwrap_err().to_string();
         assert!(
-            error.starts_with("give one of api, completer, consumer, dashboard, ") && !error.contains("operator"),
+            error.starts_with("give one of api, completer, consumer, container, dashboard, ")
+                && !error.contains("operator"),
             "{error}"
         );
     }

@@ -15,24 +15,18 @@ use super::chain::Attempt;
 use super::{NAMED_LEN_MAX, PAGE_LEN_MAX};
 use crate::audit::Origin;
 use crate::audit::report::Report;
+use crate::audit::retained::{self, Retained};
 
 /// The records of wallets, each with the event that it names; NULL if it cannot be read. Postgres stores a JSON value with
 /// \u0000 or \ud800, and fails to read any key of it.
-const RECORDS: &str = r#"
-    WITH edges AS MATERIALIZED (
-        SELECT p.partition, p.first_retained, COALESCE(
-            (SELECT b.snapshot FROM log_batches AS b WHERE b.partition = p.partition AND b.first_offset < p.first_retained
-             ORDER BY b.first_offset DESC LIMIT 1), '1:1:'::pg_snapshot) AS before
-        FROM unnest($1::int[], $2::bigint[]) AS p (partition, first_retained)
-    ), found AS MATERIALIZED (
-        SELECT s.action, s.data::text, s.traceparent::text FROM edges JOIN staged_log_records AS s USING (partition)
-        WHERE s.object = 'wallet' AND NOT pg_visible_in_snapshot(s.transaction_id, edges.before)
-        UNION ALL
-        SELECT h.action, h.data::text, h.traceparent FROM edges JOIN history AS h USING (partition)
-        WHERE $3 AND h.record_offset < edges.first_retained AND h.object = 'wallet'
-    ), records AS MATERIALIZED (
-        SELECT *, (CASE WHEN strpos(data, '\u') = 0 THEN data::json->>'event_id' END) COLLATE "C" AS event_id FROM found
-    )"#;
+fn records() -> String {
+    let found = retained::found("wallet");
+    format!(
+        r#"{found}, records AS MATERIALIZED (
+            SELECT *, (CASE WHEN strpos(data, '\u') = 0 THEN data::json->>'event_id' END) COLLATE "C" AS event_id FROM found
+        )"#
+    )
+}
 
 /// Compares both ways. Returns the number of records.
 pub(super) async fn compare(
@@ -41,18 +35,13 @@ pub(super) async fn compare(
     origin: Origin,
     report: &mut Report,
 ) -> Result<u64> {
-    let (mut firsts, mut is_whole) = (Vec::new(), true);
-    for partition in partitions {
-        let first = pglog::first_retained(tx, *partition).await.context("asking what is retained")?;
-        is_whole &= first == 1 || origin == Origin::Start && archived_count(tx, *partition, first).await? == first - 1;
-        firsts.push(first);
-    }
+    let Retained { partitions, firsts, is_archive_read, is_whole } = retained::look(tx, partitions, origin).await?;
+    let places: Places<'_> = (&partitions, &firsts, is_archive_read);
     // Statistics that are older than the records may promise one record, and one pass over them for each event.
     tx.batch_execute("SET LOCAL enable_nestloop = off").await.context("setting up the reading of records")?;
-    let is_archive_read = origin == Origin::Start;
-    let record_count = compare_records(tx, (partitions, &firsts, is_archive_read), report).await?;
-    repeated(tx, (partitions, &firsts, is_archive_read), report).await?;
-    missing(tx, (partitions, &firsts, is_archive_read), is_whole, report).await?;
+    let record_count = compare_records(tx, places, report).await?;
+    repeated(tx, places, report).await?;
+    missing(tx, places, is_whole, report).await?;
     tx.batch_execute("SET LOCAL enable_nestloop = on").await.context("ending the reading of records")?;
     Ok(record_count)
 }
@@ -63,9 +52,10 @@ type Places<'a> = (&'a [Partition], &'a [i64], bool);
 /// Compares each record with its event.
 async fn compare_records(tx: &Transaction<'_>, places: Places<'_>, report: &mut Report) -> Result<u64> {
     let (partitions, firsts, is_archive_read) = places;
+    let records = records();
     let statement = format!(
         "-- operator::audit::wallet_records
-         {RECORDS}
+         {records}
          SELECT r.action AS record_action, r.data, r.traceparent IS NOT DISTINCT FROM e.traceparent::text AS has_trace,
                 e.wallet_id::text, e.event_id::text, e.version, e.balance_minor, e.accepted, e.reason, e.action,
                 e.amount_minor, e.counterparty
@@ -135,9 +125,10 @@ fn record_of(attempt: &Attempt) -> (&str, Value) {
 /// Reports events that have several records.
 async fn repeated(tx: &Transaction<'_>, places: Places<'_>, report: &mut Report) -> Result<()> {
     let (partitions, firsts, is_archive_read) = places;
+    let records = records();
     let statement = format!(
         "-- operator::audit::repeated_wallet_records
-         {RECORDS}
+         {records}
          SELECT e.wallet_id::text, e.version, e.event_id::text, count(*)
          FROM records AS r JOIN wallet_events AS e ON e.event_id = r.event_id
          GROUP BY e.wallet_id, e.version, e.event_id HAVING count(*) > 1 ORDER BY 1, 2, 3 LIMIT $4"
@@ -156,9 +147,10 @@ async fn repeated(tx: &Transaction<'_>, places: Places<'_>, report: &mut Report)
 /// Reports events that have no record, and should have one.
 async fn missing(tx: &Transaction<'_>, places: Places<'_>, is_whole: bool, report: &mut Report) -> Result<()> {
     let (partitions, firsts, is_archive_read) = places;
+    let records = records();
     let statement = format!(
         "-- operator::audit::missing_wallet_records
-         {RECORDS}, matched AS MATERIALIZED (
+         {records}, matched AS MATERIALIZED (
              SELECT e.wallet_id, e.version, e.event_id FROM records AS r JOIN wallet_events AS e ON e.event_id = r.event_id
          ), firsts AS (
              SELECT wallet_id, min(version) AS version FROM matched GROUP BY wallet_id
@@ -183,17 +175,4 @@ async fn missing(tx: &Transaction<'_>, places: Places<'_>, is_whole: bool, repor
 fn name(row: &Row) -> String {
     let (wallet, version, event): (&str, i64, &str) = (row.get(0), row.get(1), row.get(2));
     format!("wallet {wallet}, version {version}, event {event}")
-}
-
-/// The number of archived records before this offset.
-async fn archived_count(tx: &Transaction<'_>, partition: Partition, first_retained: i64) -> Result<i64> {
-    let row = tx
-        .query_one(
-            "-- operator::audit::archived_count
-             SELECT count(*) FROM history WHERE partition = $1 AND record_offset < $2",
-            &[&partition, &first_retained],
-        )
-        .await
-        .context("counting archived records")?;
-    Ok(row.get(0))
 }
