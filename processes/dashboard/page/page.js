@@ -1,6 +1,7 @@
 // Receives samples from the server, shows them, and shows how old they are.
 
 import { showConsumers } from "/consumers.js";
+import { showContainer } from "/container.js";
 import { byId, make, write } from "/dom.js";
 import { showFigures } from "/figures.js";
 import { addIncidents } from "/incidents.js";
@@ -83,6 +84,7 @@ function show(sample) {
   showFigures(sample, known);
   if (known.log) showConsumers(known.log, sample.recount, plots.lines, token !== null, order);
   showWallets(sample, known.log);
+  showContainer(sample, token !== null, order);
 }
 
 function pointOf({ at_ms, log, stream, recount, rides_per_s }) {

@@ -1,12 +1,13 @@
 //! The page's files. They are compiled in, nothing is loaded from another host, and there is no build step.
 
 /// Path, type and content of each file.
-pub(crate) const ASSETS: [(&str, &str, &str); 16] = [
+pub(crate) const ASSETS: [(&str, &str, &str); 17] = [
     ("/", "text/html; charset=utf-8", include_str!("../page/index.html")),
     ("/page.css", "text/css", include_str!("../page/page.css")),
     ("/page.js", "text/javascript", include_str!("../page/page.js")),
     ("/dom.js", "text/javascript", include_str!("../page/dom.js")),
     ("/figures.js", "text/javascript", include_str!("../page/figures.js")),
+    ("/container.js", "text/javascript", include_str!("../page/container.js")),
     ("/consumers.js", "text/javascript", include_str!("../page/consumers.js")),
     ("/processes.js", "text/javascript", include_str!("../page/processes.js")),
     ("/incidents.js", "text/javascript", include_str!("../page/incidents.js")),

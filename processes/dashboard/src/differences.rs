@@ -142,7 +142,7 @@ impl Differences {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{Server, Verdict, Wallets};
+    use crate::sample::{Container, Server, Verdict, Wallets};
 
     const UP: Server = Server { is_up: true, answer_ms: Some(1.0) };
 
@@ -158,6 +158,7 @@ mod tests {
             rides_per_s: None,
             processes: vec![],
             wallets: Wallets::default(),
+            container: Container::default(),
         }
     }
 

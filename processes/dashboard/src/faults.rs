@@ -26,6 +26,11 @@ pub(crate) enum Order {
     },
     /// Redis loses the stream.
     Wipe,
+    /// A destination of the container is away for some seconds.
+    Fail {
+        /// Its name.
+        destination: String,
+    },
 }
 
 /// Passes orders on to the processes.
@@ -52,14 +57,25 @@ impl FaultDesk {
             Order::DoubleSend => {
                 let leader = processes.iter().find(|process| process.is_leader == Some(true));
                 let leader = leader.context("no streamer leads, or none is watched (DASHBOARD_WATCH)")?;
-                self.pass_on(&leader.name).await?;
+                self.pass_on(&leader.name, "/fault").await?;
                 Ok(format!("{} will send its next batch twice", leader.name))
             }
             Order::Crash { consumer } => {
                 let process = processes.iter().find(|process| process.consumer.as_ref() == Some(consumer));
                 let process = process.with_context(|| format!("no process is watched that consumes as {consumer}"))?;
-                self.pass_on(&process.name).await?;
+                self.pass_on(&process.name, "/fault").await?;
                 Ok(format!("{consumer} will crash in its next batch, before its commit"))
+            }
+            Order::Fail { destination } => {
+                let has_it = |process: &&Process| {
+                    process.container.as_ref().is_some_and(|container| container.destinations.contains_key(destination))
+                };
+                let containers: Vec<&Process> = processes.iter().filter(has_it).collect();
+                ensure!(!containers.is_empty(), "no container is watched that has the destination {destination}");
+                for container in containers {
+                    self.pass_on(&container.name, &format!("/fault?at={destination}")).await?;
+                }
+                Ok(format!("{destination} will be away for ten seconds, from the next unit on"))
             }
             Order::Wipe => {
                 let mut redis = stream::redis::connect(&self.stream.redis_url).await?;
@@ -70,10 +86,10 @@ impl FaultDesk {
         }
     }
 
-    async fn pass_on(&self, name: &str) -> Result<()> {
+    async fn pass_on(&self, name: &str, path: &str) -> Result<()> {
         let target = self.watch.targets.iter().find(|target| target.name() == name);
         let target = target.with_context(|| format!("{name} is not watched"))?;
-        let request = self.watch.client.post(target.url("/fault")).header(ORDER_HEADER, "1");
+        let request = self.watch.client.post(target.url(path)).header(ORDER_HEADER, "1");
         let response = request.send().await.with_context(|| format!("{name} does not answer"))?;
         let status = response.status();
         if status.is_success() {

@@ -10,6 +10,7 @@
 //! checkpoints are at the head, and a recount of the rides at that head gives each consumer's total (I9).
 
 mod assets;
+mod container;
 mod counting;
 mod database;
 mod differences;
@@ -43,6 +44,7 @@ use wallet::WalletsArgs;
 use wallet::model::Model;
 use web::{Limits, Server};
 
+use crate::container::Containers;
 use crate::counting::Counts;
 use crate::database::Database;
 use crate::faults::FaultDesk;
@@ -119,6 +121,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
         watch,
         recounts: Counts::start(postgres, Rides(partition)),
         wallets: Reader::new(postgres, model, watchers.clone()),
+        containers: Containers::default(),
     };
     let (sender, samples) = watch::channel(None);
     let memory = SharedMemory::default();

@@ -76,7 +76,7 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{Server, Verdict, Wallets};
+    use crate::sample::{Container, Server, Verdict, Wallets};
 
     fn sample(at_ms: u64, head: Option<i64>, last_offset: Option<i64>) -> Arc<Sample> {
         let log = |head| LogState {
@@ -99,6 +99,7 @@ mod tests {
             rides_per_s: None,
             processes: vec![],
             wallets: Wallets::default(),
+            container: Container::default(),
         })
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde::Deserialize;
 
-use crate::sample::Process;
+use crate::sample::{ContainerCounts, Process};
 
 /// How long a process may take to answer.
 const ANSWER_WAIT: Duration = Duration::from_secs(1);
@@ -115,6 +115,7 @@ fn with_metrics(mut process: Process, metrics: &str) -> Process {
             _ => {}
         }
     }
+    process.container = ContainerCounts::read(metrics);
     process
 }
 

@@ -1,11 +1,13 @@
 //! A sample: the figures that the page receives, twice a second.
 
+mod container;
 mod wallets;
 
 use std::time::SystemTime;
 
 use serde::Serialize;
 
+pub(crate) use self::container::{Container, ContainerCounts, DestinationCounts, DestinationLine};
 pub(crate) use self::wallets::{Agreement, InPostgres, Model, Money, Told, Wallet, WalletEvent, Wallets};
 
 /// Everything at one moment, as far as it is known.
@@ -26,6 +28,7 @@ pub(crate) struct Sample {
     pub rides_per_s: Option<f64>,
     pub processes: Vec<Process>,
     pub wallets: Wallets,
+    pub container: Container,
 }
 
 /// Whether all consumers have the same state, and whether SQL computes that state too.
@@ -154,6 +157,9 @@ pub(crate) struct Process {
     pub wallet_reads: Option<WalletReads>,
     /// Whether it rebuilds the wallets' read model; `None` if it does not keep it.
     pub is_rebuilding: Option<bool>,
+    /// What it counts; `None` if it is no container.
+    #[serde(skip)]
+    pub container: Option<ContainerCounts>,
 }
 
 /// The reads of wallets since a process started, by the server that they were read from.

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
+use crate::container::Containers;
 use crate::counting::Counts;
 use crate::database::Database;
 use crate::memory::SharedMemory;
@@ -34,6 +35,7 @@ pub(crate) struct Sampler {
     pub watch: Watch,
     pub recounts: Counts<Recount>,
     pub wallets: Reader,
+    pub containers: Containers,
 }
 
 /// A server's pulse beats when the server has answered.
@@ -84,6 +86,7 @@ impl Sampler {
         let (redis, stream) = stream.map_or((Server::DOWN, None), |(server, stream)| (server, Some(stream)));
         let at_ms = now_ms();
         rates.fill(at_ms, &mut wallets, &processes);
+        let container = self.containers.after(at_ms, &processes);
         Sample {
             at_ms,
             verdict,
@@ -95,6 +98,7 @@ impl Sampler {
             recount,
             processes,
             wallets,
+            container,
         }
     }
 }
