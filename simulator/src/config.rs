@@ -29,6 +29,18 @@ pub struct Config {
     #[arg(long, default_value_t = 0.0, value_parser = parse_share)]
     pub booked: f64,
 
+    /// The share of accepted rides for which a manifest is filed at the container, 0 to 1. Some have a photo, a few are refused
+    #[arg(long, default_value_t = 0.0, value_parser = parse_share)]
+    pub manifests: f64,
+
+    /// The port of the container on this machine.
+    #[arg(long, env = "CONTAINER_PORT", default_value_t = 5008)]
+    pub container_port: u16,
+
+    /// The URL of the container, if it is on another machine: scheme, host and port
+    #[arg(long, value_name = "URL", value_parser = parse_url)]
+    pub container_url: Option<String>,
+
     /// Workers that read wallets, one request after another.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1000))]
     pub wallet_reads: u16,
@@ -66,6 +78,11 @@ impl Config {
     /// The URL of the api, without a slash at its end.
     pub fn base_url(&self) -> String {
         self.api_url.clone().unwrap_or_else(|| format!("http://127.0.0.1:{}", self.api_port))
+    }
+
+    /// The URL of the container, without a slash at its end.
+    pub fn container_url(&self) -> String {
+        self.container_url.clone().unwrap_or_else(|| format!("http://127.0.0.1:{}", self.container_port))
     }
 }
 

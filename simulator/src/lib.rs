@@ -1,10 +1,12 @@
 //! Traffic for the api: calm by default, so that people can watch; as much as the machine gives on request.
 //!
-//! The simulator is a client like any other. It knows the api by its HTTP interface only.
+//! The simulator is a client like any other. It knows the api and the container by their HTTP interfaces only.
 
 mod booked;
 mod config;
 mod end;
+mod manifest;
+mod manifests;
 mod meter;
 mod ride;
 mod summary;
@@ -19,15 +21,19 @@ use anyhow::{Context, Result};
 use common::backoff::Backoff;
 use common::shutdown::{CancellationToken, sleep_or_stop};
 use monitor::describe_counter;
+use reqwest::StatusCode;
 use tracing::info;
 
 pub use booked::Booking;
 pub use config::{Config, Rate};
+pub use manifest::Manifest;
+pub use manifests::Manifests;
 pub use ride::run_once;
 pub use summary::{Report, Summary};
 pub use wallet_command::WalletCommand;
 
 use end::End;
+use manifests::Filing;
 use traffic::Traffic;
 use wallets::WalletTraffic;
 
@@ -62,7 +68,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Report> 
     // A proxy of the shell is for other work; it would also be asked for the api on this machine.
     let client = reqwest::Client::builder().timeout(RESPONSE_WAIT).no_proxy().build();
     let client = client.context("setting up the HTTP client")?;
-    wait_until_ready(&client, &base_url, &shutdown).await;
+    let api = Service { name: "api", base_url: &base_url, probe: "/healthz", ready: StatusCode::OK };
+    api.wait_until_ready(&client, &shutdown).await;
+    if config.manifests > 0.0 {
+        // There is no such unit. The container knows that if it reaches Postgres.
+        let base_url = &config.container_url();
+        let container = Service { name: "container", base_url, probe: "/units/0", ready: StatusCode::NOT_FOUND };
+        container.wait_until_ready(&client, &shutdown).await;
+    }
     let stop = shutdown.child_token();
     if let Some(duration) = config.duration {
         let stop = stop.clone();
@@ -71,33 +84,51 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Report> 
             stop.cancel();
         });
     }
+    let filing = Filing::new(&config, client.clone(), seed, stop.clone());
     let end = Arc::new(End::new(config.count, stop));
-    let rides = Traffic::new(&config, client.clone(), format!("{base_url}/rides"), Arc::clone(&end));
+    let rides = Traffic::new(&config, client.clone(), format!("{base_url}/rides"), filing.clone(), Arc::clone(&end));
     let wallets = WalletTraffic::new(&config, client, base_url, end);
     let (rides, (wallet_reads, wallet_writes)) =
         tokio::try_join!(rides.run(config.concurrency, seed), wallets.run(&config, seed))?;
     let rides = (config.concurrency > 0).then_some(rides);
-    Ok(Report { rides, wallet_reads, wallet_writes })
+    let manifests = match filing {
+        Some(filing) => Some(filing.end().await?),
+        None => None,
+    };
+    Ok(Report { rides, manifests, wallet_reads, wallet_writes })
 }
 
-/// Says for which api it waits when the wait begins, then every [`TOLD_EVERY`], and when it ends.
-async fn wait_until_ready(client: &reqwest::Client, base_url: &str, shutdown: &CancellationToken) {
-    let (mut backoff, started_at) = (Backoff::up_to(READY_WAIT_MAX), Instant::now());
-    let mut told_at: Option<Instant> = None;
-    while !shutdown.is_cancelled() {
-        let why = match client.get(format!("{base_url}/healthz")).send().await {
-            Ok(response) if response.status().is_success() => break,
-            Ok(response) => format!("it answers {}", response.status()),
-            // Without the URL, which the line has already; the causes say more.
-            Err(error) => format!("{:#}", anyhow::Error::new(error.without_url())),
-        };
-        if told_at.is_none_or(|told_at| told_at.elapsed() > TOLD_EVERY) {
-            told_at = Some(Instant::now());
-            info!(base_url, why, waited_s = started_at.elapsed().as_secs(), "waiting for the api");
+/// A service that is asked for.
+struct Service<'a> {
+    name: &'a str,
+    base_url: &'a str,
+    /// The path of a request that tells whether it is ready.
+    probe: &'a str,
+    /// The status of the response then.
+    ready: StatusCode,
+}
+
+impl Service<'_> {
+    /// Says for which service it waits when the wait begins, then every [`TOLD_EVERY`], and when it ends.
+    async fn wait_until_ready(&self, client: &reqwest::Client, shutdown: &CancellationToken) {
+        let Self { name, base_url, .. } = *self;
+        let (mut backoff, started_at) = (Backoff::up_to(READY_WAIT_MAX), Instant::now());
+        let mut told_at: Option<Instant> = None;
+        while !shutdown.is_cancelled() {
+            let why = match client.get(format!("{base_url}{}", self.probe)).send().await {
+                Ok(response) if response.status() == self.ready => break,
+                Ok(response) => format!("it answers {}", response.status()),
+                // Without the URL, which the line has already; the causes say more.
+                Err(error) => format!("{:#}", anyhow::Error::new(error.without_url())),
+            };
+            if told_at.is_none_or(|told_at| told_at.elapsed() > TOLD_EVERY) {
+                told_at = Some(Instant::now());
+                info!(base_url, why, waited_s = started_at.elapsed().as_secs(), "waiting for the {name}");
+            }
+            sleep_or_stop(backoff.next_wait(), shutdown).await;
         }
-        sleep_or_stop(backoff.next_wait(), shutdown).await;
-    }
-    if told_at.is_some() && !shutdown.is_cancelled() {
-        info!(base_url, waited_s = started_at.elapsed().as_secs(), "the api is ready");
+        if told_at.is_some() && !shutdown.is_cancelled() {
+            info!(base_url, waited_s = started_at.elapsed().as_secs(), "the {name} is ready");
+        }
     }
 }

@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::manifests::Manifests;
+
 /// One summary for each kind of request.
 #[derive(Debug, Clone)]
 pub struct Report {
     /// Rides. `None`: no worker posted any.
     pub rides: Option<Summary>,
+    /// Manifests. `None`: no ride was to have one.
+    pub manifests: Option<Manifests>,
     /// Reads of wallets. `None`: no worker read any.
     pub wallet_reads: Option<Summary>,
     /// Credits, debits and transfers. `None`: no worker wrote any.
@@ -18,10 +22,14 @@ pub struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kinds =
-            [("", &self.rides), ("wallet reads: ", &self.wallet_reads), ("wallet writes: ", &self.wallet_writes)];
-        let lines: Vec<_> =
-            kinds.iter().filter_map(|(name, summary)| Some(format!("{name}{}", summary.as_ref()?))).collect();
+        let line = |name: &str, summary: Option<&dyn fmt::Display>| Some(format!("{name}{}", summary?));
+        let lines = [
+            line("", self.rides.as_ref().map(|rides| rides as _)),
+            line("manifests: ", self.manifests.as_ref().map(|manifests| manifests as _)),
+            line("wallet reads: ", self.wallet_reads.as_ref().map(|reads| reads as _)),
+            line("wallet writes: ", self.wallet_writes.as_ref().map(|writes| writes as _)),
+        ];
+        let lines: Vec<String> = lines.into_iter().flatten().collect();
         f.write_str(&lines.join("\n"))
     }
 }

@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 use crate::booked::book;
 use crate::config::{Config, Rate};
 use crate::end::End;
+use crate::manifests::Filing;
 use crate::ride::run_once;
 use crate::summary::Summary;
 
@@ -41,12 +42,19 @@ pub(crate) struct Traffic {
     booked_share: f64,
     /// The api has refused a booking for good, so the other rides are not booked.
     books_nothing: AtomicBool,
+    filing: Option<Arc<Filing>>,
     end: Arc<End>,
 }
 
 impl Traffic {
-    /// Traffic as the flags say, against the rides at `rides_url`, until the `end`.
-    pub fn new(config: &Config, client: reqwest::Client, rides_url: String, end: Arc<End>) -> Self {
+    /// Traffic as the flags say, against the rides at `rides_url`, until the `end`. Some rides get a manifest by `filing`.
+    pub fn new(
+        config: &Config,
+        client: reqwest::Client,
+        rides_url: String,
+        filing: Option<Arc<Filing>>,
+        end: Arc<End>,
+    ) -> Self {
         Self {
             client,
             url: rides_url,
@@ -56,6 +64,7 @@ impl Traffic {
             is_calm: config.rate.is_none(),
             booked_share: config.booked,
             books_nothing: AtomicBool::new(false),
+            filing,
             end,
         }
     }
@@ -96,6 +105,9 @@ impl Traffic {
                 run_once(&self.client, &self.url, rng.random_range(DISTANCE_M)).await
             };
             let was_served = response.as_ref().is_ok_and(|(status, _)| *status != 503);
+            if let (Some(filing), Ok((201, body))) = (&self.filing, &response) {
+                filing.maybe_file(body);
+            }
             self.count(response, sent_at.elapsed());
             if was_served {
                 backoff.reset();
