@@ -15,9 +15,10 @@ use tokio_postgres::Row;
 use crate::archive::{Archive, Content};
 use crate::bookings::{self, BookingRecords};
 use crate::history::History;
+use crate::unit_records::UnitRecords;
 use crate::wallet_records::WalletRecords;
 use crate::world::World;
-use crate::{wallet_checks, wallet_model};
+use crate::{unit_checks, wallet_checks, wallet_model};
 
 /// The pause between two looks.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -59,6 +60,7 @@ pub(crate) struct Checker {
     digests: BTreeMap<i64, (i64, String)>,
     bookings: BookingRecords,
     wallets: WalletRecords,
+    units: UnitRecords,
     look_count: u64,
 }
 
@@ -80,6 +82,7 @@ impl Checker {
             digests: BTreeMap::new(),
             bookings: BookingRecords::default(),
             wallets: WalletRecords::default(),
+            units: UnitRecords::default(),
             look_count: 0,
         })
     }
@@ -142,6 +145,7 @@ impl Checker {
             self.check_rides(client).await?;
             wallet_checks::check_sums(client, &self.history).await?;
             wallet_model::check_events(&self.world, client).await?;
+            unit_checks::check_rows(client, &self.history).await?;
         }
         Ok(consumers)
     }
@@ -186,6 +190,7 @@ impl Checker {
         let mut sum = self.sums.last().copied().unwrap_or_default();
         match serde_json::from_str::<Ride>(record.data) {
             _ if record.object == "wallet" => self.wallets.take(record, &self.history),
+            _ if record.object == "unit" => self.units.take(record, &self.history),
             _ if record.object != "ride" => self.bookings.take(record, &self.history),
             Ok(ride) => {
                 sum.ride_count += 1;
@@ -271,6 +276,7 @@ impl Checker {
         loop {
             // `look` reads the log, so it comes last: work that finished before it has all of its records there.
             let unfinished = bookings::unfinished(&client).await?;
+            let unsettled = unit_checks::unfinished(&self.world, &client).await?;
             let is_all_cut = !pglog::is_anything_staged(&client, Partition::FIRST).await?;
             let sql = sql_sum(&client).await?;
             let mut consumers = self.look(&client).await?;
@@ -286,12 +292,13 @@ impl Checker {
             let all_agree =
                 is_all_cut && logged == sql && behind.is_empty() && consumers.len() == self.world.folding().count();
             let stale = wallet_model::stale(&self.world, &client).await?;
-            if all_agree && unfinished.is_empty() && stale.is_empty() {
+            if all_agree && unfinished.is_empty() && stale.is_empty() && unsettled.is_empty() {
                 break;
             }
             if tokio::time::Instant::now() > deadline {
                 self.history.violation(&format!(
-                    "no convergence within {patience:?}: SQL has {sql:?}, the log {logged:?} at head {head}; {} {unfinished} {stale}",
+                    "no convergence within {patience:?}: SQL has {sql:?}, the log {logged:?} at head {head}; {} {unfinished} {stale} \
+                     {unsettled}",
                     behind.join(", ")
                 ));
                 break;
@@ -302,6 +309,7 @@ impl Checker {
         self.check_promises(&client).await?;
         bookings::check(&self.world, &client).await?;
         wallet_checks::check(&client, &self.world.wallets.ledger, &self.wallets, &self.history).await?;
+        unit_checks::check(&self.world, &client, &self.units).await?;
         self.read_again(&client).await?;
         sql_sum(&client).await
     }

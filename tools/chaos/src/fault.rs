@@ -30,12 +30,20 @@ pub enum Fault {
     KillReceipts,
     /// SIGKILL of the payment processor.
     KillPayments,
+    /// SIGKILL of a container.
+    KillContainer,
+    /// SIGKILL of the receiver of the containers' notices.
+    KillNotices,
     /// The payment processor dies after it has charged and before it responds.
     DieCharging,
     /// An api dies at some point of a booking.
     DieBooking,
     /// SIGSTOP of the payment processor, and SIGCONT.
     StopPayments,
+    /// SIGSTOP of a container, and SIGCONT.
+    StopContainer,
+    /// SIGSTOP of the receiver of notices for longer than a container waits for it, and SIGCONT.
+    StopNotices,
     /// SIGSTOP of an api, and SIGCONT.
     StopApi,
     /// SIGSTOP of the streamer that leads, and SIGCONT.
@@ -145,10 +153,17 @@ impl Fault {
             | F::KillReaper
             | F::KillCompleter
             | F::KillReceipts
-            | F::KillPayments => strike_process::kill(world, self, rng).await,
-            F::StopApi | F::StopLeader | F::StopStandby | F::StopConsumer | F::StopProjector | F::StopPayments => {
-                strike_process::stop(world, self, rng).await
-            }
+            | F::KillPayments
+            | F::KillContainer
+            | F::KillNotices => strike_process::kill(world, self, rng).await,
+            F::StopApi
+            | F::StopLeader
+            | F::StopStandby
+            | F::StopConsumer
+            | F::StopProjector
+            | F::StopPayments
+            | F::StopContainer
+            | F::StopNotices => strike_process::stop(world, self, rng).await,
             F::DieAfterAssign
             | F::DieMidPipeline
             | F::DieAfterPublish

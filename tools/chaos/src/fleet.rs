@@ -26,6 +26,8 @@ pub(crate) struct Spec {
     pub program: &'static str,
     /// Its arguments.
     pub args: Vec<String>,
+    /// Its settings beside the addresses of both servers.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 /// A place for one process, which is restarted after each death.
@@ -33,7 +35,7 @@ pub(crate) struct Slot {
     pub spec: Spec,
     /// The proxies between the process and the servers.
     pub to_postgres: Proxy,
-    pub to_redis: Proxy,
+    pub to_redis: Arc<Proxy>,
     environment: Vec<(&'static str, String)>,
     folder: PathBuf,
     history: Arc<History>,
@@ -52,15 +54,27 @@ impl Slot {
         folder: &Path,
         history: &Arc<History>,
     ) -> Result<Arc<Self>> {
+        let to_redis = Arc::new(Proxy::start(redis_socket).await?);
+        Self::sharing_redis(spec, postgres_socket, to_redis, folder, history).await
+    }
+
+    /// Makes a slot whose process reaches Redis by the same address as another one does.
+    pub async fn sharing_redis(
+        spec: Spec,
+        postgres_socket: &Path,
+        to_redis: Arc<Proxy>,
+        folder: &Path,
+        history: &Arc<History>,
+    ) -> Result<Arc<Self>> {
         let to_postgres = Proxy::start(postgres_socket).await?;
-        let to_redis = Proxy::start(redis_socket).await?;
         let database_url = format!("postgres://{}@127.0.0.1:{}/chaos", spec.name, to_postgres.port);
         let redis_url = format!("redis://127.0.0.1:{}", to_redis.port);
+        let servers = [("DATABASE_URL", database_url), ("REDIS_URL", redis_url)];
         Ok(Arc::new(Self {
+            environment: spec.environment.iter().cloned().chain(servers).collect(),
             spec,
             to_postgres,
             to_redis,
-            environment: vec![("DATABASE_URL", database_url), ("REDIS_URL", redis_url)],
             folder: folder.to_owned(),
             history: Arc::clone(history),
             pid: watch::channel(None).0,

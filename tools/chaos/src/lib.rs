@@ -5,6 +5,7 @@
 //! clients ──▶ apis × 2 ┐                                     ┌─ checker: folds the log by itself,
 //!                      ├── proxies ──▶ PostgreSQL, Redis ◀───┤  compares every consumer at its offset
 //! streamers × 2 ───────┤                                     └─ late transactions, by SQL
+//! containers × 2 ──────┤
 //! consumers × 3, history, wallets; reaper
 //! ```
 //!
@@ -14,10 +15,13 @@
 mod archive;
 mod bookings;
 mod checker;
+mod container;
 mod fault;
 mod fleet;
 mod history;
 mod ledger;
+mod manifest_ledger;
+mod manifests;
 mod promises;
 mod proxy;
 mod servers;
@@ -26,6 +30,9 @@ mod strike_postgres;
 mod strike_process;
 mod strike_redis;
 mod traffic;
+mod unit_checks;
+mod unit_records;
+mod unit_stores;
 mod wallet_checks;
 mod wallet_model;
 mod wallet_records;
@@ -67,6 +74,10 @@ const WALLET_CLIENTS: u64 = 6;
 const WALLET_READERS: u64 = 4;
 const WALLET_PAUSE: Duration = Duration::from_millis(100);
 
+/// Clients of the containers, and the pause between two manifests of a client.
+const FILING_CLIENTS: u64 = 4;
+const FILING_PAUSE: Duration = Duration::from_millis(200);
+
 /// Breaks a running pipeline from a seed, and checks all the time that nothing is lost.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "chaos", version)]
@@ -100,8 +111,8 @@ pub struct Config {
     pub pause: Duration,
 
     /// How long convergence may take after the last fault. A receipt that a killed process had in hand is delivered after a
-    /// minute.
-    #[arg(long, default_value = "90s", value_parser = humantime::parse_duration)]
+    /// minute, and a unit of a container after a minute and a half.
+    #[arg(long, default_value = "4m", value_parser = humantime::parse_duration)]
     pub settle: Duration,
 
     /// The folder of the servers and logs. It is removed at the end unless an invariant was violated.
@@ -187,7 +198,7 @@ fn empty_folder(data: &Path, seed: u64) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Starts the clients that post and book rides, and that change and read wallets, until `stop`.
+/// Starts the clients that post and book rides, change and read wallets, and file manifests, until `stop`.
 fn start_clients(world: &Arc<World>, config: &Config, seed: u64, stop: &CancellationToken) -> JoinSet<()> {
     let mut clients = JoinSet::new();
     let pause = Duration::from_secs(1) * CLIENTS / config.rate.max(1);
@@ -205,6 +216,10 @@ fn start_clients(world: &Arc<World>, config: &Config, seed: u64, stop: &Cancella
     for client in 0..WALLET_READERS {
         let seed = seed + 3000 + client;
         clients.spawn(wallets::read_wallets(Arc::clone(world), WALLET_PAUSE, seed, stop.clone()));
+    }
+    for client in 0..FILING_CLIENTS {
+        let seed = seed + 4000 + client;
+        clients.spawn(manifests::file_manifests(Arc::clone(world), FILING_PAUSE, seed, stop.clone()));
     }
     clients
 }
@@ -302,6 +317,7 @@ fn print_summary(world: &World, counts: &BTreeMap<Fault, usize>) {
         promises.refused_count.load(Ordering::Relaxed)
     );
     println!("{}", world.wallets.ledger);
+    println!("{}", world.containers.ledger);
 }
 
 fn remove(folder: &Path) -> Result<()> {

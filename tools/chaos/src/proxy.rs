@@ -164,8 +164,11 @@ async fn pump(
     }
 }
 
-/// Finds commits in the bytes that a client sends to Postgres: COMMIT itself, and outside of a transaction the statements by
-/// which a consumer commits a page.
+/// Statements that commit by themselves: those by which a consumer commits a page, and a container accepts a unit.
+const COMMITTING: [&[u8]; 2] = [b"\0-- consumer::checkpoint::advance\n", b"\0-- container::accept\n"];
+
+/// Finds commits in the bytes that a client sends to Postgres: COMMIT itself, and outside of a transaction the statements that
+/// commit by themselves.
 #[derive(Default)]
 struct Commits {
     /// The names of these prepared statements on this connection, between two NULs, as they appear in the message that runs them.
@@ -176,16 +179,20 @@ struct Commits {
 impl Commits {
     fn are_in(&mut self, bytes: &[u8]) -> bool {
         // The message that prepares has P, a length, the name, NUL and the text. tokio-postgres makes the names: s and a number.
-        if let Some(at) = find(bytes, b"\0-- consumer::checkpoint::advance\n") {
+        // A statement without a name is run at once.
+        let mut is_run = false;
+        if let Some(at) = COMMITTING.iter().find_map(|statement| find(bytes, statement)) {
             let digit_count = bytes[..at].iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
-            let name = &bytes[at.saturating_sub(digit_count + 1)..at];
-            self.prepared.push([b"\0", name, b"\0"].concat());
+            match &bytes[at.saturating_sub(digit_count + 1)..at] {
+                name @ [b's', _, ..] => self.prepared.push([b"\0", name, b"\0"].concat()),
+                _ => is_run = true,
+            }
         }
         // BEGIN, COMMIT and ROLLBACK come in messages of their own, because the client waits for each response.
         let is_end = find(bytes, b"COMMIT\0").is_some();
         self.is_in_transaction |= find(bytes, b"BEGIN\0").is_some();
         self.is_in_transaction &= !is_end && find(bytes, b"ROLLBACK\0").is_none();
-        let is_run = self.prepared.iter().any(|name| find(bytes, name).is_some());
+        is_run |= self.prepared.iter().any(|name| find(bytes, name).is_some());
         is_end || is_run && !self.is_in_transaction
     }
 }
@@ -214,5 +221,10 @@ mod tests {
         assert!(!commits.are_in(b"B\0\0\0\x0c\0s7\0\0\0"), "COMMIT is still to come");
         assert!(commits.are_in(b"Q\0\0\0\x0bCOMMIT\0"));
         assert!(commits.are_in(b"B\0\0\0\x0c\0s7\0\0\0"), "the transaction is over");
+        assert!(!commits.are_in(b"P\0\0\x05\x39s4\0-- container::accept\nWITH unit\0\0\0"));
+        assert!(commits.are_in(b"B\0\0\0\x0c\0s4\0\0\0"));
+        let unnamed = b"P\0\0\x05\x39\0-- container::accept\nWITH unit\0\0\0B\0\0\0\x0c\0\0\0\0";
+        assert!(commits.are_in(unnamed), "without a name");
+        assert!(!commits.are_in(b"B\0\0\0\x0c\x39\0\0\0"), "and it was no name");
     }
 }

@@ -16,6 +16,10 @@ use crate::world::{PAYMENTS_KEY, World};
 /// How long a process may take to reach the point at which it dies. Traffic never ends, so it is short.
 const DEATH_WAIT: Duration = Duration::from_secs(15);
 
+/// The longest stop of the receiver of notices. A container waits for five seconds, and then undoes what was not answered: so the
+/// receiver gets the store and its undo together.
+const NOTICES_STOP_MAX_MS: u64 = 15_000;
+
 async fn victim(world: &World, fault: Fault, rng: &mut StdRng) -> Result<Arc<Slot>> {
     use Fault as F;
     Ok(match fault {
@@ -25,6 +29,8 @@ async fn victim(world: &World, fault: Fault, rng: &mut StdRng) -> Result<Arc<Slo
         F::KillCompleter => Arc::clone(&world.completer),
         F::KillReceipts => Arc::clone(&world.receipts),
         F::KillPayments | F::StopPayments => Arc::clone(&world.payments),
+        F::KillContainer | F::StopContainer => Arc::clone(&world.containers.pair[rng.random_range(0..2)]),
+        F::KillNotices | F::StopNotices => Arc::clone(&world.containers.notices),
         F::KillLeader | F::StopLeader | F::DieAfterAssign | F::DieMidPipeline | F::DieAfterPublish | F::TwinLeader => {
             Arc::clone(&world.streamers[world.leader().await?])
         }
@@ -46,7 +52,8 @@ pub(crate) async fn kill(world: &World, fault: Fault, rng: &mut StdRng) -> Resul
 pub(crate) async fn stop(world: &World, fault: Fault, rng: &mut StdRng) -> Result<String> {
     let slot = victim(world, fault, rng).await?;
     let _turn = slot.turn.lock().await;
-    let pause = Duration::from_millis(rng.random_range(300..5000));
+    let longest_ms = if fault == Fault::StopNotices { NOTICES_STOP_MAX_MS } else { 5000 };
+    let pause = Duration::from_millis(rng.random_range(300..longest_ms));
     slot.signal(Signal::SIGSTOP);
     tokio::time::sleep(pause).await;
     slot.signal(Signal::SIGCONT);

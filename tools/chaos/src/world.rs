@@ -10,6 +10,7 @@ use rand::rngs::StdRng;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
+use crate::container::Containers;
 use crate::fleet::{self, Slot, Spec};
 use crate::history::History;
 use crate::ledger::Wallets;
@@ -18,6 +19,9 @@ use crate::servers::{Postgres, Redis};
 
 /// The processor's key of all processes.
 pub(crate) const PAYMENTS_KEY: &str = "sk_test_chaos";
+
+/// The note of a manifest that the table refuses: chaos gives it a constraint.
+pub(crate) const REFUSED_NOTE: &str = "to be refused";
 
 pub(crate) struct World {
     pub history: Arc<History>,
@@ -42,6 +46,7 @@ pub(crate) struct World {
     /// The consumer that makes the wallets' documents in Redis certain.
     pub projector: Arc<Slot>,
     pub reaper: Arc<Slot>,
+    pub containers: Containers,
     late: std::sync::Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -57,12 +62,12 @@ impl World {
         let redis = Redis::start(folder.join("redis"), launcher::find_clock_library().filter(|_| with_clock)).await?;
         let logs = folder.join("logs");
         std::fs::create_dir_all(&logs).with_context(|| format!("creating {}", logs.display()))?;
-        let [api_a_port, api_b_port, payments_port] = free_ports()?;
+        let [api_a_port, api_b_port, payments_port, container_ports @ ..] = free_ports::<6>()?;
         let payments_url = format!("http://127.0.0.1:{payments_port}");
         let (receipts_folder, journal) = (folder.join("receipts"), folder.join("payments"));
         let sockets = (postgres.socket()?, redis.socket().to_owned());
         let slot = async |name: &str, program, args: Vec<String>| {
-            let spec = Spec { name: name.to_owned(), program, args };
+            let spec = Spec { name: name.to_owned(), program, args, environment: Vec::new() };
             Slot::new(spec, (&sockets.0, &sockets.1), &logs, history).await
         };
         // Claims last longer than most charges, and shorter than the longest pause of a stopped process.
@@ -95,6 +100,7 @@ impl World {
             archivist: slot("history", "consumer", words("history --fold history --fault-rate 0.05")).await?,
             projector: slot("wallets", "consumer", words("wallets --fold wallets --fault-rate 0.05")).await?,
             reaper: slot("reaper", "reaper", words("--keep 5s --interval 2s --stream-len-max 20000")).await?,
+            containers: Containers::new(folder, container_ports, (&sockets.0, &sockets.1), &logs, history).await?,
             late: std::sync::Mutex::default(),
             postgres: Mutex::new(postgres),
             redis: Mutex::new(redis),
@@ -103,6 +109,8 @@ impl World {
         launcher::apply_schema(&client).await.context("applying the schema")?;
         launcher::apply_roles(&client).await.context("applying the roles")?;
         client.batch_execute(launcher::SEED).await.context("applying the seed")?;
+        let refuse = format!("ALTER TABLE manifests ADD CHECK (data ->> 'note' <> '{REFUSED_NOTE}')");
+        client.batch_execute(&refuse).await.context("making the table of manifests refuse some")?;
         for slot in world.slots() {
             // Each process has its own role, by which its connections are found. The role has the rights that roles.sql grants.
             let (name, program) = (&slot.spec.name, slot.spec.program);
@@ -118,7 +126,7 @@ impl World {
     /// Every process.
     pub fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
         let others = [&self.receipts, &self.completer, &self.reaper, &self.payments];
-        self.apis.iter().chain(&self.streamers).chain(self.folding()).chain(others)
+        self.apis.iter().chain(&self.streamers).chain(self.folding()).chain(self.containers.slots()).chain(others)
     }
 
     /// The address of one of the apis, drawn anew for each request: so a client sends a retry to an api that does not remember
@@ -222,10 +230,10 @@ fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
-/// Different free ports, outside of the range from which outgoing connections take theirs while an api is down.
+/// Different free ports, outside of the range from which outgoing connections take theirs while a server is down.
 fn free_ports<const COUNT: usize>() -> Result<[u16; COUNT]> {
     let first: u16 = rand::random_range(20_000..31_000);
     let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
     let ports: Vec<u16> = (first..first + 1000).filter(is_free).take(COUNT).collect();
-    ports.try_into().ok().context("no free ports for the apis")
+    ports.try_into().ok().context("no free ports for the servers")
 }
