@@ -167,7 +167,8 @@ impl Bench {
                  SET LOCAL session_replication_role = replica;
                  TRUNCATE rides, staged_log_records, log_batches, checkpoints, dead_letters, history,
                           tracked_operations, bookings, audit_records, completions, receipts,
-                          wallet_locks, wallet_events RESTART IDENTITY;
+                          wallet_locks, wallet_events,
+                          spools, units, unit_parts, unit_reports, destinations, manifests RESTART IDENTITY;
                  COMMIT",
             )
             .await

@@ -3,6 +3,7 @@
 pub(crate) mod api;
 pub(crate) mod booked;
 pub(crate) mod consumer;
+pub(crate) mod container;
 pub(crate) mod deep;
 pub(crate) mod held;
 pub(crate) mod history;

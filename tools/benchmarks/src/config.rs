@@ -59,6 +59,10 @@ pub struct Config {
     #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
     pub hour_duration: Duration,
 
+    /// Units of 1 MB that wait in the case container. Each needs 2 MB of disk.
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub waiting_units: u32,
+
     /// The folder of servers and logs. It is emptied before the run, and after it unless a case failed.
     #[arg(long, default_value = ".data/bench")]
     pub data: PathBuf,
@@ -99,6 +103,8 @@ pub enum Case {
     Deep,
     /// Commands for wallets and reads of them, beside pgbench and nginx; the read model rebuilt; long histories.
     Wallets,
+    /// Manifests per second into three destinations, beside a synced file and a commit each; a destination that is away.
+    Container,
     /// Tables and indexes after an hour of traffic. Runs only if asked for.
     Hour,
 }
@@ -124,6 +130,7 @@ impl Config {
             (self.runs, self.seconds) = (1, 2);
             self.records = self.records.min(50_000);
             self.deep_records = self.deep_records.min(200_000);
+            self.waiting_units = self.waiting_units.min(100);
             self.hour_duration = self.hour_duration.min(Duration::from_secs(20));
         }
         self

@@ -7,6 +7,7 @@
 //! redis-benchmark, XADD in pipelines      ◀──▶  streamer --drain
 //! XRANGE by a bare C client               ◀──▶  consumer --drain
 //! pgbench, a wallet locked a transaction  ◀──▶  commands for wallets under wrk
+//! a file synced and a row committed each  ◀──▶  manifests for the container under wrk
 //! ```
 //!
 //! The servers have their default settings: every commit is on disk before it is confirmed. The subjects are the real
@@ -77,6 +78,7 @@ async fn measure_all(bench: &Bench, cases: &[Case], report: &mut Report) -> Resu
             Case::Pipeline => cases::pipeline::run(bench).await,
             Case::Deep => cases::deep::run(bench).await,
             Case::Wallets => cases::wallets::run(bench).await,
+            Case::Container => cases::container::run(bench).await,
             Case::Hour => cases::hour::run(bench).await,
         };
         match figures {

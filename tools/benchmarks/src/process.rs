@@ -94,6 +94,16 @@ impl Running {
         memory_mb(self.pid()?).with_context(|| self.last_words())
     }
 
+    /// The most memory that was ever resident.
+    pub fn memory_peak_mb(&self) -> Result<f64> {
+        memory_peak_mb(self.pid()?).with_context(|| self.last_words())
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill(Pid::from_raw(self.pid()? as i32), signal).with_context(|| format!("sending {signal} to {}", self.name))
+    }
+
     /// Waits until the process ends with success.
     ///
     /// # Errors
@@ -127,7 +137,7 @@ impl Running {
     /// The process had ended before, failed, or did not end in time.
     pub async fn stop(mut self) -> Result<()> {
         self.check()?;
-        kill(Pid::from_raw(self.pid()? as i32), Signal::SIGTERM).context("stopping a process")?;
+        self.signal(Signal::SIGTERM)?;
         let ended = tokio::time::timeout(STOP_WAIT, self.child.wait()).await;
         let status = ended.with_context(|| format!("{} does not stop", self.name))??;
         ensure!(status.success(), "{} ended with {status}: {}", self.name, self.last_words());

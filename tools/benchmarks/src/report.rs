@@ -20,6 +20,8 @@ pub(crate) enum Wanted {
     RatioAtMost(f64),
     /// At most this value.
     AtMost(f64),
+    /// At least this value.
+    AtLeast(f64),
 }
 
 /// One figure.
@@ -85,6 +87,9 @@ impl Row {
             (Some(Wanted::RatioAtMost(wanted)), Some(ratio)) => say("≤", wanted, ratio <= wanted),
             (Some(Wanted::AtMost(wanted)), _) if !self.samples.0.is_empty() => {
                 say("≤", wanted, self.samples.median() <= wanted)
+            }
+            (Some(Wanted::AtLeast(wanted)), _) if !self.samples.0.is_empty() => {
+                say("≥", wanted, self.samples.median() >= wanted)
             }
             (Some(_), _) => "not measured".to_owned(),
             (None, _) => String::new(),
@@ -244,6 +249,7 @@ mod tests {
         assert_eq!(row.clone().wanted(Wanted::RatioAtLeast(4.5)).verdict(), "≥ 4.5: below");
         assert_eq!(row.clone().wanted(Wanted::RatioAtMost(1.5)).verdict(), "≤ 1.5: over");
         assert_eq!(row.clone().wanted(Wanted::AtMost(20.0)).verdict(), "≤ 20: ok");
+        assert_eq!(row.clone().wanted(Wanted::AtLeast(20.5)).verdict(), "≥ 20.5: below");
         assert_eq!(row.cells()[5], "4.00");
         assert_eq!(Row::new("x", &Samples::default()).wanted(Wanted::AtMost(1.0)).verdict(), "not measured");
     }

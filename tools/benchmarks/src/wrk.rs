@@ -10,7 +10,12 @@ use crate::bench::Bench;
 use crate::tools;
 
 /// The script that wrk runs for every ride.
-const RIDES: &str = concat!(include_str!("post_rides.lua"), "\n", include_str!("answers.lua"));
+const RIDES: &str =
+    concat!(include_str!("timetable.lua"), "\n", include_str!("post_rides.lua"), "\n", include_str!("answers.lua"));
+
+/// The script that wrk runs for every manifest.
+const MANIFESTS: &str =
+    concat!(include_str!("timetable.lua"), "\n", include_str!("manifests.lua"), "\n", include_str!("answers.lua"));
 
 /// The script that wrk runs for every request about a wallet.
 const WALLETS: &str = concat!(include_str!("wallets.lua"), "\n", include_str!("answers.lua"));
@@ -99,11 +104,23 @@ pub(crate) enum About {
     Read(&'static str),
 }
 
+/// Manifests for the container.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Manifests {
+    /// The resource.
+    pub resource: &'static str,
+    /// The length of the photo, in bytes. `None`: there is none.
+    pub photo_len: Option<usize>,
+    /// Manifests per second. `None`: each connection sends the next one as soon as it has its response.
+    pub rate: Option<u64>,
+}
+
 /// A load generator that is ready to run.
 pub(crate) struct Wrk {
     program: PathBuf,
     rides: PathBuf,
     wallets: PathBuf,
+    manifests: PathBuf,
 }
 
 impl Wrk {
@@ -113,10 +130,12 @@ impl Wrk {
     /// wrk is not installed.
     pub fn new(bench: &Bench) -> Result<Self> {
         let program = tools::wrk()?;
-        let [rides, wallets] = ["post_rides.lua", "wallets.lua"].map(|name| bench.folder.join(name));
-        std::fs::write(&rides, RIDES).context("writing wrk's script")?;
-        std::fs::write(&wallets, WALLETS).context("writing wrk's script")?;
-        Ok(Self { program, rides, wallets })
+        let scripts = [("post_rides.lua", RIDES), ("wallets.lua", WALLETS), ("manifests.lua", MANIFESTS)];
+        let [rides, wallets, manifests] = scripts.map(|(name, script)| (bench.folder.join(name), script));
+        for (path, script) in [&rides, &wallets, &manifests] {
+            std::fs::write(path, script).context("writing wrk's script")?;
+        }
+        Ok(Self { program, rides: rides.0, wallets: wallets.0, manifests: manifests.0 })
     }
 
     /// Posts rides to `port` over `connections` connections from one thread.
@@ -148,6 +167,28 @@ impl Wrk {
             About::Read(path) => path,
         };
         command.arg(format!("http://127.0.0.1:{port}")).args(["--", what]).arg(ids);
+        run(command).await
+    }
+
+    /// Posts manifests to a container, over `connections` connections from one thread.
+    ///
+    /// # Errors
+    /// wrk fails, or there was no response.
+    pub async fn post_manifests(
+        &self,
+        port: u16,
+        connections: u32,
+        seconds: u64,
+        manifests: Manifests,
+    ) -> Result<Answers> {
+        let mut command = self.command(connections, seconds, &self.manifests);
+        command.arg(format!("http://127.0.0.1:{port}/{}", manifests.resource)).arg("--");
+        if let Some(len) = manifests.photo_len {
+            command.args(["photo", &len.to_string()]);
+        }
+        if let Some(rate) = manifests.rate {
+            command.args(["rate", &rate.to_string()]);
+        }
         run(command).await
     }
 
