@@ -162,9 +162,9 @@ impl Servers {
     }
 
     /// A line for a shell, with which commands find this run. A URL that was given may have a password, and is not printed.
-    pub fn exports(&self, api_port: u16) -> String {
+    pub fn exports(&self, api_port: u16, container_port: &str) -> String {
         let is_private = |name| self.private.iter().any(|server| server.name() == name);
-        let mut line = format!("export API_PORT={api_port}");
+        let mut line = format!("export API_PORT={api_port} CONTAINER_PORT={container_port}");
         let mut add = |name: &str, value: &str| {
             // A quote cannot stand between quotes.
             line.push_str(&format!(" {name}='{}'", value.replace('\'', "'\\''")));

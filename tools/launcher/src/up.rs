@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use base64::Engine;
@@ -34,8 +34,11 @@ const WALLET: &str = "28skwt5B8zTrs6AqBWrSgCHLcRL";
 /// The port of the container, or the first after it that is free.
 const CONTAINER_PORT: u16 = 5008;
 
-/// The port of the receiver of notices, or the first after it that is free.
+/// The port of the receiver of notices in the first run, or the first after it that is free.
 const NOTICES_PORT: u16 = 5009;
+
+/// The file with the port of notices in the run before.
+const NOTICES_PORT_FILE: &str = "notices-port";
 
 /// The monitor port of the first process of the Procfile. The following processes get the following ports that are free.
 const FIRST_MONITOR_PORT: u16 = 5010;
@@ -121,7 +124,7 @@ async fn run_everything(
 ) -> Result<()> {
     let names = entries.iter().map(|entry| entry.name.len()).chain(["postgres", "summary"].map(str::len));
     let console = Console::new(names.max().unwrap_or(0));
-    let ports = Ports::choose(config.api_port, entries.len());
+    let ports = Ports::choose(config.api_port, entries.len(), &config.data);
     let settings = match ports {
         Ok(ports) => settings(config, outside, &servers, &entries, &ports, &console).await.map(|set| (ports, set)),
         Err(error) => Err(error),
@@ -178,7 +181,7 @@ struct Ports {
 }
 
 impl Ports {
-    fn choose(api: u16, process_count: usize) -> Result<Self> {
+    fn choose(api: u16, process_count: usize, data: &Path) -> Result<Self> {
         let mut claimed: Vec<ClaimedPort> = ClaimedPort::new(api).into_iter().collect();
         let mut given_or_free = |name: &str, first: u16| -> Result<String> {
             let given = given(name);
@@ -190,8 +193,9 @@ impl Ports {
         };
         let page = given_or_free("DASHBOARD_PORT", DASHBOARD_PORT)?;
         let payments = given_or_free("PAYMENTS_PORT", PAYMENTS_PORT)?;
+        let notices = given_or_free("NOTICES_PORT", port_before(data))?;
+        std::fs::write(data.join(NOTICES_PORT_FILE), &notices).context("writing down the port of notices")?;
         let container = given_or_free("CONTAINER_PORT", CONTAINER_PORT)?;
-        let notices = given_or_free("NOTICES_PORT", NOTICES_PORT)?;
         let monitors = claim_ports(FIRST_MONITOR_PORT, process_count)?;
         let numbers = monitors.iter().map(|claimed| claimed.port).collect();
         claimed.extend(monitors);
@@ -286,12 +290,36 @@ fn greet(servers: &Servers, outside: &Outside, entries: &[Entry], ports: &Ports)
         ));
     }
     say("For another terminal, so that every command of README.md finds this run:");
-    say(&format!("  {}", servers.exports(ports.api)));
+    say(&format!("  {}", servers.exports(ports.api, &ports.container)));
+}
+
+/// The port at which notices were received in the run before. Units that wait are told there: at another port the receiver would
+/// pass for another destination, and the container would not start.
+fn port_before(data: &Path) -> u16 {
+    let before = std::fs::read_to_string(data.join(NOTICES_PORT_FILE)).ok();
+    before.and_then(|port| port.trim().parse().ok()).unwrap_or(NOTICES_PORT)
 }
 
 async fn check_port(api_port: u16) -> Result<()> {
     match TcpListener::bind(("127.0.0.1", api_port)).await {
         Ok(_) => Ok(()),
         Err(error) => bail!("port {api_port} cannot be used for the api ({error}): set API_PORT to another"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NOTICES_PORT, NOTICES_PORT_FILE, port_before};
+
+    #[test]
+    fn notices_are_received_at_the_port_of_the_run_before() {
+        let data = std::env::temp_dir().join(format!("up-{:016x}", rand::random::<u64>()));
+        std::fs::create_dir(&data).unwrap();
+        assert_eq!(port_before(&data), NOTICES_PORT);
+        std::fs::write(data.join(NOTICES_PORT_FILE), "23456").unwrap();
+        assert_eq!(port_before(&data), 23456);
+        std::fs::write(data.join(NOTICES_PORT_FILE), "none").unwrap();
+        assert_eq!(port_before(&data), NOTICES_PORT);
+        std::fs::remove_dir_all(&data).unwrap();
     }
 }
