@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use crate::begin_proxy::{read_message, socket_of};
 
-/// How the proxy treats the next COMMIT.
+/// How the proxy treats the next COMMIT, or the next statement of a name, which commits by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AtCommit {
     /// It reaches Postgres, and so does the response reach the client.
@@ -31,12 +31,29 @@ pub struct CommitProxy {
     shared: Arc<Shared>,
 }
 
+/// The simple query that ends a transaction.
+const COMMIT: &str = "COMMIT";
+
 struct Shared {
     socket: PathBuf,
     next: Mutex<AtCommit>,
+    /// A part of the statement that it strikes at.
+    statement: Mutex<&'static str>,
     /// New connections are closed at once.
     is_shut: Mutex<bool>,
     delivered: Semaphore,
+}
+
+impl Shared {
+    /// Whether the message is, or begins, the statement that is waited for.
+    fn is_struck(&self, message: &[u8]) -> bool {
+        let statement = *self.statement.lock().unwrap();
+        match message[0] {
+            b'Q' => message[5..].starts_with(statement.as_bytes()),
+            b'P' if statement != COMMIT => message.windows(statement.len()).any(|part| part == statement.as_bytes()),
+            _ => false,
+        }
+    }
 }
 
 impl CommitProxy {
@@ -47,6 +64,7 @@ impl CommitProxy {
         let shared = Arc::new(Shared {
             socket: socket_of(postgres_url),
             next: Mutex::default(),
+            statement: Mutex::new(COMMIT),
             is_shut: Mutex::new(false),
             delivered: Semaphore::new(0),
         });
@@ -68,6 +86,12 @@ impl CommitProxy {
 
     /// Strikes at the next COMMIT.
     pub fn strike(&self, at_commit: AtCommit) {
+        self.strike_at(COMMIT, at_commit);
+    }
+
+    /// Strikes at the next statement that contains this text and has parameters. Without BEGIN it commits by itself.
+    pub fn strike_at(&self, statement: &'static str, at_commit: AtCommit) {
+        *self.shared.statement.lock().unwrap() = statement;
         *self.shared.next.lock().unwrap() = at_commit;
     }
 
@@ -96,7 +120,14 @@ async fn carry(client: TcpStream, shared: Arc<Shared>) {
     let back = tokio::spawn(carry_back(from_server, Arc::clone(&to_client)));
     let Ok(mut message) = read_message(&mut from_client, 0).await else { return back.abort() };
     loop {
-        let strike = if message.starts_with(b"Q") && message[5..].starts_with(b"COMMIT") {
+        let strike = if shared.is_struck(&message) {
+            // A statement with parameters is several messages. The last one is Sync.
+            let mut kind = message[0];
+            while kind != b'Q' && kind != b'S' {
+                let Ok(next) = read_message(&mut from_client, 1).await else { return back.abort() };
+                kind = next[0];
+                message.extend_from_slice(&next);
+            }
             std::mem::take(&mut *shared.next.lock().unwrap())
         } else {
             AtCommit::Pass

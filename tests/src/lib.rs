@@ -37,7 +37,7 @@ pub use servers::{Backup, PrivatePostgres, PrivateRedis, free_port, is_alive, sc
 pub use terminal::{Look, Terminal};
 pub use tls_servers::{REDIS_USERS, TlsServers, write_certificate};
 pub use wallets::{WalletReader, WalletTraffic, change_wallets, new_wallets};
-pub use watched::Watched;
+pub use watched::{Monitor, Watched};
 pub use workspace::{Help, root, workspace_binaries};
 pub use world::{World, roles, write_rides};
 

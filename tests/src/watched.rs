@@ -1,6 +1,7 @@
 //! Processes with metrics and health over HTTP.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 
 use crate::{Process, World};
 
@@ -8,16 +9,36 @@ use crate::{Process, World};
 pub struct Watched {
     /// The process.
     pub process: Process,
-    address: String,
-    client: reqwest::Client,
+    monitor: Monitor,
 }
 
 impl Watched {
     /// Starts a binary in a world, with further arguments, and with a monitor on a free port.
     pub async fn start(world: &World, name: &str, args: &[&str]) -> Self {
         let mut process = Process::start(world, name, &[args, &["--monitor-port", "0"]].concat());
-        let address = process.address_after("monitor started").await;
-        Self { process, address, client: reqwest::Client::new() }
+        let monitor = Monitor::of(&mut process).await;
+        Self { process, monitor }
+    }
+}
+
+impl Deref for Watched {
+    type Target = Monitor;
+
+    fn deref(&self) -> &Monitor {
+        &self.monitor
+    }
+}
+
+/// The monitor of a process.
+pub struct Monitor {
+    address: String,
+    client: reqwest::Client,
+}
+
+impl Monitor {
+    /// The monitor of a process that has just been started.
+    pub async fn of(process: &mut Process) -> Self {
+        Self { address: process.address_after("monitor started").await, client: reqwest::Client::new() }
     }
 
     /// The address of its monitor: `127.0.0.1:5010`.
@@ -50,5 +71,22 @@ impl Watched {
     /// The value of one sample; 0 if the process has not written it yet.
     pub async fn metric(&self, name: &str) -> f64 {
         self.metrics().await.get(name).copied().unwrap_or(0.0)
+    }
+
+    /// Orders a fault. Returns status and body of the response.
+    pub async fn order(&self, path: &str) -> (u16, String) {
+        let request = self.client.post(format!("http://{}{path}", self.address)).header("x-fault-order", "1");
+        let response = request.send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    /// Every metric has a help text, and a name of this project.
+    pub async fn assert_every_metric_has_help(&self) {
+        let (_, text) = self.get("/metrics").await;
+        for line in text.lines().filter(|line| line.starts_with("# TYPE ")) {
+            let name = line.split(' ').nth(2).unwrap();
+            assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help text");
+            assert!(name.starts_with("rocket_rides_"), "{name}");
+        }
     }
 }

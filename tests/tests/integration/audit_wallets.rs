@@ -6,12 +6,12 @@ use wallet::{Action, Amount, EventId, State, WalletId, apply, decide, decide_tra
 use crate::reaper::reap;
 
 /// Runs `audit`, which must find no difference.
-async fn equal(world: &World, args: &[&str]) -> String {
+pub async fn equal(world: &World, args: &[&str]) -> String {
     Process::start(world, "audit", args).succeed().await
 }
 
 /// Runs `audit`, which must find exactly these differences, each with its beginning and with these words.
-async fn different(world: &World, differences: &[(&str, &str)]) {
+pub async fn different(world: &World, differences: &[(&str, &str)]) {
     let output = Process::start(world, "audit", &[]).fail(1).await;
     let found: Vec<&str> = output.lines().filter_map(|line| line.strip_prefix("DIFFERENCE: ")).collect();
     for (beginning, words) in differences {

@@ -37,6 +37,9 @@ async fn every_fault_strikes_and_nothing_is_lost() {
     let wallets = output.lines().find(|line| line.contains(" commands for wallets accepted, ")).unwrap();
     let is_busy = |what: &str| !wallets.contains(&format!(" 0 {what}")) && !wallets.starts_with(&format!("0 {what}"));
     assert!(["commands", "rejected", "reads from redis", "from postgres"].into_iter().all(is_busy), "{wallets}");
+    let manifests = output.lines().find(|line| line.contains(" manifests filed, ")).unwrap();
+    let is_busy = |what: &str| !manifests.contains(&format!(" 0 {what}"));
+    assert!(["told to be committed", "rejected", "read"].into_iter().all(is_busy), "{manifests}");
     std::fs::remove_dir_all(data).unwrap();
 }
 
@@ -131,6 +134,33 @@ async fn a_command_that_is_decided_twice_is_seen() {
     )
     .await;
     assert!(output.contains("VIOLATION W1: WalletCommand {"), "{output}");
+}
+
+/// Runs chaos, and runs the statement when a manifest is committed. Returns the output of chaos.
+async fn chaos_with_manifests_while(falsify: &str) -> String {
+    chaos_during(async |client, _| {
+        let enough = "SELECT count(*) > 2 FROM manifests";
+        wait_until("manifests are committed", async || client.query_one(enough, &[]).await.unwrap().get(0)).await;
+        client.batch_execute(falsify).await.unwrap();
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_committed_and_gone_is_seen() {
+    let output = chaos_with_manifests_while("DELETE FROM manifests WHERE uow = (SELECT min(uow) FROM manifests)").await;
+    assert!(output.contains("VIOLATION C2: 1 committed units have no row in manifests"), "{output}");
+}
+
+#[tokio::test]
+async fn a_second_verdict_on_an_attempt_is_seen() {
+    let output = chaos_with_manifests_while(
+        "INSERT INTO staged_log_records (object, action, data)
+         SELECT 'unit', 'commit', json_build_object('uow', uow, 'attempt', attempt, 'status', 200)
+         FROM units WHERE state = 'committed' ORDER BY uow LIMIT 1",
+    )
+    .await;
+    assert!(output.contains("VIOLATION C2: record "), "{output}");
 }
 
 /// Runs a script on the document of the wallet that changed most, as one step: so the projector writes nothing in between. Its

@@ -12,15 +12,18 @@ use tokio::process::Command;
 /// The secret of notices.
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
+/// How long a test waits until every unit is final.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
 /// A container, its folders, and the receiver of its notices.
 pub struct Scene {
     pub world: World,
     pub container: Process,
     pub notices: Process,
     pub client: reqwest::Client,
-    folder: PathBuf,
-    base: String,
-    notices_port: u16,
+    pub folder: PathBuf,
+    pub base: String,
+    pub notices_port: u16,
     config: String,
 }
 
@@ -33,9 +36,14 @@ impl Scene {
 
     /// The same with another declaration.
     pub async fn start_with(notices_port: u16, config: &str) -> Self {
-        let (world, folder) = (World::new().await, scratch_folder());
+        Self::start_on(World::new().await, notices_port, config).await
+    }
+
+    /// The same in this world, which may have servers of its own.
+    pub async fn start_on(world: World, notices_port: u16, config: &str) -> Self {
+        let folder = scratch_folder();
         let notices = spawn_notices(&folder, notices_port);
-        let (container, base) = spawn_container(&world, &folder, config).await;
+        let (container, base) = spawn(command(&world, &folder, config)).await;
         let client = reqwest::Client::new();
         wait_until("the receiver responds", async || {
             client.get(format!("http://127.0.0.1:{notices_port}/notices")).send().await.is_ok()
@@ -47,7 +55,46 @@ impl Scene {
     /// Starts the container again, with another declaration if one is given.
     pub async fn start_again(&mut self, config: Option<String>) {
         self.config = config.unwrap_or_else(|| self.config.clone());
-        (self.container, self.base) = spawn_container(&self.world, &self.folder, &self.config).await;
+        self.start_command(self.command()).await;
+    }
+
+    /// Starts the container again, with these flags.
+    pub async fn start_again_with(&mut self, flags: &[&str]) {
+        let mut command = self.command();
+        command.args(flags);
+        self.start_command(command).await;
+    }
+
+    /// The command that starts the container, for tests that change it.
+    pub fn command(&self) -> Command {
+        command(&self.world, &self.folder, &self.config)
+    }
+
+    /// Starts the container by this command.
+    pub async fn start_command(&mut self, command: Command) {
+        (self.container, self.base) = spawn(command).await;
+    }
+
+    /// Starts another container on the same spool and the same database.
+    pub fn spawn(&self, flags: &[&str]) -> Process {
+        let mut command = self.command();
+        command.args(flags);
+        Process::spawn("container", command)
+    }
+
+    /// The folder with the spool, the photos in `data`, and the notices.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Starts a container with a declaration that it refuses. Returns its log.
+    pub async fn refused(&self, config: &str) -> String {
+        Process::spawn("container", command(&self.world, &self.folder, config)).fail(2).await
+    }
+
+    /// The URL of a path of the container.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
     }
 
     /// Starts the receiver again.
@@ -60,16 +107,8 @@ impl Scene {
     }
 
     pub fn post_with_photo(&self, document: &Value, photo: &[u8]) -> RequestBuilder {
-        let boundary = "one-boundary";
-        let mut body = format!(
-            "--{boundary}\r\ncontent-disposition: form-data; name=\"manifest\"\r\n\r\n{document}\r\n--{boundary}\r\n\
-             content-disposition: form-data; name=\"photo\"; filename=\"p.png\"\r\ncontent-type: image/png\r\n\r\n"
-        )
-        .into_bytes();
-        body.extend_from_slice(photo);
-        body.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
-        let post = self.client.post(format!("{}/manifests", self.base));
-        post.header("content-type", format!("multipart/form-data; boundary={boundary}")).body(body)
+        let (content_type, body) = multipart(document, photo);
+        self.client.post(format!("{}/manifests", self.base)).header("content-type", content_type).body(body)
     }
 
     pub async fn unit(&self, uow: i64) -> Value {
@@ -89,10 +128,21 @@ impl Scene {
 
     /// What the receiver was told: attempt and state of each notice about this unit.
     pub async fn told(&self, uow: i64) -> Vec<(i64, String)> {
-        let url = format!("http://127.0.0.1:{}/notices?limit=1000", self.notices_port);
-        let page: Value = self.client.get(url).send().await.unwrap().json().await.unwrap();
-        let notices = page["notices"].as_array().unwrap().iter().filter(|notice| notice["uow"] == uow);
+        let notices = self.notices().await;
+        let notices = notices.iter().filter(|notice| notice["uow"] == uow);
         notices.map(|one| (one["attempt"].as_i64().unwrap(), one["state"].as_str().unwrap().to_owned())).collect()
+    }
+
+    /// The register of the receiver.
+    pub async fn notices(&self) -> Vec<Value> {
+        let (mut notices, mut next) = (Vec::new(), json!(0));
+        while let Some(after) = next.as_u64() {
+            let url = format!("http://127.0.0.1:{}/notices?limit=1000&after={after}", self.notices_port);
+            let mut page: Value = self.client.get(url).send().await.unwrap().json().await.unwrap();
+            notices.append(page["notices"].as_array_mut().unwrap());
+            next = page["next"].take();
+        }
+        notices
     }
 
     /// The lengths of the photos.
@@ -136,7 +186,7 @@ impl Drop for Scene {
 }
 
 /// The files of a folder that are visible.
-fn files(folder: &Path) -> Vec<PathBuf> {
+pub fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     entries.filter(|path| path.is_file() && !path.file_name().unwrap().to_string_lossy().starts_with('.')).collect()
 }
@@ -182,25 +232,47 @@ fn spawn_notices(folder: &Path, port: u16) -> Process {
     Process::spawn("notices", command)
 }
 
-/// Starts a container. Returns it with its URL.
-async fn spawn_container(world: &World, folder: &Path, config: &str) -> (Process, String) {
+/// The command that starts a container, under its own role.
+fn command(world: &World, folder: &Path, config: &str) -> Command {
     let path = folder.join("container.toml");
     std::fs::write(&path, config).unwrap();
     let mut command = Command::new(binary("container"));
     command
         .args(["--container-port", "0", "--config"])
         .arg(path)
-        .arg("--container-spool")
-        .arg(folder.join("spool"))
-        .env("DATABASE_URL", world.database_url())
+        .env("CONTAINER_SPOOL", folder.join("spool"))
+        .env("DATABASE_URL", world.database_url_of("container"))
         .env("REDIS_URL", world.redis_url())
         .env("CONTAINER_DATA", folder.join("data"))
         .env("NOTICES_PORT", "5009")
         .env("BOARD_PREFIX", world.stream_name())
         .env("NOTICES_SECRET", SECRET);
+    command
+}
+
+/// Starts a container. Returns it with its URL.
+pub async fn spawn(command: Command) -> (Process, String) {
     let mut container = Process::spawn("container", command);
-    let address = container.address_after("container started").await;
-    (container, format!("http://{address}"))
+    let base = base_of(&mut container).await;
+    (container, base)
+}
+
+/// The URL of a container, when it has started.
+pub async fn base_of(container: &mut Process) -> String {
+    format!("http://{}", container.address_after("container started").await)
+}
+
+/// Content type and body of a request with a photo.
+pub fn multipart(document: &Value, photo: &[u8]) -> (String, Vec<u8>) {
+    let boundary = "one-boundary";
+    let mut body = format!(
+        "--{boundary}\r\ncontent-disposition: form-data; name=\"manifest\"\r\n\r\n{document}\r\n--{boundary}\r\n\
+         content-disposition: form-data; name=\"photo\"; filename=\"p.png\"\r\ncontent-type: image/png\r\n\r\n"
+    )
+    .into_bytes();
+    body.extend_from_slice(photo);
+    body.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+    (format!("multipart/form-data; boundary={boundary}"), body)
 }
 
 /// A manifest.

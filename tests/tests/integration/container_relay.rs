@@ -1,4 +1,4 @@
-//! A server between a container and the receiver of its notices, which loses responses.
+//! A server between a container and the receiver of its notices, which loses responses and delays notices.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,6 +7,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
+use tests::wait_until;
+use tokio::sync::Semaphore;
 
 /// The treatment of a notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub enum Treatment {
     Lose,
     /// The receiver is told, and there is no response.
     Hang,
+    /// The notice waits until [`Relay::release`]. Then it is treated as `Pass`, also if its sender is gone.
+    Late,
     /// The receiver is not told, and the response has this status.
     Refuse(u16),
 }
@@ -36,6 +40,8 @@ struct Plan {
     store: Treatment,
     undo: Treatment,
     seen: Vec<Seen>,
+    /// Late notices that the receiver has responded to.
+    late_count: usize,
 }
 
 /// The server. It ends with the test.
@@ -44,6 +50,7 @@ pub struct Relay {
     plan: Arc<Mutex<Plan>>,
     receiver: String,
     client: reqwest::Client,
+    released: Arc<Semaphore>,
     pub url: String,
 }
 
@@ -52,9 +59,10 @@ impl Relay {
     pub async fn start(receiver_port: u16, store: Treatment, undo: Treatment) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let relay = Self {
-            plan: Arc::new(Mutex::new(Plan { store, undo, seen: Vec::new() })),
+            plan: Arc::new(Mutex::new(Plan { store, undo, seen: Vec::new(), late_count: 0 })),
             receiver: format!("http://127.0.0.1:{receiver_port}/notices"),
             client: reqwest::Client::new(),
+            released: Arc::new(Semaphore::new(0)),
             url: format!("http://{}/notices", listener.local_addr().unwrap()),
         };
         let router = axum::Router::new().route("/notices", axum::routing::post(relay_notice)).with_state(relay.clone());
@@ -66,6 +74,21 @@ impl Relay {
     pub fn treat(&self, store: Treatment, undo: Treatment) {
         let mut plan = self.plan.lock().unwrap();
         (plan.store, plan.undo) = (store, undo);
+    }
+
+    /// Lets the first notice that is late reach the receiver, and waits until it has responded.
+    pub async fn release(&self) {
+        let late_count = || self.plan.lock().unwrap().late_count;
+        let before = late_count();
+        self.released.add_permits(1);
+        wait_until("the receiver has the late notice", async || late_count() > before).await;
+    }
+
+    async fn tell_late(self, notice: Seen) -> (StatusCode, Bytes) {
+        self.released.acquire().await.unwrap().forget();
+        let told = self.tell(&notice).await;
+        self.plan.lock().unwrap().late_count += 1;
+        told
     }
 
     /// The notices of this action, in the order in which they arrived.
@@ -97,6 +120,11 @@ async fn relay_notice(State(relay): State<Relay>, headers: HeaderMap, body: Byte
     };
     let told = match treatment {
         Treatment::Refuse(_) => None,
+        Treatment::Late => {
+            relay.plan.lock().unwrap().seen.push(seen.clone());
+            // In a task of its own: this one ends if the sender closes the connection.
+            return tokio::spawn(relay.clone().tell_late(seen)).await.unwrap().into_response();
+        }
         _ => Some(relay.tell(&seen).await),
     };
     // The receiver knows it by now.

@@ -56,12 +56,12 @@ impl Page {
         incidents.as_array().unwrap().iter().map(text).collect()
     }
 
-    async fn token(&self) -> Option<String> {
+    pub async fn token(&self) -> Option<String> {
         let answer: Value = self.client.get(format!("{}/faults", self.url)).send().await.unwrap().json().await.unwrap();
         answer["token"].as_str().map(str::to_owned)
     }
 
-    async fn order(&self, headers: &[(&str, &str)], order: &Value) -> (u16, Value) {
+    pub async fn order(&self, headers: &[(&str, &str)], order: &Value) -> (u16, Value) {
         let request =
             headers.iter().fold(self.client.post(format!("{}/faults", self.url)), |request, (name, value)| {
                 request.header(*name, *value)

@@ -76,7 +76,7 @@ async fn both_files_upgrade_the_tables_of_the_first_version_and_write_the_condit
     // As they were before there was a baseline, a cluster's identity, and a trace.
     const FIRST_VERSION: &str = "
         DROP VIEW IF EXISTS wallets, wallet_states;
-        DROP TABLE IF EXISTS wallet_events, wallet_locks;
+        DROP TABLE IF EXISTS wallet_events, wallet_locks, unit_reports, unit_parts, units, spools;
         DROP TABLE log_identity;
         ALTER TABLE staged_log_records DROP COLUMN traceparent;
         DROP DOMAIN w3c_traceparent;

@@ -50,13 +50,16 @@ fn every_binary_has_a_man_page_and_completions() {
         let is_part = names.iter().any(|binary| name.starts_with(&format!("{binary}-")));
         assert!(names.contains(name) || is_part, "{page} is of no binary");
     }
-    for page in ["launcher-with-servers.1", "dead-letters-replay.1"] {
+    let of_container =
+        ["container-notices.1", "container-units-list.1", "container-units-retry.1", "container-units-drop.1"];
+    for page in ["launcher-with-servers.1", "dead-letters-replay.1"].into_iter().chain(of_container) {
         assert!(pages.contains(page), "{page} is missing: {pages:?}");
     }
 }
 
+/// Formats a page, without hyphens that are not in it.
 fn groff(args: &[&str], page: &Path) -> (String, String) {
-    let output = Command::new("groff").args(["-man", "-Tascii"]).args(args).arg(page).output();
+    let output = Command::new("groff").args(["-man", "-Tascii", "-rHY=0"]).args(args).arg(page).output();
     let output = output.expect("groff is here: run the tests with bin/test, which installs it");
     assert!(output.status.success(), "{}", page.display());
     (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
@@ -74,6 +77,12 @@ fn man_pages_are_sound_and_tell_of_settings() {
     for words in ["consumer", "--copy-from", "DATABASE_URL", "STREAM_NAME", "rocket-rides-log", "v0.2.0"] {
         assert!(text.contains(words), "consumer(1) does not tell of {words}:\n{text}");
     }
+    let (container, _) = groff(&["-P-cbou"], &share.page("container.1"));
+    for words in ["--config", "CONTAINER_PORT", "--reply-wait", "container-units(1)", "container-notices(1)"] {
+        assert!(container.contains(words), "container(1) does not tell of {words}:\n{container}");
+    }
+    let (units, _) = groff(&["-P-cbou"], &share.page("container-units-retry.1"));
+    assert!(units.contains("Make dead units due again") && units.contains("--all"), "{units}");
     // The man page hides the flags for chaos and tests.
     assert!(!text.contains("--inject"), "{text}");
 }
@@ -108,6 +117,8 @@ fn bash_completes_flags_values_and_subcommands() {
         (&["launcher", "up", "--summ"], "--summary-every"),
         (&["dead-letters", "rep"], "replay"),
         (&["manual", "--in"], "--into"),
+        (&["container", "--container-sp"], "--container-spool"),
+        (&["container", "units", "ret"], "retry"),
     ] {
         assert_eq!(completed(&share, words), offered, "{words:?}");
     }

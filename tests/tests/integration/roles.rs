@@ -183,7 +183,6 @@ async fn the_container_settles_units_and_changes_no_request() {
         "UPDATE units SET unit_key = gen_random_uuid()",
         "UPDATE units SET content_hash = ''",
         "UPDATE units SET spool_name = 'other'",
-        "DELETE FROM units",
         "UPDATE unit_parts SET destination = 'other'",
         "DELETE FROM unit_parts",
         "UPDATE unit_reports SET status = 200",
@@ -193,12 +192,25 @@ async fn the_container_settles_units_and_changes_no_request() {
         "DELETE FROM manifests",
     ];
     assert_refused(&world, "container", &statements).await;
+    // It deletes only units that are settled and whose files are gone.
+    let add = "INSERT INTO spools (spool_id, place) VALUES ('00000000-0000-4000-8000-000000000000', 'x');
+               INSERT INTO units (unit_key, resource, subject, state, spool_id, spool_name, content_hash, settled_at)
+               SELECT gen_random_uuid(), 'a', '1', state, spool_id, state, '', CASE state WHEN 'committed' THEN now() END
+               FROM spools, unnest(ARRAY['queued', 'dead', 'committed']) AS state";
+    world.client().batch_execute(add).await.unwrap();
+    for state in ["queued", "dead", "committed"] {
+        let error = client.batch_execute(&format!("DELETE FROM units WHERE state = '{state}'")).await.unwrap_err();
+        assert_eq!(error.code(), Some(&SqlState::RAISE_EXCEPTION), "{state}: {error:?}");
+    }
+    let gone = "UPDATE units SET file_gone_at = now() WHERE state = 'committed'";
+    client.batch_execute(gone).await.unwrap();
+    assert_eq!(client.execute("DELETE FROM units WHERE state = 'committed'", &[]).await.unwrap(), 1);
     for role in ["api", "consumer", "dashboard"] {
         assert_refused(&world, role, &["SELECT FROM units", "SELECT FROM unit_parts", "SELECT FROM manifests"]).await;
     }
     let decided = "UPDATE units SET state = 'dropped', settled_at = now()";
     world.connect_as("operator").await.batch_execute(decided).await.unwrap();
-    let statements = ["UPDATE units SET status = 200", "UPDATE unit_parts SET state = 'stored'", "DELETE FROM units"];
+    let statements = ["UPDATE units SET status = 200", "UPDATE unit_parts SET attempts = 0", "DELETE FROM units"];
     assert_refused(&world, "operator", &statements).await;
 }
 
