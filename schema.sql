@@ -1009,6 +1009,12 @@ CREATE TABLE IF NOT EXISTS manifests (
 DO $$ BEGIN
     IF to_regclass('manifests_newest') IS NULL THEN
         CREATE INDEX manifests_newest ON manifests (subject, uow);
+        BEGIN
+            -- It takes half the time of pglz for documents of 10 kB.
+            ALTER TABLE manifests ALTER COLUMN data SET COMPRESSION lz4;
+        EXCEPTION WHEN feature_not_supported THEN
+            NULL;  -- This build of Postgres lacks it.
+        END;
     END IF;
 END $$;
 

@@ -4,19 +4,22 @@
 //! keep the first, so such a document is refused before it is stored anywhere. So is a text with a NUL, which Postgres cannot hold.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
-/// Reads a document.
+/// Reads one field of a document. `None`: the document has no such field, or is no object. The other fields are checked, and not
+/// kept.
 ///
 /// # Errors
 /// The text is no JSON, is nested too deeply, has a name twice in one object, or has a text with a NUL.
-pub(crate) fn read(text: &[u8]) -> Result<Value, serde_json::Error> {
+pub(crate) fn read(text: &[u8], field: &str) -> Result<Option<Value>, serde_json::Error> {
     serde_json::from_slice::<Unambiguous>(text)?;
-    serde_json::from_slice(text)
+    let Ok(fields) = serde_json::from_slice::<HashMap<Cow<'_, str>, &RawValue>>(text) else { return Ok(None) };
+    fields.get(field).map(|value| serde_json::from_str(value.get())).transpose()
 }
 
 /// A value in which no object has a name twice, and no text a NUL. It is not kept.
@@ -83,6 +86,8 @@ impl<'de> Visitor<'de> for Unambiguous {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::read;
 
     #[test]
@@ -100,23 +105,22 @@ mod tests {
             ("{} {}", "trailing characters"),
             ("", "EOF"),
         ] {
-            let told = read(text.as_bytes()).unwrap_err().to_string();
+            let told = read(text.as_bytes(), "a").unwrap_err().to_string();
             assert!(told.contains(fault), "{text}: {told}");
         }
     }
 
     #[test]
-    fn every_other_document_is_read_as_it_is() {
-        for text in [
-            r#"{"a":[null,true,-1,18446744073709551615,1.5,"\\u0000","é"],"b":{"a":1},"c":{"a":1}}"#,
-            r#"[{"a":1},{"a":1}]"#,
-            "\"a\"",
+    fn a_field_of_every_other_document_is_read() {
+        for (text, field) in [
+            (r#"{"a":[null,true,-1,18446744073709551615,1.5,"\\u0000","é"],"b":{"a":1},"c":{"a":1}}"#, None),
+            (r#"{"\u0061":"é\n"}"#, Some(json!("é\n"))),
+            (r#"{"b":{"a":1},"a":-1}"#, Some(json!(-1))),
+            (r#"[{"a":1},{"a":1}]"#, None),
+            ("\"a\"", None),
         ] {
-            assert_eq!(
-                read(text.as_bytes()).unwrap(),
-                serde_json::from_str::<serde_json::Value>(text).unwrap(),
-                "{text}"
-            );
+            let field = field.or_else(|| serde_json::from_str::<Value>(text).unwrap().get("a").cloned());
+            assert_eq!(read(text.as_bytes(), "a").unwrap(), field, "{text}");
         }
     }
 }

@@ -22,10 +22,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow};
+use bytes::Bytes;
 use common::stay_down::StayDown;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use tokio::io::AsyncWriteExt;
+use futures_util::stream::BoxStream;
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
@@ -35,6 +36,9 @@ use crate::points::{Point, pass};
 
 /// A temporary file of this age is of a killed process: no store may take so long.
 const UNFINISHED_AGE_MAX: Duration = Duration::from_secs(60 * 60);
+
+/// A content is written in blocks that are at least as long, except for the last.
+const BLOCK_LEN: usize = 64 * 1024;
 
 /// The folder of the temporary files. It is in the same folder, because a link cannot cross file systems.
 const UNFINISHED: &str = ".unfinished";
@@ -92,12 +96,6 @@ impl Files {
         self.id
     }
 
-    /// Refuses a folder that is not the one that was opened.
-    async fn require_mounted(&self) -> Result<(), Refusal> {
-        let mark = self.mark.clone();
-        unwound(spawn_blocking(move || if mark.is_there() { Ok(()) } else { Err(unmounted()) }).await)
-    }
-
     /// The file of an attempt. An empty file is a tombstone: the attempt was undone.
     pub fn path(&self, key: Uuid, attempt: i32) -> PathBuf {
         self.folder.join(format!("{key}-{attempt}"))
@@ -113,30 +111,82 @@ impl Files {
         spawn_blocking(move || clear(&unfinished, older_than)).await?.context(context)
     }
 
+    /// Writes the content block by block. A short content takes one blocking step in all.
     async fn write(&self, unit: &Unit, attachment: Attachment) -> Result<(), Refusal> {
-        self.require_mounted().await?;
-        let temporary = Temporary::new(&self.folder);
-        let mut file = tokio::fs::File::create_new(&temporary.0).await.map_err(refused)?;
-        let (mut bytes, mut is_empty) = (attachment.bytes, true);
-        while let Some(piece) = bytes.next().await {
-            let piece = piece.map_err(|error| Refusal::new(503, format!("reading the attachment: {error:#}")))?;
-            is_empty &= piece.is_empty();
-            file.write_all(&piece).await.map_err(refused)?;
-        }
-        if is_empty {
+        let mut bytes = attachment.bytes;
+        let mut block = next_block(&mut bytes).await?;
+        if block.is_empty() {
             // An empty file is a tombstone.
             return Err(Refusal::new(
                 422,
                 format!("the attachment {:?} is empty: leave it out, or send it", self.takes),
             ));
         }
-        file.sync_all().await.map_err(refused)?;
-        self.require_mounted().await?;
-        let (folder, path) = (self.folder.clone(), self.path(unit.key, unit.attempt));
-        // If this future is dropped, the link may be made later. An undo has put its tombstone there by then, or will replace it.
-        pass(Point::FileUnnamed, &unit.subject);
-        unwound(spawn_blocking(move || link(&temporary, &path, &folder)).await)
+        let mut writing = Writing {
+            folder: self.folder.clone(),
+            path: self.path(unit.key, unit.attempt),
+            mark: self.mark.clone(),
+            subject: unit.subject.clone(),
+            file: None,
+        };
+        loop {
+            let is_last = block.len() < BLOCK_LEN;
+            // If this future is dropped, the file may get its name later. An undo has put its tombstone there by then, or will
+            // replace it.
+            writing = unwound(spawn_blocking(move || writing.write(&block, is_last)).await)?;
+            if is_last {
+                return Ok(());
+            }
+            block = next_block(&mut bytes).await?;
+        }
     }
+}
+
+/// A file on its way to its name.
+struct Writing {
+    folder: PathBuf,
+    path: PathBuf,
+    mark: Mark,
+    subject: String,
+    file: Option<(Temporary, File)>,
+}
+
+impl Writing {
+    /// Adds a block. After the last one the file is synced and has its name.
+    fn write(mut self, block: &[u8], is_last: bool) -> Result<Self, Refusal> {
+        let (temporary, mut file) = match self.file.take() {
+            Some(begun) => begun,
+            None => {
+                require_mounted(&self.mark)?;
+                let temporary = Temporary::new(&self.folder);
+                let file = File::create_new(&temporary.0).map_err(refused)?;
+                (temporary, file)
+            }
+        };
+        file.write_all(block).map_err(refused)?;
+        if is_last {
+            file.sync_all().map_err(refused)?;
+            require_mounted(&self.mark)?;
+            pass(Point::FileUnnamed, &self.subject);
+            link(&temporary, &self.path, &self.folder)?;
+        } else {
+            self.file = Some((temporary, file));
+        }
+        Ok(self)
+    }
+}
+
+/// The next bytes of a content. Fewer than [`BLOCK_LEN`] are the last.
+async fn next_block(bytes: &mut BoxStream<'static, Result<Bytes>>) -> Result<Vec<u8>, Refusal> {
+    let mut block = Vec::new();
+    while block.len() < BLOCK_LEN
+        && let Some(piece) = bytes.next().await
+    {
+        block.extend_from_slice(
+            &piece.map_err(|error| Refusal::new(503, format!("reading the attachment: {error:#}")))?,
+        );
+    }
+    Ok(block)
 }
 
 impl Destination for Files {
@@ -151,20 +201,24 @@ impl Destination for Files {
     }
 
     fn undo<'a>(&'a self, unit: UnitRef<'a>) -> BoxFuture<'a, Result<(), Refusal>> {
-        let (folder, path) = (self.folder.clone(), self.path(unit.key, unit.attempt));
-        Box::pin(async move {
-            self.require_mounted().await?;
-            pass(Point::FileBuried, unit.subject);
-            unwound(spawn_blocking(move || entomb(&path, &folder).map_err(refused)).await)
-        })
+        let (folder, path, mark) = (self.folder.clone(), self.path(unit.key, unit.attempt), self.mark.clone());
+        let subject = unit.subject.to_owned();
+        let bury = move || {
+            require_mounted(&mark)?;
+            pass(Point::FileBuried, &subject);
+            entomb(&path, &folder).map_err(refused)
+        };
+        Box::pin(async { unwound(spawn_blocking(bury).await) })
     }
 
     fn forget<'a>(&'a self, unit: UnitRef<'a>) -> BoxFuture<'a, Result<(), Refusal>> {
         let paths: Vec<PathBuf> = (1..=unit.attempt).map(|attempt| self.path(unit.key, attempt)).collect();
-        Box::pin(async {
-            self.require_mounted().await?;
-            unwound(spawn_blocking(move || forget(&paths).map_err(refused)).await)
-        })
+        let mark = self.mark.clone();
+        let forget = move || {
+            require_mounted(&mark)?;
+            forget(&paths).map_err(refused)
+        };
+        Box::pin(async { unwound(spawn_blocking(forget).await) })
     }
 }
 
@@ -286,11 +340,13 @@ fn refused(error: io::Error) -> Refusal {
     Refusal::new(status, format!("the folder cannot be used: {error}"))
 }
 
-fn unmounted() -> Refusal {
-    Refusal::new(503, "the folder is not the one that was opened at the start: mount its disk again")
+/// Refuses a folder that is not the one that was opened.
+fn require_mounted(mark: &Mark) -> Result<(), Refusal> {
+    let reason = "the folder is not the one that was opened at the start: mount its disk again";
+    mark.is_there().then_some(()).ok_or_else(|| Refusal::new(503, reason))
 }
 
 /// The result of blocking work. The runtime drops it only while the process ends.
-fn unwound(joined: Result<Result<(), Refusal>, tokio::task::JoinError>) -> Result<(), Refusal> {
+fn unwound<T>(joined: Result<Result<T, Refusal>, tokio::task::JoinError>) -> Result<T, Refusal> {
     joined.unwrap_or_else(|_| Err(Refusal::new(503, "the process is ending")))
 }

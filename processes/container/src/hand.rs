@@ -1,7 +1,6 @@
 //! The units that this process drives: those that it has just accepted, and those that are due.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -45,25 +44,6 @@ pub(crate) struct Hand {
     pub pool: Pool,
     /// The units that are driven for a client. They end before the process does.
     pub driving: TaskTracker,
-    /// Files of the spool that cannot become units.
-    pub unusable: Arc<Unusable>,
-}
-
-/// The number of files of the spool that cannot become units: a person looks after them. As the newest sweep has found them.
-#[derive(Debug, Default)]
-pub(crate) struct Unusable(AtomicUsize);
-
-impl Unusable {
-    /// The number.
-    #[allow(dead_code, reason = "a metric will show it")]
-    pub fn count(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// The number that a sweep has found.
-    pub fn note(&self, count: usize) {
-        self.0.store(count, Ordering::Relaxed);
-    }
 }
 
 impl Hand {

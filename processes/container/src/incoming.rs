@@ -74,7 +74,7 @@ async fn receive_document(
         BodyError::Broken => refusal(400, "body_broken", "The body is not complete."),
     })?;
     let subject = subject_of(resource, &document)?;
-    let mut upload = spool.begin(head).await.map_err(spool_error)?;
+    let mut upload = spool.begin(head).map_err(spool_error)?;
     let written = async {
         write_document(&mut upload, resource, &document).await?;
         Ok(())
@@ -94,7 +94,7 @@ async fn receive_parts(
     let mut body = body.into_data_stream();
     let constraints = Constraints::new().size_limit(limits);
     let mut parts = Multipart::with_constraints(&mut body, boundary, constraints);
-    let mut upload = spool.begin(head).await.map_err(spool_error)?;
+    let mut upload = spool.begin(head).map_err(spool_error)?;
     let mut document = None;
     let read = read_parts(resource, &mut parts, &mut upload, &mut document).await;
     let (document, subject, read) = match (read, document) {
@@ -212,11 +212,11 @@ async fn write_document(upload: &mut Upload, resource: &Resource, document: &Byt
 /// The document is no JSON object, or lacks the field.
 pub fn subject_of(resource: &Resource, document: &[u8]) -> Result<String, ErrorResponse> {
     let wrong = |sentence: String| refusal(400, "document_malformed", sentence);
-    let document =
-        crate::document::read(document).map_err(|error| wrong(format!("The document cannot be used: {error}.")))?;
     let field = &resource.subject;
-    let subject = match document.get(field) {
-        Some(Value::String(text)) => text.clone(),
+    let subject = crate::document::read(document, field);
+    let subject = subject.map_err(|error| wrong(format!("The document cannot be used: {error}.")))?;
+    let subject = match subject {
+        Some(Value::String(text)) => text,
         Some(Value::Number(number)) if number.is_i64() => number.to_string(),
         _ => return Err(wrong(format!("The document needs the field {field:?}, a string or an integer."))),
     };

@@ -126,9 +126,9 @@ pub async fn run_with(config: Config, kinds: &[OwnKind], shutdown: CancellationT
     process::repeat(&mut opening, Until::Idle, &health.pulse("start", Duration::MAX), &shutdown).await?;
     let Some((spool, places)) = opening.opened else { return Ok(()) };
     readiness::watch(&health, &database_url, &spool, &declaration, &shutdown);
-    let (accepts, verdicts) = units::start_queues(&pool, &health);
+    let (accepts, verdicts) = units::start_queues(&database_url, &health)?;
     let fan_out = Arc::new(FanOut::new(places.all, pool.clone(), verdicts));
-    let hand = Hand { spool, fan_out, accepts, pool, driving: TaskTracker::new(), unusable: Arc::default() };
+    let hand = Hand { spool, fan_out, accepts, pool, driving: TaskTracker::new() };
 
     let app = server::App { declaration: Arc::clone(&declaration), hand: hand.clone(), reply_wait: config.reply_wait };
     let limits = Limits { request_wait: REQUEST_WAIT, ..Limits::default() }.within_open_files(0);

@@ -12,7 +12,8 @@
 //! - A failed completion leaves `<name>#1`, or even the published name if only the sync of the folder failed.
 //!   [`Upload::complete`] deletes both.
 //! - A missing folder is made again. After an unmount, requests would be kept on the disk below the mount point. So the id file is
-//!   compared (device and inode) before an upload begins, before it is published, and before a missing file counts as gone.
+//!   compared (device and inode) before an upload writes anything, before it is published, and before a missing file counts as
+//!   gone.
 //! - `delete` does not sync the folder. [`Spool::sync`] does.
 //! - A full disk is an `io::Error` deep in the chain: `StorageFull` or `QuotaExceeded`.
 //! - S3 takes pieces from 5 MiB on, except for the last. So an upload holds up to 5 MiB of memory there, and 64 KiB in a folder.
@@ -192,9 +193,8 @@ impl Spool {
     /// Begins a file under a new random name.
     ///
     /// # Errors
-    /// [`SpoolError::Away`] if the folder was unmounted, [`SpoolError::TooLarge`] if the head is too long.
-    pub async fn begin(&self, head: Head) -> Result<Upload, SpoolError> {
-        self.require_mounted().await?;
+    /// [`SpoolError::TooLarge`] if the head is too long.
+    pub fn begin(&self, head: Head) -> Result<Upload, SpoolError> {
         Upload::begin(self.clone(), head)
     }
 

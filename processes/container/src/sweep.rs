@@ -98,8 +98,7 @@ impl Sweeping {
                 }
             }
         }
-        self.hand.unusable.note(unusable.len());
-        metrics::swept(listed_count.load(Relaxed), self.hand.unusable.count());
+        metrics::swept(listed_count.load(Relaxed), unusable.len());
         self.unusable = unusable;
         Ok(())
     }

@@ -28,11 +28,18 @@ pub struct Spooled {
     pub hash: [u8; 32],
     spool: Spool,
     location: Path,
+    /// The whole file, if it is short and was just written.
+    held: Option<Bytes>,
 }
 
 impl Spooled {
     pub(super) fn new(spool: Spool, name: String, location: Path, head: Head, parts: Vec<Part>) -> Self {
-        Self { hash: envelope::content_hash(&parts), name, head, parts, spool, location }
+        Self { hash: envelope::content_hash(&parts), name, head, parts, spool, location, held: None }
+    }
+
+    /// As `self`, which need not be read from the store.
+    pub(super) fn holding(self, held: Option<Bytes>) -> Self {
+        Self { held, ..self }
     }
 
     /// The document.
@@ -53,6 +60,10 @@ impl Spooled {
     /// nothing of it before the end.
     pub fn part(&self, name: &str) -> Option<BoxStream<'static, Result<Bytes, SpoolError>>> {
         let part = self.parts.iter().find(|part| part.head.name == name)?.clone();
+        if let Some(held) = &self.held {
+            let content = held.slice(part.at as usize..(part.at + part.len) as usize);
+            return Some(stream::once(async { Ok(content) }).boxed());
+        }
         let (spool, location, file) = (self.spool.clone(), self.location.clone(), self.name.clone());
         let chunks = async move {
             if part.len == 0 {

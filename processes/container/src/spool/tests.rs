@@ -71,7 +71,7 @@ fn photo(len: usize) -> (PartHead, Bytes) {
 
 /// Writes a request, in chunks of a length that divides no piece.
 async fn spool_parts(spool: &Spool, parts: &[(PartHead, Bytes)]) -> Result<Spooled, SpoolError> {
-    let mut upload = spool.begin(head()).await?;
+    let mut upload = spool.begin(head())?;
     for (head, content) in parts {
         upload.begin_part(head.clone()).await?;
         for chunk in content.chunks(10_007) {
@@ -183,7 +183,7 @@ async fn an_upload_that_is_given_up_leaves_nothing() {
     let scratch = Scratch::new();
     let spool = Spool::open(&scratch.place()).await.unwrap();
     for len in [10, 200_000] {
-        let mut upload = spool.begin(head()).await.unwrap();
+        let mut upload = spool.begin(head()).unwrap();
         upload.begin_part(photo(0).0).await.unwrap();
         upload.write(photo(len).1).await.unwrap();
         assert_eq!(scratch.files().len(), usize::from(len > 65_536), "a small request is not written before its end");
@@ -195,7 +195,7 @@ async fn an_upload_that_is_given_up_leaves_nothing() {
 async fn drop_a_write() {
     let scratch = Scratch::new();
     let spool = Spool::open(&scratch.place()).await.unwrap();
-    let mut upload = spool.begin(head()).await.unwrap();
+    let mut upload = spool.begin(head()).unwrap();
     upload.begin_part(photo(0).0).await.unwrap();
     // The only thread that writes is busy, so the write is pending when it is dropped.
     let (release, released) = std::sync::mpsc::channel::<()>();
@@ -220,7 +220,7 @@ fn an_upload_whose_write_was_dropped_is_not_completed() {
 async fn a_completion_that_fails_leaves_nothing() {
     let scratch = Scratch::new();
     let spool = Spool::open(&scratch.place()).await.unwrap();
-    let mut upload = spool.begin(head()).await.unwrap();
+    let mut upload = spool.begin(head()).unwrap();
     upload.begin_part(photo(0).0).await.unwrap();
     upload.write(photo(200_000).1).await.unwrap();
     // A folder of that name: the file cannot replace it.

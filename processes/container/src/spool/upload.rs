@@ -10,6 +10,9 @@ use uuid::Uuid;
 use super::{Spool, SpoolError, Spooled};
 use crate::envelope::{self, DOCUMENT_LEN_MAX, HEAD_LEN_MAX, Head, Part, PartHead, TRAILER_LEN_MAX};
 
+/// The longest file that is held in memory until its first attempt has ended, in bytes.
+const HELD_LEN_MAX: usize = 64 * 1024;
+
 /// A file that is not finished. If it is dropped, or the process is killed, the request was never promised.
 pub struct Upload {
     spool: Spool,
@@ -99,6 +102,7 @@ impl Upload {
             return Err(self.give_up(error).await);
         }
         let last = self.piece.split().freeze();
+        let held = (self.multipart.is_none() && last.len() <= HELD_LEN_MAX).then(|| last.clone());
         let published = match &mut self.multipart {
             None => self.spool.0.store.put_opts(&self.location, last.into(), PutMode::Create.into()).await,
             Some(multipart) => match multipart.put_part(last.into()).await {
@@ -107,7 +111,7 @@ impl Upload {
             },
         };
         match published {
-            Ok(_) => Ok(Spooled::new(self.spool, self.name, self.location, self.head, self.parts)),
+            Ok(_) => Ok(Spooled::new(self.spool, self.name, self.location, self.head, self.parts).holding(held)),
             // Another file has the name, so it must not be deleted.
             Err(error @ object_store::Error::AlreadyExists { .. }) => Err(SpoolError::of(error)),
             Err(error) => {
@@ -161,7 +165,10 @@ impl Upload {
     async fn write_piece(&mut self) -> Result<(), SpoolError> {
         let multipart = match &mut self.multipart {
             Some(multipart) => multipart,
-            unbegun => unbegun.insert(self.spool.0.store.put_multipart(&self.location).await.map_err(SpoolError::of)?),
+            unbegun => {
+                self.spool.require_mounted().await?;
+                unbegun.insert(self.spool.0.store.put_multipart(&self.location).await.map_err(SpoolError::of)?)
+            }
         };
         if let Err(error) = multipart.put_part(self.piece.split().freeze().into()).await {
             return Err(self.give_up(SpoolError::of(error)).await);

@@ -89,9 +89,8 @@ pub(super) async fn accept_all(client: &Client, requests: &[NewUnit]) -> Result<
 
 /// Number and lease of each unit that was made, by its key. The others met a unit that has their file or their client's key.
 async fn insert(client: &Client, requests: &[NewUnit]) -> Result<HashMap<String, (i64, i64)>, tokio_postgres::Error> {
-    // It is planned for each group. A kept plan, made while the tables were small, would read all of them later.
-    let rows = client
-        .query_typed(
+    let statement = client
+        .prepare_cached(
             "-- container::accept
              WITH unit AS (
                  INSERT INTO units (unit_key, resource, subject, state, take_count, due_at, lease, spool_id, spool_name,
@@ -114,19 +113,24 @@ async fn insert(client: &Client, requests: &[NewUnit]) -> Result<HashMap<String,
                  JOIN unit ON unit.unit_key = part.unit_key::uuid
              )
              SELECT uow, lease, unit_key::text FROM unit",
+        )
+        .await?;
+    let rows = client
+        .query(
+            &statement,
             &[
-                (&texts(requests, |request| &request.key), Type::TEXT_ARRAY),
-                (&texts(requests, |request| &request.resource), Type::TEXT_ARRAY),
-                (&texts(requests, |request| &request.subject), Type::TEXT_ARRAY),
-                (&requests.iter().map(|request| request.waits).collect::<Vec<_>>(), Type::BOOL_ARRAY),
-                (&texts(requests, |request| &request.spool_id), Type::TEXT_ARRAY),
-                (&texts(requests, |request| &request.spool_name), Type::TEXT_ARRAY),
-                (&keys(requests), Type::TEXT_ARRAY),
-                (&requests.iter().map(|request| &*request.content_hash).collect::<Vec<_>>(), Type::BYTEA_ARRAY),
-                (&requests.iter().map(|request| request.traceparent.as_deref()).collect::<Vec<_>>(), Type::TEXT_ARRAY),
-                (&parts(requests).map(|(key, _)| key).collect::<Vec<_>>(), Type::TEXT_ARRAY),
-                (&parts(requests).map(|(_, destination)| destination).collect::<Vec<_>>(), Type::TEXT_ARRAY),
-                (&LEASE.as_secs_f64(), Type::FLOAT8),
+                &texts(requests, |request| &request.key),
+                &texts(requests, |request| &request.resource),
+                &texts(requests, |request| &request.subject),
+                &requests.iter().map(|request| request.waits).collect::<Vec<_>>(),
+                &texts(requests, |request| &request.spool_id),
+                &texts(requests, |request| &request.spool_name),
+                &keys(requests),
+                &requests.iter().map(|request| &*request.content_hash).collect::<Vec<_>>(),
+                &requests.iter().map(|request| request.traceparent.as_deref()).collect::<Vec<_>>(),
+                &parts(requests).map(|(key, _)| key).collect::<Vec<_>>(),
+                &parts(requests).map(|(_, destination)| destination).collect::<Vec<_>>(),
+                &LEASE.as_secs_f64(),
             ],
         )
         .await?;

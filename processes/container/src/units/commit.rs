@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::ToSql;
 
 use super::settle::record;
 use super::{Held, PartOutcome, Taken};
@@ -38,39 +38,44 @@ pub(super) async fn commit_all(client: &Client, verdicts: &[Verdict]) -> Result<
     let records = verdicts.iter().map(|verdict| record(Held::from(&verdict.unit), 200, None));
     let (uows, leases) =
         verdicts.iter().map(|verdict| (verdict.unit.uow, verdict.unit.lease)).unzip::<_, _, Vec<_>, Vec<_>>();
-    let parts = places(verdicts).flat_map(|(place, verdict)| verdict.parts.iter().map(move |part| (place, part)));
-    let (part_places, parts): (Vec<i64>, Vec<&PartOutcome>) = parts.unzip();
+    let parts = places(verdicts)
+        .flat_map(|(place, verdict)| verdict.parts.iter().map(move |part| ((place, verdict.unit.uow), part)));
+    let (part_units, parts): (Vec<(i64, i64)>, Vec<&PartOutcome>) = parts.unzip();
+    let (part_places, part_uows): (Vec<i64>, Vec<i64>) = part_units.into_iter().unzip();
     let rows = Rows::of(verdicts);
-    let mut params: Vec<(Box<dyn ToSql + Sync + Send + '_>, Type)> = vec![
-        (Box::new(uows), Type::INT8_ARRAY),
-        (Box::new(leases), Type::INT8_ARRAY),
-        (Box::new(records.collect::<Vec<_>>()), Type::TEXT_ARRAY),
-        (Box::new(part_places), Type::INT8_ARRAY),
-        (Box::new(parts.iter().map(|part| part.destination.as_str()).collect::<Vec<_>>()), Type::TEXT_ARRAY),
-        (Box::new(parts.iter().map(|part| part.state).collect::<Vec<_>>()), Type::TEXT_ARRAY),
+    let mut params: Vec<Box<dyn ToSql + Sync + Send + '_>> = vec![
+        Box::new(uows),
+        Box::new(leases),
+        Box::new(records.collect::<Vec<_>>()),
+        Box::new(part_places),
+        Box::new(part_uows),
+        Box::new(parts.iter().map(|part| part.destination.as_str()).collect::<Vec<_>>()),
+        Box::new(parts.iter().map(|part| part.state).collect::<Vec<_>>()),
     ];
     let statement = format!("{COMMIT}{}\nSELECT place FROM settled", rows.write(&mut params));
-    let params: Vec<(&(dyn ToSql + Sync), Type)> =
-        params.iter().map(|(param, kind)| (&**param as _, kind.clone())).collect();
-    // It is planned for each group. A kept plan, made while the tables were small, would read all of them later.
-    let settled = client.query_typed(&statement, &params).await.context("giving verdicts")?;
+    let statement = client.prepare_cached(&statement).await.context("giving verdicts")?;
+    let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|param| &**param as _).collect();
+    let settled = client.query(&statement, &params).await.context("giving verdicts")?;
     let settled: HashSet<i64> = settled.iter().map(|row| row.get("place")).collect();
     Ok(places(verdicts).map(|(place, _)| settled.contains(&place)).collect())
 }
 
 /// A verdict is known by its place in the group, because a unit may be in it twice: with a lease that was lost, and with the
-/// newer one.
+/// newer one. The state is compared so that no partial index fits: through that of open units, each group would read all units that
+/// wait.
 const COMMIT: &str = "-- container::commit
     WITH settled AS (
         UPDATE units AS u
         SET state = 'committed', status = 200, error = NULL, settled_at = now(), due_at = 'infinity'
         FROM unnest($1::bigint[], $2::bigint[], $3::text[]) WITH ORDINALITY AS given (uow, lease, record, place)
-        WHERE u.uow = given.uow AND u.lease = given.lease AND u.state = 'fanned_out'
+        WHERE u.uow = given.uow AND u.lease = given.lease AND u.state IS NOT DISTINCT FROM 'fanned_out'
         RETURNING place, u.uow, u.attempt, u.subject, u.traceparent, record
     ), parts AS (
         UPDATE unit_parts AS p SET state = part.state, status = NULL, error = NULL, attempts = settled.attempt
-        FROM unnest($4::bigint[], $5::text[], $6::text[]) AS part (place, destination, state) JOIN settled USING (place)
-        WHERE p.uow = settled.uow AND p.destination = part.destination
+        FROM unnest($4::bigint[], $5::bigint[], $6::text[], $7::text[]) AS part (place, uow, destination, state)
+            JOIN settled USING (place)
+        -- Both columns of the key come from one side: in any plan they are looked up together.
+        WHERE p.uow = part.uow AND p.destination = part.destination
     ), records AS (
         -- After the row of the unit is locked (I1).
         INSERT INTO staged_log_records (object, action, data, traceparent)
@@ -96,12 +101,12 @@ impl<'a> Rows<'a> {
     }
 
     /// One insertion per table, as a part of the statement that begins with [`COMMIT`].
-    fn write(&self, params: &mut Vec<(Box<dyn ToSql + Sync + Send + 'a>, Type)>) -> String {
+    fn write(&self, params: &mut Vec<Box<dyn ToSql + Sync + Send + 'a>>) -> String {
         let mut insertions = String::new();
         for (number, (table, rows)) in self.0.iter().enumerate() {
             let (places, documents): (Vec<i64>, Vec<&str>) = rows.iter().copied().unzip();
-            params.push((Box::new(places), Type::INT8_ARRAY));
-            params.push((Box::new(documents), Type::TEXT_ARRAY));
+            params.push(Box::new(places));
+            params.push(Box::new(documents));
             let (first, second) = (params.len() - 1, params.len());
             insertions += &format!(
                 ", rows_{number} AS (

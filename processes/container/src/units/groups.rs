@@ -16,6 +16,7 @@ use anyhow::{Error, Result, anyhow};
 use deadpool_postgres::{Client, Object, Pool};
 use group::{Destination, Limits, Queue, Refusal};
 use monitor::Health;
+use tokio_postgres::Config;
 use tokio_postgres::error::DbError;
 use tracing::warn;
 
@@ -44,13 +45,16 @@ pub type Accepts = Queue<Groups<NewUnit>>;
 /// The queue of verdicts that all destinations keep a unit.
 pub type Verdicts = Queue<Groups<Verdict>>;
 
-/// Starts both queues.
-pub fn start_queues(pool: &Pool, health: &Health) -> (Accepts, Verdicts) {
+/// Starts both queues. Each has a connection of its own.
+///
+/// # Errors
+/// The pool of a connection cannot be built.
+pub fn start_queues(database_url: &Config, health: &Health) -> Result<(Accepts, Verdicts)> {
     let limits = |queue_len_max| Limits { queue_len_max, group_len_max: GROUP_LEN_MAX, write_wait: WRITE_WAIT };
-    let (accepts, _) = Queue::start(Groups::new(pool), limits(NEW_LEN_MAX), health.pulse("new units", GROUP_AGE_MAX));
-    let (verdicts, _) =
-        Queue::start(Groups::new(pool), limits(VERDICT_LEN_MAX), health.pulse("verdicts", GROUP_AGE_MAX));
-    (accepts, verdicts)
+    let (accepts, verdicts) = (Groups::open(database_url)?, Groups::open(database_url)?);
+    let (accepts, _) = Queue::start(accepts, limits(NEW_LEN_MAX), health.pulse("new units", GROUP_AGE_MAX));
+    let (verdicts, _) = Queue::start(verdicts, limits(VERDICT_LEN_MAX), health.pulse("verdicts", GROUP_AGE_MAX));
+    Ok((accepts, verdicts))
 }
 
 /// Why a member of a group was not written, or may not have been.
@@ -91,12 +95,19 @@ pub trait Member: Sized + Send + Sync + 'static {
     /// What becomes of it.
     type Response: Send + 'static;
 
+    /// The settings of a session that writes them. Its statements are planned once, whatever the lengths of the groups and of the
+    /// tables.
+    const SETTINGS: &'static str;
+
     /// Writes the members in one transaction. The responses have their order.
     fn write_all(client: &Client, members: &[Self]) -> impl Future<Output = Result<Vec<Self::Response>>> + Send;
 }
 
 impl Member for NewUnit {
     type Response = Option<Accepted>;
+
+    const SETTINGS: &'static str = "-- container::plan_accepts
+         SET plan_cache_mode = force_generic_plan";
 
     async fn write_all(client: &Client, units: &[Self]) -> Result<Vec<Option<Accepted>>> {
         accept_all(client, units).await
@@ -105,6 +116,11 @@ impl Member for NewUnit {
 
 impl Member for Verdict {
     type Response = bool;
+
+    /// Without these methods each row is looked up by its key. A plan that was made while a table was small would read all of it.
+    const SETTINGS: &'static str = "-- container::plan_verdicts
+         SET plan_cache_mode = force_generic_plan;
+         SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off";
 
     async fn write_all(client: &Client, verdicts: &[Self]) -> Result<Vec<bool>> {
         commit_all(client, verdicts).await
@@ -118,8 +134,8 @@ pub struct Groups<M> {
 }
 
 impl<M> Groups<M> {
-    fn new(pool: &Pool) -> Self {
-        Self { pool: pool.clone(), members: PhantomData }
+    fn open(database_url: &Config) -> Result<Self> {
+        Ok(Self { pool: connect::postgres::pool(database_url, "container", 1)?, members: PhantomData })
     }
 }
 
@@ -131,7 +147,12 @@ impl<M: Member> Destination for Groups<M> {
     type Failure = Error;
 
     async fn connect(&self) -> Result<Client, Unwritten> {
-        connect::postgres::take(&self.pool).await.map_err(|error| self.error_of(error))
+        let client = connect::postgres::take(&self.pool).await.map_err(|error| self.error_of(error))?;
+        let is_new = client.statement_cache.size() == 0;
+        if is_new {
+            client.batch_execute(M::SETTINGS).await.map_err(|error| self.error_of(error.into()))?;
+        }
+        Ok(client)
     }
 
     async fn write(&self, client: &Client, members: &[M]) -> Result<Vec<M::Response>> {

@@ -33,7 +33,7 @@ async fn upload_step_by_step(spool: &Spool) {
         println!("\nstep {name}");
         std::io::stdin().read_line(&mut String::new()).unwrap();
     };
-    let mut upload = spool.begin(head()).await.unwrap();
+    let mut upload = spool.begin(head()).unwrap();
     step("begun");
     upload.begin_part(photo(0).0).await.unwrap();
     step("part");
@@ -102,7 +102,7 @@ async fn stream_64_mib(spool: &Spool) {
     fs::write("/proc/self/clear_refs", "5").unwrap();
     let before = status("VmHWM");
     let chunk = photo(32 * 1024).1;
-    let mut upload = spool.begin(head()).await.unwrap();
+    let mut upload = spool.begin(head()).unwrap();
     upload.begin_part(photo(0).0).await.unwrap();
     for _ in 0..2048 {
         upload.write(chunk.clone()).await.unwrap();

@@ -68,7 +68,7 @@ async fn check_a_bucket() {
     names.sort();
 
     for give_up in [true, false] {
-        let mut upload = spool.begin(head()).await.unwrap();
+        let mut upload = spool.begin(head()).unwrap();
         upload.begin_part(photo(0).0).await.unwrap();
         upload.write(photo(6_000_000).1).await.unwrap();
         if give_up {

@@ -16,20 +16,26 @@ use crate::bench::Bench;
 /// The names of the document, whose length is that of the load's.
 const NAME_COUNT: usize = 100;
 
-/// Units per second, as many at one time as the container gets.
+/// Units per second, as many at one time as the container gets. The first half of the time is not counted.
 ///
 /// # Errors
 /// Postgres is away, or the folder cannot be written.
-pub(super) async fn units_per_s(bench: &Bench) -> Result<f64> {
-    let folder = bench.folder.join("limit");
+pub(super) async fn units_per_s(bench: &Bench, round: u32) -> Result<f64> {
+    let folder = bench.folder.join(format!("limit-{round}"));
     std::fs::create_dir_all(&folder).context("making a folder")?;
     let names: Vec<String> = (0..NAME_COUNT).map(|number| format!(r#"{{"name":"{}"}}"#, scattered(number))).collect();
     let document: Arc<str> = format!(r#"{{"ride_id":7,"passengers":[{}]}}"#, names.join(",")).into();
-    let (next, started_at) = (Cell::new(0), Instant::now());
-    let deadline = started_at + Duration::from_secs(bench.config.seconds);
+    let (next, seconds) = (Cell::new(0), Duration::from_secs(bench.config.seconds));
+    let (counted_at, deadline) = (Instant::now() + seconds, Instant::now() + 2 * seconds);
     let clients = (0..CONNECTIONS).map(|_| write(bench, &folder, &document, &next, deadline));
-    futures_util::future::try_join_all(clients).await?;
-    Ok(f64::from(next.get()) / started_at.elapsed().as_secs_f64())
+    let clients = futures_util::future::try_join_all(clients);
+    let count = async {
+        tokio::time::sleep_until(counted_at.into()).await;
+        next.get()
+    };
+    let (written, uncounted) = tokio::join!(clients, count);
+    written?;
+    Ok(f64::from(next.get() - uncounted) / counted_at.elapsed().as_secs_f64())
 }
 
 async fn write(bench: &Bench, folder: &Path, document: &Arc<str>, next: &Cell<u32>, deadline: Instant) -> Result<()> {
@@ -39,11 +45,9 @@ async fn write(bench: &Bench, folder: &Path, document: &Arc<str>, next: &Cell<u3
     while Instant::now() < deadline {
         next.set(next.get() + 1);
         let number = next.get();
-        let path = folder.join(number.to_string());
-        let (written, content) = (path.clone(), Arc::clone(document));
-        spawn_blocking(move || write_file(&written, &content)).await?.context("writing a file")?;
+        let (path, content) = (folder.join(number.to_string()), Arc::clone(document));
+        spawn_blocking(move || write_file(&path, &content)).await?.context("writing a file")?;
         client.execute(&insert, &[&i64::from(number), &&**document]).await.context("writing a row")?;
-        spawn_blocking(move || std::fs::remove_file(path)).await?.context("deleting a file")?;
     }
     Ok(())
 }

@@ -4,19 +4,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use tokio::join;
 
 use super::service::{self, Service};
-use super::{CONNECTIONS, LOCAL};
+use super::{CONNECTIONS, LOCAL, MODERATE};
 use crate::bench::Bench;
 use crate::report::{Row, Wanted};
 use crate::sample::Samples;
-use crate::wrk::{Answers, Manifests, Wrk};
+use crate::wrk::{Manifests, Wrk};
 
-/// The outage takes so many times as long as another load: about a minute.
-const LONGER: u64 = 8;
+/// Each of the two loads that are compared takes so many times as long as another load. The outage takes about a minute.
+const LONGER: u64 = 4;
 
-/// Units that wait at its end.
+/// Units that wait at its end, at least.
 const WAITING_COUNT: u64 = 1000;
 
 /// Connections of the units that need the destination.
@@ -25,7 +24,8 @@ const TOLD_CONNECTIONS: u32 = 8;
 /// How long the breaker may take to open: several units must fail, and each attempt has a time-out.
 const OPEN_WAIT: Duration = Duration::from_secs(60);
 
-/// Measures both loads before the outage and during it, and the time after it.
+/// Measures the load that does not need the destination before the outage and during it, the responses to the other load, and the
+/// time until its units are delivered.
 ///
 /// # Errors
 /// A process failed, or units were lost.
@@ -33,16 +33,19 @@ pub(super) async fn measure(bench: &Bench, wrk: &Wrk) -> Result<Vec<Row>> {
     let seconds = bench.config.seconds * if bench.config.quick { 1 } else { LONGER };
     let mut service = Service::start(bench).await?;
     bench.progress.step(&format!("all destinations respond, for {seconds} s"));
-    let (free, _) = both(wrk, &service, seconds).await?;
+    let before = wrk.post_manifests(service.port, CONNECTIONS, seconds, LOCAL).await?;
     service.settle(bench).await?;
     service.notices.signal(Signal::SIGSTOP)?;
     open_breaker(&service).await?;
-    bench.progress.step(&format!("a destination swallows everything, for {seconds} s"));
-    let (held, told) = both(wrk, &service, seconds).await?;
-    ensure!(free.error_count + held.error_count == 0, "units that do not need the destination failed");
+    let waiting_s = WAITING_COUNT.div_ceil(MODERATE);
+    bench.progress.step(&format!("a destination swallows everything, for {} s", waiting_s + seconds));
+    let told = Manifests { resource: service::TOLD, photo_len: None, rate: Some(MODERATE) };
+    let told = wrk.post_manifests(service.port, TOLD_CONNECTIONS, waiting_s, told).await?;
     ensure!(told.accepted_count() == 0, "{} units were told during the outage", told.accepted_count());
+    let during = wrk.post_manifests(service.port, CONNECTIONS, seconds, LOCAL).await?;
+    ensure!(before.error_count + during.error_count == 0, "units that do not need the destination failed");
     bench.progress.step("the destination is back");
-    let waiting_count = wait_for_more(bench, &service).await?;
+    let waiting_count = bench.number("SELECT count(*) FROM units WHERE settled_at IS NULL").await?;
     service.notices.signal(Signal::SIGCONT)?;
     let repaired_at = Instant::now();
     service.settle(bench).await?;
@@ -52,24 +55,14 @@ pub(super) async fn measure(bench: &Bench, wrk: &Wrk) -> Result<Vec<Row>> {
     service.stop().await?;
     let one = |value: f64| Samples(vec![value]);
     Ok(vec![
-        Row::new("units/s that do not need the destination", &one(held.rate()))
-            .beside("before", &one(free.rate()))
+        Row::new("units/s that do not need the destination", &one(during.rate()))
+            .beside("before", &one(before.rate()))
             .wanted(Wanted::RatioAtLeast(0.9)),
         Row::new("p50, ms, 503 for units that need it", &one(told.p50_ms)),
         Row::new("p99, ms, 503 for units that need it", &one(told.p99_ms)).wanted(Wanted::AtMost(20.0)),
         Row::new(&format!("{waiting_count} waiting units delivered, s"), &one(delivered_s))
             .wanted(Wanted::AtMost(15.0)),
     ])
-}
-
-/// The load that does not need the destination, and beside it the load that does.
-async fn both(wrk: &Wrk, service: &Service, seconds: u64) -> Result<(Answers, Answers)> {
-    let told = Manifests { resource: service::TOLD, photo_len: None, rate: Some(WAITING_COUNT.div_ceil(seconds)) };
-    let (local, told) = join!(
-        wrk.post_manifests(service.port, CONNECTIONS - TOLD_CONNECTIONS, seconds, LOCAL),
-        wrk.post_manifests(service.port, TOLD_CONNECTIONS, seconds, told)
-    );
-    Ok((local?, told?))
 }
 
 /// Posts units until one is told to wait before an attempt is begun.
@@ -82,18 +75,6 @@ async fn open_breaker(service: &Service) -> Result<()> {
             return Ok(());
         }
         ensure!(Instant::now() < deadline, "the breaker does not open");
-    }
-}
-
-/// Posts until [`WAITING_COUNT`] units wait. Returns their number.
-async fn wait_for_more(bench: &Bench, service: &Service) -> Result<i64> {
-    loop {
-        let waiting = bench.number("SELECT count(*) FROM units WHERE settled_at IS NULL").await?;
-        if waiting >= WAITING_COUNT as i64 {
-            return Ok(waiting);
-        }
-        let missing = (WAITING_COUNT as i64 - waiting).min(i64::from(TOLD_CONNECTIONS));
-        futures_util::future::try_join_all((0..missing).map(|_| post(service))).await?;
     }
 }
 

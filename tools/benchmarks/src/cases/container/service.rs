@@ -9,7 +9,7 @@ use super::CONNECTIONS;
 use crate::bench::Bench;
 use crate::load::free_port;
 use crate::process::{Running, Spec};
-use crate::wrk::Answers;
+use crate::wrk::{Answers, Wrk};
 
 /// The resource with three destinations on this machine.
 pub(super) const LOCAL: &str = "local";
@@ -45,12 +45,10 @@ impl Service {
     pub async fn start(bench: &Bench) -> Result<Self> {
         bench.fresh_tables().await?;
         bench.fresh_redis().await?;
-        let folder = bench.folder.join("container");
-        if folder.exists() {
-            std::fs::remove_dir_all(&folder).context("emptying the folder of the container")?;
-        }
-        std::fs::create_dir_all(&folder).context("making the folder of the container")?;
         let (port, notices_port) = (free_port()?, free_port()?);
+        // The folders of earlier services stay until the end: ext4 makes files slowly for a minute after it has deleted many.
+        let folder = bench.folder.join(format!("container-{port}"));
+        std::fs::create_dir_all(&folder).context("making the folder of the container")?;
         let config = folder.join("container.toml");
         std::fs::write(&config, declaration(&folder, notices_port)).context("writing the declaration")?;
         let (data, config, spool) = (text(&folder.join("notices")), text(&config), text(&folder.join("spool")));
@@ -61,6 +59,16 @@ impl Service {
         let mut container = start(bench, "container", &args)?;
         wait_until_ready(&mut container, &format!("http://127.0.0.1:{port}/units/0")).await?;
         Ok(Self { port, container, notices, folder })
+    }
+
+    /// As [`Service::start`], after a load like that which is measured. Returns the responses to it.
+    ///
+    /// # Errors
+    /// A process does not become ready.
+    pub async fn start_warm(bench: &Bench, wrk: &Wrk) -> Result<(Self, Answers)> {
+        let service = Self::start(bench).await?;
+        let answers = wrk.post_manifests(service.port, CONNECTIONS, bench.config.seconds, super::LOCAL).await?;
+        Ok((service, answers))
     }
 
     /// Waits until every unit is settled.
@@ -80,25 +88,31 @@ impl Service {
         }
     }
 
-    /// Compares the destinations of [`LOCAL`] with the responses. wrk leaves during its last requests, which the container may still
-    /// accept. Returns the transactions per unit: those that accept units, and those with verdicts.
+    /// Stops both, and compares the destinations of [`LOCAL`] with the responses to these loads. wrk leaves during its last requests, which the
+    /// container may still accept until it stops. Returns the transactions per unit: those that accept units, and those with
+    /// verdicts.
     ///
     /// # Errors
-    /// They differ, or a response was an error.
-    pub async fn check_local(&mut self, bench: &Bench, answers: &Answers) -> Result<f64> {
-        ensure!(answers.error_count == 0, "{} of {} requests failed", answers.error_count, answers.request_count);
+    /// They differ, a response was an error, or a process fails.
+    pub async fn end_local(mut self, bench: &Bench, loads: &[&Answers]) -> Result<f64> {
+        let mut accepted_count = 0;
+        for answers in loads {
+            ensure!(answers.error_count == 0, "{} of {} requests failed", answers.error_count, answers.request_count);
+            accepted_count += answers.accepted_count() as i64;
+        }
         self.settle(bench).await?;
+        let folder = self.folder.join("photos");
+        self.stop().await?;
         let committed = bench.number("SELECT count(*) FROM units WHERE state = 'committed'").await?;
-        let uncounted = committed - answers.accepted_count() as i64;
+        let uncounted_max = i64::from(CONNECTIONS) * loads.len() as i64;
         ensure!(
-            (0..=i64::from(CONNECTIONS)).contains(&uncounted),
-            "{committed} units are committed, and {} were confirmed",
-            answers.accepted_count()
+            (0..=uncounted_max).contains(&(committed - accepted_count)),
+            "{committed} units are committed, and {accepted_count} were confirmed"
         );
         let rows = bench.number("SELECT count(*) FROM manifests").await?;
-        let photos = std::fs::read_dir(self.folder.join("photos")).context("reading the photos")?;
-        // The folder of unfinished files is the only other entry.
-        let photos = photos.count() as i64 - 1;
+        let photos = std::fs::read_dir(folder).context("reading the photos")?;
+        // The folder of unfinished files and the id of the folder are the only other entries.
+        let photos = photos.count() as i64 - 2;
         ensure!((rows, photos) == (committed, committed), "{committed} units: {rows} rows, {photos} photos");
         let transactions = bench
             .number(
