@@ -1,6 +1,7 @@
 //! A proxy to Postgres that strikes at COMMIT: the moment after which a client without a response does not know what was
 //! written.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -44,13 +45,28 @@ struct Shared {
     delivered: Semaphore,
 }
 
+/// The statements that a connection has prepared, by their names.
+type Prepared = HashMap<Vec<u8>, Vec<u8>>;
+
 impl Shared {
     /// Whether the message is, or begins, the statement that is waited for.
-    fn is_struck(&self, message: &[u8]) -> bool {
+    fn is_struck(&self, message: &[u8], prepared: &mut Prepared) -> bool {
         let statement = *self.statement.lock().unwrap();
+        let is_waited_for =
+            |text: &[u8]| statement != COMMIT && text.windows(statement.len()).any(|part| part == statement.as_bytes());
+        let mut texts = message[5..].split(|byte| *byte == 0);
         match message[0] {
             b'Q' => message[5..].starts_with(statement.as_bytes()),
-            b'P' if statement != COMMIT => message.windows(statement.len()).any(|part| part == statement.as_bytes()),
+            b'P' => match (texts.next(), texts.next()) {
+                (Some([]), Some(text)) => is_waited_for(text),
+                (Some(name), Some(text)) => {
+                    prepared.insert(name.to_owned(), text.to_owned());
+                    false
+                }
+                _ => false,
+            },
+            // Its first text is the name of the portal.
+            b'B' => texts.nth(1).and_then(|name| prepared.get(name)).is_some_and(|text| is_waited_for(text)),
             _ => false,
         }
     }
@@ -119,8 +135,9 @@ async fn carry(client: TcpStream, shared: Arc<Shared>) {
     let to_client = Arc::new(tokio::sync::Mutex::new(Some(to_client)));
     let back = tokio::spawn(carry_back(from_server, Arc::clone(&to_client)));
     let Ok(mut message) = read_message(&mut from_client, 0).await else { return back.abort() };
+    let mut prepared = Prepared::new();
     loop {
-        let strike = if shared.is_struck(&message) {
+        let strike = if shared.is_struck(&message, &mut prepared) {
             // A statement with parameters is several messages. The last one is Sync.
             let mut kind = message[0];
             while kind != b'Q' && kind != b'S' {

@@ -29,7 +29,8 @@ impl Queues {
         let world = World::new().await;
         let pool = connect::postgres::pool(&world.database_url().parse().unwrap(), "test", 4).unwrap();
         register_spool(&connect::postgres::take(&pool).await.unwrap(), SPOOL, "here").await.unwrap();
-        let (accepts, verdicts) = start_queues(&pool, &monitor::Health::default());
+        let database_url = world.database_url().parse().unwrap();
+        let (accepts, verdicts) = start_queues(&database_url, &monitor::Health::default()).unwrap();
         Self { world, accepts, verdicts }
     }
 
@@ -169,6 +170,36 @@ async fn a_lease_that_was_lost_in_a_group_writes_nothing_about_its_unit() {
     assert_eq!(world.number("SELECT count(*) FROM units WHERE state = 'committed'").await, 4);
     let transactions = "SELECT count(DISTINCT transaction_id) FROM staged_log_records";
     assert_eq!(world.number(transactions).await, 2, "the first alone, and then the group");
+}
+
+#[tokio::test]
+async fn a_verdict_reads_its_own_rows_only_even_by_a_plan_made_on_empty_tables() {
+    const VERDICT_COUNT: i64 = 10;
+    let queues = Queues::start().await;
+    let settle = async |unit: Taken| queues.verdicts.write(verdict(&unit, "{}")).await;
+    // The connection keeps its plan from the first verdict on.
+    assert!(settle(queues.units(&["first"]).await.remove(0)).await.unwrap());
+    let many = "INSERT INTO units (uow, unit_key, resource, subject, state, lease, spool_id, spool_name, content_hash)
+                SELECT 1000 + n, gen_random_uuid(), 'manifests', n::text, 'fanned_out', 1, spool_id, 'file ' || n, ''
+                FROM spools, generate_series(1, 20000) AS n;
+                INSERT INTO unit_parts (uow, destination)
+                SELECT uow, name FROM units, unnest(ARRAY['board', 'rows']) AS name WHERE uow > 1000";
+    queues.world.client().batch_execute(many).await.unwrap();
+    let counted = async |count: &str| {
+        let tables = "pg_stat_user_tables WHERE relname IN ('units', 'unit_parts')";
+        queues.world.number(&format!("SELECT sum(COALESCE({count}, 0))::bigint FROM {tables}")).await
+    };
+    // Postgres counts a little later.
+    wait_until("the rows are counted", async || counted("n_tup_ins").await >= 60_000).await;
+    let rows_before = counted("seq_tup_read + idx_tup_fetch").await;
+    let written_before = counted("n_tup_upd").await;
+    let given = join_all(queues.units(&["a"; VERDICT_COUNT as usize]).await.into_iter().map(settle)).await;
+    assert!(given.iter().all(|given| *given.as_ref().unwrap()));
+    // One reading of all open units would be 20,000 rows.
+    let written = 3 * VERDICT_COUNT;
+    wait_until("the verdicts are counted", async || counted("n_tup_upd").await >= written_before + written).await;
+    let row_count = counted("seq_tup_read + idx_tup_fetch").await - rows_before;
+    assert!(row_count <= 1000, "{row_count} rows for {VERDICT_COUNT} verdicts");
 }
 
 #[tokio::test]

@@ -95,8 +95,7 @@ pub trait Member: Sized + Send + Sync + 'static {
     /// What becomes of it.
     type Response: Send + 'static;
 
-    /// The settings of a session that writes them. Its statements are planned once, whatever the lengths of the groups and of the
-    /// tables.
+    /// The settings of a session that writes them: whether its statements are planned anew for each group.
     const SETTINGS: &'static str;
 
     /// Writes the members in one transaction. The responses have their order.
@@ -106,6 +105,7 @@ pub trait Member: Sized + Send + Sync + 'static {
 impl Member for NewUnit {
     type Response = Option<Accepted>;
 
+    /// The statement reads no table, so that one plan serves all groups.
     const SETTINGS: &'static str = "-- container::plan_accepts
          SET plan_cache_mode = force_generic_plan";
 
@@ -117,10 +117,9 @@ impl Member for NewUnit {
 impl Member for Verdict {
     type Response = bool;
 
-    /// Without these methods each row is looked up by its key. A plan that was made while a table was small would read all of it.
+    /// A plan that was made while the tables were small would read all of them later.
     const SETTINGS: &'static str = "-- container::plan_verdicts
-         SET plan_cache_mode = force_generic_plan;
-         SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off";
+         SET plan_cache_mode = force_custom_plan";
 
     async fn write_all(client: &Client, verdicts: &[Self]) -> Result<Vec<bool>> {
         commit_all(client, verdicts).await

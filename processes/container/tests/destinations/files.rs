@@ -13,6 +13,9 @@ use uuid::Uuid;
 
 use crate::world::{Folder, Photo, again, unit, wait_until};
 
+/// The length of a block that is written at once, in bytes.
+const BLOCK_LEN: usize = 64 * 1024;
+
 const CONTENT: &[u8] = b"the first piece, the second";
 
 /// The names in a folder, without the folder of temporary files and the id.
@@ -187,7 +190,7 @@ struct Endless;
 
 impl Attachments for Endless {
     fn find(&self, _: &str) -> Option<Attachment> {
-        let begun = stream::once(async { Ok(Bytes::from_static(&[7; 4096])) });
+        let begun = stream::once(async { Ok(Bytes::from_static(&[7; BLOCK_LEN])) });
         let bytes = begun.chain(stream::pending()).boxed();
         Some(Attachment { content_type: "image/png".to_owned(), bytes })
     }
@@ -226,7 +229,7 @@ async fn a_process_that_is_killed_before_the_link_leaves_nothing_visible() {
     let unfinished = folder.path().join(".unfinished");
     wait_until("the temporary file has a content", async || {
         let entries = std::fs::read_dir(&unfinished).into_iter().flatten();
-        entries.flatten().any(|entry| entry.metadata().unwrap().len() == 4096)
+        entries.flatten().any(|entry| entry.metadata().unwrap().len() == BLOCK_LEN as u64)
     })
     .await;
     child.kill().await.unwrap();
