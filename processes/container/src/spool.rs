@@ -1,4 +1,4 @@
-//! The spool: each request is a file there, complete and synced, before it is promised (C1). Format: [`crate::envelope`].
+//! The spool: each request is a file there, complete and synced, before it is promised (C1). Format: `envelope.rs`.
 //!
 //! It is a folder or a bucket, behind the crate `object_store` 0.14. These facts about it decide the code here:
 //!
