@@ -19,6 +19,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow};
@@ -27,6 +28,7 @@ use common::stay_down::StayDown;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
@@ -40,6 +42,10 @@ const UNFINISHED_AGE_MAX: Duration = Duration::from_secs(60 * 60);
 /// A content is written in blocks that are at least as long, except for the last.
 const BLOCK_LEN: usize = 64 * 1024;
 
+/// Blocking steps in one folder at one time. A step in a folder that hangs is given up, and its thread stays. All such threads must
+/// be few, because the spool needs threads, too.
+const STEP_COUNT_MAX: usize = 64;
+
 /// The folder of the temporary files. It is in the same folder, because a link cannot cross file systems.
 const UNFINISHED: &str = ".unfinished";
 
@@ -52,6 +58,8 @@ pub struct Files {
     takes: String,
     id: Uuid,
     mark: Mark,
+    /// Of the blocking steps.
+    permits: Arc<Semaphore>,
 }
 
 impl Files {
@@ -66,7 +74,13 @@ impl Files {
             move || make(&folder).and_then(|()| Ok((id_of(&folder)?, Mark::of(folder.join(ID))?)))
         });
         let (id, mark) = made.await?.with_context(|| format!("making the folder {}", folder.display()))?;
-        let files = Self { folder: folder.to_owned(), takes: takes.into(), id, mark };
+        let files = Self {
+            folder: folder.to_owned(),
+            takes: takes.into(),
+            id,
+            mark,
+            permits: Arc::new(Semaphore::new(STEP_COUNT_MAX)),
+        };
         files.clear_unfinished(UNFINISHED_AGE_MAX).await?;
         Ok(files)
     }
@@ -111,6 +125,20 @@ impl Files {
         spawn_blocking(move || clear(&unfinished, older_than)).await?.context(context)
     }
 
+    /// A blocking step. It is refused if the process ends meanwhile.
+    async fn step<T: Send + 'static>(
+        &self,
+        step: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let ending = || Refusal::new(503, "the process is ending");
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| ending())?;
+        let stepped = spawn_blocking(move || {
+            let _permit = permit;
+            step()
+        });
+        stepped.await.unwrap_or_else(|_| Err(ending()))
+    }
+
     /// Writes the content block by block. A short content takes one blocking step in all.
     async fn write(&self, unit: &Unit, attachment: Attachment) -> Result<(), Refusal> {
         let mut bytes = attachment.bytes;
@@ -133,7 +161,7 @@ impl Files {
             let is_last = block.len() < BLOCK_LEN;
             // If this future is dropped, the file may get its name later. An undo has put its tombstone there by then, or will
             // replace it.
-            writing = unwound(spawn_blocking(move || writing.write(&block, is_last)).await)?;
+            writing = self.step(move || writing.write(&block, is_last)).await?;
             if is_last {
                 return Ok(());
             }
@@ -208,7 +236,7 @@ impl Destination for Files {
             pass(Point::FileBuried, &subject);
             entomb(&path, &folder).map_err(refused)
         };
-        Box::pin(async { unwound(spawn_blocking(bury).await) })
+        Box::pin(self.step(bury))
     }
 
     fn forget<'a>(&'a self, unit: UnitRef<'a>) -> BoxFuture<'a, Result<(), Refusal>> {
@@ -218,7 +246,7 @@ impl Destination for Files {
             require_mounted(&mark)?;
             forget(&paths).map_err(refused)
         };
-        Box::pin(async { unwound(spawn_blocking(forget).await) })
+        Box::pin(self.step(forget))
     }
 }
 
@@ -344,9 +372,4 @@ fn refused(error: io::Error) -> Refusal {
 fn require_mounted(mark: &Mark) -> Result<(), Refusal> {
     let reason = "the folder is not the one that was opened at the start: mount its disk again";
     mark.is_there().then_some(()).ok_or_else(|| Refusal::new(503, reason))
-}
-
-/// The result of blocking work. The runtime drops it only while the process ends.
-fn unwound<T>(joined: Result<Result<T, Refusal>, tokio::task::JoinError>) -> Result<T, Refusal> {
-    joined.unwrap_or_else(|_| Err(Refusal::new(503, "the process is ending")))
 }

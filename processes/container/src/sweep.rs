@@ -48,6 +48,9 @@ impl Work for Sweeping {
     }
 }
 
+/// Files that cannot be read now, before a sweep gives up.
+const UNREADABLE_COUNT_MAX: usize = 10;
+
 impl Sweeping {
     /// A sweep of the spool in this hand.
     pub fn new(hand: Hand, declaration: Arc<Declaration>) -> Self {
@@ -75,7 +78,7 @@ impl Sweeping {
         let listed = self.hand.spool.list().inspect_ok(|_| _ = listed_count.fetch_add(1, Relaxed));
         let listed = listed.try_filter(|file| std::future::ready(file.age >= FILE_AGE_MIN));
         let mut pages = std::pin::pin!(listed.chunks(PAGE_LEN));
-        let mut unusable = HashSet::new();
+        let (mut unusable, mut unreadable) = (HashSet::new(), Vec::new());
         while let Some(page) = pages.next().await {
             let names: Vec<String> =
                 page.into_iter().map(|file| Ok(file?.name)).collect::<Result<_>>().context("listing the spool")?;
@@ -87,20 +90,26 @@ impl Sweeping {
                         self.hand.discard(&name).await;
                     }
                     Some(_) => {}
-                    None => {
-                        if let Some(why) = self.take_up_file(&client, &name).await? {
+                    None => match self.take_up_file(&client, &name).await {
+                        Ok(None) => {}
+                        Ok(Some(why)) => {
                             if !self.unusable.contains(&name) {
                                 warn!(name, why, "a file of the spool cannot become a unit, and is kept");
                             }
                             unusable.insert(name);
                         }
-                    }
+                        // It holds up no other file, unless the whole spool is away.
+                        Err(error) if error.is::<SpoolError>() && unreadable.len() < UNREADABLE_COUNT_MAX => {
+                            unreadable.push(error.context(format!("reading the file {name} of the spool")));
+                        }
+                        Err(error) => return Err(error),
+                    },
                 }
             }
         }
         metrics::swept(listed_count.load(Relaxed), unusable.len());
         self.unusable = unusable;
-        Ok(())
+        unreadable.pop().map_or(Ok(()), Err)
     }
 
     /// Makes a unit of a file whose request was never answered, or whose row is lost because Postgres was put back. If it cannot

@@ -24,6 +24,7 @@ mod console;
 mod consumer;
 mod container;
 mod container_board;
+mod container_breakers;
 mod container_commits;
 mod container_crashes;
 mod container_edges;

@@ -94,7 +94,8 @@ pub async fn note_failure(client: &Client, destination: &str, uow: i64) -> Resul
     Ok(row.is_some_and(|row| row.get(0)))
 }
 
-/// A destination has stored a unit: its breaker closes, and the units that wait for it are due.
+/// A destination has stored a unit: its breaker closes, and the units that wait for it are due. If the breaker was not open, no
+/// unit waits for it, and each keeps the pause before its next attempt.
 ///
 /// # Errors
 /// Postgres is away.
@@ -102,13 +103,16 @@ pub async fn note_success(client: &Client, destination: &str) -> Result<()> {
     client
         .execute(
             "-- container::note_success
-             WITH closed AS (
-                 UPDATE destinations SET failure_count = 0, open_until = NULL, canary = NULL
-                 WHERE name = $1 AND (failure_count > 0 OR open_until IS NOT NULL) RETURNING name
+             WITH troubled AS (
+                 SELECT name, open_until IS NOT NULL AS was_open FROM destinations
+                 WHERE name = $1 AND (failure_count > 0 OR open_until IS NOT NULL) FOR UPDATE
+             ), closed AS (
+                 UPDATE destinations AS d SET failure_count = 0, open_until = NULL, canary = NULL
+                 FROM troubled WHERE d.name = troubled.name RETURNING d.name, was_open
              )
              -- Also those that are due: another transaction may be putting them off.
              UPDATE units AS u SET due_at = now() FROM closed
-             WHERE u.state IN ('queued', 'fail_queued')
+             WHERE closed.was_open AND u.state IN ('queued', 'fail_queued')
                    AND EXISTS (SELECT FROM unit_parts AS p WHERE p.uow = u.uow AND p.destination = closed.name)",
             &[&destination],
         )
@@ -117,8 +121,9 @@ pub async fn note_success(client: &Client, destination: &str) -> Result<()> {
     Ok(())
 }
 
-/// Chooses a unit for each destination whose pause is over: the one with the fewest attempts goes first, so that a unit that fails
-/// again does not keep the others waiting.
+/// Chooses a unit for each destination whose pause is over. A unit that no other breaker holds back goes first, and of these the one
+/// with the fewest attempts: a unit that fails again does not keep the others waiting. A unit that a worker has lost in the middle
+/// of its attempt may go, too: it may be the only one.
 ///
 /// # Errors
 /// Postgres is away.
@@ -129,8 +134,12 @@ pub async fn choose_canaries(client: &Client, spool_id: &str) -> Result<()> {
              WITH chosen AS (
                  SELECT d.name, next.uow FROM destinations AS d CROSS JOIN LATERAL (
                      SELECT u.uow FROM units AS u JOIN unit_parts AS p ON p.uow = u.uow
-                     WHERE u.spool_id = $1::text::uuid AND u.state IN ('queued', 'fail_queued') AND p.destination = d.name
-                     ORDER BY u.attempt, u.uow LIMIT 1
+                     WHERE u.spool_id = $1::text::uuid AND p.destination = d.name
+                           AND (u.state IN ('queued', 'fail_queued') OR u.state = 'fanned_out' AND u.due_at <= now())
+                     ORDER BY EXISTS (
+                         SELECT FROM unit_parts AS o JOIN destinations AS away ON away.name = o.destination
+                         WHERE o.uow = u.uow AND o.destination <> d.name AND away.open_until IS NOT NULL
+                     ), u.attempt, u.uow LIMIT 1
                  ) AS next
                  WHERE d.open_until <= now() FOR UPDATE OF d SKIP LOCKED
              ), opened AS (

@@ -16,6 +16,7 @@ use anyhow::{Error, Result, anyhow};
 use deadpool_postgres::{Client, Object, Pool};
 use group::{Destination, Limits, Queue, Refusal};
 use monitor::Health;
+use tokio::time::timeout;
 use tokio_postgres::Config;
 use tokio_postgres::error::DbError;
 use tracing::warn;
@@ -146,12 +147,16 @@ impl<M: Member> Destination for Groups<M> {
     type Failure = Error;
 
     async fn connect(&self) -> Result<Client, Unwritten> {
-        let client = connect::postgres::take(&self.pool).await.map_err(|error| self.error_of(error))?;
-        let is_new = client.statement_cache.size() == 0;
-        if is_new {
-            client.batch_execute(M::SETTINGS).await.map_err(|error| self.error_of(error.into()))?;
-        }
-        Ok(client)
+        let connecting = async {
+            let client = connect::postgres::take(&self.pool).await?;
+            let is_new = client.statement_cache.size() == 0;
+            if is_new {
+                client.batch_execute(M::SETTINGS).await?;
+            }
+            Ok(client)
+        };
+        let connected = timeout(WRITE_WAIT, connecting).await.map_err(Error::from).flatten();
+        connected.map_err(|error| self.error_of(error))
     }
 
     async fn write(&self, client: &Client, members: &[M]) -> Result<Vec<M::Response>> {
