@@ -9,7 +9,7 @@ use crate::metrics;
 use crate::points::{Point, pass};
 use crate::units::{Accepted, NewUnit, Unwritten};
 
-/// What became of a request.
+/// The outcome of a request.
 pub(crate) enum Begun {
     /// The first attempt of a new unit is made. The receiver gets its end.
     Driven { uow: i64, ended: oneshot::Receiver<End> },

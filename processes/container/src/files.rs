@@ -58,7 +58,7 @@ pub struct Files {
     takes: String,
     id: Uuid,
     mark: Mark,
-    /// Of the blocking steps.
+    /// One for each blocking step that runs.
     permits: Arc<Semaphore>,
 }
 
@@ -301,7 +301,7 @@ fn link(temporary: &Temporary, path: &Path, folder: &Path) -> Result<(), Refusal
     sync(folder).map_err(refused)
 }
 
-/// Puts a tombstone under the name, in the place of whatever is there.
+/// Puts a tombstone under the name. It replaces any file that has the name.
 fn entomb(path: &Path, folder: &Path) -> io::Result<()> {
     let temporary = Temporary::new(folder);
     File::create_new(&temporary.0)?.sync_all()?;

@@ -35,7 +35,7 @@ const ERROR_PAUSE_S: f64 = 5.0;
 /// Units of one round.
 const ROUND_LEN: usize = 500;
 
-/// What a process needs to drive units. Clones share it.
+/// The parts of a process that drive units. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Hand {
     pub spool: Spool,
@@ -56,22 +56,7 @@ impl Hand {
         let (sender, ended) = oneshot::channel();
         let hand = self.clone();
         self.driving.spawn(async move {
-            let taken = Taken {
-                uow,
-                key: unit.key,
-                resource: unit.resource,
-                subject: unit.subject,
-                state: State::FannedOut,
-                attempt: 1,
-                lease,
-                take_count: 1,
-                age: Duration::ZERO,
-                status: None,
-                error: None,
-                spool_name: unit.spool_name,
-                destinations: unit.destinations,
-                traceparent: unit.traceparent,
-            };
+            let taken = Taken::accepted(unit, uow, lease);
             let driven = async {
                 let unit = unit_of(&taken, incoming.document, Box::new(incoming.spooled))?;
                 hand.drive(&taken, &unit, None).await

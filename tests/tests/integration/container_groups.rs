@@ -1,11 +1,10 @@
 //! Units are accepted and settled in groups: few commits for many units, and no unit suffers from its neighbours.
 
 use std::pin::pin;
-use std::time::Duration;
 
 use container::units::{
-    Accepted, Accepts, NewUnit, PartOutcome, Row, State, Taken, Unwritten, Verdict, Verdicts, note_success,
-    register_spool, start_queues, take,
+    Accepted, Accepts, NewUnit, PartOutcome, Row, Taken, Unwritten, Verdict, Verdicts, note_success, register_spool,
+    start_queues, take,
 };
 use deadpool_postgres::ClientWrapper as Client;
 use futures_util::future::join_all;
@@ -42,7 +41,7 @@ impl Queues {
             let Ok(Some(Accepted::New { uow, lease })) = self.accepts.write(new.clone()).await else {
                 panic!("the unit about {subject} is new")
             };
-            units.push(taken(new, uow, lease));
+            units.push(Taken::accepted(new, uow, lease));
         }
         units
     }
@@ -90,26 +89,6 @@ fn new_unit(subject: &str, idempotency_key: Option<&str>) -> NewUnit {
         content_hash: subject.as_bytes().to_vec(),
         traceparent: None,
         waits: false,
-    }
-}
-
-/// The unit as its holder knows it.
-fn taken(new: NewUnit, uow: i64, lease: i64) -> Taken {
-    Taken {
-        uow,
-        key: new.key,
-        resource: new.resource,
-        subject: new.subject,
-        state: State::FannedOut,
-        attempt: 1,
-        lease,
-        take_count: 1,
-        age: Duration::ZERO,
-        status: None,
-        error: None,
-        spool_name: new.spool_name,
-        destinations: new.destinations,
-        traceparent: new.traceparent,
     }
 }
 

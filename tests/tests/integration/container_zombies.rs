@@ -177,10 +177,10 @@ async fn a_board_that_undoes_late_keeps_the_next_attempt() {
     zombie.wait_for("committed", 2).await;
 }
 
-#[tokio::test]
-async fn a_file_that_is_stored_late_changes_nothing() {
+/// A container that is stopped at this point, and woken when another has ended the unit in either way, changes nothing.
+async fn assert_changes_nothing_late(point: &str) {
     for (treatment, state) in [(PASS, "committed"), (REFUSE, "rejected")] {
-        let mut zombie = Zombie::start(World::new().await, &["--stop-at", "file-unnamed:7"], PASS, PASS).await;
+        let mut zombie = Zombie::start(World::new().await, &["--stop-at", point], PASS, PASS).await;
         zombie.post();
         zombie.stopped().await;
         zombie.replace(treatment, PASS).await;
@@ -188,6 +188,11 @@ async fn a_file_that_is_stored_late_changes_nothing() {
         zombie.end().await;
         zombie.wait_for(state, 1).await;
     }
+}
+
+#[tokio::test]
+async fn a_file_that_is_stored_late_changes_nothing() {
+    assert_changes_nothing_late("file-unnamed:7").await;
 }
 
 #[tokio::test]
@@ -204,15 +209,7 @@ async fn a_file_that_is_undone_late_keeps_the_next_attempt() {
 /// The row is written by the verdict's transaction. A container that is stopped before it finds its lease gone.
 #[tokio::test]
 async fn a_row_that_is_written_late_is_not_written() {
-    for (treatment, state) in [(PASS, "committed"), (REFUSE, "rejected")] {
-        let mut zombie = Zombie::start(World::new().await, &["--stop-at", "told:7"], PASS, PASS).await;
-        zombie.post();
-        zombie.stopped().await;
-        zombie.replace(treatment, PASS).await;
-        zombie.wait_for(state, 1).await;
-        zombie.end().await;
-        zombie.wait_for(state, 1).await;
-    }
+    assert_changes_nothing_late("told:7").await;
 }
 
 /// The verdict is one statement. A container that is stopped after it has sent it has given it, when Postgres comes to it.

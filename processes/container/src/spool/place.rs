@@ -30,7 +30,7 @@ pub enum SpoolPlace {
     S3 {
         /// The bucket.
         bucket: String,
-        /// What the names of all objects begin with. It may be empty.
+        /// The beginning of the names of all objects. It may be empty.
         prefix: String,
     },
 }

@@ -36,7 +36,7 @@ pub struct NewUnit {
     pub waits: bool,
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Accepted {
     /// It is a new unit, leased to the caller if it does not wait.

@@ -93,7 +93,7 @@ fn class(error: &DbError) -> &str {
 
 /// A member of a group.
 pub trait Member: Sized + Send + Sync + 'static {
-    /// What becomes of it.
+    /// Its outcome.
     type Response: Send + 'static;
 
     /// The settings of a session that writes them: whether its statements are planned anew for each group.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
 
-use super::{LEASE, State};
+use super::{LEASE, NewUnit, State};
 
 /// Units that are put off together, because a destination is away.
 const PUT_OFF_LEN_MAX: i64 = 1000;
@@ -44,6 +44,28 @@ pub struct Taken {
     pub destinations: Vec<String>,
     /// The trace of the request.
     pub traceparent: Option<String>,
+}
+
+impl Taken {
+    /// A unit that was accepted just now, and whose first attempt its process makes.
+    pub fn accepted(unit: NewUnit, uow: i64, lease: i64) -> Self {
+        Self {
+            uow,
+            key: unit.key,
+            resource: unit.resource,
+            subject: unit.subject,
+            state: State::FannedOut,
+            attempt: 1,
+            lease,
+            take_count: 1,
+            age: Duration::ZERO,
+            status: None,
+            error: None,
+            spool_name: unit.spool_name,
+            destinations: unit.destinations,
+            traceparent: unit.traceparent,
+        }
+    }
 }
 
 /// Takes up to `len_max` units of this spool that are due. A unit that needs a destination whose breaker is open is not taken:

@@ -41,7 +41,7 @@ pub(crate) struct DestinationLine {
     pub failed_per_s: Option<f64>,
 }
 
-/// What one container counts.
+/// The counts of one container.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct ContainerCounts {
     pub accepted: f64,
@@ -56,7 +56,7 @@ pub(crate) struct ContainerCounts {
     pub destinations: BTreeMap<String, DestinationCounts>,
 }
 
-/// What one container counts of a destination.
+/// The counts of one container about a destination.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct DestinationCounts {
     pub is_open: bool,
