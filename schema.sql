@@ -16,6 +16,13 @@
 -- libs/pglog/log.sql, for a service that needs the log alone. Change both files together: a test in pglog compares them.
 
 -- >>> log.sql
+-- psql stops at the first error, and takes the number of partitions from its command line. Other clients leave these lines out.
+-- >>> psql
+\set ON_ERROR_STOP on
+\if :{?partitions}
+    SET rocket_rides.partitions = :'partitions';
+\endif
+-- <<< psql
 BEGIN ISOLATION LEVEL READ COMMITTED;
 
 -- Clients read and write UTF-8. Without an encoding (SQL_ASCII) Postgres stores any bytes, and one row that is no UTF-8 would
@@ -43,6 +50,55 @@ DO $$ BEGIN PERFORM set_config('search_path', format('%I, pg_temp', current_sche
 CREATE OR REPLACE FUNCTION log_key() RETURNS INT LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
     SELECT CASE current_schema() WHEN 'public' THEN 0 ELSE hashtext(current_schema()::text) END
 $$;
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- The partitions. Each has its own offsets and its own stream. A key's records are all in one partition, in order (P1).
+-- Their number is fixed when the log is made: `psql "$DATABASE_URL" -v partitions=8 -f …`. With another number keys would move to
+-- other partitions, and then no order would be left between their old records and their new ones. 1 is the default, 64 the most.
+-- ---------------------------------------------------------------------------------------------------------------------
+-- The partition of a key: the first 32 bits of its MD5, modulo the number of partitions.
+CREATE OR REPLACE FUNCTION partition_of(key TEXT, partition_count INT) RETURNS INT
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE partition_count WHEN 1 THEN 0
+                ELSE (('x' || left(md5(key), 8))::bit(32)::bigint % partition_count)::int END
+$$;
+
+DO $$
+DECLARE
+    wanted  TEXT := NULLIF(current_setting('rocket_rides.partitions', true), '');
+    -- The highest partition that has records or readers, in a log from before version 7.
+    highest INT;
+BEGIN
+    IF wanted !~ '^[0-9]{1,2}$' OR wanted::int NOT BETWEEN 1 AND 64 THEN
+        RAISE EXCEPTION 'the log cannot have % partitions', wanted USING HINT = 'Give a number from 1 to 64, such as 8.';
+    END IF;
+    IF to_regproc('log_partitions') IS NOT NULL THEN
+        IF wanted::int <> log_partitions() THEN
+            RAISE EXCEPTION 'the log has % partition(s), and % were asked for', log_partitions(), wanted
+            USING HINT = 'The number is fixed when a log is made: with another one, keys would move to other partitions, and '
+                         'their records would lose their order. Leave it out, or make a new log in another database.';
+        END IF;
+        RETURN;
+    END IF;
+    IF to_regclass('log_batches') IS NOT NULL THEN
+        highest := (SELECT greatest((SELECT max(partition) FROM log_batches),
+                                    (SELECT max(partition) FROM staged_log_records),
+                                    (SELECT max(partition) FROM checkpoints)));
+        IF highest >= COALESCE(wanted::int, 1) THEN
+            RAISE EXCEPTION 'the log has records or consumers in partition %', highest
+            USING HINT = format('Say how many partitions it has, at least %s: psql -v partitions=%1$s', highest + 1);
+        END IF;
+        IF highest = 0 AND wanted::int > 1 THEN
+            RAISE EXCEPTION 'the log has records or consumers, in one partition, and % partitions were asked for', wanted
+            USING HINT = 'The number is fixed when a log is made. Leave it out, or make a new log in another database.';
+        END IF;
+    END IF;
+    -- Both are inlined into the statements that use them.
+    EXECUTE format('CREATE FUNCTION log_partitions() RETURNS INT LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN %s',
+                   COALESCE(wanted, '1'));
+    EXECUTE format('CREATE FUNCTION partition_of(key TEXT) RETURNS INT LANGUAGE sql IMMUTABLE PARALLEL SAFE '
+                   'RETURN partition_of(key, %s)', COALESCE(wanted, '1'));
+END $$;
 -- <<< log.sql
 
 -- ---------------------------------------------------------------------------------------------------------------------
@@ -76,14 +132,15 @@ END $$;
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Records that are to be published, one per row. A row is written in the transaction that makes the record true (I1):
--- INSERT INTO staged_log_records (object, action, data) VALUES ('account', 'credit', '{"id":7,"amount":5}').
+-- INSERT INTO staged_log_records (partition, object, action, data)
+-- VALUES (partition_of('account-7'), 'account', 'credit', '{"id":7,"amount":5}').
 -- Written by every process that changes something. Read by the streamer, and by consumers that heal a gap in the stream.
 -- Deleted by the reaper, in whole batches. Never updated.
 -- ---------------------------------------------------------------------------------------------------------------------
 CREATE TABLE IF NOT EXISTS staged_log_records (
     -- The transaction that wrote the row. It decides to which batch the row belongs: leave it to its default.
     transaction_id xid8        NOT NULL DEFAULT pg_current_xact_id(),
-    -- The log consists of partitions, each with its own offsets and its own stream. Most systems need only this one.
+    -- partition_of() the key of the record. Without it, the first partition: the right one for records without a key.
     partition      INT         NOT NULL DEFAULT 0,
     -- Orders the records inside a batch. It is NOT the order of commits: id 6 may commit before id 5 (I3).
     id             BIGINT      GENERATED ALWAYS AS IDENTITY,
@@ -99,7 +156,6 @@ CREATE TABLE IF NOT EXISTS staged_log_records (
     traceparent    w3c_traceparent,
 
     CONSTRAINT staged_log_records_pkey PRIMARY KEY (partition, id),
-    CONSTRAINT staged_log_records_partition_not_negative CHECK (partition >= 0),
     CONSTRAINT staged_log_records_object_not_empty CHECK (object <> ''),
     CONSTRAINT staged_log_records_action_not_empty CHECK (action <> ''),
     -- 64 KiB. A record says what happened; documents and pictures live elsewhere. The limit bounds the memory that a
@@ -113,6 +169,16 @@ CREATE TABLE IF NOT EXISTS staged_log_records (
 DO $$ BEGIN
     IF to_regclass('staged_log_records_transaction') IS NULL THEN
         CREATE INDEX staged_log_records_transaction ON staged_log_records (partition, transaction_id, id);
+    END IF;
+END $$;
+
+-- The number of partitions stands here as a literal: Postgres parses this condition for every statement.
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'staged_log_records'::regclass
+                   AND conname = 'staged_log_records_partition_known') THEN
+        ALTER TABLE staged_log_records DROP CONSTRAINT IF EXISTS staged_log_records_partition_not_negative;
+        EXECUTE format('ALTER TABLE staged_log_records ADD CONSTRAINT staged_log_records_partition_known '
+                       'CHECK (partition >= 0 AND partition < %s) NOT VALID', log_partitions());
     END IF;
 END $$;
 
@@ -457,6 +523,9 @@ CREATE TABLE IF NOT EXISTS log_identity (
     system_identifier BIGINT NOT NULL,
     -- The version of the log's tables. Programs of another version refuse to work on them.
     schema_version    INT    NOT NULL,
+    -- Random, in the names of the streams, so that the streams of two logs on one Redis Cluster have different names. NULL: the
+    -- log was made without a number of partitions, and its stream has just the name that the processes are given.
+    log_id            VARCHAR(12),
 
     CONSTRAINT log_identity_pkey PRIMARY KEY (system_identifier)
 );
@@ -926,8 +995,8 @@ END $$;
 CREATE OR REPLACE FUNCTION record_dropped_units() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
-    INSERT INTO staged_log_records (object, action, data, traceparent)
-    VALUES ('unit', 'dropped', json_build_object('uow', NEW.uow, 'resource', NEW.resource, 'subject', NEW.subject,
+    INSERT INTO staged_log_records (partition, object, action, data, traceparent)
+    VALUES (partition_of(NEW.resource || '/' || NEW.subject), 'unit', 'dropped', json_build_object('uow', NEW.uow, 'resource', NEW.resource, 'subject', NEW.subject,
                 'attempt', NEW.attempt, 'status', NEW.status, 'error', NEW.error), NEW.traceparent);
     RETURN NULL;
 END $$;
@@ -1052,6 +1121,10 @@ DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'log_batches'::regclass AND attname = 'skip_ids') THEN
         ALTER TABLE log_batches ADD COLUMN skip_ids BIGINT[], ADD COLUMN last_id BIGINT;
     END IF;
+    -- From before version 7.
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'log_identity'::regclass AND attname = 'log_id') THEN
+        ALTER TABLE log_identity ADD COLUMN log_id VARCHAR(12);
+    END IF;
 END $$;
 -- <<< log.sql
 
@@ -1113,11 +1186,32 @@ END $$;
 -- >>> log.sql
 
 -- If the table has a row, the log came from a dump or was here before. A second row would hide where it came from.
-INSERT INTO log_identity (system_identifier, schema_version)
-SELECT system_identifier, 6 FROM pg_control_system() WHERE NOT EXISTS (SELECT FROM log_identity);
+INSERT INTO log_identity (system_identifier, schema_version, log_id)
+SELECT system_identifier, 7, CASE WHEN current_setting('rocket_rides.partitions', true) <> ''
+                                  THEN left(md5(gen_random_uuid()::text), 12) END
+FROM pg_control_system() WHERE NOT EXISTS (SELECT FROM log_identity);
+
+-- The key of a partition's stream in Redis, for readers in other languages. The processes compute the same. Logs without an id name
+-- the first stream as they are told, and the others with their number. In the others the number between the braces decides on which
+-- node of a Redis Cluster the stream is: however many of the nodes and of the first partitions there are, each node has about as
+-- many. Partition p has the smallest number whose slot is in the middle quarter of the range b * 256 … b * 256 + 255, where b is p
+-- with its six bits reversed.
+CREATE OR REPLACE FUNCTION stream_key(of_partition INT DEFAULT 0, stream_name TEXT DEFAULT 'rocket-rides-log')
+RETURNS TEXT LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+    SELECT CASE WHEN log_id IS NOT NULL
+                THEN format('%s:%s:{%s}', stream_name, log_id, (ARRAY[
+                    14, 712, 109, 13, 175, 203, 68, 172, 29, 133, 134, 242, 148, 52, 55, 753,
+                    117, 261, 266, 110, 76, 770, 777, 71, 736, 1, 6, 731, 227, 151, 156, 220,
+                    270, 106, 101, 277, 761, 67, 60, 766, 21, 727, 720, 26, 140, 236, 231, 147,
+                    703, 269, 343, 118, 212, 164, 163, 79, 122, 9, 253, 125, 43, 159, 742, 44
+                ])[of_partition + 1])
+                WHEN of_partition = 0 THEN stream_name
+                ELSE format('%s:{%s}', stream_name, of_partition) END
+    FROM log_identity
+$$;
 
 -- The version never goes down: an old copy of this file drops nothing that a newer one has made.
-UPDATE log_identity SET schema_version = 6 WHERE schema_version < 6;
+UPDATE log_identity SET schema_version = 7 WHERE schema_version < 7;
 
 COMMIT;
 -- <<< log.sql

@@ -78,7 +78,7 @@ GRANT SELECT ON log_identity TO rocket_streamer, rocket_consumer, rocket_receipt
 GRANT SELECT, INSERT (distance_mm) ON rides TO rocket_api;
 -- It stages records and reads back only the id. It may not set transaction_id, which decides the batch of a record: only
 -- the column's default is right.
-GRANT INSERT (object, action, data, traceparent), SELECT (id) ON staged_log_records TO rocket_api;
+GRANT INSERT (partition, object, action, data, traceparent), SELECT (id) ON staged_log_records TO rocket_api;
 -- GET /history shows the history. GET /totals shows heads, checkpoints, states and the number of dead letters, but not
 -- their contents.
 GRANT SELECT (partition, first_offset, record_count) ON log_batches TO rocket_api;
@@ -90,7 +90,7 @@ GRANT SELECT (name, partition, dropped_at) ON dead_letters TO rocket_api;
 -- ---------------------------------------------------------------------------------------------------------------------
 -- The completer writes rides and records where the api did not finish. It reads the ride that the response shows.
 GRANT SELECT, INSERT (distance_mm) ON rides TO rocket_completer;
-GRANT INSERT (object, action, data, traceparent), SELECT (id) ON staged_log_records TO rocket_completer;
+GRANT INSERT (partition, object, action, data, traceparent), SELECT (id) ON staged_log_records TO rocket_completer;
 GRANT SELECT ON users TO rocket_api, rocket_completer;
 -- The request itself never changes, only its progress.
 GRANT SELECT, INSERT (target, key, payload, reference_time, timeout_at, expires_at),
@@ -203,7 +203,7 @@ GRANT SELECT, INSERT (uow, attempt, destination, state, status, error) ON unit_r
 GRANT SELECT, INSERT (name, fingerprint), UPDATE (fingerprint, failure_count, open_until, canary)
     ON destinations TO rocket_container;
 GRANT SELECT, INSERT (uow, subject, data) ON manifests TO rocket_container;
-GRANT INSERT (object, action, data, traceparent), SELECT (id) ON staged_log_records TO rocket_container;
+GRANT INSERT (partition, object, action, data, traceparent), SELECT (id) ON staged_log_records TO rocket_container;
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- dashboard: only reads. It sees when records were staged, but not their contents.

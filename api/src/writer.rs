@@ -138,8 +138,8 @@ pub(crate) const WRITE_RIDES: &str = "-- api::write_rides
         SELECT distance_mm FROM unnest($1::bigint[]) WITH ORDINALITY AS new (distance_mm, place) ORDER BY place
         RETURNING id, distance_mm, created_at
     ), staged AS (
-        INSERT INTO staged_log_records (object, action, data)
-        SELECT 'ride', 'create', format('{\"id\":%s,\"distance_mm\":%s}', id, distance_mm)::json FROM written
+        INSERT INTO staged_log_records (partition, object, action, data)
+        SELECT partition_of(id::text), 'ride', 'create', format('{\"id\":%s,\"distance_mm\":%s}', id, distance_mm)::json FROM written
     )
     SELECT id, distance_mm, created_at FROM written";
 
@@ -170,8 +170,9 @@ async fn insert_traced(
             SELECT distance_mm FROM unnest($1::bigint[]) WITH ORDINALITY AS new (distance_mm, place) ORDER BY place
             RETURNING id, distance_mm, created_at
         ), staged AS (
-            INSERT INTO staged_log_records (object, action, data, traceparent)
-            SELECT 'ride', 'create', format('{\"id\":%s,\"distance_mm\":%s}', id, distance_mm)::json, traceparent
+            INSERT INTO staged_log_records (partition, object, action, data, traceparent)
+            SELECT partition_of(id::text), 'ride', 'create', format('{\"id\":%s,\"distance_mm\":%s}', id, distance_mm)::json,
+                   traceparent
             FROM (SELECT array_agg(id) AS ids, array_agg(distance_mm) AS distances_mm FROM written) AS rides,
                  unnest(ids, distances_mm, $2::text[]) AS record (id, distance_mm, traceparent)
         )

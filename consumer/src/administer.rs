@@ -13,7 +13,7 @@ use crate::registry::Registry;
 /// # Errors
 /// As [`register_anew`], [`copy`] or [`unregister`].
 pub(crate) async fn administer(config: &Config, registry: &Registry) -> Result<Option<String>> {
-    let (name, partition) = (&config.name, config.stream.partition);
+    let (name, partition) = (&config.name, config.stream.partition());
     let key = CheckpointKey { name: name.clone(), partition };
     let mut client = connect::postgres::connect(&config.postgres.database_url, "consumer", || {}).await?;
     pglog::prepare_session(&client).await.context("setting up the session")?;

@@ -76,7 +76,7 @@ impl<F: Fold> Consumer<F> {
         shutdown: CancellationToken,
     ) -> Self {
         Self {
-            key: CheckpointKey { name: name.to_owned(), partition: stream.partition },
+            key: CheckpointKey { name: name.to_owned(), partition: stream.partition() },
             postgres: postgres.database_url.clone(),
             role,
             shutdown,

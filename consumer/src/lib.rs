@@ -126,7 +126,7 @@ async fn run_fold(config: Config, fold: Box<dyn Fold>, health: &Health, shutdown
         consumer = config.name,
         fold = %fold.id(),
         stream = ?config.stream,
-        partition = config.stream.partition.number(),
+        partition = config.stream.partition().number(),
         fault_rate = config.fault.fault_rate,
         fault_seed = faults.seed(),
         "consumer started"
@@ -135,7 +135,7 @@ async fn run_fold(config: Config, fold: Box<dyn Fold>, health: &Health, shutdown
     let injection = Injection::new(faults, health.orders());
     let last = health.is_served().then(|| metrics::start(health, &config, health.pulse("postgres", AGE_MAX)));
     let consumer = Consumer::new(&config, fold, shutdown.clone());
-    let key = CheckpointKey { name: config.name, partition: config.stream.partition };
+    let key = CheckpointKey { name: config.name, partition: config.stream.partition() };
     let mut folding = Folding { consumer, stream, last, key, is_draining: config.drain };
     process::ready();
     repeat_with_faults(&mut folding, Until::drained(config.drain), &steps, injection, &shutdown).await?;

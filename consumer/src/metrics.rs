@@ -47,7 +47,7 @@ pub(crate) fn start(health: &Health, config: &Config, pulse: Pulse) -> LastCommi
         "From when a record was staged until it was in the committed state; one record a second at most"
     );
     let last = LastCommit::default();
-    let (shared, partition, name) = (Arc::clone(&last), config.stream.partition, config.name.clone());
+    let (shared, partition, name) = (Arc::clone(&last), config.stream.partition(), config.name.clone());
     health.ask_postgres(&config.postgres.database_url, pulse, move |client| {
         let (last, name) = (*shared.lock().unwrap_or_else(PoisonError::into_inner), name.clone());
         Box::pin(async move {

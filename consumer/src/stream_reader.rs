@@ -33,7 +33,7 @@ impl StreamReader {
     /// Connects when first used.
     pub fn new(args: &StreamArgs) -> Self {
         Self {
-            redis: args.redis_url.clone(),
+            redis: args.redis_url.first().clone(),
             key: args.key(),
             tail: None,
             backoff: Backoff::up_to(RETRY_WAIT_MAX),

@@ -33,7 +33,7 @@ pub(crate) struct StreamAddress {
 
 impl StreamAddress {
     pub fn new(args: &StreamArgs) -> Self {
-        Self { redis: args.redis_url.clone(), key: args.key(), partition: args.partition }
+        Self { redis: args.redis_url.first().clone(), key: args.key(), partition: args.partition() }
     }
 }
 

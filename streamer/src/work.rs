@@ -35,7 +35,7 @@ impl Publishing {
         Self {
             streamer: Streamer::new(config),
             last,
-            partition: config.stream.partition,
+            partition: config.stream.partition(),
             is_draining: config.drain,
             told_leads: None,
         }

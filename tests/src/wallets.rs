@@ -81,7 +81,7 @@ impl World {
 
     /// Stages the record of a credit that has no event, with the payload `data`.
     pub async fn stage_wallet_data(&self, data: &str) {
-        let record = pglog::NewRecord { object: "wallet", action: "credit", data, traceparent: None };
+        let record = pglog::NewRecord { key: "", object: "wallet", action: "credit", data, traceparent: None };
         pglog::stage(self.client(), record).await.unwrap();
     }
 

@@ -6,7 +6,7 @@ use clap::Parser;
 use common::shutdown::CancellationToken;
 use consumer::{Consumer, DistanceFold, Progress, State};
 use deadpool_postgres::ClientWrapper as Client;
-use pglog::Session;
+use pglog::{PartitionCount, Session};
 use redis::aio::MultiplexedConnection;
 use stream::wire::Wire;
 use streamer::{Fault, Step, Streamer};
@@ -14,7 +14,7 @@ use tokio_postgres::Config;
 
 use crate::connection::connect;
 use crate::servers::{PrivatePostgres, PrivateRedis};
-use crate::template::{TEMPLATE, create_template, with_database};
+use crate::template::{create_template, with_database};
 
 /// The names of the processes that have a role of their own, as `ops/roles.sql` lists them: `rocket_api` is the role of the
 /// api.
@@ -45,13 +45,27 @@ impl World {
         Self::on(&from_environment("DATABASE_URL"), redis_url).await
     }
 
+    /// A world with a log of so many partitions, on the servers that `bin/test` started.
+    pub async fn cut(partition_count: i32) -> Self {
+        Self::cut_on(&from_environment("DATABASE_URL"), &from_environment("REDIS_URL"), partition_count).await
+    }
+
+    /// A world with a log of so many partitions, on private servers.
+    pub async fn cut_on(maintenance_url: &str, redis_url: &str, partition_count: i32) -> Self {
+        Self::make(maintenance_url, redis_url, Some(PartitionCount::new(partition_count).unwrap())).await
+    }
+
     /// A world on private servers.
     pub async fn on(maintenance_url: &str, redis_url: &str) -> Self {
+        Self::make(maintenance_url, redis_url, None).await
+    }
+
+    async fn make(maintenance_url: &str, redis_url: &str, partitions: Option<PartitionCount>) -> Self {
         let maintenance: Config = maintenance_url.parse().unwrap();
         let client = connect(&maintenance).await;
-        create_template(&client, maintenance_url).await;
+        let template = create_template(&client, maintenance_url, partitions).await;
         let database = format!("t_{:016x}", rand::random::<u64>());
-        client.batch_execute(&format!("CREATE DATABASE {database} TEMPLATE {TEMPLATE}")).await.unwrap();
+        client.batch_execute(&format!("CREATE DATABASE {database} TEMPLATE {template}")).await.unwrap();
         let database_url = with_database(maintenance_url, &database);
         let mut world = Self::at(&database_url, redis_url, &database).await;
         pglog::prepare_session(&world.client).await.unwrap();
@@ -180,7 +194,7 @@ impl World {
 
     /// Stages a record of a created ride with the payload `data`.
     pub async fn stage_data(&self, data: &str) {
-        let record = pglog::NewRecord { object: "ride", action: "create", data, traceparent: None };
+        let record = pglog::NewRecord { key: "", object: "ride", action: "create", data, traceparent: None };
         pglog::stage(&self.client, record).await.unwrap();
     }
 

@@ -27,7 +27,7 @@ pub fn main(folds: Registry) -> ExitCode {
 
 async fn run(config: Config, folds: Registry, shutdown: CancellationToken) -> Result<()> {
     let Some(offset) = config.replay else { return consumer::run(config.consumer, folds, shutdown).await };
-    let (name, partition) = (config.consumer.name, config.consumer.stream.partition);
+    let (name, partition) = (config.consumer.name, config.consumer.stream.partition());
     let mut client = connect::postgres::connect(&config.consumer.postgres.database_url, &name, || {}).await?;
     let key = CheckpointKey { name: name.clone(), partition };
     let mut fold = folds.of_consumer(&client, &key).await?;

@@ -68,7 +68,7 @@ impl WalletsFold {
         health: &Health,
     ) -> Result<Self> {
         ensure!(
-            stream.partition == Partition::FIRST,
+            stream.partition() == Partition::FIRST,
             "the wallets are in partition {}: leave out --partition",
             Partition::FIRST
         );
@@ -107,7 +107,7 @@ impl WalletsFold {
 
 /// The model, on the server that the settings name.
 fn open(args: &WalletsArgs, stream: &StreamArgs) -> Model {
-    let redis = args.wallets_redis_url.as_ref().unwrap_or(&stream.redis_url);
+    let redis = args.wallets_redis_url.as_ref().unwrap_or(stream.redis_url.first());
     Model::start(redis.clone(), &stream.stream_name, REPLY_WAIT)
 }
 

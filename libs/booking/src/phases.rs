@@ -104,7 +104,7 @@ impl Trip<'_> {
         // These statements are sent together, here and below: waiting for each result costs more than the statement.
         let (audited, staged) = tokio::join!(
             self.audit(phase.tx(), "ride.created", ride_id, &journey),
-            self.stage(phase.tx(), "ride", "create", &data)
+            self.stage(phase.tx(), ride_id, "ride", "create", &data)
         );
         all_of([audited, staged])?;
         Ok(phase.advance(RIDE_CREATED).await?)
@@ -148,7 +148,7 @@ impl Trip<'_> {
         let (noted, audited, staged) = tokio::join!(
             noting,
             self.audit(phase.tx(), "charge.created", ride_id, &charge),
-            self.stage(phase.tx(), "charge", "create", &text)
+            self.stage(phase.tx(), self.user.id, "charge", "create", &text)
         );
         all_of([noted, audited, staged])?;
         Ok(phase.advance(CHARGE_CREATED).await?)
@@ -160,7 +160,7 @@ impl Trip<'_> {
         let text = decline.to_string();
         let (audited, staged) = tokio::join!(
             self.audit(phase.tx(), "charge.declined", ride_id, &decline),
-            self.stage(phase.tx(), "charge", "decline", &text)
+            self.stage(phase.tx(), self.user.id, "charge", "decline", &text)
         );
         all_of([audited, staged])?;
         let error = format!("Error from payment processor: {message}");
@@ -179,7 +179,7 @@ impl Trip<'_> {
         let text = receipt.to_string();
         let (audited, staged) = tokio::join!(
             self.audit(phase.tx(), "receipt.staged", booked.ride_id, &receipt),
-            self.stage(phase.tx(), "receipt", "create", &text)
+            self.stage(phase.tx(), self.user.id, "receipt", "create", &text)
         );
         all_of([audited, staged])?;
         let body = json!({
@@ -201,9 +201,10 @@ impl Trip<'_> {
         Ok(())
     }
 
-    async fn stage(&self, tx: &Transaction<'_>, object: &str, action: &str, data: &str) -> Result<(), Error> {
+    async fn stage(&self, tx: &Transaction<'_>, key: i64, object: &str, action: &str, data: &str) -> Result<(), Error> {
         let traceparent = self.order.traceparent.map(|traceparent| traceparent.to_string());
-        pglog::stage(tx, NewRecord { object, action, data, traceparent: traceparent.as_deref() }).await?;
+        let (key, traceparent) = (key.to_string(), traceparent.as_deref());
+        pglog::stage(tx, NewRecord { key: &key, object, action, data, traceparent }).await?;
         Ok(())
     }
 }

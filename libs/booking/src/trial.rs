@@ -9,7 +9,7 @@ pub const TRIAL: [&str; 8] = [
     "-- booking::try_ride
      INSERT INTO rides (distance_mm) SELECT NULL WHERE false",
     "-- booking::try_stage
-     INSERT INTO staged_log_records (object, action, data) SELECT NULL, NULL, NULL WHERE false",
+     INSERT INTO staged_log_records (partition, object, action, data) SELECT partition_of(NULL), NULL, NULL, NULL WHERE false",
     "-- booking::try_booking
      INSERT INTO bookings (ride_id, user_id, operation_id, charge_key, charge_form)
      SELECT NULL, NULL, NULL, NULL, NULL FROM users WHERE false",

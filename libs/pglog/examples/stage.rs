@@ -38,7 +38,11 @@ async fn credit(client: &mut Client, account_id: i64, amount: i64) -> Result<i64
     // Last, because the transaction now holds the account's lock. A second transaction on this account waits for this COMMIT,
     // so the log has the records of one account in the order of their commits.
     let data = format!(r#"{{"id":{account_id},"amount":{amount}}}"#);
-    pglog::stage(&tx, NewRecord { object: "account", action: "credit", data: &data, ..NewRecord::default() }).await?;
+    pglog::stage(
+        &tx,
+        NewRecord { key: "account-7", object: "account", action: "credit", data: &data, ..NewRecord::default() },
+    )
+    .await?;
     tx.commit().await?;
     Ok(row.get(0))
 }

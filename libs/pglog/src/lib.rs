@@ -40,11 +40,11 @@ pub use batch::{
 pub use checkpoint::{hold_reaping, hold_registration, lowest_checkpoint};
 pub use cut::{Cut, Cutter, assign};
 pub use lag::{Lag, lag};
-pub use partition::{NoPartition, Partition};
+pub use partition::{NoPartition, NoPartitions, Partition, PartitionCount, Partitions, UnknownPartition};
 pub use reader::Reader;
 pub use reap::{ReapedCounts, reap, reapable};
 pub use record::{Page, Record, micros_since_1970, time_of_micros};
-pub use schema::{Identity, LOG_SCHEMA, SCHEMA_VERSION, apply_log_schema, identity, prepare_session};
+pub use schema::{Identity, LOG_SCHEMA, SCHEMA_VERSION, apply_log_schema, apply_schema, identity, prepare_session};
 pub use session::{Params, Session};
 pub use stage::{HINT_CHANNEL, NewRecord, hint, listen, stage};
 pub use whole::{WholeReader, history_page};

@@ -1,10 +1,11 @@
-//! A partition of the log.
+//! The partitions of the log, and the partition of a key.
 
 use std::error::Error;
 use std::fmt;
 use std::str::FromStr;
 
 use bytes::BytesMut;
+use md5::{Digest, Md5};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type};
 
 /// The number of a partition: 0 or more. The log is cut into partitions, each with its own offsets and its own stream.
@@ -50,6 +51,128 @@ impl fmt::Display for Partition {
     }
 }
 
+/// The number of partitions of a log: 1 to 64. It is fixed when the log is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionCount(i32);
+
+impl PartitionCount {
+    /// A log that is not cut.
+    pub const ONE: Self = Self(1);
+
+    /// The most partitions that a log can have.
+    pub const MAX: Self = Self(64);
+
+    /// So many partitions; `None` if a log cannot have so many.
+    pub const fn new(number: i32) -> Option<Self> {
+        if number >= 1 && number <= Self::MAX.0 { Some(Self(number)) } else { None }
+    }
+
+    /// The number.
+    pub const fn number(self) -> i32 {
+        self.0
+    }
+
+    /// All partitions, the first one first.
+    pub fn partitions(self) -> impl DoubleEndedIterator<Item = Partition> + ExactSizeIterator {
+        (0..self.0).map(Partition)
+    }
+
+    /// Whether the log has this partition.
+    pub fn has(self, partition: Partition) -> bool {
+        partition.0 < self.0
+    }
+
+    /// The partition of a key: the first 32 bits of its MD5, modulo the number of partitions. The function `partition_of` of the
+    /// schema computes the same, and `libs/stream/vectors.json` has test vectors.
+    ///
+    /// ```
+    /// # use pglog::{Partition, PartitionCount};
+    /// assert_eq!(PartitionCount::new(8).unwrap().partition_of("42"), Partition::FIRST);
+    /// assert_eq!(PartitionCount::new(8).unwrap().partition_of("43"), Partition::new(4).unwrap());
+    /// assert_eq!(PartitionCount::ONE.partition_of("42"), Partition::FIRST);
+    /// ```
+    pub fn partition_of(self, key: &str) -> Partition {
+        let digest = Md5::digest(key);
+        let first = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
+        Partition((i64::from(first) % i64::from(self.0)) as i32)
+    }
+}
+
+impl fmt::Display for PartitionCount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The partitions that a process works on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Partitions {
+    /// All that the log has.
+    #[default]
+    All,
+    /// These, in order and without repetition; at least one.
+    Only(Vec<Partition>),
+}
+
+impl Partitions {
+    /// These partitions of a log that has `count`.
+    ///
+    /// # Errors
+    /// The log does not have one of them.
+    pub fn of(&self, count: PartitionCount) -> Result<Vec<Partition>, UnknownPartition> {
+        match self {
+            Self::All => Ok(count.partitions().collect()),
+            Self::Only(some) => match some.iter().find(|partition| !count.has(**partition)) {
+                Some(partition) => Err(UnknownPartition { partition: *partition, count }),
+                None => Ok(some.clone()),
+            },
+        }
+    }
+}
+
+/// The log does not have a partition that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the log has {count} partition(s), and partition {partition} is not one of them: give numbers from 0 to {}", count.number() - 1)]
+pub struct UnknownPartition {
+    /// The partition.
+    pub partition: Partition,
+    /// The number of partitions that the log has.
+    pub count: PartitionCount,
+}
+
+/// `all`, or numbers with commas between them.
+impl FromStr for Partitions {
+    type Err = NoPartitions;
+
+    fn from_str(text: &str) -> Result<Self, NoPartitions> {
+        if text == "all" {
+            return Ok(Self::All);
+        }
+        let parsed: Result<Vec<Partition>, NoPartition> = text.split(',').map(|part| part.trim().parse()).collect();
+        let mut some = parsed.map_err(|NoPartition| NoPartitions)?;
+        some.sort_unstable();
+        some.dedup();
+        Ok(Self::Only(some))
+    }
+}
+
+impl fmt::Display for Partitions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Only(some) => {
+                let numbers: Vec<String> = some.iter().map(Partition::to_string).collect();
+                f.write_str(&numbers.join(","))
+            }
+        }
+    }
+}
+
+/// The text names no partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("give all, or numbers of partitions such as 0,3")]
+pub struct NoPartitions;
+
 /// The text is not the number of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("give the number of a partition, 0 or more")]
@@ -84,5 +207,30 @@ impl<'a> FromSql<'a> for Partition {
 
     fn accepts(ty: &Type) -> bool {
         <i32 as FromSql>::accepts(ty)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_are_named_by_their_numbers() {
+        let read = |text: &str| text.parse::<Partitions>();
+        assert_eq!(read("all"), Ok(Partitions::All));
+        assert_eq!(read("3, 0,3"), Ok(Partitions::Only(vec![Partition(0), Partition(3)])));
+        assert_eq!(read("3, 0,3").unwrap().to_string(), "0,3");
+        for bad in ["", "none", "0,", "-1", "1-3"] {
+            assert_eq!(read(bad), Err(NoPartitions), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_partition_that_the_log_lacks_is_refused() {
+        let three = PartitionCount::new(3).unwrap();
+        assert_eq!(Partitions::All.of(three).unwrap().len(), 3);
+        let error = Partitions::Only(vec![Partition(0), Partition(3)]).of(three).unwrap_err().to_string();
+        assert!(error.contains("partition 3 is not one of them: give numbers from 0 to 2"), "{error}");
+        assert_eq!([0, 65, -1].map(PartitionCount::new), [None, None, None]);
     }
 }

@@ -16,11 +16,15 @@ const CHANNEL_OF_SCHEMA: &str = "CASE current_schema() WHEN 'public' THEN 'rocke
 /// A record to be staged: an object (`account`), an action (`credit`) and a JSON payload, which is kept byte for byte.
 ///
 /// ```
-/// let record = pglog::NewRecord { object: "account", action: "credit", data: r#"{"id":7}"#, ..Default::default() };
+/// let data = r#"{"id":7}"#;
+/// let record = pglog::NewRecord { key: "account-7", object: "account", action: "credit", data, ..Default::default() };
 /// assert_eq!(record.traceparent, None);
 /// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NewRecord<'a> {
+    /// The thing that the record is about. Records with the same key are in the same partition, in order (P1). The number of
+    /// partitions decides which one it is: see [`PartitionCount::partition_of`](crate::PartitionCount::partition_of).
+    pub key: &'a str,
     /// The kind of thing that the record is about, at most 100 characters.
     pub object: &'a str,
     /// What happened to it, at most 100 characters.
@@ -42,7 +46,8 @@ pub struct NewRecord<'a> {
 /// let tx = client.transaction().await?;
 /// tx.execute("UPDATE accounts SET balance = balance + 5 WHERE id = $1", &[&7_i64]).await?;
 /// let data = r#"{"id":7,"amount":5}"#;
-/// pglog::stage(&tx, pglog::NewRecord { object: "account", action: "credit", data, traceparent: None }).await?;
+/// let record = pglog::NewRecord { key: "account-7", object: "account", action: "credit", data, traceparent: None };
+/// pglog::stage(&tx, record).await?;
 /// tx.commit().await?;
 /// # Ok(()) }
 /// ```
@@ -50,15 +55,16 @@ pub struct NewRecord<'a> {
 /// # Errors
 /// The data is no JSON, the trace is no `traceparent`, or a field is too long. The transaction is aborted: fix the record.
 pub async fn stage(client: &impl Session, record: NewRecord<'_>) -> Result<i64, tokio_postgres::Error> {
-    let NewRecord { object, action, data, traceparent } = record;
+    let NewRecord { key, object, action, data, traceparent } = record;
     let row = match traceparent {
         // Without naming the column, so that a role that was granted only the other columns can stage.
         None => {
             client
                 .query_one(
                     "-- pglog::stage
-                     INSERT INTO staged_log_records (object, action, data) VALUES ($1, $2, $3::text::json) RETURNING id",
-                    &[&object, &action, &data],
+                     INSERT INTO staged_log_records (partition, object, action, data)
+                     VALUES (partition_of($4::text), $1, $2, $3::text::json) RETURNING id",
+                    &[&object, &action, &data, &key],
                 )
                 .await?
         }
@@ -66,9 +72,9 @@ pub async fn stage(client: &impl Session, record: NewRecord<'_>) -> Result<i64, 
             client
                 .query_one(
                     "-- pglog::stage
-                     INSERT INTO staged_log_records (object, action, data, traceparent)
-                     VALUES ($1, $2, $3::text::json, $4::text) RETURNING id",
-                    &[&object, &action, &data, &traceparent],
+                     INSERT INTO staged_log_records (partition, object, action, data, traceparent)
+                     VALUES (partition_of($5::text), $1, $2, $3::text::json, $4::text) RETURNING id",
+                    &[&object, &action, &data, &traceparent, &key],
                 )
                 .await?
         }

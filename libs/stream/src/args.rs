@@ -1,36 +1,45 @@
 //! The arguments of every process that uses the stream: where Redis is, and which stream.
 
 use clap::Args;
-use pglog::Partition;
+use pglog::{Identity, Partitions};
 
-use crate::codec::stream_key;
+use crate::codec::Stream;
+use crate::servers::Servers;
 
 /// Where the stream is.
-#[derive(Clone, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct StreamArgs {
-    /// The Redis server, for example redis://localhost:6379 or redis+unix:///run/redis.sock; rediss:// encrypts
-    #[arg(long, env = "REDIS_URL", hide_env_values = true, value_parser = parse_redis_url)]
-    pub redis_url: redis::Client,
+    /// The Redis server, for example redis://localhost:6379 or redis+unix:///run/redis.sock; rediss:// encrypts. Several nodes of
+    /// a Redis Cluster have commas between them
+    #[arg(long, env = "REDIS_URL", hide_env_values = true)]
+    pub redis_url: Servers,
 
     /// Name of the stream's key.
     #[arg(long, env = "STREAM_NAME", default_value = "rocket-rides-log", value_parser = parse_stream_name)]
     pub stream_name: String,
 
-    /// The partition of the log to work on.
-    #[arg(long, env = "PARTITION", default_value_t = Partition::FIRST)]
-    pub partition: Partition,
+    /// The partitions of the log to work on: all, or numbers such as 0,3.
+    #[arg(long, env = "PARTITIONS", alias = "partition", default_value_t)]
+    pub partitions: Partitions,
 }
 
 impl StreamArgs {
-    /// The key of the partition's stream.
-    pub fn key(&self) -> String {
-        stream_key(&self.stream_name, self.partition)
+    /// The streams of a log.
+    pub fn stream(&self, log: &Identity) -> Stream {
+        Stream { name: self.stream_name.clone(), log_id: log.log_id.clone() }
     }
-}
 
-impl std::fmt::Debug for StreamArgs {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} at {}", self.key(), self.redis_url.get_connection_info().addr())
+    // TODO(partitions): to go.
+    pub fn partition(&self) -> pglog::Partition {
+        match &self.partitions {
+            Partitions::All => pglog::Partition::FIRST,
+            Partitions::Only(some) => some[0],
+        }
+    }
+
+    // TODO(partitions): to go.
+    pub fn key(&self) -> String {
+        Stream { name: self.stream_name.clone(), log_id: None }.key(self.partition())
     }
 }
 
@@ -39,9 +48,12 @@ impl std::fmt::Debug for StreamArgs {
 /// # Errors
 /// A sentence that says what to give instead.
 pub fn parse_redis_url(text: &str) -> Result<redis::Client, String> {
-    let is_verified = !text.contains("#insecure");
-    let client = crate::redis::client(text).ok().filter(|_| is_verified);
-    client.ok_or_else(|| "give a URL such as redis://localhost:6379, or rediss:// without #insecure".to_owned())
+    let servers: Servers = text.parse().map_err(|error: anyhow::Error| error.to_string())?;
+    if servers.is_cluster() {
+        Err("give one server, and no Redis Cluster".to_owned())
+    } else {
+        Ok(servers.first().clone())
+    }
 }
 
 /// Reads the name of a stream.

@@ -27,16 +27,46 @@ use pglog::Partition;
 
 use crate::resp::{Commands, Element, Elements, parse_digits, parse_number};
 
-/// The key of a partition's stream. Partition 0 has the plain name; the others carry a hash tag, so that each lives on
-/// one node of a Redis Cluster.
-///
-/// ```
-/// use pglog::Partition;
-/// assert_eq!(stream::codec::stream_key("rocket-rides-log", Partition::FIRST), "rocket-rides-log");
-/// assert_eq!(stream::codec::stream_key("rocket-rides-log", Partition::new(3).unwrap()), "rocket-rides-log:{3}");
-/// ```
-pub fn stream_key(stream_name: &str, partition: Partition) -> String {
-    if partition == Partition::FIRST { stream_name.to_owned() } else { format!("{stream_name}:{{{partition}}}") }
+/// The numbers between the braces of the streams' keys, which decide on which nodes of a Redis Cluster the streams are. The slot
+/// of the number of partition `p` is in the middle quarter of the range `b * 256 … b * 256 + 255`, where `b` is `p` with its six
+/// bits reversed. So however many of the nodes and of the first partitions there are, each node has about as many. (The numbers
+/// of the partitions themselves would give three nodes 2, 2 and 4 of 8.) Of all such numbers it is the smallest.
+const TAGS: [u16; 64] = [
+    14, 712, 109, 13, 175, 203, 68, 172, 29, 133, 134, 242, 148, 52, 55, 753, 117, 261, 266, 110, 76, 770, 777, 71,
+    736, 1, 6, 731, 227, 151, 156, 220, 270, 106, 101, 277, 761, 67, 60, 766, 21, 727, 720, 26, 140, 236, 231, 147,
+    703, 269, 343, 118, 212, 164, 163, 79, 122, 9, 253, 125, 43, 159, 742, 44,
+];
+
+/// The streams of one log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stream {
+    /// The name that the processes are given.
+    pub name: String,
+    /// The id of the log; `None` if it was made without a number of partitions.
+    pub log_id: Option<String>,
+}
+
+impl Stream {
+    /// The key of a partition's stream. The function `stream_key` of the schema computes the same.
+    ///
+    /// ```
+    /// # use pglog::Partition;
+    /// # use stream::Stream;
+    /// let three = Partition::new(3).unwrap();
+    /// let plain = Stream { name: "rocket-rides-log".to_owned(), log_id: None };
+    /// assert_eq!(plain.key(Partition::FIRST), "rocket-rides-log");
+    /// assert_eq!(plain.key(three), "rocket-rides-log:{3}");
+    /// let cut = Stream { name: "rocket-rides-log".to_owned(), log_id: Some("c0ffee".to_owned()) };
+    /// assert_eq!(cut.key(three), "rocket-rides-log:c0ffee:{13}");
+    /// ```
+    pub fn key(&self, partition: Partition) -> String {
+        let Self { name, log_id } = self;
+        match (log_id, TAGS.get(partition.number() as usize)) {
+            (Some(log_id), Some(tag)) => format!("{name}:{log_id}:{{{tag}}}"),
+            _ if partition == Partition::FIRST => name.clone(),
+            _ => format!("{name}:{{{partition}}}"),
+        }
+    }
 }
 
 /// The id of a stream entry: the record's offset, and the number of the copy (0 unless the record was sent twice).

@@ -7,6 +7,9 @@ pub mod codec;
 pub mod end;
 pub mod redis;
 pub mod resp;
+pub mod servers;
 pub mod wire;
 
 pub use args::{StreamArgs, hash_tag};
+pub use codec::Stream;
+pub use servers::Servers;

@@ -31,6 +31,7 @@ pub struct Wire {
     socket: Pin<Box<dyn Socket>>,
     input: BytesMut,
     reply_wait: Duration,
+    is_cluster: bool,
 }
 
 impl Wire {
@@ -48,7 +49,7 @@ impl Wire {
 
     async fn open(client: &Client, reply_wait: Duration) -> Result<Self> {
         let socket = open_socket(client.get_connection_info().addr()).await?;
-        let mut wire = Self { socket, input: BytesMut::with_capacity(INPUT_LEN), reply_wait };
+        let mut wire = Self { socket, input: BytesMut::with_capacity(INPUT_LEN), reply_wait, is_cluster: false };
         let settings = client.get_connection_info().redis_settings();
         let mut greeting = Commands::default();
         match (settings.username(), settings.password()) {
@@ -66,11 +67,20 @@ impl Wire {
             match element {
                 Element::Error(line) if line.starts_with(b"WRONGPASS") => bail!("Password authentication failed"),
                 Element::Error(line) => bail!("redis refuses: {}", String::from_utf8_lossy(line)),
-                Element::Bulk(info) => ensure_version(&String::from_utf8_lossy(info))?,
+                Element::Bulk(info) => {
+                    let info = String::from_utf8_lossy(info);
+                    ensure_version(&info)?;
+                    wire.is_cluster = info.lines().any(|line| line == "redis_mode:cluster");
+                }
                 _ => {}
             }
         }
         Ok(wire)
+    }
+
+    /// Whether the server is a node of a Redis Cluster.
+    pub fn is_cluster(&self) -> bool {
+        self.is_cluster
     }
 
     /// Sends commands. The caller reads their replies before it sends more, or keeps count of the open ones.

@@ -10,7 +10,8 @@ pub const TRIAL: &str = "-- wallet::trial
                                    counterparty, idempotency_key, origin_ip, traceparent)
         SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE false
     ), records AS (
-        INSERT INTO staged_log_records (object, action, data, traceparent) SELECT NULL, NULL, NULL, NULL WHERE false
+        INSERT INTO staged_log_records (partition, object, action, data, traceparent)
+        SELECT partition_of(NULL), NULL, NULL, NULL, NULL WHERE false
     )
     SELECT e.event_id, e.version, e.balance_minor, e.accepted, e.reason, e.action, e.amount_minor, e.counterparty,
            e.created_at, e.idempotency_key

@@ -42,7 +42,8 @@ const TRIAL: [&str; 7] = [
     "-- container::try_breaker
      UPDATE destinations SET failure_count = failure_count, open_until = open_until, canary = canary WHERE false",
     "-- container::try_stage
-     INSERT INTO staged_log_records (object, action, data, traceparent) SELECT NULL, NULL, NULL, NULL WHERE false",
+     INSERT INTO staged_log_records (partition, object, action, data, traceparent)
+     SELECT partition_of(NULL), NULL, NULL, NULL, NULL WHERE false",
 ];
 
 /// Asks Postgres and the spool from now on, and reads the gauges. Does nothing if the health is not served.

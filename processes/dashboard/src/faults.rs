@@ -78,7 +78,7 @@ impl FaultDesk {
                 Ok(format!("{destination} will be away for ten seconds, from the next unit on"))
             }
             Order::Wipe => {
-                let mut redis = stream::redis::connect(&self.stream.redis_url).await?;
+                let mut redis = stream::redis::connect(self.stream.redis_url.first()).await?;
                 let key = self.stream.key();
                 let deleted: i64 = redis::cmd("DEL").arg(&key).query_async(&mut redis).await.context("wiping")?;
                 Ok(if deleted > 0 { "the stream is wiped".to_owned() } else { "there was no stream".to_owned() })

@@ -109,11 +109,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let health = monitor::start(&config.process.monitor).await?;
     let pulses = Pulses { postgres: health.pulse("postgres", AGE_MAX), redis: health.pulse("redis", AGE_MAX) };
 
-    let (postgres, partition) = (&config.postgres.database_url, config.stream.partition);
+    let (postgres, partition) = (&config.postgres.database_url, config.stream.partition());
     let watch = Watch::new(&config.watch);
     let desk = config.process.monitor.fault_orders.then(|| FaultDesk::new(watch.clone(), &config.stream));
     let watchers = Watchers::default();
-    let redis = config.wallets.wallets_redis_url.as_ref().unwrap_or(&config.stream.redis_url);
+    let redis = config.wallets.wallets_redis_url.as_ref().unwrap_or(config.stream.redis_url.first());
     let model = Model::start(redis.clone(), &config.stream.stream_name, wallets::REDIS_WAIT);
     let sampler = Sampler {
         database: Database::new(postgres, partition),

@@ -30,7 +30,7 @@ impl Stream {
         // the reply to the next.
         let mut wire = match self.wire.take() {
             Some(wire) => wire,
-            None => Wire::connect(&self.args.redis_url, Duration::ZERO).await?,
+            None => Wire::connect(self.args.redis_url.first(), Duration::ZERO).await?,
         };
         let began_at = Instant::now();
         let end = StreamEnd::read(&mut wire, &self.args.key()).await.context("asking where the stream ends")?;

@@ -106,7 +106,7 @@ impl Work for Reaping {
     async fn run_once(&mut self, (): ()) -> Result<Turn, Failure> {
         loop {
             let cleaned = self.look().await.map_err(judge)?;
-            log(&cleaned, self.config.stream.partition);
+            log(&cleaned, self.config.stream.partition());
             count(&cleaned);
             let pause = if cleaned.is_more_left { Duration::ZERO } else { self.config.interval };
             if !(self.config.once && cleaned.is_more_left) {
@@ -142,7 +142,7 @@ impl Reaping {
     async fn look(&mut self) -> Result<Cleaned> {
         let mut client = connect::postgres::connect(&self.config.postgres.database_url, "reaper", || {}).await?;
         bounded(async { pglog::prepare_session(&client).await.context("setting up the session") }).await?;
-        let partition = self.config.stream.partition;
+        let partition = self.config.stream.partition();
         let mut cleaned = Cleaned {
             laggards: bounded(laggards(&client, partition, self.config.dead_after)).await?,
             ..Cleaned::default()
@@ -203,8 +203,8 @@ async fn bounded<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 
 async fn trim_stream(config: &Config, client: &Client, cleaned: &mut Cleaned) -> Result<()> {
     let first_retained =
-        pglog::first_retained(client, config.stream.partition).await.context("asking what is retained")?;
-    let mut stream = stream::redis::connect(&config.stream.redis_url).await?;
+        pglog::first_retained(client, config.stream.partition()).await.context("asking what is retained")?;
+    let mut stream = stream::redis::connect(config.stream.redis_url.first()).await?;
     let trimmed = trim::trim(&mut stream, &config.stream.key(), first_retained, config.stream_len_max).await?;
     cleaned.trimmed_count += trimmed.count;
     cleaned.is_more_left |= trimmed.is_more_left;

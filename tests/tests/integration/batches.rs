@@ -195,7 +195,7 @@ async fn run_writer(mut client: Client, writer: usize, script: Vec<Transaction>)
 
 async fn stage(client: &impl pglog::Session, name: &str) {
     let data = format!("\"{name}\"");
-    let record = pglog::NewRecord { object: "thing", action: "create", data: &data, traceparent: None };
+    let record = pglog::NewRecord { key: "", object: "thing", action: "create", data: &data, traceparent: None };
     pglog::stage(client, record).await.unwrap();
 }
 
@@ -323,13 +323,14 @@ async fn what_cannot_be_staged_is_refused_with_a_reason() {
         ("ride", "create", huge.as_str(), "staged_log_records_data_size"),
         ("ride", "create", "{", "invalid input syntax for type json"),
     ] {
-        let record = pglog::NewRecord { object, action, data, traceparent: None };
+        let record = pglog::NewRecord { key: "", object, action, data, traceparent: None };
         let error = pglog::stage(world.client(), record).await.unwrap_err();
         let message = error.as_db_error().unwrap().message().to_owned();
         assert!(message.contains(complaint), "{message}");
     }
     for traceparent in [no_trace, &no_trace.to_uppercase(), "", "00-1-2-01", &format!("{no_trace}\n")] {
-        let record = pglog::NewRecord { object: "ride", action: "create", data: "{}", traceparent: Some(traceparent) };
+        let record =
+            pglog::NewRecord { key: "", object: "ride", action: "create", data: "{}", traceparent: Some(traceparent) };
         let error = pglog::stage(world.client(), record).await.unwrap_err();
         assert_eq!(error.as_db_error().unwrap().constraint(), Some("staged_log_records_traceparent_w3c"));
     }

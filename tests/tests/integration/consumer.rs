@@ -144,7 +144,7 @@ async fn place(world: &World) -> String {
 async fn records_of_other_kinds_are_passed_over() {
     let world = World::new().await;
     world.write_rides(2).await;
-    let other = pglog::NewRecord { object: "invoice", action: "paid", data: "[1,2,3]", traceparent: None };
+    let other = pglog::NewRecord { key: "", object: "invoice", action: "paid", data: "[1,2,3]", traceparent: None };
     pglog::stage(world.client(), other).await.unwrap();
     let progress = world.carry_rides(2, &mut world.streamer(), &mut world.consumer("consumer0")).await;
     assert_eq!((progress.applied_count, progress.passed_count, progress.dead_letter_count), (4, 1, 0));

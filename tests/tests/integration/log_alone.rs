@@ -31,7 +31,7 @@ async fn database_with(postgres: &PrivatePostgres, name: &str, files: &[&str]) -
     owner.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
     let client = postgres.connect(name).await;
     for file in files {
-        client.batch_execute(file).await.unwrap();
+        pglog::apply_schema(&client, file, None).await.unwrap();
     }
     client
 }
@@ -41,7 +41,7 @@ async fn the_log_alone_takes_a_record_and_returns_it() {
     let postgres = PrivatePostgres::start_with(&["fsync=off"]).await;
     let client = postgres.connect("postgres").await;
     for _ in 0..2 {
-        pglog::apply_log_schema(&client).await.unwrap();
+        pglog::apply_log_schema(&client, None).await.unwrap();
     }
     pglog::prepare_session(&client).await.unwrap();
     let tables = "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class
@@ -49,7 +49,8 @@ async fn the_log_alone_takes_a_record_and_returns_it() {
     let tables: String = client.query_one(tables, &[]).await.unwrap().get(0);
     assert_eq!(tables, "checkpoints dead_letters log_batches log_identity staged_log_records unregistered_consumers");
     let traceparent = Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
-    let record = NewRecord { object: "wallet", action: "credit", data: r#"{"id":7, "amount":5}"#, traceparent };
+    let record =
+        NewRecord { key: "", object: "wallet", action: "credit", data: r#"{"id":7, "amount":5}"#, traceparent };
     pglog::stage(&client, record).await.unwrap();
     let batch = pglog::assign(&client, pglog::Partition::FIRST, 1).await.unwrap().expect("a record is staged");
     let page = Reader::at_start_of(batch).next_page(&client, 10).await.unwrap();
@@ -90,7 +91,7 @@ async fn both_files_upgrade_the_tables_of_the_first_version_and_write_the_condit
         assert!(matches!(error, pglog::Error::SchemaVersion { found: 1, .. }), "{error}");
         let file_node = "SELECT pg_relation_filenode('staged_log_records')::bigint";
         let before: i64 = client.query_one(file_node, &[]).await.unwrap().get(0);
-        client.batch_execute(file).await.unwrap();
+        pglog::apply_schema(&client, file, None).await.unwrap();
         let after: i64 = client.query_one(file_node, &[]).await.unwrap().get(0);
         assert_eq!(before, after, "{name}: the table was not rewritten");
         pglog::prepare_session(&client).await.unwrap();
@@ -120,7 +121,7 @@ async fn a_schema_that_lacks_nothing_waits_for_no_open_transaction() {
     // The lock that INSERT, UPDATE and DELETE take.
     tx.batch_execute(&format!("LOCK TABLE {tables} IN ROW EXCLUSIVE MODE")).await.unwrap();
     for file in [launcher::SCHEMA, pglog::LOG_SCHEMA] {
-        world.client().batch_execute(file).await.expect("no lock is waited for");
+        pglog::apply_schema(world.client(), file, None).await.expect("no lock is waited for");
     }
     tx.rollback().await.unwrap();
 }
@@ -134,7 +135,7 @@ async fn a_database_in_another_encoding_than_utf8_is_refused_by_name() {
     owner.batch_execute("CREATE DATABASE bytes ENCODING 'SQL_ASCII' TEMPLATE template0").await.unwrap();
     let client = postgres.connect("bytes").await;
     for file in [launcher::SCHEMA, pglog::LOG_SCHEMA] {
-        let error = client.batch_execute(file).await.unwrap_err().as_db_error().unwrap().clone();
+        let error = pglog::apply_schema(&client, file, None).await.unwrap_err().as_db_error().unwrap().clone();
         assert_eq!(error.message(), "the database has the encoding SQL_ASCII, and the log needs UTF8");
         assert!(error.hint().unwrap().contains("ENCODING 'UTF8' TEMPLATE template0"), "{error:?}");
         client.batch_execute("ROLLBACK").await.unwrap();

@@ -257,7 +257,7 @@ async fn world_of_vectors(vectors: &Value) -> World {
     for batch in vectors["batches"].as_array().unwrap() {
         for record in log.by_ref().take(batch["record_count"].as_u64().unwrap() as usize) {
             let (object, action, data) = (text(&record["object"]), text(&record["action"]), text(&record["data"]));
-            let record = pglog::NewRecord { object: &object, action: &action, data: &data, traceparent: None };
+            let record = pglog::NewRecord { key: "", object: &object, action: &action, data: &data, traceparent: None };
             pglog::stage(world.client(), record).await.unwrap();
         }
         let token = batch["token"].as_i64().unwrap();

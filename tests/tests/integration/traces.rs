@@ -103,7 +103,7 @@ async fn records_that_are_healed_from_postgres_are_linked_too() {
     let (world, collector) = (World::new().await, Collector::start().await);
     for flags in ["01", "00", "01"] {
         let (data, traceparent) = (r#"{"id":1,"distance_mm":1}"#, traceparent(flags));
-        let record = NewRecord { object: "ride", action: "create", data, traceparent: Some(&traceparent) };
+        let record = NewRecord { key: "", object: "ride", action: "create", data, traceparent: Some(&traceparent) };
         pglog::stage(world.client(), record).await.unwrap();
     }
     world.drain_streamer(&mut world.streamer()).await;
@@ -254,7 +254,7 @@ async fn a_log_of_schema_version_3_gets_the_column_and_its_rows_stay_where_they_
     let address = format!("127.0.0.1:{}", api.port());
     ride(&address, 1, &[&traceparent("01")]).await;
     assert_eq!(staged(&world).await, [vec![None; 5], vec![Some(traceparent("01"))]].concat());
-    let malformed = NewRecord { object: "ride", action: "create", data: "{}", traceparent: Some("00-1-2-01") };
+    let malformed = NewRecord { key: "", object: "ride", action: "create", data: "{}", traceparent: Some("00-1-2-01") };
     let error = pglog::stage(world.client(), malformed).await.unwrap_err();
     assert_eq!(error.as_db_error().unwrap().constraint(), Some("staged_log_records_traceparent_w3c"));
     world.drain_streamer(&mut world.streamer()).await;

@@ -194,7 +194,7 @@ async fn a_full_wallet_rejects_what_does_not_fit() {
             .await.unwrap().get::<_, String>(0),
     });
     let data = data.to_string();
-    let record = pglog::NewRecord { object: "wallet", action: "credit", data: &data, traceparent: None };
+    let record = pglog::NewRecord { key: "", object: "wallet", action: "credit", data: &data, traceparent: None };
     pglog::stage(world.client(), record).await.unwrap();
 
     bank.credit(payer, 10).await.accepted();

@@ -34,7 +34,7 @@ pub use ports::{ClaimedPort, claim_ports};
 pub use postgres_server::PostgresServer;
 pub use procfile::{Entry, parse_procfile};
 pub use redis_server::RedisServer;
-pub use schema::{ROLES, SCHEMA, SEED, apply_roles, apply_schema};
+pub use schema::{ROLES, SCHEMA, SEED, apply_roles, apply_schema, apply_schema_with};
 pub use screen::tell;
 pub use up::{UpConfig, up};
 pub use with_servers::{WithServersConfig, with_servers};

@@ -30,7 +30,7 @@
 //! let tx = client.transaction().await?;
 //! tx.execute("UPDATE accounts SET balance = balance + 5 WHERE id = 7", &[]).await?;
 //! let data = r#"{"id":7,"amount":5}"#;
-//! pglog::stage(&tx, pglog::NewRecord { object: "account", action: "credit", data, traceparent: None }).await?;
+//! pglog::stage(&tx, pglog::NewRecord { key: "account-7", object: "account", action: "credit", data, traceparent: None }).await?;
 //! tx.commit().await?;
 //! pglog::hint(client).await
 //! # }

@@ -125,7 +125,7 @@ pub async fn run(config: &Config) -> Result<Report> {
         .await
         .context("beginning")?;
     let existing = partitions(&tx).await?;
-    let audited = if config.all_partitions { existing.clone() } else { vec![config.stream.partition] };
+    let audited = if config.all_partitions { existing.clone() } else { vec![config.stream.partition()] };
     let mut logged = Some(distance::Logged::default());
     for partition in &audited {
         // The stream is read page by page while the transaction is open. A second pass over the log would cost more than

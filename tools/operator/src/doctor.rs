@@ -89,7 +89,7 @@ pub async fn run(config: &Config) -> bool {
 /// Runs all checks. Without a connection to a server, it leaves out the checks of that server.
 pub async fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let redis = stream::redis::connect(&config.stream.redis_url).await;
+    let redis = stream::redis::connect(config.stream.redis_url.first()).await;
     let mut redis = redis_server::reachable(redis, &mut findings);
     if let Some(redis) = &mut redis {
         redis_server::check(redis, &mut findings).await;

@@ -64,14 +64,14 @@ macro_rules! write_events {
             $name,
             "
      WITH staged AS (
-         INSERT INTO staged_log_records (object, action, data",
+         INSERT INTO staged_log_records (partition, object, action, data",
             $column,
             ")
-         SELECT 'wallet', action, data::json",
+         SELECT partition_of(wallet_id), 'wallet', action, data::json",
             $column,
-            " FROM unnest($11::text[], $12::text[]",
+            " FROM unnest($2::text[], $11::text[], $12::text[]",
             $array,
-            ") WITH ORDINALITY AS new (action, data",
+            ") WITH ORDINALITY AS new (wallet_id, action, data",
             $column,
             ", place) ORDER BY place
      )

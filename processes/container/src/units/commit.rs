@@ -69,7 +69,7 @@ const COMMIT: &str = "-- container::commit
         SET state = 'committed', status = 200, error = NULL, settled_at = now(), due_at = 'infinity'
         FROM unnest($1::bigint[], $2::bigint[], $3::text[]) WITH ORDINALITY AS given (uow, lease, record, place)
         WHERE u.uow = given.uow AND u.lease = given.lease AND u.state IS NOT DISTINCT FROM 'fanned_out'
-        RETURNING place, u.uow, u.attempt, u.subject, u.traceparent, record
+        RETURNING place, u.uow, u.attempt, u.resource, u.subject, u.traceparent, record
     ), parts AS (
         UPDATE unit_parts AS p SET state = part.state, status = NULL, error = NULL, attempts = settled.attempt
         FROM unnest($4::bigint[], $5::bigint[], $6::text[], $7::text[]) AS part (place, uow, destination, state)
@@ -78,8 +78,8 @@ const COMMIT: &str = "-- container::commit
         WHERE p.uow = part.uow AND p.destination = part.destination
     ), records AS (
         -- After the row of the unit is locked (I1).
-        INSERT INTO staged_log_records (object, action, data, traceparent)
-        SELECT 'unit', 'commit', record::json, traceparent FROM settled
+        INSERT INTO staged_log_records (partition, object, action, data, traceparent)
+        SELECT partition_of(resource || '/' || subject), 'unit', 'commit', record::json, traceparent FROM settled
     )";
 
 fn places(verdicts: &[Verdict]) -> impl Iterator<Item = (i64, &Verdict)> {

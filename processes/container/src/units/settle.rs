@@ -185,7 +185,8 @@ async fn write_parts(tx: &Transaction<'_>, unit: Held<'_>, parts: &[PartOutcome]
 
 async fn stage(tx: &Transaction<'_>, unit: Held<'_>, action: &str, status: i16, error: &str) -> Result<()> {
     let (data, traceparent) = (record(unit, status, Some(error)), unit.traceparent);
-    let record = NewRecord { object: "unit", action, data: &data, traceparent };
+    let key = format!("{}/{}", unit.resource, unit.subject);
+    let record = NewRecord { key: &key, object: "unit", action, data: &data, traceparent };
     pglog::stage(tx, record).await.context("staging the log record")?;
     Ok(())
 }

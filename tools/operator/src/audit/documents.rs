@@ -36,7 +36,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// # Errors
 /// Postgres is away. If Redis is, that is reported as a difference.
 pub(super) async fn audit(client: &Client, config: &Config, report: &mut Report) -> Result<()> {
-    let server = config.wallets.wallets_redis_url.as_ref().unwrap_or(&config.stream.redis_url);
+    let server = config.wallets.wallets_redis_url.as_ref().unwrap_or(config.stream.redis_url.first());
     let compared = match stream::redis::connect(server).await {
         Ok(redis) => compare(client, redis, config, report).await,
         Err(error) => {
@@ -64,7 +64,7 @@ async fn compare(client: &Client, redis: MultiplexedConnection, config: &Config,
     let checkpoint = checkpoint(client, config).await?;
     let run = run(&mut comparison.redis).await?;
     let mark = comparison.mark().await?;
-    let place = (config.stream.partition, checkpoint.unwrap_or(0));
+    let place = (config.stream.partition(), checkpoint.unwrap_or(0));
     let doubt = find_doubt(client, mark, (run, None), place).await.context("comparing the mark with the log")?;
     let (Some(mark), None | Some(Doubt::Behind | Doubt::BeyondHead | Doubt::OtherToken)) = (mark, doubt) else {
         if let (Some(_), Some(doubt)) = (checkpoint, doubt) {
@@ -105,7 +105,7 @@ async fn checkpoint(client: &Client, config: &Config) -> Result<Option<i64>> {
         .query_one(
             "-- operator::audit::projector
              SELECT max(last_offset) FROM checkpoints WHERE fold = 'wallets' AND partition = $1",
-            &[&config.stream.partition],
+            &[&config.stream.partition()],
         )
         .await
         .context("asking for the checkpoint of the consumer wallets")?;

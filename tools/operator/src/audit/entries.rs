@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use bytes::Bytes;
 use pglog::{Partition, Record};
-use stream::codec::{Entry, EntryId, Fields, decode_xrange, stream_key};
+use stream::codec::{Entry, EntryId, Fields, decode_xrange};
 use stream::resp::Commands;
 use stream::wire::Wire;
 
@@ -26,9 +26,9 @@ pub(super) struct Comparison {
 impl Comparison {
     /// Connects to Redis. `None` if Redis is away; that is reported as a difference.
     pub async fn open(config: &Config, partition: Partition, report: &mut Report) -> Option<Self> {
-        match Wire::connect(&config.stream.redis_url, Duration::ZERO).await {
+        match Wire::connect(config.stream.redis_url.first(), Duration::ZERO).await {
             Ok(wire) => {
-                let key = stream_key(&config.stream.stream_name, partition);
+                let key = stream::Stream { name: config.stream.stream_name.clone(), log_id: None }.key(partition);
                 Some(Self { wire: Some(wire), line: StreamLine { key, ..StreamLine::default() } })
             }
             Err(error) => {

@@ -16,7 +16,7 @@ const HOLES_LEN_MAX: usize = 5;
 /// Whether the history has what is reaped, and whether it can go on.
 pub(super) async fn history(client: &Client, config: &Config) -> Result<Finding> {
     const CHECK: &str = "log.history";
-    let partition = config.stream.partition;
+    let partition = config.stream.partition();
     let last_reaped = pglog::first_retained(client, partition).await? - 1;
     let is_written = is_written(client, partition).await?;
     let ranges = ranges(client, partition).await?;
@@ -68,7 +68,7 @@ pub(super) async fn folds(client: &Client, config: &Config) -> Result<Finding> {
         .query_one(
             "-- operator::doctor::folds
              SELECT string_agg(name, ', ' ORDER BY name) FROM checkpoints WHERE partition = $1 AND fold IS NULL",
-            &[&config.stream.partition],
+            &[&config.stream.partition()],
         )
         .await?;
     Ok(Finding::ok(

@@ -80,7 +80,7 @@ async fn ids(client: &Client) -> Result<Finding> {
 
 async fn consumers(client: &Client, config: &Config) -> Result<Finding> {
     const CHECK: &str = "log.consumers";
-    let partition = config.stream.partition;
+    let partition = config.stream.partition();
     let row = client
         .query_one(
             "-- operator::doctor::consumers
@@ -122,7 +122,7 @@ async fn dead_letters(client: &Client, config: &Config) -> Result<Finding> {
              SELECT count(*) FILTER (WHERE dropped_at IS NULL),
                     string_agg(DISTINCT name, ', ') FILTER (WHERE dropped_at IS NULL), count(dropped_at)
              FROM dead_letters WHERE partition = $1",
-            &[&config.stream.partition],
+            &[&config.stream.partition()],
         )
         .await?;
     let (dead_letter_count, dropped_count): (i64, i64) = (row.get(0), row.get(2));
@@ -136,7 +136,7 @@ async fn dead_letters(client: &Client, config: &Config) -> Result<Finding> {
             format!(
                 "look at them: dead-letters list{}; then replay them with a corrected fold, or drop them; fix the program \
                  that stages such records",
-                config.stream.partition.argument()
+                config.stream.partition().argument()
             ),
         ),
     })

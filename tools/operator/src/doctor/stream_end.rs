@@ -39,12 +39,12 @@ async fn examine(redis: &mut MultiplexedConnection, postgres: Option<&Client>, c
             ));
         }
     }
-    let mut wire = Wire::connect(&config.stream.redis_url, Duration::ZERO).await?;
+    let mut wire = Wire::connect(config.stream.redis_url.first(), Duration::ZERO).await?;
     let end = StreamEnd::read(&mut wire, &key).await.context("asking for the stream's end")?;
     let last_id = &end.id;
     let Some(postgres) = postgres else { return Ok(Finding::ok(CHECK, format!("{key} ends at {last_id}"))) };
     // The head is read after the end of the stream: every published record had its offset before it was published.
-    let head = pglog::head(postgres, config.stream.partition).await?;
+    let head = pglog::head(postgres, config.stream.partition()).await?;
     let found = if end.offset > head {
         format!("{key} ends at {last_id}, and the head of the log is {head}")
     } else if is_strange(&end, postgres, config).await? {
@@ -62,6 +62,6 @@ async fn examine(redis: &mut MultiplexedConnection, postgres: Option<&Client>, c
 
 async fn is_strange(end: &StreamEnd, postgres: &Client, config: &Config) -> Result<bool> {
     let Some(offset) = end.entry_offset() else { return Ok(false) };
-    let token = pglog::token_at(postgres, config.stream.partition, offset).await?;
+    let token = pglog::token_at(postgres, config.stream.partition(), offset).await?;
     Ok(token.is_some_and(|token| end.is_foreign(token)))
 }

@@ -51,7 +51,7 @@ async fn holders(client: &Client, config: &Config) -> Result<Finding> {
                                WHERE partition = $1 AND created_at < now() - $2::float8 * interval '1 second'
                                ORDER BY partition DESC, first_offset DESC LIMIT 1)::xid)
              ORDER BY age DESC, name LIMIT $3",
-            &[&config.stream.partition, &config.patience.as_secs_f64(), &NAMED_LEN_MAX],
+            &[&config.stream.partition(), &config.patience.as_secs_f64(), &NAMED_LEN_MAX],
         )
         .await?;
     let Some(oldest) = rows.first() else { return Ok(Finding::ok(CHECK, "nothing has held it back for long")) };

@@ -22,7 +22,7 @@ pub(super) async fn check(client: &Client, config: &Config, findings: &mut Vec<F
     };
     findings.push(projector(&usage));
     if usage.has_wallets || usage.checkpoint.is_some() {
-        let server = config.wallets.wallets_redis_url.as_ref().unwrap_or(&config.stream.redis_url);
+        let server = config.wallets.wallets_redis_url.as_ref().unwrap_or(config.stream.redis_url.first());
         match stream::redis::connect(server).await {
             Ok(mut redis) => {
                 findings.push(server_of(&mut redis).await.unwrap_or_else(|e| Finding::unseen("wallets.redis", &e)));
@@ -93,7 +93,7 @@ async fn usage(client: &Client, config: &Config) -> Result<Usage> {
             "-- operator::doctor::wallet_usage
              SELECT EXISTS (SELECT FROM wallet_locks), string_agg(name, ', ' ORDER BY name), max(last_offset)
              FROM checkpoints WHERE fold = 'wallets' AND partition = $1",
-            &[&config.stream.partition],
+            &[&config.stream.partition()],
         )
         .await?;
     Ok(Usage { has_wallets: row.get(0), projectors: row.get(1), checkpoint: row.get(2) })
@@ -156,7 +156,7 @@ async fn mark(client: &Client, redis: &mut MultiplexedConnection, config: &Confi
     let mark = text.as_deref().and_then(|text| text.parse().ok());
     let server: String = redis::cmd("INFO").arg("server").query_async(redis).await.context("asking for the run")?;
     let run = Run::of_info(&server).context("INFO does not contain the run")?;
-    let partition = config.stream.partition;
+    let partition = config.stream.partition();
     let doubt = find_doubt(client, mark, (run, None), (partition, checkpoint)).await?;
     let head = pglog::head(client, partition).await?;
     let what = format!("{key} is {}, checkpoint {checkpoint}, head {head}", text.as_deref().unwrap_or("missing"));

@@ -259,7 +259,8 @@ async fn create_template(client: &Object, maintenance_url: &str) {
     if client.query_opt(query, &[&TEMPLATE]).await.unwrap().is_none() {
         client.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).await.unwrap();
         let template = pool(&with_database(maintenance_url, TEMPLATE), 1);
-        template.get().await.unwrap().batch_execute(include_str!("../../../../../schema.sql")).await.unwrap();
+        let schema = include_str!("../../../../../schema.sql");
+        pglog::apply_schema(&**template.get().await.unwrap(), schema, None).await.unwrap();
         template.close();
         // Postgres clones a template only if no session uses it, and it notices the end of a connection a moment later.
         wait_until("the template is left alone", async || {
