@@ -77,10 +77,10 @@ impl PartitionCount {
     /// # use pglog::{Partition, PartitionCount};
     /// let command = |count: PartitionCount| format!("dead-letters list{}", count.argument_for(Partition::FIRST));
     /// assert_eq!(command(PartitionCount::ONE), "dead-letters list");
-    /// assert_eq!(command(PartitionCount::new(8).unwrap()), "dead-letters list --partition 0");
+    /// assert_eq!(command(PartitionCount::new(8).unwrap()), "dead-letters list --partitions 0");
     /// ```
     pub fn argument_for(self, partition: Partition) -> String {
-        if self == Self::ONE { String::new() } else { format!(" --partition {partition}") }
+        if self == Self::ONE { String::new() } else { format!(" --partitions {partition}") }
     }
 
     /// The partition of a key: the first 32 bits of its MD5, modulo the number of partitions. The function `partition_of` of the
@@ -116,6 +116,20 @@ pub enum Partitions {
 }
 
 impl Partitions {
+    /// The argument that names them in a command that a message tells a person to run, with a space before it; empty for all.
+    ///
+    /// ```
+    /// # use pglog::Partitions;
+    /// assert_eq!(Partitions::All.argument(), "");
+    /// assert_eq!("3,0".parse::<Partitions>().unwrap().argument(), " --partitions 0,3");
+    /// ```
+    pub fn argument(&self) -> String {
+        match self {
+            Self::All => String::new(),
+            some => format!(" --partitions {some}"),
+        }
+    }
+
     /// These partitions of a log that has `count`.
     ///
     /// # Errors

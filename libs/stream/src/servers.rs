@@ -40,6 +40,11 @@ impl Servers {
         &self.seeds[0]
     }
 
+    /// The servers that were given.
+    pub fn seeds(&self) -> &[Client] {
+        &self.seeds
+    }
+
     /// Whether several nodes were given, so that this is a cluster.
     pub fn is_cluster(&self) -> bool {
         self.seeds.len() > 1

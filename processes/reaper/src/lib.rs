@@ -189,7 +189,7 @@ impl Reaping {
             [] => Ok(()),
             _ => self.trim(&client, &log, &reaped_in, &mut cleaned).await,
         };
-        told::log(&cleaned, log.count);
+        told::log(&cleaned, log.count, &self.config.stream.partitions);
         told::count(&cleaned, &log.partitions);
         reaped.and(trimmed).and(trimmed_again).and(forgotten).map(|()| cleaned)
     }

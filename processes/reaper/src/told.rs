@@ -1,7 +1,7 @@
 //! The metrics and the log lines of a look.
 
 use monitor::{counter, declare_counter, declare_gauge, gauge};
-use pglog::{Partition, PartitionCount};
+use pglog::{Partition, PartitionCount, Partitions};
 use tracing::{info, warn};
 
 use crate::Cleaned;
@@ -32,8 +32,9 @@ pub(crate) fn count(cleaned: &Cleaned, partitions: &[Partition]) {
     }
 }
 
-/// Logs what was removed, and the consumers that hold back deletion. Partitions are named if the log has several.
-pub(crate) fn log(cleaned: &Cleaned, count: PartitionCount) {
+/// Logs what was removed, and the consumers that hold back deletion. Partitions are named if the log has several, and in the
+/// command if a person chose some.
+pub(crate) fn log(cleaned: &Cleaned, count: PartitionCount, chosen: &Partitions) {
     if cleaned.batch_count > 0 || cleaned.trimmed_count > 0 {
         info!(
             batch_count = cleaned.batch_count,
@@ -59,8 +60,9 @@ pub(crate) fn log(cleaned: &Cleaned, count: PartitionCount) {
             lag = laggards.iter().map(|laggard| laggard.lag).sum::<i64>(),
             still_s = laggards.iter().map(|laggard| laggard.still_s).max(),
             "this consumer does not move, and nothing after it can be removed: start it, or forget it with \
-             `consumer {} --unregister`",
-            process::quoted(&laggards[0].name)
+             `consumer {} --unregister{}`",
+            process::quoted(&laggards[0].name),
+            chosen.argument()
         );
     }
 }
