@@ -3,6 +3,7 @@
 use serde_json::Value;
 use tests::{Process, World, falsify};
 
+use crate::partitions_cluster::TestCluster;
 use crate::partitions_operators::{
     COUNT, carry_rides, fold, fold_in, partition, partitions, publish, stage, stream_of, sum_of, write_rides,
 };
@@ -200,4 +201,19 @@ async fn dead_letters_are_to_be_replayed_in_their_partition() {
     let belongs = pglog::PartitionCount::new(COUNT).unwrap().partition_of("1000001").number();
     assert!(output.contains("partition 3: c0: its dead letter at offset "), "{output}");
     assert!(belongs == 3 || output.contains("(P1)"), "{output}");
+}
+
+#[tokio::test]
+async fn the_streams_of_a_cluster_are_compared_wherever_they_are() {
+    let mut cluster = TestCluster::start().await;
+    let world = World::cut_on(&std::env::var("DATABASE_URL").unwrap(), &cluster.url(), COUNT).await;
+    carry_rides(&world, 200, &["c0"]).await;
+    let output = equal(&world, &[]).await;
+    let compared = |output: &str| output.lines().filter(|line| line.starts_with("stream ")).count();
+    assert_eq!(compared(&output), 8, "{output}");
+    cluster.kill_first().await;
+    let output = Process::start(&world, "audit", &[]).fail(1).await;
+    let away = output.lines().filter(|line| line.contains(": stream: not compared, ")).count();
+    assert!(away > 0 && away + compared(&output) == 8, "{output}");
+    equal(&world, &["--no-stream"]).await;
 }

@@ -11,6 +11,7 @@ use deadpool_postgres::ClientWrapper as Client;
 use pglog::{Partition, PartitionCount};
 use redis::RedisError;
 use redis::aio::MultiplexedConnection;
+use stream::Servers;
 use tokio::time::sleep;
 use tracing::info;
 use wallet::documents::{Document, docs};
@@ -29,6 +30,9 @@ const CATCH_UP_WAIT: Duration = Duration::from_secs(5);
 /// How long it waits for all pages together. If nothing is ever written, it should end all the same.
 const CATCH_UP_WAIT_IN_ALL: Duration = Duration::from_secs(60);
 
+/// Any key: the node that has it says whether it is one of a cluster.
+const CLUSTER_PROBE: &str = "wallet.";
+
 /// The pause between two looks at such documents.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -37,7 +41,13 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// # Errors
 /// Postgres is away. If Redis is, that is reported as a difference.
 pub(super) async fn audit(client: &Client, config: &Config, count: PartitionCount, report: &mut Report) -> Result<()> {
-    let server = config.wallets.wallets_redis_url.as_ref().unwrap_or(config.stream.redis_url.first());
+    let own = config.wallets.wallets_redis_url.as_ref();
+    if own.is_none() && is_cluster(&config.stream.redis_url).await {
+        report
+            .note("wallets in Redis: not compared: REDIS_URL is a cluster, and they need WALLETS_REDIS_URL".to_owned());
+        return Ok(());
+    }
+    let server = own.unwrap_or(config.stream.redis_url.first());
     let compared = match stream::redis::connect(server).await {
         Ok(redis) => compare(client, redis, config, count, report).await,
         Err(error) => {
@@ -52,6 +62,11 @@ pub(super) async fn audit(client: &Client, config: &Config, count: PartitionCoun
         }
         compared => compared,
     }
+}
+
+/// Whether the streams are on a Redis Cluster, which cannot have the documents.
+async fn is_cluster(servers: &Servers) -> bool {
+    servers.is_cluster() || servers.wire(CLUSTER_PROBE, Duration::ZERO).await.is_ok_and(|wire| wire.is_cluster())
 }
 
 fn not_compared(error: &anyhow::Error, report: &mut Report) {
