@@ -86,6 +86,7 @@ mod monitor;
 mod openapi;
 mod overload;
 mod pace;
+mod partitions_schema;
 mod pipelining;
 mod poison;
 mod poolers;
