@@ -4,6 +4,7 @@
 //! A test that finds no server fails and names the command that starts one. It is never skipped.
 
 mod begin_proxy;
+mod cluster;
 mod commit_proxy;
 mod connection;
 mod dump;
@@ -25,6 +26,7 @@ mod world;
 use std::time::{Duration, Instant};
 
 pub use begin_proxy::{BeginProxy, Begins};
+pub use cluster::PrivateCluster;
 pub use commit_proxy::{AtCommit, CommitProxy};
 pub use dump::Dump;
 pub use mail::MailServer;

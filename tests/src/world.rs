@@ -68,6 +68,9 @@ impl World {
         client.batch_execute(&format!("CREATE DATABASE {database} TEMPLATE {template}")).await.unwrap();
         let database_url = with_database(maintenance_url, &database);
         let mut world = Self::at(&database_url, redis_url, &database).await;
+        // A clone has the id of the template.
+        let renew = "UPDATE log_identity SET log_id = left(md5(random()::text), 12) WHERE log_id IS NOT NULL";
+        world.client.batch_execute(renew).await.unwrap();
         pglog::prepare_session(&world.client).await.unwrap();
         world.maintenance = Some((maintenance, database));
         world

@@ -6,7 +6,9 @@ pub mod args;
 pub mod codec;
 pub mod end;
 pub mod redis;
+pub mod refusal;
 pub mod resp;
+mod seeds;
 pub mod servers;
 pub mod wire;
 

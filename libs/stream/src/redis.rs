@@ -21,6 +21,10 @@ pub(crate) const CONNECT_WAIT: Duration = Duration::from_secs(2);
 /// writes its log to a slow disk may need a second.
 pub(crate) const REPLY_WAIT: Duration = Duration::from_secs(5);
 
+/// The same on a node of a Redis Cluster, which the others replace after seconds: a caller that waits for a node that hangs does
+/// not look for the new one.
+pub(crate) const CLUSTER_REPLY_WAIT: Duration = Duration::from_secs(2);
+
 /// How long a peer may leave sent bytes unacknowledged.
 pub(crate) const PEER_WAIT: Duration = Duration::from_secs(30);
 
@@ -63,6 +67,11 @@ pub(crate) fn ensure_version(info: &str) -> Result<()> {
     Ok(())
 }
 
+/// Whether `INFO server` is of a node of a Redis Cluster. Valkey says `server_mode`, unless it is told to say `redis_mode`.
+pub(crate) fn is_cluster(info: &str) -> bool {
+    info.lines().any(|line| ["redis_mode:cluster", "server_mode:cluster"].contains(&line))
+}
+
 /// The major version out of `INFO server`. Valkey reports the Redis version it is compatible with.
 fn server_version(info: &str) -> Option<u32> {
     let line = info.lines().find_map(|line| line.strip_prefix("redis_version:"))?;
@@ -71,12 +80,19 @@ fn server_version(info: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::server_version;
+    use super::{is_cluster, server_version};
 
     #[test]
     fn the_version_is_found_in_the_server_section() {
         assert_eq!(server_version("# Server\r\nredis_version:7.0.15\r\nredis_git_sha1:0\r\n"), Some(7));
         assert_eq!(server_version("# Server\r\nserver_name:valkey\r\nredis_version:7.2.4\r\n"), Some(7));
         assert_eq!(server_version(""), None);
+    }
+
+    #[test]
+    fn a_node_of_a_cluster_says_so() {
+        assert!(is_cluster("redis_build_id:1\r\nredis_mode:cluster\r\nos:Linux\r\n"));
+        assert!(is_cluster("server_mode:cluster\r\n"));
+        assert!(!is_cluster("redis_mode:standalone\r\n"));
     }
 }

@@ -19,6 +19,7 @@ mod bootstrap;
 mod browser;
 mod causes;
 mod chaos;
+mod cluster_client;
 mod collector;
 mod console;
 mod consumer;
