@@ -74,8 +74,8 @@ use database::Database;
 pub use distance::parse_distance;
 pub use error::Error;
 pub use limits::Limits;
-use reading::Reading;
-pub use reading::{ConsumerTotal, Sum, Totals};
+use reading::Reader;
+pub use reading::{ConsumerTotal, PartitionHead, Sum, Totals};
 pub use ride::Ride;
 use routes::Site;
 use wallet_model::WalletModel;
@@ -231,7 +231,7 @@ pub async fn serve(
     info!(address = %address, connection_count_max = limits.http.connection_count_max, "api started");
     process::ready();
     let watchers = Arc::new(Semaphore::new(limits.watcher_count_max));
-    let totals = Paced::start(Reading(database.clone()));
+    let totals = Paced::start(Reader(database.clone()));
     let web::Limits { body_wait, request_wait, .. } = limits.http;
     let app = App {
         database,
