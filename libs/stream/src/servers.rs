@@ -76,6 +76,11 @@ impl Servers {
         &self.seeds[0]
     }
 
+    /// The servers that were given.
+    pub fn seeds(&self) -> &[Client] {
+        &self.seeds
+    }
+
     /// Whether this is a cluster. A single seed is known to be a node of one after the first
     /// [`wire`](Self::wire) or [`node_of`](Self::node_of).
     pub fn is_cluster(&self) -> bool {
