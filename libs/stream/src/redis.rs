@@ -1,4 +1,5 @@
-//! Connections to Redis through the redis crate. Users: reaper, dashboard, operator, launcher, chaos, benchmarks, tests.
+//! Connections to Redis through the redis crate. Users: reaper, dashboard, container, operator, launcher,
+//! chaos, benchmarks, tests.
 //!
 //! By default the redis crate waits 500 ms for a reply, and then goes on as if the connection were sound. It is not: after a
 //! blocking command that took longer, the next command times out too. Therefore every connection here has a bound that fits
@@ -45,11 +46,27 @@ pub async fn connect(client: &Client) -> Result<MultiplexedConnection> {
     connect_patiently(client, REPLY_WAIT).await
 }
 
+/// As [`connect()`], for what is no part of the log and works on one server only: the keys of one script lie in several slots, or
+/// the client follows no redirection.
+///
+/// # Errors
+/// As [`connect()`]. Also if it is a node of a Redis Cluster: `user`, such as `the board`, needs another server.
+pub async fn connect_to_server(client: &Client, user: &str) -> Result<MultiplexedConnection> {
+    let (connection, info) = open(client, REPLY_WAIT).await?;
+    ensure!(!is_cluster(&info), "this is a node of a Redis Cluster: {user} needs a Redis server of its own");
+    Ok(connection)
+}
+
 /// A connection for commands that may take up to `reply_wait`.
 ///
 /// # Errors
 /// As [`connect()`].
 pub async fn connect_patiently(client: &Client, reply_wait: Duration) -> Result<MultiplexedConnection> {
+    Ok(open(client, reply_wait).await?.0)
+}
+
+/// A connection, and the server's reply to `INFO server`.
+async fn open(client: &Client, reply_wait: Duration) -> Result<(MultiplexedConnection, String)> {
     let config =
         AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_WAIT)).set_response_timeout(Some(reply_wait));
     let connected = tls::for_redis(client)?.get_multiplexed_async_connection_with_config(&config).await;
@@ -57,7 +74,7 @@ pub async fn connect_patiently(client: &Client, reply_wait: Duration) -> Result<
     let info: String =
         redis::cmd("INFO").arg("server").query_async(&mut connection).await.context("asking Redis for its version")?;
     ensure_version(&info)?;
-    Ok(connection)
+    Ok((connection, info))
 }
 
 /// Checks the reply to `INFO server`.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use connect::tls::{TlsArgs, trust};
+use idempotency::{Operation, RedisStore, Store};
 use pglog::{Partition, PartitionCount};
 use redis::cmd;
 use stream::end::StreamEnd;
@@ -278,4 +279,23 @@ async fn two_logs_on_one_cluster_have_streams_of_their_own() {
     let mut wire = servers.wire(&keys[0], Duration::ZERO).await.unwrap();
     append(&mut wire, &keys[0]).await.unwrap();
     assert_eq!(StreamEnd::read(&mut wire, &keys[1]).await.unwrap().offset, 0, "it is on the same node, and empty");
+}
+
+#[tokio::test]
+async fn stores_that_need_a_server_of_their_own_refuse_a_cluster_and_say_so() {
+    let cluster = PrivateCluster::start_masters().await;
+    let client = stream::redis::client(cluster.url_of(0)).unwrap();
+    let store = RedisStore::new(client.clone(), "idempotency");
+    let hour = Duration::from_secs(3600);
+    let error = store.claim(&Operation::new("[POST]/rides", "key", "payload", hour)).await.unwrap_err();
+    let idempotency::Error::Redis(cause) = &error else { panic!("{error:?}") };
+    assert!(cause.to_string().contains("operations need a Redis server of their own"), "{cause}");
+    for index in 0..cluster.len() {
+        assert_eq!(cluster.ask::<i64>(index, &cmd("DBSIZE")).await, 0, "nothing is half done");
+    }
+    let board = container::board::Board::new(client, "board");
+    let error = format!("{:#}", board.leaders(1).await.unwrap_err());
+    assert!(error.contains("the board needs a Redis server of its own"), "{error}");
+    let several = stream::args::parse_redis_url(&cluster.url()).unwrap_err();
+    assert_eq!(several, "give one server, and no Redis Cluster");
 }

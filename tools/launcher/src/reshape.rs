@@ -14,6 +14,9 @@ const ANSWER_WAIT: Duration = Duration::from_millis(300);
 /// The longest hand-over from a master to its replica.
 const FAILOVER_WAIT: Duration = Duration::from_secs(20);
 
+/// Redis gives a failover up after 5 s, for example if the other masters did not vote in time.
+const FAILOVER_PATIENCE: Duration = Duration::from_secs(6);
+
 /// The pause between two looks at a node that is to become a master.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -52,14 +55,18 @@ impl RedisCluster {
     /// The node is no replica, or its master does not hand over.
     pub async fn fail_over_to(&self, replica: usize) -> Result<()> {
         let node = &self.nodes()[replica];
-        let () = node.ask(cmd("CLUSTER").arg("FAILOVER")).await.context("asking for a failover")?;
         let deadline = Instant::now() + FAILOVER_WAIT;
+        let mut asked_at: Option<Instant> = None;
         loop {
             let info: String = node.ask(cmd("INFO").arg("replication")).await?;
             if info.lines().any(|line| line == "role:master") {
                 return Ok(());
             }
             ensure!(Instant::now() < deadline, "port {} is still a replica", node.port());
+            if asked_at.is_none_or(|at| at.elapsed() > FAILOVER_PATIENCE) {
+                let () = node.ask(cmd("CLUSTER").arg("FAILOVER")).await.context("asking for a failover")?;
+                asked_at = Some(Instant::now());
+            }
             sleep(LOOK_INTERVAL).await;
         }
     }
