@@ -207,7 +207,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     };
     let model = config.model.start(API_WAIT);
     if model.is_none() {
-        info!("wallets are read from Postgres alone: REDIS_URL is not set");
+        info!("wallets are read from Postgres alone: neither WALLETS_REDIS_URL nor REDIS_URL names a server for them");
     }
     serve(
         postgres,
