@@ -57,7 +57,7 @@ const COMMAND_LEN: usize = 192;
 pub(crate) fn encode<'a>(key: &str, records: impl ExactSizeIterator<Item = Record<'a>>, copies: u64) -> Commands {
     let mut commands = Commands::with_capacity(records.len() * copies as usize * COMMAND_LEN);
     let mut writer = EntryWriter::new(key);
-    for Record { offset, token, object, action, data, staged_at_us, traceparent } in records {
+    for Record { offset, token, object, action, data, staged_at_us, traceparent, .. } in records {
         let fields = Fields { object, action, data, staged_at_us, token, traceparent };
         for copy in 0..copies {
             writer.add(&mut commands, EntryId { offset, copy }, &fields);

@@ -104,7 +104,7 @@ impl Cutter {
         let batch = Batch::from_row(partition, row);
         // A restored row may carry a transaction id of the future. It is counted and not read; the reader reports it.
         let is_read = row.get::<_, Option<i64>>("id").is_some() && rows.len() as i64 == batch.record_count;
-        let page = is_read.then(|| Page::new(batch.first_offset, batch.token, rows));
+        let page = is_read.then(|| Page::new(batch.partition, batch.first_offset, batch.token, rows));
         Ok(Some(Cut::Batch(batch, page)))
     }
 

@@ -18,8 +18,9 @@ pub(crate) struct Baseline {
 
 impl Baseline {
     pub fn new(config: &Config, shutdown: &CancellationToken) -> Self {
-        let consumer = Consumer::baseline(&config.postgres, &config.stream, FOLDS.first(), shutdown.clone());
-        Self { consumer, partition: config.stream.partition() }
+        let partition = config.stream.partition();
+        let consumer = Consumer::baseline(&config.postgres, partition, FOLDS.first(), shutdown.clone());
+        Self { consumer, partition }
     }
 
     /// Folds up to `last_offset` in bounded steps, and commits each step. Stops early at `shutdown`, at the time `until`, and if

@@ -65,7 +65,8 @@ async fn compare(client: &Client, redis: MultiplexedConnection, config: &Config,
     let run = run(&mut comparison.redis).await?;
     let mark = comparison.mark().await?;
     let place = (config.stream.partition(), checkpoint.unwrap_or(0));
-    let doubt = find_doubt(client, mark, (run, None), place).await.context("comparing the mark with the log")?;
+    let doubt =
+        find_doubt(client, mark.as_ref(), (run, None), &[place]).await.context("comparing the mark with the log")?;
     let (Some(mark), None | Some(Doubt::Behind | Doubt::BeyondHead | Doubt::OtherToken)) = (mark, doubt) else {
         if let (Some(_), Some(doubt)) = (checkpoint, doubt) {
             report.note(format!("wallets in Redis: {doubt}; readers ask Postgres for every wallet"));
@@ -73,9 +74,9 @@ async fn compare(client: &Client, redis: MultiplexedConnection, config: &Config,
         return Ok(());
     };
     if let Some(doubt) = doubt {
-        report.differ(format!("wallets in Redis: {doubt} (offset {}, checkpoint {})", mark.offset, place.1));
+        report.differ(format!("wallets in Redis: {doubt} (offset {}, checkpoint {})", mark.offset(), place.1));
     }
-    let mut line = DocumentsLine { epoch: mark.epoch.to_string(), offset: mark.offset, ..DocumentsLine::default() };
+    let mut line = DocumentsLine { epoch: mark.epoch.to_string(), offset: mark.offset(), ..DocumentsLine::default() };
     let mut cursor = 0_u64;
     loop {
         let mut scan = redis::cmd("SCAN");
@@ -136,7 +137,7 @@ impl Comparison<'_> {
         let mut texts: Vec<Option<Vec<u8>>> = mget.query_async(&mut self.redis).await.context("reading documents")?;
         let documents = texts.split_off(1);
         let mark: Option<Mark> = texts.remove(0).and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok());
-        let epoch = mark.map(|mark| mark.epoch);
+        let epoch = mark.as_ref().map(|mark| mark.epoch);
         Ok((mark, documents.iter().map(|text| believed(text.as_deref()?, epoch)).collect()))
     }
 

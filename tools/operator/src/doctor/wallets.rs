@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
 use redis::aio::MultiplexedConnection;
-use wallet::model::{Doubt, Run, find_doubt, mark_key};
+use wallet::model::{Doubt, Mark, Run, find_doubt, mark_key};
 
 use super::finding::Finding;
 use super::redis_server::info;
@@ -153,11 +153,11 @@ async fn mark(client: &Client, redis: &mut MultiplexedConnection, config: &Confi
     };
     let key = mark_key(&config.stream.stream_name);
     let text: Option<String> = redis::cmd("GET").arg(&key).query_async(redis).await.context("reading the mark")?;
-    let mark = text.as_deref().and_then(|text| text.parse().ok());
+    let mark: Option<Mark> = text.as_deref().and_then(|text| text.parse().ok());
     let server: String = redis::cmd("INFO").arg("server").query_async(redis).await.context("asking for the run")?;
     let run = Run::of_info(&server).context("INFO does not contain the run")?;
     let partition = config.stream.partition();
-    let doubt = find_doubt(client, mark, (run, None), (partition, checkpoint)).await?;
+    let doubt = find_doubt(client, mark.as_ref(), (run, None), &[(partition, checkpoint)]).await?;
     let head = pglog::head(client, partition).await?;
     let what = format!("{key} is {}, checkpoint {checkpoint}, head {head}", text.as_deref().unwrap_or("missing"));
     Ok(match doubt {
