@@ -111,11 +111,7 @@ impl LeaderSession {
     ///
     /// # Errors
     /// Postgres is away, or the tables are of another version. [`StayDown`] if the log lacks one of the partitions.
-    pub async fn connect(
-        config: &tokio_postgres::Config,
-        partitions: &Partitions,
-        policy: LockPolicy,
-    ) -> Result<Self> {
+    pub async fn connect(config: &tokio_postgres::Config, partitions: &Partitions, policy: LockPolicy) -> Result<Self> {
         let client = connect::postgres::connect(config, "streamer", || {}).await?;
         client.batch_execute(SESSION_LIMITS).await.context("setting up the session")?;
         let log = pglog::prepare_session(&client).await.context("setting up the session")?;

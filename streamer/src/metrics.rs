@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use connect::PostgresArgs;
 use monitor::{Health, Pulse, Unit, counter, declare_counter, declare_gauge, describe_histogram, gauge, histogram};
-use pglog::{Partition, PartitionCount};
+use pglog::{Partition, PartitionCount, Place};
 
 use crate::fault::Fault;
 use crate::publish::Published;
@@ -50,15 +50,20 @@ pub(crate) fn start(health: &Health, postgres: &PostgresArgs, pulse: Pulse) -> L
     let last = LastPublished::default();
     let shared = Arc::clone(&last);
     health.ask_postgres(&postgres.database_url, pulse, move |client| {
-        let last: Vec<(Partition, i64, Duration)> = {
+        let last: Vec<Place> = {
             let last = shared.lock().unwrap_or_else(PoisonError::into_inner);
-            last.iter().map(|(partition, (offset, at))| (*partition, *offset, at.elapsed())).collect()
+            let place = |(partition, (offset, at)): (&Partition, &(i64, Instant))| Place {
+                partition: *partition,
+                offset: *offset,
+                since: at.elapsed(),
+            };
+            last.iter().map(place).collect()
         };
         Box::pin(async move {
             let lags = if last.is_empty() { Vec::new() } else { pglog::lags(client, &last).await? };
-            for ((partition, _, age), lag) in last.into_iter().zip(lags) {
+            for (Place { partition, since, .. }, lag) in last.into_iter().zip(lags) {
                 gauge!(UNPUBLISHED, "partition" => partition.to_string()).set(lag.record_count as f64);
-                if let Some(taken_s) = lag.taken_s.filter(|_| age <= MEASURED_WITHIN) {
+                if let Some(taken_s) = lag.taken_s.filter(|_| since <= MEASURED_WITHIN) {
                     histogram!("rocket_rides_commit_to_append_seconds").record(taken_s);
                 }
             }

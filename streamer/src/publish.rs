@@ -69,7 +69,7 @@ pub(crate) fn encode<'a>(
 ) {
     commands.reserve(records.len() * copies as usize * COMMAND_LEN);
     let mut writer = EntryWriter::new(key);
-    for Record { offset, token, object, action, data, staged_at_us, traceparent } in records {
+    for Record { offset, token, object, action, data, staged_at_us, traceparent, .. } in records {
         let fields = Fields { object, action, data, staged_at_us, token, traceparent };
         for copy in 0..copies {
             writer.add(commands, EntryId { offset, copy }, &fields);

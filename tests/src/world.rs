@@ -368,8 +368,8 @@ pub async fn write_rides(client: &impl Session, count: i64) {
             "WITH written AS (
                  INSERT INTO rides (distance_mm) SELECT 1 + (random() * 1000000)::bigint FROM generate_series(1, $1::bigint)
                  RETURNING id, distance_mm)
-             INSERT INTO staged_log_records (object, action, data)
-             SELECT 'ride', 'create', format('{\"id\":%s,\"distance_mm\":%s}', id, distance_mm)::json FROM written",
+             INSERT INTO staged_log_records (partition, object, action, data)
+             SELECT partition_of(id::text), 'ride', 'create', format('{\"id\":%s,\"distance_mm\":%s}', id, distance_mm)::json FROM written",
             &[&count],
         )
         .await

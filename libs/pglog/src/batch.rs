@@ -127,23 +127,6 @@ pub async fn head(client: &impl Session, partition: Partition) -> Result<i64, Er
     Ok(edge(client, partition).await?.next_offset - 1)
 }
 
-/// The highest assigned offset of each of these partitions, in their order; 0 if there is none.
-///
-/// # Errors
-/// Postgres is away.
-pub async fn heads(client: &impl Session, partitions: &[Partition]) -> Result<Vec<i64>, Error> {
-    let rows = client
-        .query(
-            "-- pglog::heads
-             SELECT COALESCE((SELECT first_offset + record_count - 1 FROM log_batches
-                              WHERE partition = wanted.partition ORDER BY first_offset DESC LIMIT 1), 0)
-             FROM unnest($1::int[]) WITH ORDINALITY AS wanted(partition, place) ORDER BY place",
-            &[&partitions],
-        )
-        .await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
-}
-
 /// The [`head`], and the token of its batch (0 if there is none). Both together tell a log from itself before Postgres was
 /// put back to an older state: the same offsets have other tokens then.
 ///
@@ -152,6 +135,61 @@ pub async fn heads(client: &impl Session, partitions: &[Partition]) -> Result<Ve
 pub async fn marked_head(client: &impl Session, partition: Partition) -> Result<(i64, i64), Error> {
     let edge = edge(client, partition).await?;
     Ok((edge.next_offset - 1, edge.token))
+}
+
+/// The head of each of these partitions, in their order, by one statement.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn heads(client: &impl Session, partitions: &[Partition]) -> Result<Vec<i64>, Error> {
+    let marked = marked_heads(client, partitions).await?;
+    Ok(marked.into_iter().map(|(offset, _)| offset).collect())
+}
+
+/// As [`heads`], with the tokens: the [`marked_head`] of each.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn marked_heads(client: &impl Session, partitions: &[Partition]) -> Result<Vec<(i64, i64)>, Error> {
+    let rows = client
+        .query(
+            "-- pglog::marked_heads
+             SELECT COALESCE(last.first_offset + last.record_count - 1, 0), COALESCE(last.token, 0)
+             FROM unnest($1::int[]) WITH ORDINALITY AS wanted (partition, place)
+             LEFT JOIN LATERAL (SELECT first_offset, record_count, token FROM log_batches
+                                WHERE partition = wanted.partition ORDER BY first_offset DESC LIMIT 1) AS last ON true
+             ORDER BY wanted.place",
+            &[&partitions],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// The token of the batch that contains an offset, and the head, of each of these partitions; in their order, by one statement.
+/// The token is `None` if the batch was deleted, or does not exist yet.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn tokens_at(
+    client: &impl Session,
+    partitions: &[Partition],
+    offsets: &[i64],
+) -> Result<Vec<(Option<i64>, i64)>, Error> {
+    let rows = client
+        .query(
+            "-- pglog::tokens_at
+             SELECT CASE WHEN wanted.last_offset <= held.last_offset THEN held.token END, COALESCE(newest.last_offset, 0)
+             FROM unnest($1::int[], $2::bigint[]) WITH ORDINALITY AS wanted (partition, last_offset, place)
+             LEFT JOIN LATERAL (SELECT first_offset + record_count - 1 AS last_offset, token FROM log_batches
+                                WHERE partition = wanted.partition AND first_offset <= wanted.last_offset
+                                ORDER BY first_offset DESC LIMIT 1) AS held ON true
+             LEFT JOIN LATERAL (SELECT first_offset + record_count - 1 AS last_offset FROM log_batches
+                                WHERE partition = wanted.partition ORDER BY first_offset DESC LIMIT 1) AS newest ON true
+             ORDER BY wanted.place",
+            &[&partitions, &offsets],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 /// The lowest offset whose record can still be read, or the one after the head if none can.

@@ -219,7 +219,7 @@ fn cut_of(partition: Partition, rows: Vec<Row>) -> Cut {
     let batch = Batch::from_row(partition, &rows[0]);
     // A restored row may carry a transaction id of the future. It is counted and not read; the reader reports it.
     let is_read = rows[0].get::<_, Option<i64>>("id").is_some() && rows.len() as i64 == batch.record_count;
-    let page = is_read.then(|| Page::new(batch.first_offset, batch.token, rows));
+    let page = is_read.then(|| Page::new(batch.partition, batch.first_offset, batch.token, rows));
     Cut::Batch(batch, page)
 }
 
