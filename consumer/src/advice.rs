@@ -2,8 +2,8 @@
 
 use crate::fold::CheckpointKey;
 
-/// The command that starts this program for this consumer, with further arguments.
-pub(crate) fn command(CheckpointKey { name, partition }: &CheckpointKey, args: &[&str]) -> String {
+/// The command that starts this program for this consumer, with further arguments. It acts on all partitions of the log.
+pub(crate) fn command(CheckpointKey { name, .. }: &CheckpointKey, args: &[&str]) -> String {
     let args = [&[name.as_str()], args].concat();
-    format!("`{}{}`", process::command(&args), partition.argument())
+    format!("`{}`", process::command(&args))
 }

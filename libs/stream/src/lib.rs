@@ -5,6 +5,7 @@
 pub mod args;
 pub mod codec;
 pub mod end;
+pub mod placement;
 pub mod redis;
 pub mod refusal;
 pub mod resp;

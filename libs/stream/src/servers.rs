@@ -76,6 +76,11 @@ impl Servers {
         &self.seeds[0]
     }
 
+    /// The servers that were given.
+    pub fn seeds(&self) -> &[Client] {
+        &self.seeds
+    }
+
     /// Whether this is a cluster. A single seed is known to be a node of one after the first
     /// [`wire`](Self::wire) or [`node_of`](Self::node_of).
     pub fn is_cluster(&self) -> bool {
@@ -100,7 +105,11 @@ impl Servers {
         Ok(self.find(key, block).await?.1)
     }
 
-    async fn find(&self, key: &str, block: Duration) -> Result<(Client, Wire)> {
+    /// The node of a key together with a connection to it, for users that keep one connection to each node.
+    ///
+    /// # Errors
+    /// As [`node_of`](Self::node_of).
+    pub async fn find(&self, key: &str, block: Duration) -> Result<(Client, Wire)> {
         if !self.is_cluster() {
             let wire = Wire::connect(self.first(), block).await?;
             if !wire.is_cluster() {

@@ -4,6 +4,7 @@ use std::fmt::{self, Debug, Formatter};
 use std::time::Duration;
 
 use clap::Args;
+use stream::Servers;
 use stream::args::{parse_redis_url, parse_stream_name};
 
 use crate::model::Model;
@@ -38,9 +39,9 @@ pub struct ModelArgs {
     pub wallets: WalletsArgs,
 
     /// The Redis server, for example redis://localhost:6379 or redis+unix:///run/redis.sock; rediss:// encrypts. Without it,
-    /// wallets are read from Postgres alone
-    #[arg(long, env = "REDIS_URL", hide_env_values = true, value_parser = parse_redis_url)]
-    redis_url: Option<redis::Client>,
+    /// wallets are read from Postgres alone; also if it is a Redis Cluster
+    #[arg(long, env = "REDIS_URL", hide_env_values = true)]
+    redis_url: Option<Servers>,
 
     /// Name of the stream's key, which the key of the read model's mark begins with.
     #[arg(long, env = "STREAM_NAME", default_value = "rocket-rides-log", value_parser = parse_stream_name)]
@@ -54,7 +55,9 @@ impl ModelArgs {
     }
 
     fn client(&self) -> Option<&redis::Client> {
-        self.wallets.wallets_redis_url.as_ref().or(self.redis_url.as_ref())
+        // The keys of the model are in several slots, and it must not be a part of the cluster by chance.
+        let server = self.redis_url.as_ref().filter(|servers| !servers.is_cluster()).map(Servers::first);
+        self.wallets.wallets_redis_url.as_ref().or(server)
     }
 }
 

@@ -1,12 +1,13 @@
-//! The baseline: the folded state of all reaped records. It is a consumer that reads from Postgres only. The reaper moves it
-//! just before it deletes records.
+//! The baseline of a partition: the folded state of all its reaped records. It is a consumer that reads from Postgres only. The
+//! reaper moves it just before it deletes records.
 
 use std::time::Instant;
 
 use anyhow::Result;
 use common::shutdown::CancellationToken;
 use consumer::{Consumer, FOLDS, Fold, Interruption};
-use pglog::Partition;
+use pglog::{Partition, Partitions};
+use stream::StreamArgs;
 
 use crate::config::Config;
 
@@ -17,9 +18,8 @@ pub(crate) struct Baseline {
 }
 
 impl Baseline {
-    pub fn new(config: &Config, shutdown: &CancellationToken) -> Self {
-        let consumer = Consumer::baseline(&config.postgres, &config.stream, FOLDS.first(), shutdown.clone());
-        Self { consumer, partition: config.stream.partition() }
+    pub fn new(config: &Config, partition: Partition, shutdown: &CancellationToken) -> Self {
+        Self { consumer: consumer_of(config, partition, shutdown), partition }
     }
 
     /// Folds up to `last_offset` in bounded steps, and commits each step. Stops early at `shutdown`, at the time `until`, and if
@@ -48,4 +48,10 @@ impl Baseline {
         }
         Ok(())
     }
+}
+
+/// The consumer that folds the baseline of a partition.
+fn consumer_of(config: &Config, partition: Partition, shutdown: &CancellationToken) -> Consumer<Box<dyn Fold>> {
+    let stream = StreamArgs { partitions: Partitions::Only(vec![partition]), ..config.stream.clone() };
+    Consumer::baseline(&config.postgres, &stream, FOLDS.first(), shutdown.clone())
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
+use pglog::{Partition, PartitionCount};
 use redis::RedisError;
 use redis::aio::MultiplexedConnection;
 use tokio::time::sleep;
@@ -35,10 +36,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 /// Postgres is away. If Redis is, that is reported as a difference.
-pub(super) async fn audit(client: &Client, config: &Config, report: &mut Report) -> Result<()> {
+pub(super) async fn audit(client: &Client, config: &Config, count: PartitionCount, report: &mut Report) -> Result<()> {
     let server = config.wallets.wallets_redis_url.as_ref().unwrap_or(config.stream.redis_url.first());
     let compared = match stream::redis::connect(server).await {
-        Ok(redis) => compare(client, redis, config, report).await,
+        Ok(redis) => compare(client, redis, config, count, report).await,
         Err(error) => {
             not_compared(&error, report);
             return Ok(());
@@ -57,15 +58,25 @@ fn not_compared(error: &anyhow::Error, report: &mut Report) {
     report.differ(format!("wallets in Redis: not compared, {error:#} (--no-stream audits Postgres only)"));
 }
 
-async fn compare(client: &Client, redis: MultiplexedConnection, config: &Config, report: &mut Report) -> Result<()> {
+async fn compare(
+    client: &Client,
+    redis: MultiplexedConnection,
+    config: &Config,
+    count: PartitionCount,
+    report: &mut Report,
+) -> Result<()> {
     let mut comparison =
         Comparison { client, redis, mark_key: mark_key(&config.stream.stream_name), wait_left: CATCH_UP_WAIT_IN_ALL };
     // The checkpoint is read before the mark, which is never below it.
-    let checkpoint = checkpoint(client, config).await?;
+    let checkpoint = checkpoint(client).await?;
     let run = run(&mut comparison.redis).await?;
     let mark = comparison.mark().await?;
-    let place = (config.stream.partition(), checkpoint.unwrap_or(0));
-    let doubt = find_doubt(client, mark, (run, None), place).await.context("comparing the mark with the log")?;
+    let place = (Partition::FIRST, checkpoint.unwrap_or(0));
+    let doubt = match mark {
+        // The offset of a mark is that of the only partition.
+        Some(mark) if count != PartitionCount::ONE => (!mark.epoch.is_for(run)).then_some(Doubt::OtherRun),
+        mark => find_doubt(client, mark, (run, None), place).await.context("comparing the mark with the log")?,
+    };
     let (Some(mark), None | Some(Doubt::Behind | Doubt::BeyondHead | Doubt::OtherToken)) = (mark, doubt) else {
         if let (Some(_), Some(doubt)) = (checkpoint, doubt) {
             report.note(format!("wallets in Redis: {doubt}; readers ask Postgres for every wallet"));
@@ -100,12 +111,12 @@ async fn run(redis: &mut MultiplexedConnection) -> Result<Run> {
 }
 
 /// The checkpoint of the consumer that keeps the documents. `None`: there is no such consumer.
-async fn checkpoint(client: &Client, config: &Config) -> Result<Option<i64>> {
+async fn checkpoint(client: &Client) -> Result<Option<i64>> {
     let row = client
         .query_one(
             "-- operator::audit::projector
-             SELECT max(last_offset) FROM checkpoints WHERE fold = 'wallets' AND partition = $1",
-            &[&config.stream.partition()],
+             SELECT max(last_offset) FROM checkpoints WHERE fold = 'wallets'",
+            &[],
         )
         .await
         .context("asking for the checkpoint of the consumer wallets")?;

@@ -5,5 +5,9 @@ use std::process::ExitCode;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let config: operator::doctor::Config = process::parse();
-    if operator::doctor::run(&config).await { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    match operator::doctor::run(&config).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => process::logs::conclude(Err(error)),
+    }
 }

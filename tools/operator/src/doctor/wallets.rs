@@ -2,21 +2,22 @@
 
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
+use pglog::Partition;
 use redis::aio::MultiplexedConnection;
-use wallet::model::{Doubt, Run, find_doubt, mark_key};
+use wallet::model::{Doubt, Mark, Run, find_doubt, mark_key};
 
 use super::finding::Finding;
 use super::redis_server::info;
-use super::{Config, ask};
+use super::{Config, Log, ask};
 
 /// All checks of wallets. Those of Redis are made only if wallets are used. If the tables are missing, only the first is made.
-pub(super) async fn check(client: &Client, config: &Config, findings: &mut Vec<Finding>) {
+pub(super) async fn check(client: &Client, config: &Config, log: &Log, findings: &mut Vec<Finding>) {
     let (finding, has_tables) = tables(client).await.unwrap_or_else(|e| (Finding::unseen("wallets.tables", &e), true));
     findings.push(finding);
     if !has_tables {
         return;
     }
-    let usage = match usage(client, config).await {
+    let usage = match usage(client, log).await {
         Ok(usage) => usage,
         Err(error) => return findings.push(Finding::unseen("wallets.projector", &error)),
     };
@@ -26,7 +27,7 @@ pub(super) async fn check(client: &Client, config: &Config, findings: &mut Vec<F
         match stream::redis::connect(server).await {
             Ok(mut redis) => {
                 findings.push(server_of(&mut redis).await.unwrap_or_else(|e| Finding::unseen("wallets.redis", &e)));
-                let found = mark(client, &mut redis, config, &usage).await;
+                let found = mark(client, &mut redis, config, log, &usage).await;
                 findings.push(found.unwrap_or_else(|error| Finding::unseen("wallets.mark", &error)));
             }
             Err(error) => findings.push(Finding::warn(
@@ -87,13 +88,13 @@ struct Usage {
     checkpoint: Option<i64>,
 }
 
-async fn usage(client: &Client, config: &Config) -> Result<Usage> {
+async fn usage(client: &Client, log: &Log) -> Result<Usage> {
     let row = client
         .query_one(
             "-- operator::doctor::wallet_usage
-             SELECT EXISTS (SELECT FROM wallet_locks), string_agg(name, ', ' ORDER BY name), max(last_offset)
-             FROM checkpoints WHERE fold = 'wallets' AND partition = $1",
-            &[&config.stream.partition()],
+             SELECT EXISTS (SELECT FROM wallet_locks), string_agg(DISTINCT name, ', ' ORDER BY name), max(last_offset)
+             FROM checkpoints WHERE fold = 'wallets' AND partition = ANY ($1)",
+            &[&log.partitions],
         )
         .await?;
     Ok(Usage { has_wallets: row.get(0), projectors: row.get(1), checkpoint: row.get(2) })
@@ -144,7 +145,13 @@ async fn server_of(redis: &mut MultiplexedConnection) -> Result<Finding> {
 }
 
 /// The mark is there, and the projector has no reason to doubt it.
-async fn mark(client: &Client, redis: &mut MultiplexedConnection, config: &Config, usage: &Usage) -> Result<Finding> {
+async fn mark(
+    client: &Client,
+    redis: &mut MultiplexedConnection,
+    config: &Config,
+    log: &Log,
+    usage: &Usage,
+) -> Result<Finding> {
     const CHECK: &str = "wallets.mark";
     const FIX: &str =
         "see that consumer wallets runs: it begins a new epoch and builds all documents again, within seconds";
@@ -153,13 +160,21 @@ async fn mark(client: &Client, redis: &mut MultiplexedConnection, config: &Confi
     };
     let key = mark_key(&config.stream.stream_name);
     let text: Option<String> = redis::cmd("GET").arg(&key).query_async(redis).await.context("reading the mark")?;
-    let mark = text.as_deref().and_then(|text| text.parse().ok());
+    let mark: Option<Mark> = text.as_deref().and_then(|text| text.parse().ok());
     let server: String = redis::cmd("INFO").arg("server").query_async(redis).await.context("asking for the run")?;
     let run = Run::of_info(&server).context("INFO does not contain the run")?;
-    let partition = config.stream.partition();
-    let doubt = find_doubt(client, mark, (run, None), (partition, checkpoint)).await?;
-    let head = pglog::head(client, partition).await?;
-    let what = format!("{key} is {}, checkpoint {checkpoint}, head {head}", text.as_deref().unwrap_or("missing"));
+    let told = text.as_deref().unwrap_or("missing");
+    let (doubt, what) = match mark {
+        // The offset of a mark is that of the only partition.
+        Some(mark) if log.is_cut() => {
+            ((!mark.epoch.is_for(run)).then_some(Doubt::OtherRun), format!("{key} is {told}"))
+        }
+        mark => {
+            let head = pglog::head(client, Partition::FIRST).await?;
+            let doubt = find_doubt(client, mark, (run, None), (Partition::FIRST, checkpoint)).await?;
+            (doubt, format!("{key} is {told}, checkpoint {checkpoint}, head {head}"))
+        }
+    };
     Ok(match doubt {
         None => Finding::ok(CHECK, what),
         Some(doubt @ (Doubt::NoMark | Doubt::OtherRun)) => {
