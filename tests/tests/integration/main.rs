@@ -20,6 +20,8 @@ mod browser;
 mod causes;
 mod chaos;
 mod cluster_client;
+mod cluster_days;
+mod cluster_fixture;
 mod collector;
 mod console;
 mod consumer;

@@ -17,6 +17,9 @@ const FAILOVER_WAIT: Duration = Duration::from_secs(20);
 /// Redis gives a failover up after 5 s, for example if the other masters did not vote in time.
 const FAILOVER_PATIENCE: Duration = Duration::from_secs(6);
 
+/// How long a node may take to hear that another one is a master now.
+const HEARSAY_WAIT: Duration = Duration::from_secs(5);
+
 /// The pause between two looks at a node that is to become a master.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -79,9 +82,18 @@ impl RedisCluster {
         let slot: u16 = self.nodes()[to].ask(cmd("CLUSTER").arg("KEYSLOT").arg(key)).await?;
         let from = self.writer_of(key).await.context("no node takes writes for the key")?;
         ensure!(from != to, "the node has the slot already");
-        let () = self.set_slot(to, slot, "IMPORTING", from).await?;
-        let () = self.set_slot(from, slot, "MIGRATING", to).await?;
+        let deadline = Instant::now() + HEARSAY_WAIT;
+        // A node may still believe that the other one is a replica.
+        while let Err(error) = self.mark(SlotMove { slot, from, to }).await {
+            ensure!(Instant::now() < deadline, error);
+            sleep(LOOK_INTERVAL).await;
+        }
         Ok(SlotMove { slot, from, to })
+    }
+
+    async fn mark(&self, SlotMove { slot, from, to }: SlotMove) -> Result<()> {
+        self.set_slot(to, slot, "IMPORTING", from).await?;
+        self.set_slot(from, slot, "MIGRATING", to).await
     }
 
     /// Moves all keys of the slot. From then on, until [`end_move`](Self::end_move), the old node answers `ASK` for each of them.
@@ -109,7 +121,7 @@ impl RedisCluster {
     pub async fn end_move(&self, moving: SlotMove) -> Result<()> {
         // The new node comes first: after a crash in between both nodes still know where the slot is.
         for index in [moving.to, moving.from] {
-            let () = self.set_slot(index, moving.slot, "NODE", moving.to).await?;
+            self.set_slot(index, moving.slot, "NODE", moving.to).await?;
         }
         for index in (0..self.nodes().len()).filter(|index| ![moving.to, moving.from].contains(index)) {
             // Replicas refuse, and the others hear of it anyway.
