@@ -45,7 +45,7 @@ async fn consumers_of_some_partitions_and_dead_ones_are_told_with_their_partitio
 }
 
 #[tokio::test]
-async fn a_partition_that_nobody_leads_is_told() {
+async fn a_partition_without_a_leader_is_told() {
     let world = World::cut(COUNT).await;
     let leader = world.connect().await;
     let lead = "SELECT pg_advisory_lock($1 # log_key(), p) FROM generate_series(0, 5) AS p";

@@ -1,4 +1,5 @@
-//! The program `doctor`: calls [`operator::doctor::run`]. It exits with 1 if a check failed.
+//! The program `doctor`: calls [`operator::doctor::run`]. It exits with 1 if a check failed,
+//! and with 2 after a bad setting.
 
 use std::process::ExitCode;
 
@@ -8,6 +9,9 @@ async fn main() -> ExitCode {
     match operator::doctor::run(&config).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(error) => process::logs::conclude(Err(error)),
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::from(process::BAD_SETTING)
+        }
     }
 }

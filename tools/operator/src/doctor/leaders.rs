@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use super::finding::Finding;
 use super::{Log, named};
 
-/// Streamers hand partitions over within two seconds. A partition that nobody leads for longer is told.
+/// Streamers hand partitions over within two seconds. A partition that no streamer leads for longer is told.
 const HAND_OVER_WAIT: Duration = Duration::from_secs(3);
 
 /// The check. If nothing is led, no streamer runs now, and there is nothing to compare.
@@ -28,10 +28,8 @@ pub(super) async fn check(client: &Client, log: &Log) -> Result<Finding> {
         return Ok(Finding::ok(CHECK, "no streamer leads now"));
     }
     if unled.is_empty() {
-        return Ok(match log.is_cut() {
-            true => Finding::ok(CHECK, format!("{leader_count} streamers lead {} partitions", log.partitions.len())),
-            false => Finding::ok(CHECK, "a streamer leads"),
-        });
+        let what = format!("{leader_count} streamers lead {} partitions", log.partitions.len());
+        return Ok(Finding::ok(CHECK, if log.is_cut() { what } else { "a streamer leads".to_owned() }));
     }
     Ok(Finding::warn(
         CHECK,
