@@ -61,7 +61,9 @@ impl<F: Fold> Step<'_, F> {
         let is_silent = heard.iter().all(Heard::is_nil);
         let was_asked = self.block.is_none() || self.committers.parts.len() == 1 && !heard.is_empty();
         self.fold_pages(&heard).await?;
-        let is_idle_drain = self.block.is_none() && self.committers.progress().record_count() == 0;
+        let progress = self.committers.progress();
+        // A stream that offers nothing but foreign entries must not keep the others from being looked at.
+        let is_idle_drain = self.block.is_none() && progress.record_count() + progress.duplicate_count == 0;
         if was_asked && is_silent || is_idle_drain {
             self.look(Heal::All).await
         } else if self.look_at().is_some_and(|due_at| due_at <= Instant::now()) {

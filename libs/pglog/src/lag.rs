@@ -40,7 +40,8 @@ pub async fn lag(client: &impl Session, partition: Partition, offset: i64, since
     Ok(lags[0])
 }
 
-/// How far a reader is behind in each of these places, in their order, by one statement.
+/// How far a reader is behind in each of these places, in their order, by one statement. The range of one id, and the order, make
+/// every plan use the index of the ids: another one would read all rows of the partition.
 ///
 /// # Errors
 /// Postgres is away.
@@ -55,13 +56,16 @@ pub async fn lags(client: &impl Session, places: &[Place]) -> Result<Vec<Lag>, E
                     (SELECT extract(epoch FROM clock_timestamp() - COALESCE(
                                 -- Before version 17, Postgres fails to subtract an infinite time.
                                 (SELECT staged_at FROM staged_log_records
-                                 WHERE partition = place.partition AND id = waiting.fresh_first_id AND isfinite(staged_at)),
+                                 WHERE partition = place.partition AND isfinite(staged_at)
+                                   AND id BETWEEN waiting.fresh_first_id AND waiting.fresh_first_id
+                                 ORDER BY partition, id LIMIT 1),
                                 waiting.created_at))::float8
                      WHERE waiting.last_offset > place.last_offset) AS waiting_s,
                     (SELECT extract(epoch FROM clock_timestamp() - place.since_s * INTERVAL '1 second' - staged_at)::float8
                      FROM staged_log_records
-                     WHERE partition = place.partition AND id = passed.fresh_last_id
-                       AND passed.last_offset = place.last_offset AND isfinite(staged_at)) AS taken_s
+                     WHERE partition = place.partition AND passed.last_offset = place.last_offset AND isfinite(staged_at)
+                       AND id BETWEEN passed.fresh_last_id AND passed.fresh_last_id
+                     ORDER BY partition, id LIMIT 1) AS taken_s
              FROM unnest($1::int[], $2::bigint[], $3::float8[]) WITH ORDINALITY
                       AS place (partition, last_offset, since_s, number)
              LEFT JOIN LATERAL (SELECT first_offset + record_count - 1 AS last_offset FROM log_batches

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use pglog::{Partition, Session};
 use stream::codec::{EntryId, EntryWriter, Fields};
 use stream::resp::Commands;
-use tests::{PrivateRedis, Process, Streamers, World, unpublished, wait_until};
+use tests::{PrivateRedis, Process, Streamers, World, free_port, unpublished, wait_until};
 use tokio::task::JoinSet;
 
 const NAMES: [&str; 3] = ["consumer0", "consumer1", "consumer2"];
@@ -215,9 +215,11 @@ async fn without_redis_all_partitions_are_read_from_postgres() {
 /// The nodes of a cluster are one server here: each stream has a connection of its own all the same.
 #[tokio::test]
 async fn in_a_cluster_each_stream_is_read_over_a_connection_of_its_own() {
-    let (world, redis) = (World::cut_plainly(8).await, std::env::var("REDIS_URL").unwrap());
+    let port = free_port().to_string();
+    let redis = PrivateRedis::start(&["--port", &port]).await;
+    let world = World::with_redis_cut(&redis.url(), 8).await;
     let mut config = world.consumer_config("consumer0");
-    config.stream.redis_url = format!("{redis},{redis}").parse().unwrap();
+    config.stream.redis_url = format!("redis://127.0.0.1:{port},redis://localhost:{port}").parse().unwrap();
     let mut consumer = Consumer::new(&config, State::<DistanceFold>::default(), CancellationToken::new());
     world.drain_consumer(&mut consumer).await;
     let mut healed_count = 0;

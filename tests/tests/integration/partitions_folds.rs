@@ -3,8 +3,8 @@
 use std::os::unix::process::ExitStatusExt;
 
 use tests::{
-    PrivateRedis, Process, Streamers, WalletReader, WalletTraffic, World, change_wallets, new_wallets, scratch_folder,
-    wait_until,
+    PrivateRedis, Process, Streamers, WalletReader, WalletTraffic, World, change_wallets, free_port, new_wallets,
+    scratch_folder, wait_until,
 };
 
 use crate::wallet_projector::PROJECTOR;
@@ -67,8 +67,10 @@ async fn a_mark_that_is_behind_in_one_partition_begins_a_new_epoch() {
 
 #[tokio::test]
 async fn the_model_of_wallets_wants_a_server_of_its_own_beside_a_cluster() {
-    let world = World::new().await;
-    let seeds = format!("{0},{0}", world.redis_url());
+    let port = free_port().to_string();
+    let redis = PrivateRedis::start(&["--port", &port]).await;
+    let world = World::with_redis(&redis.url()).await;
+    let seeds = format!("redis://127.0.0.1:{port},redis://localhost:{port}");
     let consumer = |more: &[&str]| {
         let args = [&PROJECTOR[..], &["--drain", "--redis-url", &seeds], more].concat();
         Process::start(&world, "consumer", &args)

@@ -57,7 +57,7 @@ async fn a_consumer_of_some_partitions_is_registered_in_the_others_when_it_is_st
 async fn a_consumer_is_copied_in_all_partitions_or_in_none() {
     let world = World::cut_plainly(4).await;
     world.write_rides(100).await;
-    world.stage_data("no ride").await;
+    world.stage_data("{}").await;
     world.publish(&world.partitions().await).await;
     drain(&world, &["old"]).await;
     // The name is taken in one partition.
