@@ -11,6 +11,11 @@ use crate::session::Session;
 /// the lock may [`assign`](crate::assign).
 pub const LEADER_LOCK: i32 = 0x524f_434b;
 
+/// First half of the key of the advisory locks by which streamers count each other, as [`LEADER_LOCK`] is of the leaders' locks.
+/// The second half is 0 for a streamer that shares all partitions with others. A streamer that works on some partitions only
+/// holds a lock for each of them: its number plus 1. All are shared locks.
+pub const MEMBER_LOCK: i32 = 0x524f_434c;
+
 /// Records of a batch between two whose ids are stored, and rows that one statement counts or skips.
 pub(crate) const SKIP_LEN: i64 = 100_000;
 
@@ -120,6 +125,23 @@ async fn edge(client: &impl Session, partition: Partition) -> Result<Edge, Error
 /// Postgres is away.
 pub async fn head(client: &impl Session, partition: Partition) -> Result<i64, Error> {
     Ok(edge(client, partition).await?.next_offset - 1)
+}
+
+/// The highest assigned offset of each of these partitions, in their order; 0 if there is none.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn heads(client: &impl Session, partitions: &[Partition]) -> Result<Vec<i64>, Error> {
+    let rows = client
+        .query(
+            "-- pglog::heads
+             SELECT COALESCE((SELECT first_offset + record_count - 1 FROM log_batches
+                              WHERE partition = wanted.partition ORDER BY first_offset DESC LIMIT 1), 0)
+             FROM unnest($1::int[]) WITH ORDINALITY AS wanted(partition, place) ORDER BY place",
+            &[&partitions],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// The [`head`], and the token of its batch (0 if there is none). Both together tell a log from itself before Postgres was
