@@ -100,7 +100,11 @@ impl Servers {
         Ok(self.find(key, block).await?.1)
     }
 
-    async fn find(&self, key: &str, block: Duration) -> Result<(Client, Wire)> {
+    /// The node of a key together with a connection to it, for users that keep one connection to each node.
+    ///
+    /// # Errors
+    /// As [`node_of`](Self::node_of).
+    pub async fn find(&self, key: &str, block: Duration) -> Result<(Client, Wire)> {
         if !self.is_cluster() {
             let wire = Wire::connect(self.first(), block).await?;
             if !wire.is_cluster() {
