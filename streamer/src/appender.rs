@@ -155,9 +155,9 @@ impl Appender {
 
     /// Whether the stream's end is to be looked at: its place is in doubt, or it was not compared for a second.
     pub fn needs_end_check(&self) -> bool {
-        self.cursor.as_ref().is_none_or(|cursor| {
-            !cursor.is_behind_head() && cursor.checked_at.elapsed() >= END_CHECK_INTERVAL
-        })
+        self.cursor
+            .as_ref()
+            .is_none_or(|cursor| !cursor.is_behind_head() && cursor.checked_at.elapsed() >= END_CHECK_INTERVAL)
     }
 
     /// Makes sure that the cursor stands right behind the stream's end. `head` was read after the end: a true leader assigns

@@ -66,9 +66,10 @@ impl Publisher {
     pub fn lead(&mut self, led: &BTreeSet<Partition>, leaving: &BTreeSet<Partition>) {
         self.appenders.retain(|partition, _| led.contains(partition));
         for partition in led {
-            let appender = self.appenders.entry(*partition).or_insert_with(|| {
-                Appender::new(*partition, self.stream.key(*partition), self.page_starts.clone())
-            });
+            let appender = self
+                .appenders
+                .entry(*partition)
+                .or_insert_with(|| Appender::new(*partition, self.stream.key(*partition), self.page_starts.clone()));
             appender.is_leaving = leaving.contains(partition);
         }
     }

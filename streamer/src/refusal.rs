@@ -77,7 +77,8 @@ mod tests {
             Refusal::OfTheServer(_) => "server",
             Refusal::OfTheStream(_) => "stream",
         };
-        let lines = ["MOVED 1 host:1", "READONLY replica", "LOADING dataset", "MASTERDOWN link", "TRYAGAIN slot", "OOM"];
+        let lines =
+            ["MOVED 1 host:1", "READONLY replica", "LOADING dataset", "MASTERDOWN link", "TRYAGAIN slot", "OOM"];
         assert_eq!(lines.map(sorted), ["moved", "server", "server", "server", "stream", "stream"]);
     }
 
