@@ -245,6 +245,9 @@ DECLARE
     skipped  BIGINT;  -- the number of records between this one and the page
     wanted   BIGINT;
 BEGIN
+    IF of_partition NOT BETWEEN 0 AND log_partitions() - 1 THEN
+        RAISE EXCEPTION 'the log has % partition(s), and partition % is not one of them', log_partitions(), of_partition;
+    END IF;
     after_offset := greatest(after_offset, 0);
     SELECT * INTO batch FROM log_batches AS b
     WHERE b.partition = of_partition AND b.first_offset <= after_offset + 1 ORDER BY b.first_offset DESC LIMIT 1;
@@ -266,7 +269,8 @@ BEGIN
             ) AS archived
             WHERE archived.record_offset = after_offset + archived.place ORDER BY archived.record_offset;
         IF NOT FOUND AND count_max > 0 THEN
-            RAISE EXCEPTION 'the record at offset % is reaped, and the history does not have it', after_offset + 1;
+            RAISE EXCEPTION 'the record at offset % is reaped, and the history does not have it',
+                concat(after_offset + 1, CASE WHEN log_partitions() > 1 THEN ' of partition ' || of_partition END);
         END IF;
         RETURN;
     END IF;
@@ -746,7 +750,8 @@ CREATE TABLE IF NOT EXISTS reaped_requests (
 -- ---------------------------------------------------------------------------------------------------------------------
 CREATE TABLE IF NOT EXISTS receipts (
     ride_id         BIGINT      NOT NULL,
-    -- The offset of the record that asks for the receipt.
+    -- The partition and the offset of the record that asks for the receipt.
+    partition       INT         NOT NULL DEFAULT 0,
     record_offset   BIGINT      NOT NULL,
     data            JSON        NOT NULL,
     -- NULL: not delivered yet.
@@ -773,6 +778,10 @@ DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'receipts'::regclass AND attname = 'attempt_count') THEN
         ALTER TABLE receipts ADD COLUMN attempt_count INT NOT NULL DEFAULT 0, ADD COLUMN message_id UUID,
             ADD COLUMN last_error TEXT;
+    END IF;
+    -- From before version 7.
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'receipts'::regclass AND attname = 'partition') THEN
+        ALTER TABLE receipts ADD COLUMN partition INT NOT NULL DEFAULT 0;
     END IF;
 END $$;
 

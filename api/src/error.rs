@@ -3,6 +3,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use group::Refusal;
+use pglog::UnknownPartition;
 use web::ErrorResponse;
 
 use crate::paths::{DOCS, HISTORY, RIDE, RIDES, TOTALS, WALLET, WALLETS};
@@ -116,6 +117,15 @@ pub enum Error {
         /// The values that it may have.
         wanted: &'static str,
     },
+    /// The query string has a parameter that this route does not have.
+    #[error("The query string has an unknown parameter: here is only {known}.")]
+    ParameterUnknown {
+        /// The parameters that the route has.
+        known: &'static str,
+    },
+    /// The log lacks the partition.
+    #[error("Parameter 'partition': {0}.")]
+    PartitionUnknown(UnknownPartition),
     /// The body does not match its content type.
     #[error("{0}")]
     Malformed(String),
@@ -195,6 +205,8 @@ impl Error {
             Self::DistanceNotANumber => "distance_not_a_number",
             Self::DistanceOutOfRange => "distance_out_of_range",
             Self::Parameter { .. } => "parameter_invalid",
+            Self::ParameterUnknown { .. } => "parameter_unknown",
+            Self::PartitionUnknown(_) => "partition_unknown",
             Self::ParameterMissing(_) => "parameter_missing",
             Self::NotANumber(_) => "not_a_number",
             Self::NotALatitude(_) => "not_a_latitude",
@@ -254,6 +266,8 @@ impl Error {
             | Self::DistanceNotANumber
             | Self::DistanceOutOfRange
             | Self::Parameter { .. }
+            | Self::ParameterUnknown { .. }
+            | Self::PartitionUnknown(_)
             | Self::ParameterMissing(_)
             | Self::NotANumber(_)
             | Self::NotALatitude(_)

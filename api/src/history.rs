@@ -45,7 +45,7 @@ pub(crate) struct HistoryQuery {
     /// Records per page. A stream ignores it.
     #[param(value_type = Option<i64>, minimum = 1, maximum = 1000, default = 100)]
     limit: Option<String>,
-    /// The partition of the log.
+    /// The partition of the log. Each has a history of its own, with its own offsets.
     #[param(value_type = Option<i32>, minimum = 0, default = 0)]
     partition: Option<String>,
 }
@@ -58,7 +58,7 @@ struct HistoryRequest {
     limit: i64,
 }
 
-/// The history in the order of offsets, page by page or live.
+/// The history of a partition in the order of offsets, page by page or live.
 ///
 /// A page never reads over a hole: it ends before the hole, and the next request is answered with 410, which names the
 /// missing records and the `after` with which reading goes on. A page passes at most 10000 offsets and ends early if its

@@ -4,6 +4,7 @@
 use std::time::SystemTime;
 
 use jiff::Timestamp;
+use pglog::{Partition, PartitionCount, UnknownPartition};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio_postgres::Row;
@@ -89,8 +90,8 @@ impl ArchivedRecord {
 /// [`HistoryPage::next_after`].
 ///
 /// # Errors
-/// [`Error::RecordsMissing`] if the history lacks the record `after + 1` and has later ones. The others are those of
-/// [`Database::read`].
+/// [`Error::RecordsMissing`] if the history lacks the record `after + 1` and has later ones, and
+/// [`Error::PartitionUnknown`]. The others are those of [`Database::read`].
 pub(crate) async fn read(
     database: &Database,
     selection: &Selection,
@@ -98,7 +99,7 @@ pub(crate) async fn read(
     limit: i64,
 ) -> Result<HistoryPage, Error> {
     let rows = database
-        .read(
+        .read_old(
             // `scanned` counts rows and matches from 1. The last row before a hole or before the end of the scan is kept
             // even if it does not match, because the next page begins after it. One statement has one snapshot, so a
             // record that is archived meanwhile is never taken for the end of a hole.
@@ -119,7 +120,7 @@ pub(crate) async fn read(
                             ORDER BY record_offset ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS len_before
                  FROM unbroken
              )
-             SELECT following.record_offset AS following_offset, page.*
+             SELECT log_partitions() AS partition_count, following.record_offset AS following_offset, page.*
              FROM (SELECT) AS always
              LEFT JOIN (SELECT record_offset FROM history WHERE partition = $1 AND record_offset > $2
                         ORDER BY record_offset LIMIT 1) AS following ON true
@@ -136,6 +137,7 @@ pub(crate) async fn read(
             ],
         )
         .await?;
+    ensure_known(selection.partition, rows.first())?;
     if let Some(hole) = rows.first().and_then(|row| hole(after, row.get("following_offset"))) {
         return Err(hole);
     }
@@ -152,16 +154,25 @@ pub(crate) async fn read(
 /// The offset of the newest record of the history, or 0 if it is empty.
 ///
 /// # Errors
-/// Those of [`Database::read`].
+/// [`Error::PartitionUnknown`], and those of [`Database::read`].
 pub(crate) async fn newest_offset(database: &Database, partition: i32) -> Result<i64, Error> {
     let rows = database
-        .read(
+        .read_old(
             "-- api::history_page::newest_offset
-             SELECT record_offset FROM history WHERE partition = $1 ORDER BY record_offset DESC LIMIT 1",
+             SELECT log_partitions() AS partition_count, COALESCE(
+                 (SELECT record_offset FROM history WHERE partition = $1 ORDER BY record_offset DESC LIMIT 1), 0) AS newest",
             vec![Box::new(partition)],
         )
         .await?;
-    Ok(rows.first().map_or(0, |row| row.get("record_offset")))
+    ensure_known(partition, rows.first())?;
+    Ok(rows.first().map_or(0, |row| row.get("newest")))
+}
+
+/// Fails if the log lacks the partition.
+fn ensure_known(number: i32, row: Option<&Row>) -> Result<(), Error> {
+    let count = row.and_then(|row| PartitionCount::new(row.get("partition_count"))).ok_or(Error::Internal)?;
+    let partition = Partition::new(number).ok_or(Error::Internal)?;
+    if count.has(partition) { Ok(()) } else { Err(Error::PartitionUnknown(UnknownPartition { partition, count })) }
 }
 
 /// A time of Postgres as RFC 3339 writes it. One record with a time that cannot be written so must not hide its page.

@@ -48,9 +48,11 @@ struct Gap {
 /// [`Error::TooManyWatchers`], and those of [`history_page::newest_offset`].
 pub(crate) async fn watch(app: &App, selection: Selection, after: Option<i64>) -> Result<Response, Error> {
     let place = Arc::clone(&app.watchers).try_acquire_owned().map_err(|_| Error::TooManyWatchers)?;
-    let after = match after {
-        Some(after) => after,
-        None => history_page::newest_offset(&app.database, selection.partition).await?,
+    let after = match (after, history_page::newest_offset(&app.database, selection.partition).await) {
+        (_, Err(error @ Error::PartitionUnknown(_))) => return Err(error),
+        // Postgres may be away: a client that reconnects waits here.
+        (Some(after), _) => after,
+        (None, newest) => newest?,
     };
     // A client that reconnects before the first record then goes on from here.
     let beginning = stream::iter([Event::default().id(after.to_string())]);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::http::StatusCode;
+use pglog::{Partition, PartitionCount, UnknownPartition};
 use serde_json::json;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder};
@@ -40,6 +41,18 @@ impl IntoResponses for ReadErrors {
     }
 }
 
+/// Errors of `GET /totals`.
+pub(crate) struct TotalsErrors;
+
+impl IntoResponses for TotalsErrors {
+    fn responses() -> Responses {
+        let by = Error::Parameter { name: "by", wanted: "'partition', or left out" };
+        let unknown = Error::ParameterUnknown { known: "'by'" };
+        let malformed = Error::Malformed("The query string is malformed.".to_owned());
+        by_status(&[&[by, unknown, malformed], &READ[..]].concat())
+    }
+}
+
 /// Errors of `GET /rides/{id}`.
 pub(crate) struct ShowErrors;
 
@@ -68,7 +81,9 @@ impl IntoResponses for HistoryErrors {
         let after = Error::Parameter { name: "after", wanted: "an offset, or 0 for the beginning" };
         let malformed = Error::Malformed("The query string is malformed.".to_owned());
         let missing = Error::RecordsMissing { first: 8, last: 19 };
-        by_status(&[&[after, malformed, missing, Error::TooManyWatchers], &READ[..]].concat())
+        let partition = UnknownPartition { partition: Partition::FIRST, count: PartitionCount::ONE };
+        let unknown = Error::PartitionUnknown(partition);
+        by_status(&[&[after, unknown, malformed, missing, Error::TooManyWatchers], &READ[..]].concat())
     }
 }
 

@@ -109,7 +109,7 @@ mod tests {
     use crate::database::Database;
     use crate::description::Description;
     use crate::limits::Limits;
-    use crate::reading::Reading;
+    use crate::reading::Reader;
     use crate::wallet_model::WalletModel;
     use crate::wallet_writer::WalletWriter;
     use crate::writer::Writer;
@@ -128,7 +128,7 @@ mod tests {
         let model = WalletModel::new(None, database.clone());
         let (wallets, _) = WalletWriter::start(&postgres, model.clone(), &Limits::default(), pulse).unwrap();
         let (watchers, shutdown) = (Arc::new(Semaphore::new(1)), CancellationToken::new());
-        let totals = Paced::start(Reading(database.clone()));
+        let totals = Paced::start(Reader(database.clone()));
         let (body_wait, request_wait) = (Duration::ZERO, Duration::ZERO);
         App { database, writer, wallets, desk: None, model, body_wait, request_wait, totals, watchers, shutdown }
     }

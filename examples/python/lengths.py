@@ -13,7 +13,7 @@ STEP_MM = 100_000
 
 
 class Lengths:
-    """It collects the rides of a page. The counts themselves stay in the table."""
+    """It collects the rides of a page. The counts themselves stay in the table, apart for each partition."""
 
     NAME, VERSION = "lengths", 1
     TABLES = ["ride_lengths"]
@@ -28,13 +28,15 @@ class Lengths:
     def state(self):
         return None
 
-    def write(self, postgres, name):
-        add = """INSERT INTO ride_lengths (name, metres, ride_count) SELECT %s, * FROM unnest(%s::bigint[], %s::bigint[])
+    def write(self, postgres, name, partition):
+        add = """INSERT INTO ride_lengths (name, partition, metres, ride_count)
+                 SELECT %s, %s, * FROM unnest(%s::bigint[], %s::bigint[])
                  ON CONFLICT (name, partition, metres) DO UPDATE SET ride_count = ride_lengths.ride_count + excluded.ride_count"""
-        postgres.execute(add, [name, list(self.counts.keys()), list(self.counts.values())])
+        postgres.execute(add, [name, partition, list(self.counts.keys()), list(self.counts.values())])
         self.counts.clear()
 
-    def __str__(self):
+    @staticmethod
+    def total(folds):
         return "lengths noted"
 
 

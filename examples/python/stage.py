@@ -19,8 +19,10 @@ def main() -> None:
             with postgres.transaction():
                 insert = "INSERT INTO rides (distance_mm) VALUES (%s) RETURNING id"
                 ride_id = postgres.execute(insert, [distance_mm]).fetchone()[0]
-                stage = "INSERT INTO staged_log_records (object, action, data) VALUES ('ride', 'create', %s)"
-                postgres.execute(stage, [json.dumps({"id": ride_id, "distance_mm": distance_mm})])
+                # The records of a key are in one partition, in the order of their commits.
+                stage = """INSERT INTO staged_log_records (partition, object, action, data)
+                           VALUES (partition_of(%s), 'ride', 'create', %s)"""
+                postgres.execute(stage, [str(ride_id), json.dumps({"id": ride_id, "distance_mm": distance_mm})])
             print(f"ride {ride_id}: {distance_mm} mm")
 
 

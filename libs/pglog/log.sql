@@ -221,6 +221,9 @@ DECLARE
     skipped  BIGINT;  -- the number of records between this one and the page
     wanted   BIGINT;
 BEGIN
+    IF of_partition NOT BETWEEN 0 AND log_partitions() - 1 THEN
+        RAISE EXCEPTION 'the log has % partition(s), and partition % is not one of them', log_partitions(), of_partition;
+    END IF;
     after_offset := greatest(after_offset, 0);
     SELECT * INTO batch FROM log_batches AS b
     WHERE b.partition = of_partition AND b.first_offset <= after_offset + 1 ORDER BY b.first_offset DESC LIMIT 1;
@@ -242,7 +245,8 @@ BEGIN
             ) AS archived
             WHERE archived.record_offset = after_offset + archived.place ORDER BY archived.record_offset;
         IF NOT FOUND AND count_max > 0 THEN
-            RAISE EXCEPTION 'the record at offset % is reaped, and the history does not have it', after_offset + 1;
+            RAISE EXCEPTION 'the record at offset % is reaped, and the history does not have it',
+                concat(after_offset + 1, CASE WHEN log_partitions() > 1 THEN ' of partition ' || of_partition END);
         END IF;
         RETURN;
     END IF;

@@ -89,7 +89,7 @@ impl PartitionCount {
     /// ```
     /// # use pglog::{Partition, PartitionCount};
     /// assert_eq!(PartitionCount::new(8).unwrap().partition_of("42"), Partition::FIRST);
-    /// assert_eq!(PartitionCount::new(8).unwrap().partition_of("43"), Partition::new(4).unwrap());
+    /// assert_eq!(PartitionCount::new(8).unwrap().partition_of("43"), Partition::new(6).unwrap());
     /// assert_eq!(PartitionCount::ONE.partition_of("42"), Partition::FIRST);
     /// ```
     pub fn partition_of(self, key: &str) -> Partition {

@@ -17,8 +17,9 @@ use crate::record::Page;
 use crate::session::Session;
 use statements::{PAGE, PAGE_WITH_LATE, SKIP, SKIP_WITH_LATE, WHOLE_BATCHES};
 
-/// How long one call of [`Reader::next_page`] may look for its first record.
-const SEARCH_WAIT: Duration = Duration::from_secs(2);
+/// How long one call of [`Reader::next_page`] may look for its first record. It is short: the caller may have other partitions to
+/// work on.
+const SEARCH_WAIT: Duration = Duration::from_millis(200);
 
 /// A position in the log. It reads pages of records, in offset order, with bounded memory.
 #[derive(Debug, Clone)]
@@ -127,7 +128,7 @@ impl Reader {
             if !is_full && to_id == i64::MAX {
                 return Err(self.why_short(client, rows.len() as i64).await);
             }
-            let page = Page::new(self.next_offset, self.batch.token, rows);
+            let page = Page::new(self.batch.partition, self.next_offset, self.batch.token, rows);
             self.pass(&page);
             if is_full {
                 return Ok(page);
@@ -149,7 +150,7 @@ impl Reader {
         if rows.is_empty() {
             return Err(self.why_short(client, first_count as i64).await);
         }
-        let page = Page::of_batches(self.next_offset, rows);
+        let page = Page::of_batches(partition, self.next_offset, rows);
         self.next_offset += page.len() as i64;
         self.reached_offset = self.next_offset;
         Ok(page)

@@ -55,7 +55,7 @@ function figuresOf(sample, known) {
 
 function leaderOf({ log, processes }) {
   if (!log) return "–";
-  if (!log.is_led) return "none";
+  if (!log.partitions.some((partition) => partition.is_led)) return "none";
   const leaders = processes.filter((process) => process.is_leader).map((process) => process.name);
   return leaders.join(", ") || "not watched";
 }

@@ -6,6 +6,7 @@ import { byId, make, write } from "/dom.js";
 import { showFigures } from "/figures.js";
 import { addIncidents } from "/incidents.js";
 import { referenceLine, sampleOf } from "/lines.js";
+import { showPartitions } from "/partitions.js";
 import { Plots } from "/plots.js";
 import { showProcesses } from "/processes.js";
 import { showWallets } from "/wallets.js";
@@ -82,7 +83,8 @@ function show(sample) {
   write(byId("age"), age);
   plots.add(pointOf(sample));
   showFigures(sample, known);
-  if (known.log) showConsumers(known.log, sample.recount, plots.lines, token !== null, order);
+  if (known.log) showConsumers(known.log, plots.lines, token !== null, order);
+  showPartitions(sample, known.log, token !== null, order);
   showWallets(sample, known.log);
   showContainer(sample, token !== null, order);
 }

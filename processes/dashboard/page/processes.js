@@ -9,11 +9,11 @@ const starts = new Map();
 /** The process id with which each process answered last. */
 const pids = new Map();
 
-export function showProcesses({ at_ms, postgres, redis, processes }) {
+export function showProcesses({ at_ms, postgres, redis, processes, streams }) {
   const items = [
     serverItem("PostgreSQL", postgres),
     serverItem("Redis", redis),
-    ...processes.map((process) => processItem(process, at_ms)),
+    ...processes.map((process) => processItem(process, at_ms, streams.length)),
   ];
   const list = byId("processes");
   items.forEach(({ name, state, word, notes }, index) => {
@@ -34,7 +34,7 @@ const serverItem = (name, { is_up, answer_ms }) => (is_up
   ? { name, state: "up", word: "up", notes: [`answers in ${answer_ms.toFixed(1)} ms`] }
   : { name, state: "down", word: "down", notes: ["does not answer"] });
 
-function processItem(process, atMs) {
+function processItem(process, atMs, partitionCount) {
   const { name, is_ready, waits_for, pid, started_at_s } = process;
   if (is_ready === null) {
     return { name, state: "down", word: "down", notes: [pids.has(name) ? `was pid ${pids.get(name)}` : "does not answer"] };
@@ -46,13 +46,14 @@ function processItem(process, atMs) {
   const restartCount = countRestarts(name, started_at_s);
   if (restartCount) notes.push(`restarted ${restartCount} ×`);
   if (!is_ready) notes.push(`waits for: ${waits_for.join(", ")}`);
-  return { name, state: is_ready ? "up" : "late", word: wordOf(process), notes };
+  return { name, state: is_ready ? "up" : "late", word: wordOf(process, partitionCount), notes };
 }
 
-function wordOf({ is_ready, is_leader }) {
+function wordOf({ is_ready, is_leader, leads }, partitionCount) {
   if (!is_ready) return "not ready";
   if (is_leader === null) return "ready";
-  return is_leader ? "leads" : "stands by";
+  if (!is_leader) return "stands by";
+  return partitionCount > 1 ? `leads ${leads.length} of ${partitionCount}` : "leads";
 }
 
 function countRestarts(name, startedAtS) {

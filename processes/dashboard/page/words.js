@@ -41,6 +41,9 @@ const list = (names) => {
   return names.length > 1 ? `${names.slice(0, -1).join(", ")} and ${names.at(-1)}` : names.join("");
 };
 
+/** "partition 3", "partitions 0, 3 and 5". */
+const partitions = (numbers) => `partition${numbers.length > 1 ? "s" : ""} ${list(numbers.map(String))}`;
+
 /** The verdict of a sample: a mark, a short text that changes only with the verdict, and the reason. */
 export function verdict(sample) {
   const consumers = sample.log?.consumers ?? [];
@@ -58,18 +61,18 @@ export function verdict(sample) {
       return {
         mark: "…",
         text: "At the head",
-        why: sample.log.is_cut_off
-          ? "There are more consumers than this page shows. The program audit compares all of them."
-          : "Every consumer has folded every record. SQL is counting the rides, for comparison.",
+        why: whyNotCompared(sample.log),
       };
     case "behind": {
       const late = consumers.filter((consumer) => consumer.lag_records > 0).map((consumer) => consumer.name);
+      const partial = consumers.find((consumer) => consumer.missing_partitions.length > 0);
+      const missing = partial ? `${partial.name} is not registered in ${partitions(partial.missing_partitions)}.` : "";
       const staged = sample.log.is_anything_staged ? "There are records that have no offset yet." : "";
       const folds = late.length === 1 ? "has records left to fold" : "have records left to fold";
-      return { mark: "…", text: "Catching up", why: late.length ? `${list(late)} ${folds}.` : staged };
+      return { mark: "…", text: "Catching up", why: late.length ? `${list(late)} ${folds}.` : staged || missing };
     }
     case "differs":
-      return { mark: "✗", text: "A total differs", why: difference(sample.log.partition, consumers, folding, recount) };
+      return { mark: "✗", text: "A total differs", why: difference(sample.log, folding, recount) };
     case "nobody":
       return { mark: "…", text: "No consumer yet", why: "No consumer that folds the total distance is registered." };
     default:
@@ -81,27 +84,43 @@ export function verdict(sample) {
   }
 }
 
-function difference(partition, consumers, folding, recount) {
-  const letters = consumers.reduce((sum, consumer) => sum + consumer.dead_letter_count, 0);
+function whyNotCompared(log) {
+  if (!log.is_whole) return "This page shows a part of the log, so no total is compared with SQL’s.";
+  if (log.is_cut_off) return "There are more consumers than this page shows. The program audit compares all of them.";
+  return "Every consumer has folded every record. SQL is counting the rides, for comparison.";
+}
+
+function difference(log, folding, recount) {
+  const letters = log.consumers.reduce((sum, consumer) => sum + consumer.dead_letter_count, 0);
   const others = folding
     .filter((consumer) => consumer.total.distance_mm !== recount.distance_mm || consumer.total.ride_count !== recount.ride_count)
     .map((consumer) => consumer.name);
+  const different = log.partitions.filter((partition) => partition.differs).map((partition) => partition.partition);
+  const where = log.partitions.length > 1 && different.length ? ` in ${partitions(different)}` : "";
   const who = others.length
     ? `SQL counts another total than ${list(others)}.`
-    : "The consumers folded different rides.";
-  const option = partition ? ` --partition ${partition}` : "";
+    : `The consumers folded different rides${where}.`;
   const hint = letters
-    ? ` Dead letters: ${count(letters)}. The command “dead-letters list${option}” shows them.`
+    ? ` Dead letters: ${count(letters)}. The command “dead-letters list” shows them.`
     : " The program audit tells more.";
   return who + hint;
 }
 
 /** Sentences about everything that does not answer, except Postgres: that is a verdict of its own. */
-export function outages({ postgres, redis, log, processes }) {
+export function outages({ postgres, redis, log, streams, processes }) {
   const away = processes.filter((process) => process.is_ready === null).map((process) => process.name);
   const sentences = [];
   if (!redis.is_up) sentences.push(`Redis does not answer${postgres.is_up ? ": consumers read from Postgres" : " either"}.`);
-  if (log && !log.is_led) sentences.push("No streamer leads: new records get no offset until one does.");
+  const silent = streams.filter((stream) => stream.state === null).map((stream) => stream.partition);
+  if (redis.is_up && silent.length) {
+    const streamsOf = silent.length > 1 ? "The streams of" : "The stream of";
+    sentences.push(`${streamsOf} ${partitions(silent)} ${silent.length > 1 ? "do" : "does"} not answer: consumers read from Postgres.`);
+  }
+  const free = (log?.partitions ?? []).filter((partition) => !partition.is_led).map((partition) => partition.partition);
+  if (free.length) {
+    const where = log.partitions.length > 1 ? ` ${partitions(free)}` : "";
+    sentences.push(`No streamer leads${where}: new records get no offset until one does.`);
+  }
   if (away.length) sentences.push(`${list(away)} ${away.length === 1 ? "does" : "do"} not answer.`);
   return sentences;
 }

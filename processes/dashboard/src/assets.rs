@@ -1,7 +1,7 @@
 //! The page's files. They are compiled in, nothing is loaded from another host, and there is no build step.
 
 /// Path, type and content of each file.
-pub(crate) const ASSETS: [(&str, &str, &str); 17] = [
+pub(crate) const ASSETS: [(&str, &str, &str); 18] = [
     ("/", "text/html; charset=utf-8", include_str!("../page/index.html")),
     ("/page.css", "text/css", include_str!("../page/page.css")),
     ("/page.js", "text/javascript", include_str!("../page/page.js")),
@@ -12,6 +12,7 @@ pub(crate) const ASSETS: [(&str, &str, &str); 17] = [
     ("/processes.js", "text/javascript", include_str!("../page/processes.js")),
     ("/incidents.js", "text/javascript", include_str!("../page/incidents.js")),
     ("/lines.js", "text/javascript", include_str!("../page/lines.js")),
+    ("/partitions.js", "text/javascript", include_str!("../page/partitions.js")),
     ("/plots.js", "text/javascript", include_str!("../page/plots.js")),
     ("/wallets.js", "text/javascript", include_str!("../page/wallets.js")),
     ("/words.js", "text/javascript", include_str!("../page/words.js")),

@@ -19,14 +19,22 @@ const SERVERS: [&str; 2] = ["Postgres", "Redis"];
 pub(crate) struct Differences {
     consumers: BTreeMap<String, Consumer>,
     processes: BTreeMap<String, Process>,
-    stream: Option<StreamState>,
-    /// Where the stream ended before it was wiped, until it ends there again.
-    wiped_at_offset: Option<i64>,
-    leader: Option<String>,
+    /// By partition.
+    streams: BTreeMap<i32, Stream>,
+    /// The streamer that leads or led each partition.
+    leaders: BTreeMap<i32, String>,
     /// The epoch of the wallets' read model.
     epoch: Option<String>,
     /// By name, of everything that has ever answered.
     answers: BTreeMap<String, Answer>,
+}
+
+/// The stream of a partition.
+#[derive(Debug)]
+struct Stream {
+    last: StreamState,
+    /// Where the stream ended before it was wiped, until it ends there again.
+    wiped_at_offset: Option<i64>,
 }
 
 /// Whether a process or a server answers.
@@ -46,9 +54,11 @@ impl Differences {
         for process in &sample.processes {
             self.compare_process(sample.at_ms, process, incidents);
         }
-        if let Some(stream) = sample.stream {
-            self.compare_stream(sample.at_ms, stream, incidents);
+        let is_cut = sample.log.as_ref().is_some_and(|log| log.partitions.len() > 1);
+        for process in &sample.processes {
+            self.compare_leader(sample.at_ms, process, is_cut, incidents);
         }
+        self.compare_streams(sample, incidents);
         if let Model::Marked { epoch, .. } = &sample.wallets.model
             && self.epoch.as_ref() != Some(epoch)
             && self.epoch.replace(epoch.clone()).is_some()
@@ -100,27 +110,51 @@ impl Differences {
         incidents.add(at_ms, Kind::SentTwice, name, since(|process| process.sent_twice_count));
         incidents.add(at_ms, Kind::Refused, name, since(|process| process.refused_count));
         self.watch(at_ms, name, does_answer, is_restarted, incidents);
-        let is_other_leader = process.is_leader == Some(true) && self.leader.as_ref() != Some(name);
-        if is_other_leader && self.leader.replace(name.clone()).is_some() {
-            incidents.add(at_ms, Kind::Leads, name, 1);
-        }
         if does_answer {
             self.processes.insert(name.clone(), process.clone());
         }
     }
 
+    fn compare_leader(&mut self, at_ms: u64, process: &Process, is_cut: bool, incidents: &mut Incidents) {
+        let mut taken_count = 0;
+        for partition in &process.leads {
+            let before = self.leaders.insert(*partition, process.name.clone());
+            taken_count += u64::from(before.is_some_and(|before| before != process.name));
+        }
+        if is_cut {
+            incidents.add(at_ms, Kind::TookOver, &process.name, taken_count);
+        } else {
+            incidents.add(at_ms, Kind::Leads, &process.name, taken_count.min(1));
+        }
+    }
+
+    /// If the log has several partitions, incidents name the stream. A node that is away takes some of them with it.
+    fn compare_streams(&mut self, sample: &Sample, incidents: &mut Incidents) {
+        let are_several = sample.streams.len() > 1;
+        for stream in &sample.streams {
+            let name =
+                if are_several { format!("the stream of partition {}", stream.partition) } else { String::new() };
+            if are_several && sample.redis.is_up {
+                self.watch(sample.at_ms, &name, stream.state.is_some(), false, incidents);
+            }
+            if let Some(state) = stream.state {
+                self.compare_stream(sample.at_ms, stream.partition, state, &name, incidents);
+            }
+        }
+    }
+
     /// The stream was wiped if it ends earlier than before, or if fewer entries were ever added to it: the streamer may have
     /// gone on with a new stream before the next sample was taken. Trimming changes neither figure.
-    fn compare_stream(&mut self, at_ms: u64, stream: StreamState, incidents: &mut Incidents) {
-        if let Some(before) = self.stream.replace(stream)
-            && (stream.last_offset < before.last_offset || stream.added_count < before.added_count)
-        {
-            incidents.add(at_ms, Kind::Wiped, "", 1);
-            self.wiped_at_offset = Some(before.last_offset.max(self.wiped_at_offset.unwrap_or(0)));
+    fn compare_stream(&mut self, at_ms: u64, partition: i32, now: StreamState, name: &str, incidents: &mut Incidents) {
+        let stream = self.streams.entry(partition).or_insert(Stream { last: now, wiped_at_offset: None });
+        let before = std::mem::replace(&mut stream.last, now);
+        if now.last_offset < before.last_offset || now.added_count < before.added_count {
+            incidents.add(at_ms, Kind::Wiped, name, 1);
+            stream.wiped_at_offset = Some(before.last_offset.max(stream.wiped_at_offset.unwrap_or(0)));
         }
-        if let Some(offset) = self.wiped_at_offset.take_if(|offset| stream.last_offset >= *offset) {
-            let offset = stream.last_offset.max(offset);
-            incidents.add(at_ms, Kind::Rebuilt { offset }, "", 1);
+        if let Some(offset) = stream.wiped_at_offset.take_if(|offset| now.last_offset >= *offset) {
+            let offset = now.last_offset.max(offset);
+            incidents.add(at_ms, Kind::Rebuilt { offset }, name, 1);
         }
     }
 
@@ -142,7 +176,7 @@ impl Differences {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{Container, Server, Verdict, Wallets};
+    use crate::sample::{Container, PartitionState, PartitionStream, Server, Verdict, Wallets};
 
     const UP: Server = Server { is_up: true, answer_ms: Some(1.0) };
 
@@ -154,6 +188,7 @@ mod tests {
             redis: UP,
             log: None,
             stream: None,
+            streams: vec![],
             recount: None,
             rides_per_s: None,
             processes: vec![],
@@ -165,33 +200,26 @@ mod tests {
     fn with_consumer(at_ms: u64, change: impl FnOnce(&mut Consumer)) -> Sample {
         let mut consumer = Consumer {
             name: "consumer1".to_owned(),
-            fold: None,
             last_offset: 5,
-            lag_records: 0,
-            lag_ms: 0.0,
-            total: None,
             duplicate_count: 10,
             healed_count: 10,
             rejected_count: 10,
             crash_count: 10,
             dead_letter_count: 10,
+            ..Consumer::default()
         };
         change(&mut consumer);
-        let (head, consumers) = (5, vec![consumer]);
-        let log = LogState {
-            partition: 0,
-            head,
-            head_token: 0,
-            is_anything_staged: false,
-            is_led: true,
-            is_cut_off: false,
-            consumers,
-        };
+        let log = LogState { head: 5, is_led: true, consumers: vec![consumer], ..LogState::default() };
         Sample { log: Some(log), ..sample(at_ms) }
     }
 
     fn with_stream(at_ms: u64, last_offset: i64, added_count: i64) -> Sample {
-        Sample { stream: Some(StreamState { last_offset, entry_count: 3, added_count }), ..sample(at_ms) }
+        with_streams(at_ms, &[Some(StreamState { last_offset, entry_count: 3, added_count })])
+    }
+
+    fn with_streams(at_ms: u64, states: &[Option<StreamState>]) -> Sample {
+        let streams = states.iter().zip(0..).map(|(state, partition)| PartitionStream { partition, state: *state });
+        Sample { streams: streams.collect(), ..sample(at_ms) }
     }
 
     fn with_process(at_ms: u64, change: impl FnOnce(&mut Process)) -> Sample {
@@ -201,6 +229,7 @@ mod tests {
             pid: Some(100),
             started_at_s: Some(7.5),
             is_leader: Some(true),
+            leads: vec![0],
             refused_count: Some(20.0),
             sent_twice_count: Some(20.0),
             ..Process::default()
@@ -225,7 +254,7 @@ mod tests {
     #[test]
     fn the_first_sample_has_no_incident() {
         let process = with_process(1, |_| {}).processes;
-        let first = Sample { processes: process, stream: with_stream(1, 5, 5).stream, ..with_consumer(1, |_| {}) };
+        let first = Sample { processes: process, streams: with_stream(1, 5, 5).streams, ..with_consumer(1, |_| {}) };
         assert_eq!(found(&[first.clone(), Sample { at_ms: 501, ..first }]), [""; 0]);
     }
 
@@ -262,11 +291,34 @@ mod tests {
     }
 
     #[test]
+    fn each_stream_of_several_is_followed_by_itself() {
+        let at = |last_offset| Some(StreamState { last_offset, entry_count: 3, added_count: last_offset });
+        let away = |at_ms| with_streams(at_ms, &[at(500), None]);
+        let samples = [
+            with_streams(1, &[at(500), at(300)]),
+            with_streams(500, &[at(0), at(300)]),
+            with_streams(1000, &[at(500), at(300)]),
+            away(1500),
+            away(2000),
+            with_streams(3001, &[at(500), at(301)]),
+        ];
+        let expected = [
+            "the stream of partition 0 was wiped",
+            "the stream of partition 0 was rebuilt, up to offset 500",
+            "the stream of partition 1 stopped answering",
+            "the stream of partition 1 answers again, after 3 s",
+        ];
+        assert_eq!(found(&samples), expected);
+        let all_away = |at_ms| Sample { redis: Server::DOWN, ..with_streams(at_ms, &[None, None]) };
+        let samples = [with_streams(1, &[at(5), at(3)]), all_away(500), all_away(1000)];
+        assert_eq!(found(&samples), ["Redis stopped answering"], "one incident, and not one for each stream");
+    }
+
+    #[test]
     fn a_stream_that_was_replaced_between_two_samples_was_wiped_too() {
         let samples = [with_stream(1, 500, 500), with_stream(2, 510, 10)];
         assert_eq!(found(&samples), ["the stream was wiped", "the stream was rebuilt, up to offset 510"]);
-        let trimmed = StreamState { last_offset: 500, entry_count: 0, added_count: 500 };
-        let trimmed = Sample { stream: Some(trimmed), ..sample(2) };
+        let trimmed = with_streams(2, &[Some(StreamState { last_offset: 500, entry_count: 0, added_count: 500 })]);
         assert_eq!(found(&[with_stream(1, 500, 500), trimmed]), [""; 0]);
     }
 
@@ -322,5 +374,20 @@ mod tests {
         let second = |at_ms| with_process(at_ms, |process| process.name = "streamer2".to_owned());
         let samples = [with_process(1, |_| {}), with_process(500, away), second(600), second(1100)];
         assert_eq!(found(&samples), ["streamer2 leads now"]);
+    }
+
+    #[test]
+    fn streamers_that_share_partitions_take_them_over() {
+        let parts = vec![PartitionState::default(), PartitionState { partition: 1, ..PartitionState::default() }];
+        let leading = |at_ms, led: [&[i32]; 2]| {
+            let streamer = |name: &str, leads: &[i32]| {
+                let process = with_process(at_ms, |process| process.name = name.to_owned()).processes.remove(0);
+                Process { leads: leads.to_vec(), is_leader: Some(!leads.is_empty()), ..process }
+            };
+            let processes = vec![streamer("a", led[0]), streamer("b", led[1])];
+            Sample { processes, log: Some(LogState::of(parts.clone(), true)), ..sample(at_ms) }
+        };
+        let samples = [leading(1, [&[0, 1], &[]]), leading(500, [&[0], &[1]]), leading(1000, [&[0], &[1]])];
+        assert_eq!(found(&samples), ["b took over 1 partition"]);
     }
 }

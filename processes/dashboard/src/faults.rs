@@ -8,8 +8,9 @@
 use anyhow::{Context, Result, bail, ensure};
 use monitor::ORDER_HEADER;
 use serde::Deserialize;
-use stream::StreamArgs;
+use stream::Servers;
 
+use crate::keys::Keys;
 use crate::processes::Watch;
 use crate::sample::Process;
 
@@ -24,8 +25,12 @@ pub(crate) enum Order {
         /// Its name.
         consumer: String,
     },
-    /// Redis loses the stream.
-    Wipe,
+    /// Redis loses the stream of a partition, or all streams.
+    Wipe {
+        /// The partition; `None`: all.
+        #[serde(default)]
+        partition: Option<i32>,
+    },
     /// A destination of the container is away for some seconds.
     Fail {
         /// Its name.
@@ -39,13 +44,14 @@ pub(crate) struct FaultDesk {
     /// A page has to know this to give orders.
     pub token: String,
     watch: Watch,
-    stream: StreamArgs,
+    servers: Servers,
+    keys: Keys,
 }
 
 impl FaultDesk {
-    pub fn new(watch: Watch, stream: &StreamArgs) -> Self {
+    pub fn new(watch: Watch, servers: &Servers, keys: Keys) -> Self {
         let token = format!("{:016x}{:016x}", rand::random::<u64>(), rand::random::<u64>());
-        Self { token, watch, stream: stream.clone() }
+        Self { token, watch, servers: servers.clone(), keys }
     }
 
     /// Carries out an order. `processes` are those of the latest sample. Returns a sentence about the effect.
@@ -77,13 +83,30 @@ impl FaultDesk {
                 }
                 Ok(format!("{destination} will be away for ten seconds, from the next unit on"))
             }
-            Order::Wipe => {
-                let mut redis = stream::redis::connect(self.stream.redis_url.first()).await?;
-                let key = self.stream.key();
-                let deleted: i64 = redis::cmd("DEL").arg(&key).query_async(&mut redis).await.context("wiping")?;
-                Ok(if deleted > 0 { "the stream is wiped".to_owned() } else { "there was no stream".to_owned() })
-            }
+            Order::Wipe { partition } => self.wipe(*partition).await,
         }
+    }
+
+    /// Removes streams from the nodes that have them.
+    async fn wipe(&self, partition: Option<i32>) -> Result<String> {
+        let mut keys = self.keys.all();
+        ensure!(!keys.is_empty(), "Postgres has not told yet which streams there are");
+        keys.retain(|(shown, _)| partition.is_none_or(|wanted| shown.number() == wanted));
+        ensure!(!keys.is_empty(), "this page does not show the partition {}", partition.unwrap_or_default());
+        let mut deleted_count = 0;
+        for (_, key) in &keys {
+            let wiped = async {
+                let mut redis = stream::redis::connect(&self.servers.node_of(key).await?).await?;
+                anyhow::Ok(redis::cmd("DEL").arg(key).query_async::<i64>(&mut redis).await?)
+            };
+            deleted_count += wiped.await.with_context(|| format!("wiping {key}"))?;
+        }
+        Ok(match (deleted_count, partition) {
+            (0, _) => "there was no stream".to_owned(),
+            (_, Some(partition)) => format!("the stream of partition {partition} is wiped"),
+            (1, None) => "the stream is wiped".to_owned(),
+            (count, None) => format!("{count} streams are wiped"),
+        })
     }
 
     async fn pass_on(&self, name: &str, path: &str) -> Result<()> {

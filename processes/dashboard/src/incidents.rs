@@ -35,7 +35,7 @@ pub(crate) struct Incident {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
     kind: Kind,
-    /// A consumer, a process or a server; empty if the text names the actor by itself.
+    /// A consumer, a process, a server or a stream; empty if the text names the actor by itself.
     subject: String,
     count: u64,
 }
@@ -69,6 +69,8 @@ pub(crate) enum Kind {
     Restarted { pid: Option<u32>, was: Option<u32> },
     /// Another streamer leads.
     Leads,
+    /// A streamer leads partitions that another one led before.
+    TookOver,
 }
 
 impl Entry {
@@ -76,6 +78,7 @@ impl Entry {
         let Self { kind, subject, count } = self;
         let count_text = grouped(*count);
         let times = if *count == 1 { String::new() } else { format!(" {count_text} times") };
+        let stream = if subject.is_empty() { "the stream" } else { subject };
         match kind {
             Kind::Crashed if *count == 1 => format!("{subject} survived a crash"),
             Kind::Crashed => format!("{subject} survived {count_text} crashes"),
@@ -87,9 +90,9 @@ impl Entry {
             Kind::Healed => {
                 format!("consumers read {} from Postgres that the stream lacked", counted(*count, "record"))
             }
-            Kind::Wiped => format!("the stream was wiped{times}"),
+            Kind::Wiped => format!("{stream} was wiped{times}"),
             Kind::Rebuilt { offset } => {
-                format!("the stream was rebuilt{times}, up to offset {}", grouped(offset.unsigned_abs()))
+                format!("{stream} was rebuilt{times}, up to offset {}", grouped(offset.unsigned_abs()))
             }
             Kind::ModelBuilt => format!("the read model of the wallets was given up and is built anew{times}"),
             Kind::Lost => format!("{subject} stopped answering{times}"),
@@ -100,6 +103,7 @@ impl Entry {
             }
             Kind::Restarted { pid: Some(pid), .. } => format!("{subject} restarted{times}: process {pid}"),
             Kind::Restarted { .. } => format!("{subject} restarted{times}"),
+            Kind::TookOver => format!("{subject} took over {}", counted(*count, "partition")),
             Kind::Leads => format!("{subject} leads now{}", if *count == 1 { "" } else { ", again" }),
         }
     }

@@ -16,6 +16,7 @@ mod database;
 mod differences;
 mod faults;
 mod incidents;
+mod keys;
 mod memory;
 mod processes;
 mod rate;
@@ -48,13 +49,14 @@ use crate::container::Containers;
 use crate::counting::Counts;
 use crate::database::Database;
 use crate::faults::FaultDesk;
+use crate::keys::Keys;
 use crate::memory::SharedMemory;
 pub use crate::processes::Target;
 use crate::processes::Watch;
 use crate::recount::Rides;
-use crate::sampler::{Pulses, Sampler};
+use crate::sampler::{ANSWER_WAIT, Pulses, Sampler};
 use crate::server::App;
-use crate::stream_end::Stream;
+use crate::stream_end::Streams;
 use crate::wallets::{Reader, Watchers};
 
 /// The process is not ready if a server has not answered for this long.
@@ -96,7 +98,7 @@ pub struct Config {
 /// Serves until `shutdown`.
 ///
 /// # Errors
-/// The port is taken, or other machines could inject faults. A server that does not answer is no error: the page says so.
+/// The port is taken, other machines could inject faults, or the log lacks a partition that is to be shown. A server that does not answer is no error: the page says so.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     if config.process.monitor.fault_orders && !config.dashboard_bind.is_loopback() {
         let why = "other machines could press the buttons: set FAULT_ORDERS=false, or take away DASHBOARD_BIND";
@@ -109,17 +111,18 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let health = monitor::start(&config.process.monitor).await?;
     let pulses = Pulses { postgres: health.pulse("postgres", AGE_MAX), redis: health.pulse("redis", AGE_MAX) };
 
-    let (postgres, partition) = (&config.postgres.database_url, config.stream.partition());
+    let (postgres, servers) = (&config.postgres.database_url, &config.stream.redis_url);
+    let keys = Keys::new(&config.stream);
     let watch = Watch::new(&config.watch);
-    let desk = config.process.monitor.fault_orders.then(|| FaultDesk::new(watch.clone(), &config.stream));
+    let desk = config.process.monitor.fault_orders.then(|| FaultDesk::new(watch.clone(), servers, keys.clone()));
     let watchers = Watchers::default();
-    let redis = config.wallets.wallets_redis_url.as_ref().unwrap_or(config.stream.redis_url.first());
+    let redis = config.wallets.wallets_redis_url.as_ref().unwrap_or(servers.first());
     let model = Model::start(redis.clone(), &config.stream.stream_name, wallets::REDIS_WAIT);
     let sampler = Sampler {
-        database: Database::new(postgres, partition),
-        stream: Stream::new(&config.stream),
+        database: Database::new(postgres, keys.clone()),
+        streams: Streams::new(servers, keys, ANSWER_WAIT),
         watch,
-        recounts: Counts::start(postgres, Rides(partition)),
+        recounts: Counts::start(postgres, Rides),
         wallets: Reader::new(postgres, model, watchers.clone()),
         containers: Containers::default(),
     };
@@ -136,7 +139,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     tokio::select! {
         () = serving => {}
         // Without the sampler the page would show old figures for ever, so the process ends, and a supervisor starts it again.
-        sampled = &mut sampling => sampled.context("the sampler died")?,
+        sampled = &mut sampling => sampled.context("the sampler died")??,
         () = stop_at_last(&shutdown) => {}
     }
     info!("dashboard stopped");

@@ -79,15 +79,7 @@ mod tests {
     use crate::sample::{Container, Server, Verdict, Wallets};
 
     fn sample(at_ms: u64, head: Option<i64>, last_offset: Option<i64>) -> Arc<Sample> {
-        let log = |head| LogState {
-            partition: 0,
-            head,
-            head_token: 0,
-            is_anything_staged: false,
-            is_led: true,
-            is_cut_off: false,
-            consumers: vec![],
-        };
+        let log = |head| LogState { head, is_led: true, ..LogState::default() };
         Arc::new(Sample {
             at_ms,
             verdict: Verdict::Unknown,
@@ -95,6 +87,7 @@ mod tests {
             redis: Server::DOWN,
             log: head.map(log),
             stream: last_offset.map(|last_offset| StreamState { last_offset, entry_count: 1, added_count: 1 }),
+            streams: vec![],
             recount: None,
             rides_per_s: None,
             processes: vec![],

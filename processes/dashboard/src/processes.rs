@@ -99,13 +99,15 @@ fn with_metrics(mut process: Process, metrics: &str) -> Process {
         let value: Option<f64> = value.parse().ok();
         match name {
             "rocket_rides_start_time_seconds" => process.started_at_s = value,
-            "rocket_rides_leader" => process.is_leader = value.map(|value| value > 0.0),
-            "rocket_rides_entries_refused_total" => process.refused_count = value,
-            "rocket_rides_faults_injected_total" => process.sent_twice_count = value,
-            "rocket_rides_crashes_survived_total" => {
-                let consumer = labels.strip_prefix("consumer=\"").and_then(|rest| rest.split('"').next());
-                process.consumer = consumer.map(str::to_owned);
+            // One for each partition of the log.
+            "rocket_rides_leader" => {
+                let leads = value.is_some_and(|value| value > 0.0);
+                process.is_leader = Some(process.is_leader.unwrap_or(false) || leads);
+                process.leads.extend(label(labels, "partition").unwrap_or("0").parse::<i32>().ok().filter(|_| leads));
             }
+            "rocket_rides_entries_refused_total" => add(&mut process.refused_count, value),
+            "rocket_rides_faults_injected_total" => add(&mut process.sent_twice_count, value),
+            "rocket_rides_crashes_survived_total" => process.consumer = label(labels, "consumer").map(str::to_owned),
             "rocket_rides_wallet_reads_total" => {
                 let reads = process.wallet_reads.get_or_insert_default();
                 let from = if labels.contains("\"redis\"") { &mut reads.redis } else { &mut reads.postgres };
@@ -117,6 +119,16 @@ fn with_metrics(mut process: Process, metrics: &str) -> Process {
     }
     process.container = ContainerCounts::read(metrics);
     process
+}
+
+/// The value of a label in `consumer="consumer0",partition="3"}`.
+fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = labels.split_once(&format!("{name}=\""))?;
+    rest.split('"').next()
+}
+
+fn add(sum: &mut Option<f64>, value: Option<f64>) {
+    *sum = sum.zip(value).map(|(sum, value)| sum + value).or(value).or(*sum);
 }
 
 #[cfg(test)]
@@ -151,5 +163,17 @@ mod tests {
         assert_eq!(process.wallet_reads.map(|reads| (reads.redis, reads.postgres)), Some((9.0, 2.0)));
         assert_eq!(process.is_rebuilding, Some(true));
         assert_eq!((process.started_at_s, process.consumer.as_deref()), (Some(12.5), Some("consumer0")));
+    }
+
+    #[test]
+    fn figures_of_several_partitions_are_added_and_the_led_ones_listed() {
+        let metrics = "rocket_rides_leader{partition=\"0\"} 1\nrocket_rides_leader{partition=\"3\"} 0\n\
+                       rocket_rides_leader{partition=\"12\"} 1\n\
+                       rocket_rides_entries_refused_total{partition=\"0\"} 7\n\
+                       rocket_rides_entries_refused_total{partition=\"3\"} 2\n\
+                       rocket_rides_crashes_survived_total{partition=\"3\",consumer=\"consumer0\"} 3\n";
+        let process = with_metrics(Process::default(), metrics);
+        assert_eq!((process.is_leader, &process.leads[..]), (Some(true), &[0, 12][..]));
+        assert_eq!((process.refused_count, process.consumer.as_deref()), (Some(9.0), Some("consumer0")));
     }
 }

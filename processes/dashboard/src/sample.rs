@@ -1,6 +1,7 @@
 //! A sample: the figures that the page receives, twice a second.
 
 mod container;
+mod log;
 mod wallets;
 
 use std::time::SystemTime;
@@ -8,6 +9,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 pub(crate) use self::container::{Container, ContainerCounts, DestinationCounts, DestinationLine};
+pub(crate) use self::log::{Consumer, LogState, PartitionState, Total};
 pub(crate) use self::wallets::{Agreement, InPostgres, Model, Money, Told, Wallet, WalletEvent, Wallets};
 
 /// Everything at one moment, as far as it is known.
@@ -20,8 +22,10 @@ pub(crate) struct Sample {
     pub redis: Server,
     /// `None`: Postgres does not answer.
     pub log: Option<LogState>,
-    /// `None`: Redis does not answer.
+    /// The sum over the streams. `None`: one does not answer.
     pub stream: Option<StreamState>,
+    /// The stream of each shown partition.
+    pub streams: Vec<PartitionStream>,
     /// The latest recount, however old.
     pub recount: Option<Recount>,
     /// `None`: not known yet.
@@ -58,53 +62,6 @@ pub(crate) struct Server {
     pub answer_ms: Option<f64>,
 }
 
-/// The log as Postgres has it, read in one snapshot.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct LogState {
-    /// The partition that this page shows.
-    pub partition: i32,
-    pub head: i64,
-    /// The token of the head's batch.
-    #[serde(skip)]
-    pub head_token: i64,
-    /// Whether there are records without an offset.
-    pub is_anything_staged: bool,
-    /// Whether a streamer leads.
-    pub is_led: bool,
-    /// Whether there are more consumers than these.
-    pub is_cut_off: bool,
-    pub consumers: Vec<Consumer>,
-}
-
-/// A consumer, as its last commit left it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct Consumer {
-    pub name: String,
-    /// The fold that derives its state. `None`: it has not told yet.
-    pub fold: Option<String>,
-    pub last_offset: i64,
-    pub lag_records: i64,
-    /// How long the first record that it has not folded has waited.
-    pub lag_ms: f64,
-    /// `None`: it folds something other than the total distance.
-    pub total: Option<Total>,
-    pub duplicate_count: i64,
-    pub healed_count: i64,
-    pub rejected_count: i64,
-    pub crash_count: i64,
-    pub dead_letter_count: i64,
-}
-
-/// The state that a consumer has folded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Total {
-    pub ride_count: i64,
-    #[serde(serialize_with = "as_text")]
-    pub distance_mm: i64,
-    /// 16 hexadecimal digits.
-    pub digest: String,
-}
-
 /// The stream as Redis has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct StreamState {
@@ -116,16 +73,36 @@ pub(crate) struct StreamState {
     pub added_count: i64,
 }
 
+/// The stream of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct PartitionStream {
+    pub partition: i32,
+    /// `None`: its node does not answer.
+    pub state: Option<StreamState>,
+}
+
+impl StreamState {
+    /// The sum over all streams; `None`: there are none, or one does not answer.
+    pub fn sum(streams: &[PartitionStream]) -> Option<Self> {
+        let states: Option<Vec<Self>> = streams.iter().map(|stream| stream.state).collect();
+        states?.into_iter().reduce(|sum, state| Self {
+            last_offset: sum.last_offset + state.last_offset,
+            entry_count: sum.entry_count + state.entry_count,
+            added_count: sum.added_count + state.added_count,
+        })
+    }
+}
+
 /// SQL's count and sum over the rides, in a snapshot of its own. It uses nothing that a consumer has written.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Recount {
     pub at_ms: u64,
     pub took_ms: f64,
-    /// The head of the log in that snapshot.
+    /// The records that had an offset in that snapshot.
     pub head: i64,
-    /// The token of the head's batch.
+    /// The head of each partition of the log in that snapshot, and the token of its batch.
     #[serde(skip)]
-    pub head_token: i64,
+    pub heads: Vec<(i64, i64)>,
     /// Whether all records had an offset in that snapshot, so that consumers at that head must have the same.
     pub is_complete: bool,
     pub ride_count: i64,
@@ -147,6 +124,8 @@ pub(crate) struct Process {
     pub started_at_s: Option<f64>,
     /// Whether it leads; `None` if it is no streamer.
     pub is_leader: Option<bool>,
+    /// The partitions that it leads.
+    pub leads: Vec<i32>,
     /// Entries that Redis refused because it had them; `None` if it is no streamer.
     pub refused_count: Option<f64>,
     /// Batches that it sent twice on purpose; `None` if it is no streamer.

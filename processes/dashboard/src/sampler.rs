@@ -3,8 +3,9 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use common::shutdown::{CancellationToken, sleep_or_stop};
+use common::stay_down::StayDown;
 use monitor::Pulse;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -16,9 +17,9 @@ use crate::database::Database;
 use crate::memory::SharedMemory;
 use crate::processes::Watch;
 use crate::rate::Rate;
-use crate::sample::{Recount, Sample, Server, Verdict, now_ms};
-use crate::stream_end::Stream;
-use crate::verdict::judge;
+use crate::sample::{Recount, Sample, Server, StreamState, Verdict, now_ms};
+use crate::stream_end::Streams;
+use crate::verdict::{compare, judge};
 use crate::wallets::{Rates, Reader};
 
 /// The pause between two samples.
@@ -26,12 +27,12 @@ const INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long a server may take to answer all questions of a sample. After that the page says that the server does not answer.
 /// A longer wait would delay the sample, and the page would look as if this process were gone.
-const ANSWER_WAIT: Duration = Duration::from_millis(1500);
+pub(crate) const ANSWER_WAIT: Duration = Duration::from_millis(1500);
 
 /// The servers and processes that the sampler asks.
 pub(crate) struct Sampler {
     pub database: Database,
-    pub stream: Stream,
+    pub streams: Streams,
     pub watch: Watch,
     pub recounts: Counts<Recount>,
     pub wallets: Reader,
@@ -46,17 +47,23 @@ pub(crate) struct Pulses {
 
 impl Sampler {
     /// Samples until `shutdown`. Each sample is put into `memory` before it is sent.
+    ///
+    /// # Errors
+    /// The log lacks a partition that the settings name.
     pub async fn run(
         mut self,
         samples: watch::Sender<Option<Arc<Sample>>>,
         memory: SharedMemory,
         pulses: Pulses,
         shutdown: CancellationToken,
-    ) {
+    ) -> Result<()> {
         let (mut rates, mut before) = ((Rate::default(), Rates::default()), None);
         loop {
             let began_at = Instant::now();
             let sample = Arc::new(self.take(&mut rates).await);
+            if let Some(refusal) = self.database.refusal() {
+                return Err(StayDown(Error::new(refusal).context("bad --partitions")).into());
+            }
             if sample.postgres.is_up {
                 pulses.postgres.beat();
             }
@@ -67,23 +74,25 @@ impl Sampler {
             memory.lock().unwrap_or_else(PoisonError::into_inner).remember(&sample);
             samples.send_replace(Some(sample));
             if !sleep_or_stop(INTERVAL.saturating_sub(began_at.elapsed()), &shutdown).await {
-                return;
+                return Ok(());
             }
         }
     }
 
     async fn take(&mut self, (rides, rates): &mut (Rate, Rates)) -> Sample {
-        let (log, stream, processes, recount, mut wallets) = tokio::join!(
+        let (log, (redis, streams), processes, recount, mut wallets) = tokio::join!(
             answered("postgres", self.database.read()),
-            answered("redis", self.stream.read()),
+            self.streams.read(),
             self.watch.ask(),
             self.recounts.fresh(),
             self.wallets.read()
         );
         let verdict = log.as_ref().map_or(Verdict::Unknown, |(_, log)| judge(log, recount.as_ref()));
         let rides_per_s = recount.as_ref().and_then(|recount| rides.after(recount.at_ms, recount.ride_count));
-        let (postgres, log) = log.map_or((Server::DOWN, None), |(server, log)| (server, Some(log)));
-        let (redis, stream) = stream.map_or((Server::DOWN, None), |(server, stream)| (server, Some(stream)));
+        let (postgres, mut log) = log.map_or((Server::DOWN, None), |(server, log)| (server, Some(log)));
+        if let Some(log) = &mut log {
+            compare(log, recount.as_ref());
+        }
         let at_ms = now_ms();
         rates.fill(at_ms, &mut wallets, &processes);
         let container = self.containers.after(at_ms, &processes);
@@ -94,7 +103,8 @@ impl Sampler {
             postgres,
             redis,
             log,
-            stream,
+            stream: StreamState::sum(&streams),
+            streams,
             recount,
             processes,
             wallets,

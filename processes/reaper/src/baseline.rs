@@ -6,8 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use common::shutdown::CancellationToken;
 use consumer::{Consumer, FOLDS, Fold, Interruption};
-use pglog::{Partition, Partitions};
-use stream::StreamArgs;
+use pglog::Partition;
 
 use crate::config::Config;
 
@@ -19,7 +18,8 @@ pub(crate) struct Baseline {
 
 impl Baseline {
     pub fn new(config: &Config, partition: Partition, shutdown: &CancellationToken) -> Self {
-        Self { consumer: consumer_of(config, partition, shutdown), partition }
+        let consumer = Consumer::baseline(&config.postgres, partition, FOLDS.first(), shutdown.clone());
+        Self { consumer, partition }
     }
 
     /// Folds up to `last_offset` in bounded steps, and commits each step. Stops early at `shutdown`, at the time `until`, and if
@@ -48,10 +48,4 @@ impl Baseline {
         }
         Ok(())
     }
-}
-
-/// The consumer that folds the baseline of a partition.
-fn consumer_of(config: &Config, partition: Partition, shutdown: &CancellationToken) -> Consumer<Box<dyn Fold>> {
-    let stream = StreamArgs { partitions: Partitions::Only(vec![partition]), ..config.stream.clone() };
-    Consumer::baseline(&config.postgres, &stream, FOLDS.first(), shutdown.clone())
 }

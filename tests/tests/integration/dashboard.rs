@@ -49,7 +49,7 @@ impl Page {
     }
 
     /// The texts of the list of incidents.
-    async fn incidents(&self) -> Vec<String> {
+    pub async fn incidents(&self) -> Vec<String> {
         let events = self.first_events().await;
         let (_, incidents) = events.iter().find(|(name, _)| name == "incidents").unwrap();
         let text = |incident: &Value| incident["text"].as_str().unwrap().to_owned();

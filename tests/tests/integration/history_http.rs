@@ -22,7 +22,10 @@ async fn archive_as(world: &World, first: i64, last: i64, object: &str, data: &s
 
 /// A world whose history has parts of `part_len` offsets for the records up to `last`.
 pub async fn world_with_parts(part_len: i64, last: i64) -> World {
-    let world = World::new().await;
+    make_parts(World::new().await, part_len, last).await
+}
+
+async fn make_parts(world: World, part_len: i64, last: i64) -> World {
     let make = format!(
         "CREATE OR REPLACE FUNCTION history_part_len() RETURNS BIGINT LANGUAGE sql IMMUTABLE AS 'SELECT {part_len}::bigint';
          INSERT INTO log_batches (partition, first_offset, record_count, snapshot, token)
@@ -67,7 +70,7 @@ async fn read_all(api: &Api, query: &str) -> (Vec<i64>, Vec<(i64, i64)>) {
 
 #[tokio::test]
 async fn a_page_has_the_records_as_they_were_staged() {
-    let world = world_with_parts(100, 3).await;
+    let world = make_parts(World::cut(8).await, 100, 3).await;
     let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let insert = format!(
         r#"INSERT INTO history VALUES
@@ -188,4 +191,13 @@ async fn a_bad_request_is_told_which_parameter_to_change() {
     let (status, answer) = api.get("/history?after=1&after=2").await;
     assert_eq!((status, answer["code"].as_str()), (400, Some("body_malformed")));
     assert_eq!(api.get("/history?unknown=1").await.0, 200);
+    let (status, answer) = api.get("/history?partition=1").await;
+    assert_eq!((status, answer["code"].as_str()), (422, Some("partition_unknown")), "{answer}");
+    let reason = "the log has 1 partition(s), and partition 1 is not one of them: give numbers from 0 to 0";
+    assert!(answer["error"].as_str().unwrap().contains(reason), "{answer}");
+    for query in ["partition=1", "partition=1&after=0"] {
+        let url = api.url(&format!("/history?{query}"));
+        let events = reqwest::Client::new().get(url).header("accept", "text/event-stream");
+        assert_eq!(events.send().await.unwrap().status(), 422, "{query}");
+    }
 }

@@ -211,7 +211,7 @@ async fn up_does_not_bring_back_a_consumer_that_was_unregistered() {
     let consumers = "SELECT count(*) FROM checkpoints WHERE NOT is_baseline";
     let consumer_count = async || client.query_one(consumers, &[]).await.unwrap().get::<_, i64>(0);
     wait_until("both consumers are registered", async || consumer_count().await == 2).await;
-    consumer::unregister(&client, "consumer1", pglog::Partition::FIRST).await.unwrap();
+    consumer::unregister(&client, "consumer1", &[pglog::Partition::FIRST]).await.unwrap();
     up.wait_for("consumer1 was unregistered, and does not come back by itself").await;
     up.wait_for("not started again before bin/up is").await;
     let names = "SELECT string_agg(name, ' ') FROM checkpoints WHERE NOT is_baseline";

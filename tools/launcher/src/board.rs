@@ -133,16 +133,11 @@ impl Board {
         let is_equal = consumer.total_distance_mm == totals.sql.total_distance_mm;
         let equal = coloured(if is_equal { AnsiColor::Green } else { AnsiColor::Yellow });
         let if_any = |count: i64, colour| cell(count, if count == 0 { plain } else { coloured(colour) });
-        let name = match consumer.partition {
-            0 => consumer.name.clone(),
-            partition => format!("{}/{partition}", consumer.name),
-        };
         let of_same = |totals: &Totals| {
-            let same = |other: &&ConsumerTotal| (&other.name, other.partition) == (&consumer.name, consumer.partition);
-            totals.consumers.iter().find(same).map(|other| other.ride_count)
+            totals.consumers.iter().find(|other| other.name == consumer.name).map(|other| other.ride_count)
         };
         vec![
-            cell(name, plain),
+            cell(&consumer.name, plain),
             cell(grouped(consumer.ride_count), equal),
             cell(metres(consumer.total_distance_mm), equal),
             cell(consumer.last_offset, plain),
@@ -189,6 +184,10 @@ impl Board {
 fn what_lacks(totals: &Totals) -> String {
     let count = totals.consumers.len();
     let behind_count = totals.consumers.iter().filter(|consumer| consumer.lag > 0).count();
+    if let Some(partial) = totals.consumers.iter().find(|consumer| !consumer.missing_partitions.is_empty()) {
+        let numbers: Vec<String> = partial.missing_partitions.iter().map(i32::to_string).collect();
+        return format!("{} is not registered in partition {}", partial.name, numbers.join(", "));
+    }
     match (count, behind_count) {
         (0, _) => "no consumer has begun".to_owned(),
         (_, 0) if totals.consumers.iter().any(|consumer| consumer.dead_letter_count > 0) => {

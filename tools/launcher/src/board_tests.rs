@@ -6,7 +6,7 @@ use crate::totals::Sum;
 fn consumer(name: &str, ride_count: i64, lag: i64) -> ConsumerTotal {
     ConsumerTotal {
         name: name.into(),
-        partition: 0,
+        missing_partitions: Vec::new(),
         ride_count,
         total_distance_mm: ride_count * 1_000_001,
         last_offset: ride_count,
@@ -138,4 +138,11 @@ fn times_and_numbers_are_spoken() {
         assert_eq!(grouped(number), words);
     }
     assert_eq!(metres(19_808_011), "19,808.011");
+}
+
+#[test]
+fn a_consumer_that_lacks_partitions_is_named() {
+    let partial = ConsumerTotal { missing_partitions: vec![1, 5], ..consumer("b", 3, 0) };
+    let words = what_lacks(&totals(6, vec![consumer("a", 6, 0), partial]));
+    assert_eq!(words, "b is not registered in partition 1, 5");
 }

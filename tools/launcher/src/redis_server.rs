@@ -116,7 +116,14 @@ impl RedisServer {
 
     /// The server's URL.
     pub fn url(&self) -> String {
-        format!("redis+unix://{}", percent_encode(&self.socket, "/"))
+        let password = self.password().map_or_else(String::new, |password| format!("?pass={password}"));
+        format!("redis+unix://{}{password}", percent_encode(&self.socket, "/"))
+    }
+
+    /// The password of the setting `--requirepass`, of letters and digits.
+    pub(crate) fn password(&self) -> Option<&str> {
+        let mut settings = self.origin.settings.iter().skip_while(|setting| *setting != "--requirepass");
+        settings.nth(1).map(String::as_str)
     }
 
     /// The socket on which it listens.

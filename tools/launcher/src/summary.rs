@@ -41,7 +41,7 @@ mod tests {
     fn consumer(name: &str, ride_count: i64, total_distance_mm: i64, lag: i64) -> ConsumerTotal {
         ConsumerTotal {
             name: name.into(),
-            partition: 0,
+            missing_partitions: Vec::new(),
             ride_count,
             total_distance_mm,
             last_offset: 9 - lag,

@@ -76,7 +76,7 @@ pub(crate) async fn keep_serving(
             status = server.ended() => status,
             () = stop.cancelled() => break,
         };
-        console.print(index, name, &format!("ended ({status}); starting it again"));
+        console.print(index, &name, &format!("ended ({status}); starting it again"));
         loop {
             pauses.wait(&stop).await;
             if stop.is_cancelled() {
@@ -86,17 +86,17 @@ pub(crate) async fn keep_serving(
             match server.start_again().await {
                 Ok(again) => {
                     server = again;
-                    console.print(index, name, "runs again");
+                    console.print(index, &name, "runs again");
                     // The receiver is gone only when everything is being stopped.
                     let _ = started.send((server.pid(), server.stop_signal()));
                     break;
                 }
-                Err(error) => console.print(index, name, &format!("{error:#}; trying again")),
+                Err(error) => console.print(index, &name, &format!("{error:#}; trying again")),
             }
         }
     }
     if let Err(error) = server.stop().await {
-        console.print(index, name, &format!("{error:#}"));
+        console.print(index, &name, &format!("{error:#}"));
     }
 }
 

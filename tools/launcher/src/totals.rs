@@ -7,11 +7,11 @@ use serde::Deserialize;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct Totals {
     pub sql: Sum,
-    /// The highest offset of partition 0.
+    /// The records that have an offset, in all partitions.
     pub head: i64,
-    /// Every registered consumer, by name and partition.
+    /// Every registered consumer, by name. Its figures are sums over the partitions.
     pub consumers: Vec<ConsumerTotal>,
-    /// Whether every consumer of partition 0 is at the head and has SQL's count and sum.
+    /// Whether every consumer folds all partitions, is at the head of each, and has SQL's count and sum.
     pub converged: bool,
 }
 
@@ -26,7 +26,7 @@ pub(crate) struct Sum {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct ConsumerTotal {
     pub name: String,
-    pub partition: i32,
+    pub missing_partitions: Vec<i32>,
     pub ride_count: i64,
     pub total_distance_mm: i64,
     pub last_offset: i64,

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use common::shutdown::CancellationToken;
+use pglog::PartitionCount;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -21,7 +22,7 @@ use crate::outside::{Outside, parse_used};
 use crate::ports::{ClaimedPort, claim_ports};
 use crate::procfile::{Entry, parse_procfile};
 use crate::screen::{Console, say};
-use crate::servers::Servers;
+use crate::servers::{Servers, Wanted};
 use crate::supervise::{keep_running, keep_serving};
 use crate::watch::watch;
 
@@ -57,6 +58,14 @@ pub struct UpConfig {
     #[arg(long, default_value = "Procfile")]
     pub procfile: PathBuf,
 
+    /// The partitions of the log, if it is made: 1 to 64. Default: 1. A log keeps the number with which it was made.
+    #[arg(long, value_parser = parse_partition_count)]
+    pub partitions: Option<PartitionCount>,
+
+    /// Keep the streams in a private Redis Cluster of three masters and three replicas, on TCP ports of 127.0.0.1.
+    #[arg(long)]
+    pub redis_cluster: bool,
+
     /// The port of the api.
     #[arg(long, env = "API_PORT", default_value_t = 5005)]
     pub api_port: u16,
@@ -83,6 +92,10 @@ pub struct UpConfig {
 pub async fn up(config: UpConfig) -> Result<()> {
     let stop = process::on_signal()?;
     let outside = Outside::new(&config.used);
+    ensure!(
+        !config.redis_cluster || outside.value("REDIS_URL").is_none(),
+        "--redis-cluster starts a cluster, so REDIS_URL has no use: leave it out of --use"
+    );
     if config.install {
         let is_given = |name| outside.value(name).is_some();
         install_missing(Needed { postgres: !is_given("DATABASE_URL"), redis: !is_given("REDIS_URL") })?;
@@ -103,8 +116,9 @@ pub async fn up(config: UpConfig) -> Result<()> {
     let entries = parse_procfile(&text)?;
     check_port(config.api_port).await?;
 
+    let wanted = Wanted { partitions: config.partitions, is_cluster: config.redis_cluster };
     let servers = tokio::select! {
-        servers = Servers::start(&data, &outside, &mut register) => servers?,
+        servers = Servers::start(&data, &outside, wanted, &mut register) => servers?,
         // A server that was half started is killed, which it survives.
         () = stop.cancelled() => return register.clear(),
     };
@@ -123,6 +137,7 @@ async fn run_everything(
     stop: CancellationToken,
 ) -> Result<()> {
     let names = entries.iter().map(|entry| entry.name.len()).chain(["postgres", "summary"].map(str::len));
+    let names = names.chain(servers.private.iter().map(|server| server.name().len()));
     let console = Console::new(names.max().unwrap_or(0));
     let ports = Ports::choose(config.api_port, entries.len(), &config.data);
     let settings = match ports {
@@ -139,6 +154,7 @@ async fn run_everything(
     greet(&servers, outside, &entries, &ports);
     let (started, mut starts) = mpsc::unbounded_channel();
     let (mut processes, mut serving) = (JoinSet::new(), JoinSet::new());
+    let side_redis_url = servers.side_redis_url;
     let (summary_index, stop_serving) = (entries.len(), CancellationToken::new());
     for (index, server) in servers.private.into_iter().enumerate() {
         let (index, console) = (summary_index + 1 + index, console.clone());
@@ -147,6 +163,10 @@ async fn run_everything(
     for ((index, entry), port) in entries.into_iter().enumerate().zip(&ports.monitors) {
         let (mut environment, console) = (environment.clone(), console.clone());
         environment.insert("MONITOR_PORT".into(), port.to_string().into());
+        if let Some(url) = side_redis_url.as_ref().filter(|_| entry.name == "container") {
+            // The keys of its board are in several slots.
+            environment.insert("REDIS_URL".into(), url.into());
+        }
         processes.spawn(keep_running(index, entry, environment, console, started.clone(), stop.clone()));
     }
     processes.spawn(watch(config.api_port, config.summary_every, summary_index, console, stop));
@@ -216,6 +236,9 @@ async fn settings(
     let mut set = |name: &str, value: &str| environment.insert(name.into(), value.into());
     set("DATABASE_URL", &servers.database_url);
     set("REDIS_URL", &servers.redis_url);
+    if let Some(url) = servers.side_redis_url.as_ref().filter(|_| outside.value("WALLETS_REDIS_URL").is_none()) {
+        set("WALLETS_REDIS_URL", url);
+    }
     set("API_PORT", &ports.api.to_string());
     set("DASHBOARD_PORT", &ports.page);
     let watched = entries.iter().zip(&ports.monitors).map(|(entry, port)| format!("{}=127.0.0.1:{port}", entry.name));
@@ -298,6 +321,13 @@ fn greet(servers: &Servers, outside: &Outside, entries: &[Entry], ports: &Ports)
 fn port_before(data: &Path) -> u16 {
     let before = std::fs::read_to_string(data.join(NOTICES_PORT_FILE)).ok();
     before.and_then(|port| port.trim().parse().ok()).unwrap_or(NOTICES_PORT)
+}
+
+fn parse_partition_count(text: &str) -> Result<PartitionCount, String> {
+    text.parse()
+        .ok()
+        .and_then(PartitionCount::new)
+        .ok_or_else(|| format!("give a number from 1 to {}", PartitionCount::MAX))
 }
 
 async fn check_port(api_port: u16) -> Result<()> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
-use pglog::{Partition, PartitionCount};
+use pglog::Partition;
 use redis::RedisError;
 use redis::aio::MultiplexedConnection;
 use stream::Servers;
@@ -40,7 +40,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 /// Postgres is away. If Redis is, that is reported as a difference.
-pub(super) async fn audit(client: &Client, config: &Config, count: PartitionCount, report: &mut Report) -> Result<()> {
+pub(super) async fn audit(client: &Client, config: &Config, report: &mut Report) -> Result<()> {
     let own = config.wallets.wallets_redis_url.as_ref();
     if own.is_none() && is_cluster(&config.stream.redis_url).await {
         report
@@ -49,7 +49,7 @@ pub(super) async fn audit(client: &Client, config: &Config, count: PartitionCoun
     }
     let server = own.unwrap_or(config.stream.redis_url.first());
     let compared = match stream::redis::connect(server).await {
-        Ok(redis) => compare(client, redis, config, count, report).await,
+        Ok(redis) => compare(client, redis, config, report).await,
         Err(error) => {
             not_compared(&error, report);
             return Ok(());
@@ -73,35 +73,29 @@ fn not_compared(error: &anyhow::Error, report: &mut Report) {
     report.differ(format!("wallets in Redis: not compared, {error:#} (--no-stream audits Postgres only)"));
 }
 
-async fn compare(
-    client: &Client,
-    redis: MultiplexedConnection,
-    config: &Config,
-    count: PartitionCount,
-    report: &mut Report,
-) -> Result<()> {
+async fn compare(client: &Client, redis: MultiplexedConnection, config: &Config, report: &mut Report) -> Result<()> {
     let mut comparison =
         Comparison { client, redis, mark_key: mark_key(&config.stream.stream_name), wait_left: CATCH_UP_WAIT_IN_ALL };
-    // The checkpoint is read before the mark, which is never below it.
-    let checkpoint = checkpoint(client).await?;
+    // The checkpoints are read before the mark, which is never below them.
+    let checkpoints = checkpoints(client).await?;
     let run = run(&mut comparison.redis).await?;
     let mark = comparison.mark().await?;
-    let place = (Partition::FIRST, checkpoint.unwrap_or(0));
-    let doubt = match mark {
-        // The offset of a mark is that of the only partition.
-        Some(mark) if count != PartitionCount::ONE => (!mark.epoch.is_for(run)).then_some(Doubt::OtherRun),
-        mark => find_doubt(client, mark, (run, None), place).await.context("comparing the mark with the log")?,
-    };
+    let doubt = find_doubt(client, mark.as_ref(), (run, None), &checkpoints).await;
+    let doubt = doubt.context("comparing the mark with the log")?;
     let (Some(mark), None | Some(Doubt::Behind | Doubt::BeyondHead | Doubt::OtherToken)) = (mark, doubt) else {
-        if let (Some(_), Some(doubt)) = (checkpoint, doubt) {
+        if let (false, Some(doubt)) = (checkpoints.is_empty(), doubt) {
             report.note(format!("wallets in Redis: {doubt}; readers ask Postgres for every wallet"));
         }
         return Ok(());
     };
     if let Some(doubt) = doubt {
-        report.differ(format!("wallets in Redis: {doubt} (offset {}, checkpoint {})", mark.offset, place.1));
+        report.differ(format!(
+            "wallets in Redis: {doubt} (offset {}, checkpoint {})",
+            mark.offset(),
+            checkpoints.iter().map(|(_, offset)| offset).sum::<i64>()
+        ));
     }
-    let mut line = DocumentsLine { epoch: mark.epoch.to_string(), offset: mark.offset, ..DocumentsLine::default() };
+    let mut line = DocumentsLine { epoch: mark.epoch.to_string(), offset: mark.offset(), ..DocumentsLine::default() };
     let mut cursor = 0_u64;
     loop {
         let mut scan = redis::cmd("SCAN");
@@ -125,17 +119,17 @@ async fn run(redis: &mut MultiplexedConnection) -> Result<Run> {
     Run::of_info(&info).context("INFO does not contain the run")
 }
 
-/// The checkpoint of the consumer that keeps the documents. `None`: there is no such consumer.
-async fn checkpoint(client: &Client) -> Result<Option<i64>> {
-    let row = client
-        .query_one(
+/// The checkpoint of the consumer that keeps the documents, in each partition. Empty: there is no such consumer.
+async fn checkpoints(client: &Client) -> Result<Vec<(Partition, i64)>> {
+    let rows = client
+        .query(
             "-- operator::audit::projector
-             SELECT max(last_offset) FROM checkpoints WHERE fold = 'wallets'",
+             SELECT partition, max(last_offset) FROM checkpoints WHERE fold = 'wallets' GROUP BY partition ORDER BY partition",
             &[],
         )
         .await
         .context("asking for the checkpoint of the consumer wallets")?;
-    Ok(row.get(0))
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 /// The documents of one epoch, and both servers.
@@ -162,7 +156,7 @@ impl Comparison<'_> {
         let mut texts: Vec<Option<Vec<u8>>> = mget.query_async(&mut self.redis).await.context("reading documents")?;
         let documents = texts.split_off(1);
         let mark: Option<Mark> = texts.remove(0).and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok());
-        let epoch = mark.map(|mark| mark.epoch);
+        let epoch = mark.as_ref().map(|mark| mark.epoch);
         Ok((mark, documents.iter().map(|text| believed(text.as_deref()?, epoch)).collect()))
     }
 

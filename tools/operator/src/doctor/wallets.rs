@@ -22,7 +22,7 @@ pub(super) async fn check(client: &Client, config: &Config, log: &Log, findings:
         Err(error) => return findings.push(Finding::unseen("wallets.projector", &error)),
     };
     findings.push(projector(&usage));
-    if usage.has_wallets || usage.checkpoint.is_some() {
+    if usage.has_wallets || !usage.checkpoints.is_empty() {
         let server = config.wallets.wallets_redis_url.as_ref().unwrap_or(config.stream.redis_url.first());
         match stream::redis::connect(server).await {
             Ok(mut redis) => {
@@ -84,20 +84,25 @@ struct Usage {
     has_wallets: bool,
     /// The consumers that keep the documents.
     projectors: Option<String>,
-    /// Their highest checkpoint.
-    checkpoint: Option<i64>,
+    /// Their highest checkpoint in each partition.
+    checkpoints: Vec<(Partition, i64)>,
 }
 
 async fn usage(client: &Client, log: &Log) -> Result<Usage> {
     let row = client
         .query_one(
             "-- operator::doctor::wallet_usage
-             SELECT EXISTS (SELECT FROM wallet_locks), string_agg(DISTINCT name, ', ' ORDER BY name), max(last_offset)
-             FROM checkpoints WHERE fold = 'wallets' AND partition = ANY ($1)",
+             SELECT EXISTS (SELECT FROM wallet_locks), (SELECT string_agg(DISTINCT name, ', ' ORDER BY name) FROM checkpoints
+                                                        WHERE fold = 'wallets' AND partition = ANY ($1)),
+                    array_agg(partition ORDER BY partition), array_agg(last_offset ORDER BY partition)
+             FROM (SELECT partition, max(last_offset) AS last_offset FROM checkpoints
+                   WHERE fold = 'wallets' AND partition = ANY ($1) GROUP BY partition) AS places",
             &[&log.partitions],
         )
         .await?;
-    Ok(Usage { has_wallets: row.get(0), projectors: row.get(1), checkpoint: row.get(2) })
+    let (partitions, offsets): (Option<Vec<Partition>>, Option<Vec<i64>>) = (row.get(2), row.get(3));
+    let checkpoints = partitions.unwrap_or_default().into_iter().zip(offsets.unwrap_or_default()).collect();
+    Ok(Usage { has_wallets: row.get(0), projectors: row.get(1), checkpoints })
 }
 
 /// A consumer keeps the documents in Redis.
@@ -155,26 +160,18 @@ async fn mark(
     const CHECK: &str = "wallets.mark";
     const FIX: &str =
         "see that consumer wallets runs: it begins a new epoch and builds all documents again, within seconds";
-    let Some(checkpoint) = usage.checkpoint else {
+    if usage.checkpoints.is_empty() {
         return Ok(Finding::ok(CHECK, "no consumer keeps documents"));
-    };
+    }
     let key = mark_key(&config.stream.stream_name);
     let text: Option<String> = redis::cmd("GET").arg(&key).query_async(redis).await.context("reading the mark")?;
     let mark: Option<Mark> = text.as_deref().and_then(|text| text.parse().ok());
     let server: String = redis::cmd("INFO").arg("server").query_async(redis).await.context("asking for the run")?;
     let run = Run::of_info(&server).context("INFO does not contain the run")?;
-    let told = text.as_deref().unwrap_or("missing");
-    let (doubt, what) = match mark {
-        // The offset of a mark is that of the only partition.
-        Some(mark) if log.is_cut() => {
-            ((!mark.epoch.is_for(run)).then_some(Doubt::OtherRun), format!("{key} is {told}"))
-        }
-        mark => {
-            let head = pglog::head(client, Partition::FIRST).await?;
-            let doubt = find_doubt(client, mark, (run, None), (Partition::FIRST, checkpoint)).await?;
-            (doubt, format!("{key} is {told}, checkpoint {checkpoint}, head {head}"))
-        }
-    };
+    let doubt = find_doubt(client, mark.as_ref(), (run, None), &usage.checkpoints).await?;
+    let checkpoint: i64 = usage.checkpoints.iter().map(|(_, offset)| offset).sum();
+    let head: i64 = pglog::heads(client, &log.partitions).await?.iter().sum();
+    let what = format!("{key} is {}, checkpoint {checkpoint}, head {head}", text.as_deref().unwrap_or("missing"));
     Ok(match doubt {
         None => Finding::ok(CHECK, what),
         Some(doubt @ (Doubt::NoMark | Doubt::OtherRun)) => {
