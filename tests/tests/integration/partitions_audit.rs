@@ -151,10 +151,7 @@ async fn a_key_in_the_partition_of_another_is_told() {
     stage(&world, wrong, "ride", "create", r#"{"id":1000,"distance_mm":5}"#).await;
     publish(&world).await;
     fold(&world, "c0").await;
-    for one in partitions() {
-        let args = ["history", "--fold", "history", "--drain", "--partitions", &one.to_string()];
-        Process::start(&world, "consumer", &args).succeed().await;
-    }
+    Process::start(&world, "consumer", &["history", "--fold", "history", "--drain"]).succeed().await;
     different(&world, &[&line("ride", "create", "1000")]).await;
     assert!(reap(&world, &["--keep", "0s"]).await.record_count == 51);
     equal(&world, &[]).await;
@@ -177,10 +174,7 @@ async fn a_ride_without_a_record_and_a_consumer_of_some_partitions_are_told() {
 async fn a_history_with_a_hole_is_told_with_its_partition() {
     let world = World::cut(COUNT).await;
     carry_rides(&world, 200, &["c0"]).await;
-    for one in partitions() {
-        let args = ["history", "--fold", "history", "--drain", "--partitions", &one.to_string()];
-        Process::start(&world, "consumer", &args).succeed().await;
-    }
+    Process::start(&world, "consumer", &["history", "--fold", "history", "--drain"]).succeed().await;
     reap(&world, &["--keep", "0s"]).await;
     equal(&world, &["--from", "start"]).await;
     execute(&world, "DELETE FROM history WHERE partition = 3 AND record_offset = 5").await;
