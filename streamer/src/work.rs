@@ -15,13 +15,9 @@ use crate::leader::Step;
 use crate::leadership::STANDBY_WAIT;
 use crate::metrics::{self, LastPublished};
 use crate::publish::Published;
-use crate::publisher::list;
+use crate::publisher::{IDLE_WAIT, list};
 use crate::refusal::Refused;
 use crate::streamer::Streamer;
-
-/// How long an idle leader waits for a hint before it looks at the table by itself. It bounds the delay of records whose
-/// clients send no hint. A look costs one short question to Postgres.
-pub(crate) const IDLE_WAIT: Duration = Duration::from_millis(100);
 
 /// Leads partitions, or stands by.
 pub(crate) struct Publishing {
@@ -67,7 +63,9 @@ impl Work for Publishing {
         let led = self.streamer.led();
         metrics::set_led(&led, &self.last);
         let partition_count = self.streamer.partition_count();
-        partition_count.map(metrics::set_partition_count);
+        if let Some(count) = partition_count {
+            metrics::set_partition_count(count);
+        }
         if !led.is_empty() {
             self.tell(led);
         }
