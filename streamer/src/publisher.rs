@@ -11,6 +11,7 @@ use anyhow::{Error, Result, anyhow};
 use bytes::Bytes;
 use deadpool_postgres::ClientWrapper as Client;
 use futures_util::future::join_all;
+use monitor::counter;
 use pglog::{Batch, Page, Partition};
 use stream::codec::DecodeError;
 use stream::end::StreamEnd;
@@ -45,6 +46,7 @@ pub(crate) enum Waited {
 
 pub(crate) struct Publisher {
     stream: Stream,
+    is_cut: bool,
     page_starts: PageStarts,
     pub nodes: Nodes,
     appenders: BTreeMap<Partition, Appender>,
@@ -55,19 +57,19 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    pub fn new(servers: &Servers, stream: Stream, page_starts: PageStarts) -> Self {
+    /// `is_cut` says whether the log has several partitions.
+    pub fn new(servers: &Servers, stream: Stream, is_cut: bool, page_starts: PageStarts) -> Self {
         let (appenders, published) = (BTreeMap::new(), VecDeque::new());
-        Self { stream, page_starts, nodes: Nodes::of(servers), appenders, published, failure: None }
+        Self { stream, is_cut, page_starts, nodes: Nodes::of(servers), appenders, published, failure: None }
     }
 
     /// Publishes these partitions from now on; for those that are to be given back, nothing more is sent.
     pub fn lead(&mut self, led: &BTreeSet<Partition>, leaving: &BTreeSet<Partition>) {
         self.appenders.retain(|partition, _| led.contains(partition));
         for partition in led {
-            let appender = self
-                .appenders
-                .entry(*partition)
-                .or_insert_with(|| Appender::new(*partition, self.stream.key(*partition), self.page_starts.clone()));
+            let appender = self.appenders.entry(*partition).or_insert_with(|| {
+                Appender::new(*partition, self.stream.key(*partition), self.is_cut, self.page_starts.clone())
+            });
             appender.is_leaving = leaving.contains(partition);
         }
     }
@@ -319,10 +321,13 @@ impl Publisher {
             // A refusal ends the process, so it must concern all partitions.
             let is_passing = is_refused && refused_count < staying_count;
             self.failure = Some(if is_passing { anyhow!(text) } else { error });
-        } else if is_refused {
-            error!(partitions = list(partitions), error = text, "publishing failed, trying again");
+            return;
+        }
+        counter!("rocket_rides_retries_total").increment(1);
+        if is_refused {
+            error!(partitions = %list(partitions), error = text, "publishing failed, trying again");
         } else {
-            warn!(partitions = list(partitions), error = text, "publishing failed, trying again");
+            warn!(partitions = %list(partitions), error = text, "publishing failed, trying again");
         }
     }
 

@@ -38,10 +38,13 @@ impl Publishing {
         if self.told.as_ref() == Some(&led) {
             return;
         }
+        // The only partition of a log is told by its number.
+        let is_cut = self.streamer.partition_count() != Some(PartitionCount::ONE);
+        let partition = (!is_cut).then_some(Partition::FIRST.number());
         if led.is_empty() {
-            info!("standing by: another streamer leads");
+            info!(partition, "standing by: another streamer leads");
         } else {
-            info!(partitions = list(&led), "leading");
+            info!(partition, partitions = is_cut.then(|| display(list(&led))), "leading");
         }
         self.told = Some(led);
     }
