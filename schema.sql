@@ -750,7 +750,8 @@ CREATE TABLE IF NOT EXISTS reaped_requests (
 -- ---------------------------------------------------------------------------------------------------------------------
 CREATE TABLE IF NOT EXISTS receipts (
     ride_id         BIGINT      NOT NULL,
-    -- The offset of the record that asks for the receipt.
+    -- The partition and the offset of the record that asks for the receipt.
+    partition       INT         NOT NULL DEFAULT 0,
     record_offset   BIGINT      NOT NULL,
     data            JSON        NOT NULL,
     -- NULL: not delivered yet.
@@ -777,6 +778,10 @@ DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'receipts'::regclass AND attname = 'attempt_count') THEN
         ALTER TABLE receipts ADD COLUMN attempt_count INT NOT NULL DEFAULT 0, ADD COLUMN message_id UUID,
             ADD COLUMN last_error TEXT;
+    END IF;
+    -- From before version 7.
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'receipts'::regclass AND attname = 'partition') THEN
+        ALTER TABLE receipts ADD COLUMN partition INT NOT NULL DEFAULT 0;
     END IF;
 END $$;
 

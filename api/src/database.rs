@@ -1,7 +1,7 @@
 //! Connections to Postgres, with time limits in this process. Limits inside the server (`statement_timeout`) do not help
 //! when the server or the network accepts a statement and never responds.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -25,6 +25,10 @@ const READER_COUNT_MAX: usize = POOL_LEN - 2;
 /// How long to wait for a connection in total. The pool limits waiting and connecting, but not the first statement on a new
 /// connection.
 const CLIENT_WAIT: Duration = Duration::from_secs(3);
+
+/// How long a standby that failed is left alone, and how long a connection to it may take: there is the primary.
+const STANDBY_RETRY_WAIT: Duration = Duration::from_secs(5);
+const STANDBY_WAIT: Duration = Duration::from_secs(1);
 
 /// A parameter of a statement.
 pub(crate) type Param = Box<dyn ToSql + Sync + Send>;
@@ -53,8 +57,29 @@ pub(crate) async fn until<T>(
 #[derive(Clone)]
 pub(crate) struct Database {
     pool: Pool,
+    standby: Option<Arc<Standby>>,
     readers: Arc<Semaphore>,
     answer_wait: Duration,
+}
+
+/// A hot standby, for statements whose result may be a little old.
+struct Standby {
+    pool: Pool,
+    /// It has failed, and is left alone until then.
+    failed_until: Mutex<Option<Instant>>,
+}
+
+impl Standby {
+    /// Whether it is worth a try.
+    fn is_sound(&self) -> bool {
+        self.failed_until.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|until| until <= Instant::now())
+    }
+
+    /// Leaves it alone for a while.
+    fn leave(&self, error: &str) {
+        warn!(error, wait_s = STANDBY_RETRY_WAIT.as_secs(), "the standby cannot be read: reading from the primary");
+        *self.failed_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + STANDBY_RETRY_WAIT);
+    }
 }
 
 impl Database {
@@ -64,7 +89,17 @@ impl Database {
     /// The pool cannot be built.
     pub fn new(config: &tokio_postgres::Config, answer_wait: Duration) -> Result<Self> {
         let pool = connect::postgres::pool(config, "api", POOL_LEN)?;
-        Ok(Self { pool, readers: Arc::new(Semaphore::new(READER_COUNT_MAX)), answer_wait })
+        Ok(Self { pool, standby: None, readers: Arc::new(Semaphore::new(READER_COUNT_MAX)), answer_wait })
+    }
+
+    /// The same, with a hot standby that [`read_old`](Self::read_old) prefers.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_standby(self, config: Option<&tokio_postgres::Config>) -> Result<Self> {
+        let pool = |config| connect::postgres::pool_of_standby(config, "api", READER_COUNT_MAX);
+        let standby = config.map(pool).transpose()?;
+        Ok(Self { standby: standby.map(|pool| Arc::new(Standby { pool, failed_until: Mutex::default() })), ..self })
     }
 
     /// A connection, within [`CLIENT_WAIT`].
@@ -94,6 +129,14 @@ impl Database {
         self.run(statement, parameters, Plan::Best).await
     }
 
+    /// As [`read`](Self::read), from the standby if there is one and it can be read. It may lack what was committed last.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub async fn read_old(&self, statement: &'static str, parameters: Vec<Param>) -> Result<Vec<Row>, Error> {
+        self.run(statement, parameters, Plan::BestAnywhere).await
+    }
+
     /// As [`read`](Self::read), for a few rows that an index finds.
     ///
     /// # Errors
@@ -110,8 +153,13 @@ impl Database {
         // Postgres still runs the statement, and the next request would wait for it.
         let reading = async move {
             let _place = place;
-            let client = database.client().await?;
             let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|parameter| &**parameter as _).collect();
+            if let Plan::BestAnywhere = plan
+                && let Some(rows) = database.read_standby(statement, &parameters).await
+            {
+                return Ok(rows);
+            }
+            let client = database.client().await?;
             let deadline = Instant::now() + database.answer_wait;
             until(deadline, query(&client, statement, &parameters, plan)).await.map_err(|failure| {
                 let error = to_client_error(&failure);
@@ -122,6 +170,20 @@ impl Database {
             })
         };
         tokio::spawn(reading.in_current_span()).await.unwrap_or(Err(Error::Internal))
+    }
+
+    /// The rows as the standby has them; `None` if there is none, or it cannot be read now.
+    async fn read_standby(&self, statement: &str, parameters: &[&(dyn ToSql + Sync)]) -> Option<Vec<Row>> {
+        let standby = self.standby.as_ref().filter(|standby| standby.is_sound())?;
+        let reading = async {
+            let client = timeout(STANDBY_WAIT, connect::postgres::take(&standby.pool)).await??;
+            let rows = timeout(self.answer_wait, query(&client, statement, parameters, Plan::Best)).await;
+            if rows.is_err() {
+                drop(Object::take(client));
+            }
+            anyhow::Ok(rows??)
+        };
+        reading.await.map_err(|error| standby.leave(&format!("{error:#}"))).ok()
     }
 
     /// Closes a connection on which Postgres did not respond in time, and all idle connections. The failure has probably
@@ -146,6 +208,8 @@ impl Database {
 enum Plan {
     /// As it finds best for these parameters.
     Best,
+    /// The same, on the standby or on the primary.
+    BestAnywhere,
     /// Once per connection, and by an index. A plan that was made while a table was empty would read all of it later.
     ByIndex,
 }
@@ -158,7 +222,7 @@ async fn query(
 ) -> Result<Vec<Row>, tokio_postgres::Error> {
     let statement = client.prepare_cached(statement).await?;
     match plan {
-        Plan::Best => client.query(&statement, parameters).await,
+        Plan::Best | Plan::BestAnywhere => client.query(&statement, parameters).await,
         Plan::ByIndex => {
             let begin = "-- api::look_up
                 BEGIN READ ONLY; SET LOCAL enable_seqscan = off; SET LOCAL plan_cache_mode = force_generic_plan";

@@ -99,7 +99,7 @@ pub(crate) async fn read(
     limit: i64,
 ) -> Result<HistoryPage, Error> {
     let rows = database
-        .read(
+        .read_old(
             // `scanned` counts rows and matches from 1. The last row before a hole or before the end of the scan is kept
             // even if it does not match, because the next page begins after it. One statement has one snapshot, so a
             // record that is archived meanwhile is never taken for the end of a hole.
@@ -157,7 +157,7 @@ pub(crate) async fn read(
 /// [`Error::PartitionUnknown`], and those of [`Database::read`].
 pub(crate) async fn newest_offset(database: &Database, partition: i32) -> Result<i64, Error> {
     let rows = database
-        .read(
+        .read_old(
             "-- api::history_page::newest_offset
              SELECT log_partitions() AS partition_count, COALESCE(
                  (SELECT record_offset FROM history WHERE partition = $1 ORDER BY record_offset DESC LIMIT 1), 0) AS newest",

@@ -56,7 +56,7 @@ use booking::{BookingArgs, Desk, DiePoint};
 use clap::Parser;
 use common::paced::Paced;
 use common::shutdown::{CancellationToken, stop_at_last};
-use connect::PostgresArgs;
+use connect::{PostgresArgs, StandbyArgs};
 use deadpool_postgres::Pool;
 use monitor::Health;
 use process::ProcessArgs;
@@ -103,6 +103,10 @@ pub struct Config {
     #[command(flatten)]
     pub postgres: PostgresArgs,
 
+    /// A standby, for the totals and the history.
+    #[command(flatten)]
+    pub standby: StandbyArgs,
+
     /// The port to listen on; 0 takes a free one.
     #[arg(long, env = "API_PORT", default_value_t = 5005)]
     pub api_port: u16,
@@ -145,6 +149,8 @@ pub struct Backends {
     pub desk: Option<Desk>,
     /// The wallets' read model, in Redis. `None`: wallets are read from Postgres alone.
     pub model: Option<Model>,
+    /// A hot standby of Postgres. `None`: everything is read from the primary.
+    pub standby: Option<tokio_postgres::Config>,
 }
 
 /// Who may reach the api, and how. By default pages of no other origin, only local names, and no proxy that is believed.
@@ -203,7 +209,16 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     if model.is_none() {
         info!("wallets are read from Postgres alone: neither WALLETS_REDIS_URL nor REDIS_URL names a server for them");
     }
-    serve(postgres, Backends { desk, model }, access, listener, limits, &health, shutdown).await
+    serve(
+        postgres,
+        Backends { desk, model, standby: config.standby.standby_database_url },
+        access,
+        listener,
+        limits,
+        &health,
+        shutdown,
+    )
+    .await
 }
 
 /// As [`run`], on a socket that is already open and within the given limits. The pulse
@@ -220,9 +235,9 @@ pub async fn serve(
     health: &Health,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    let database = Database::new(postgres, limits.answer_wait)?;
+    let Backends { desk, model, standby } = backends;
+    let database = Database::new(postgres, limits.answer_wait)?.with_standby(standby.as_ref())?;
     let (writer, rides) = Writer::start(database.clone(), &limits, health.pulse("writes", AGE_MAX));
-    let Backends { desk, model } = backends;
     let model = WalletModel::new(model, database.clone());
     let pulse = health.pulse("wallet_writes", AGE_MAX);
     let (wallets, commands) = WalletWriter::start(postgres, model.clone(), &limits, pulse)?;

@@ -169,7 +169,7 @@ async fn read(database: &Database) -> Result<Reading, Error> {
     // One statement has one snapshot. SUM of bigint is numeric; a sum beyond 64 bits, where consumers reject rides too, is
     // shown as the largest number of 64 bits.
     let rows = database
-        .read(
+        .read_old(
             "-- api::totals::show
              WITH sql AS (
                  SELECT count(*) AS sql_ride_count,

@@ -1,32 +1,52 @@
-//! The commands that change a registration and exit: `--register`, `--copy-from` and `--unregister`.
+//! The commands that change a registration and exit: `--register`, `--copy-from` and `--unregister`. Each acts on all partitions
+//! that the process is told to fold, in one transaction.
 
 use anyhow::{Context, Result};
+use common::stay_down::StayDown;
+use pglog::Partition;
 
+use crate::advice::Whose;
 use crate::bootstrap::{copy, register_anew};
-use crate::checkpoint::unregister;
+use crate::checkpoint::{in_words, unregister};
 use crate::config::Config;
-use crate::fold::CheckpointKey;
 use crate::registry::Registry;
 
 /// Carries out the command, and prints the result. Returns the name of the fold of a consumer that is unregistered now.
 ///
 /// # Errors
-/// As [`register_anew`], [`copy`] or [`unregister`].
+/// As [`register_anew`], [`copy`] or [`unregister`]; an [`UnknownPartition`](pglog::UnknownPartition).
 pub(crate) async fn administer(config: &Config, registry: &Registry) -> Result<Option<String>> {
-    let (name, partition) = (&config.name, config.stream.partition());
-    let key = CheckpointKey { name: name.clone(), partition };
+    let whose = Whose { name: config.name.clone(), partitions: config.stream.partitions.clone() };
+    let name = &whose.name;
     let mut client = connect::postgres::connect(&config.postgres.database_url, "consumer", || {}).await?;
-    pglog::prepare_session(&client).await.context("setting up the session")?;
+    let identity = pglog::prepare_session(&client).await.context("setting up the session")?;
+    let partitions = whose.partitions.of(identity.partitions).map_err(|unknown| StayDown(unknown.into()))?;
+    // A log that is not cut has no partitions to tell of.
+    let is_cut = identity.partitions.number() > 1;
     if config.register {
-        let last_offset = register_anew(&mut client, &mut config.fold(registry)?, &key, config.from).await?;
-        println!("consumer {name} is registered at offset {last_offset}");
+        let fold = &mut config.fold(registry)?;
+        let registered = register_anew(&mut client, fold, &whose, &partitions, config.from).await?;
+        println!("consumer {name} is registered {}", places(is_cut, &registered));
     } else if let Some(source) = &config.copy_from {
-        let last_offset = copy(&mut client, registry, config.fold.as_deref(), source, &key).await?;
-        println!("consumer {name} starts with the state of {source} at offset {last_offset}");
+        let fold = config.fold.as_deref();
+        let copied = copy(&mut client, registry, fold, source, (&whose, &partitions)).await?;
+        println!("consumer {name} starts with the state of {source} {}", places(is_cut, &copied));
     } else {
-        let fold = unregister(&client, name, partition).await?;
-        println!("consumer {name} is unregistered");
+        let (removed, fold) = unregister(&client, name, &partitions).await?;
+        let of = if is_cut { format!(" in {}", in_words(&removed)) } else { String::new() };
+        println!("consumer {name} is unregistered{of}");
         return Ok(fold);
     }
     Ok(None)
+}
+
+/// `at offset 7`, or `in partitions 0,3 at offsets 7,9`.
+fn places(is_cut: bool, places: &[(Partition, i64)]) -> String {
+    let (partitions, offsets): (Vec<Partition>, Vec<i64>) = places.iter().copied().unzip();
+    let offsets: Vec<String> = offsets.iter().map(i64::to_string).collect();
+    match offsets.as_slice() {
+        [offset] if !is_cut => format!("at offset {offset}"),
+        [offset] => format!("in {} at offset {offset}", in_words(&partitions)),
+        offsets => format!("in {} at offsets {}", in_words(&partitions), offsets.join(",")),
+    }
 }

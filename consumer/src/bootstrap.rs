@@ -4,11 +4,11 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use deadpool_postgres::{ClientWrapper as Client, Transaction};
-use pglog::Session;
+use pglog::{Partition, Session};
 use tokio_postgres::error::SqlState;
 use tracing::warn;
 
-use crate::advice::command;
+use crate::advice::Whose;
 use crate::checkpoint::{self, Registration};
 use crate::dead_letter;
 use crate::fold::{CheckpointKey, RowsOf};
@@ -45,8 +45,19 @@ pub(crate) enum Role {
     Baseline,
 }
 
-/// Registers a consumer, in the transaction that loads it. From the commit on, no record is deleted before the consumer has
-/// passed it (I8). After an error the transaction is rolled back, and nothing is registered.
+/// Begins to register consumers in a transaction. Until it ends, the reaper gives up no record.
+///
+/// # Errors
+/// Postgres is away.
+pub(crate) async fn begin_registering(tx: &Transaction<'_>) -> Result<()> {
+    pglog::hold_reaping(tx).await.context("registering")?;
+    // The reaper relies on the registration, so it must survive a crash.
+    tx.batch_execute("SET LOCAL synchronous_commit TO DEFAULT").await.context("registering")
+}
+
+/// Registers a consumer in one partition, in the transaction that loads it and that has [begun](begin_registering). From the
+/// commit on, no record is deleted before the consumer has passed it (I8). After an error the transaction is rolled back, and
+/// nothing is registered in any partition.
 ///
 /// # Errors
 /// [`Interruption::Gone`] if it would lack records; [`Interruption::Unbound`] and [`Interruption::Unwritable`] if its fold
@@ -54,14 +65,14 @@ pub(crate) enum Role {
 pub(crate) async fn register(
     tx: &Transaction<'_>,
     fold: &mut impl Fold,
-    key: &CheckpointKey,
+    whose: &Whose,
+    partition: Partition,
     role: Role,
 ) -> Result<Registration> {
-    pglog::hold_reaping(tx).await.context("registering")?;
-    // The reaper relies on the registration, so it must survive a crash.
-    tx.batch_execute("SET LOCAL synchronous_commit TO DEFAULT").await.context("registering")?;
+    let key = &CheckpointKey { name: whose.name.clone(), partition };
+    fold.restart();
     // If the row is there, another process of this name was faster. Its row is found below.
-    let is_new = insert(tx, fold, key, role == Role::Baseline).await?;
+    let is_new = insert(tx, fold, whose, partition, role == Role::Baseline).await?;
     if is_new {
         match (role, fold.kind()) {
             (Role::Baseline, _) => begin_baseline(tx, fold, key).await?,
@@ -77,65 +88,78 @@ pub(crate) async fn register(
     }
     let registration = checkpoint::find(tx, key).await?.context("the registration is gone")?;
     if is_new {
-        refuse_gaps(tx, fold, key, registration.checkpoint.last_offset).await?;
+        refuse_gaps(tx, fold, whose, partition, registration.checkpoint.last_offset).await?;
     }
     Ok(registration)
 }
 
-/// Registers a consumer although it was unregistered before. Returns its offset.
+/// Registers a consumer although it was unregistered before, in each of these partitions where it is not registered: in all of
+/// them or in none. Returns the new ones, and their offsets.
 ///
 /// # Errors
-/// It is registered already; otherwise as [`register`].
+/// It is registered in all of them already; otherwise as [`register`].
 pub(crate) async fn register_anew(
     client: &mut Client,
     fold: &mut impl Fold,
-    key: &CheckpointKey,
+    whose: &Whose,
+    partitions: &[Partition],
     start: Start,
-) -> Result<i64> {
+) -> Result<Vec<(Partition, i64)>> {
     let tx = client.transaction().await.context("beginning")?;
-    if checkpoint::find(&tx, key).await?.is_some() {
-        bail!("consumer {:?} is registered already", key.name);
+    begin_registering(&tx).await?;
+    let found = checkpoint::find_all(&tx, &whose.name, partitions).await?;
+    ensure!(found.len() < partitions.len(), "consumer {:?} is registered already", whose.name);
+    let mut registered = Vec::new();
+    for partition in partitions.iter().filter(|partition| !found.contains_key(partition)) {
+        forget_unregistering(&tx, &whose.name, *partition).await?;
+        let registration = register(&tx, fold, whose, *partition, Role::Consumer(start)).await?;
+        registered.push((*partition, registration.checkpoint.last_offset));
     }
-    forget_unregistering(&tx, key).await?;
-    let registration = register(&tx, fold, key, Role::Consumer(start)).await?;
     tx.commit().await.context("committing the registration")?;
-    Ok(registration.checkpoint.last_offset)
+    Ok(registered)
 }
 
-/// Registers `name` with state, rows, dead letters and checkpoint of `source`, all of one offset. Returns the offset. The fold
-/// is that of `source`; if `fold` names one, it must be this.
+/// Registers a consumer in all of these partitions, or in none, with state, rows, dead letters and checkpoint of `source`. In each
+/// partition these are of one offset. Returns the offsets. The fold is that of `source`; if `fold` names one, it must be this.
 ///
 /// # Errors
-/// There is no consumer `source`, it has another fold, or `name` is registered already, or Postgres is away.
+/// There is no consumer `source` in one of them, it has another fold, or the consumer is registered already in one of them, or
+/// Postgres is away.
 pub async fn copy(
     client: &mut Client,
     registry: &Registry,
     fold: Option<&str>,
     source: &str,
-    key: &CheckpointKey,
-) -> Result<i64> {
-    let CheckpointKey { name, partition } = key;
+    (whose, partitions): (&Whose, &[Partition]),
+) -> Result<Vec<(Partition, i64)>> {
+    let name = &whose.name;
     let tx = client.transaction().await.context("beginning")?;
-    pglog::hold_reaping(&tx).await.context("registering")?;
-    let source = CheckpointKey { name: source.to_owned(), partition: *partition };
-    let mut found = registry.of_consumer(&tx, &source).await?;
-    if let Some(wanted) = fold.filter(|wanted| *wanted != found.id().name) {
-        bail!("consumer {:?} has fold {}, and not {wanted}", source.name, found.id().name);
+    begin_registering(&tx).await?;
+    let mut copied = Vec::new();
+    for partition in partitions {
+        let source = CheckpointKey { name: source.to_owned(), partition: *partition };
+        let mut found = registry.of_consumer(&tx, &source).await?;
+        if let Some(wanted) = fold.filter(|wanted| *wanted != found.id().name) {
+            bail!("consumer {:?} has fold {}, and not {wanted}", source.name, found.id().name);
+        }
+        ensure!(
+            found.kind() != Kind::Model,
+            "consumer {:?} has no state in Postgres to copy: start consumer {name:?} with --fold {}, and it builds its own model",
+            source.name,
+            found.id().name
+        );
+        forget_unregistering(&tx, name, *partition).await?;
+        if !insert(&tx, &mut found, whose, *partition, false).await? {
+            bail!("consumer {name:?} is registered already: run {} first", whose.command(&["--unregister"]));
+        }
+        let key = CheckpointKey { name: name.clone(), partition: *partition };
+        let last_offset = inherit(&tx, &found, &source.name, &key).await?;
+        let last_offset =
+            last_offset.with_context(|| format!("consumer {:?} has just been unregistered", source.name))?;
+        copied.push((*partition, last_offset));
     }
-    ensure!(
-        found.kind() != Kind::Model,
-        "consumer {:?} has no state in Postgres to copy: start consumer {name:?} with --fold {}, and it builds its own model",
-        source.name,
-        found.id().name
-    );
-    forget_unregistering(&tx, key).await?;
-    if !insert(&tx, &mut found, key, false).await? {
-        bail!("consumer {name:?} is registered already: run {} first", command(key, &["--unregister"]));
-    }
-    let copied = inherit(&tx, &found, &source.name, key).await?;
-    let last_offset = copied.with_context(|| format!("consumer {:?} has just been unregistered", source.name))?;
     tx.commit().await.context("committing the copy")?;
-    Ok(last_offset)
+    Ok(copied)
 }
 
 /// Begins with the baseline's state, if the baseline has this fold and has folded any record.
@@ -198,8 +222,14 @@ async fn leave_out_reaped(tx: &Transaction<'_>, key: &CheckpointKey) -> Result<(
 }
 
 /// Refuses a consumer that would need a record that is gone: it would stop there, and hold back the reaper.
-async fn refuse_gaps(tx: &Transaction<'_>, fold: &impl Fold, key: &CheckpointKey, last_offset: i64) -> Result<()> {
-    let first_retained = pglog::first_retained(tx, key.partition).await.context("asking what is retained")?;
+async fn refuse_gaps(
+    tx: &Transaction<'_>,
+    fold: &impl Fold,
+    whose: &Whose,
+    partition: Partition,
+    last_offset: i64,
+) -> Result<()> {
+    let first_retained = pglog::first_retained(tx, partition).await.context("asking what is retained")?;
     if last_offset + 1 >= first_retained {
         return Ok(());
     }
@@ -208,21 +238,22 @@ async fn refuse_gaps(tx: &Transaction<'_>, fold: &impl Fold, key: &CheckpointKey
             "-- consumer::bootstrap::refuse_gaps
              SELECT EXISTS (SELECT FROM history_ranges
                             WHERE partition = $1 AND first_offset <= $2 AND last_offset >= $3)",
-            &[&key.partition, &(last_offset + 1), &(first_retained - 1)],
+            &[&partition, &(last_offset + 1), &(first_retained - 1)],
         )
         .await
         .context("looking for reaped records in the history")?;
     let is_whole: bool = row.get(0);
-    ensure!(is_whole, Interruption::Gone { key: key.clone(), fold: fold.id(), last_offset, first_retained });
+    let (whose, fold) = (whose.clone(), fold.id());
+    ensure!(is_whole, Interruption::Gone { whose, partition, fold, last_offset, first_retained });
     Ok(())
 }
 
 /// Allows to register a name that was unregistered.
-async fn forget_unregistering(tx: &Transaction<'_>, key: &CheckpointKey) -> Result<()> {
+async fn forget_unregistering(tx: &Transaction<'_>, name: &str, partition: Partition) -> Result<()> {
     tx.execute(
         "-- consumer::bootstrap::forget_unregistering
          DELETE FROM unregistered_consumers WHERE name = $1 AND partition = $2",
-        &[&key.name, &key.partition],
+        &[&name, &partition],
     )
     .await
     .context("forgetting that the consumer was unregistered")?;
@@ -233,21 +264,27 @@ async fn forget_unregistering(tx: &Transaction<'_>, key: &CheckpointKey) -> Resu
 ///
 /// # Errors
 /// [`Interruption::StaysUnregistered`] if the name was unregistered; otherwise as [`register`].
-async fn insert(tx: &Transaction<'_>, fold: &mut impl Fold, key: &CheckpointKey, is_baseline: bool) -> Result<bool> {
+async fn insert(
+    tx: &Transaction<'_>,
+    fold: &mut impl Fold,
+    whose: &Whose,
+    partition: Partition,
+    is_baseline: bool,
+) -> Result<bool> {
     own_rows::require_bound_tables(tx, fold).await?;
     let inserted_count = tx
         .execute(
             "-- consumer::bootstrap::insert
              INSERT INTO checkpoints (name, partition, is_baseline, fold, fold_version, state)
              VALUES ($1, $2, $3, $4, $5, $6::text::fold_state) ON CONFLICT DO NOTHING",
-            &[&key.name, &key.partition, &is_baseline, &fold.id().name, &fold.id().version, &fold.state()?],
+            &[&whose.name, &partition, &is_baseline, &fold.id().name, &fold.id().version, &fold.state()?],
         )
         .await
         .map_err(|error| match error.code().map(SqlState::code) {
-            Some(UNREGISTERED) => Interruption::StaysUnregistered { key: key.clone(), fold: fold.id() }.into(),
+            Some(UNREGISTERED) => Interruption::StaysUnregistered { whose: whose.clone(), fold: fold.id() }.into(),
             _ => anyhow::Error::new(error).context("registering"),
         })?;
-    own_rows::try_statements(tx, fold, key).await?;
+    own_rows::try_statements(tx, fold, &CheckpointKey { name: whose.name.clone(), partition }).await?;
     Ok(inserted_count == 1)
 }
 

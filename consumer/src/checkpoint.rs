@@ -4,16 +4,17 @@
 //! The compare-and-set fences a second process of the same name and the replay of a dead letter: whichever commits first
 //! makes the other start over.
 
-use anyhow::{Context, Result};
+mod advance;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
 use deadpool_postgres::ClientWrapper as Client;
-use pglog::{Partition, Session};
+use pglog::{Partition, Partitions, Session};
 use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
 
 use crate::fold::{CheckpointKey, FoldId};
-use crate::letters::Letters;
-use crate::place::Place;
-use crate::vouch::Tokens;
+pub(crate) use advance::{Advance, advance_all};
 
 /// Events since the last commit, counted for people.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -74,6 +75,27 @@ pub(crate) async fn find(session: &impl Session, key: &CheckpointKey) -> Result<
     Ok(row.as_ref().map(Registration::from_row))
 }
 
+/// The rows of a consumer in some partitions, where it is registered.
+///
+/// # Errors
+/// Postgres is away.
+pub(crate) async fn find_all(
+    session: &impl Session,
+    name: &str,
+    partitions: &[Partition],
+) -> Result<BTreeMap<Partition, Registration>> {
+    let rows = session
+        .query(
+            "-- consumer::checkpoint::find_all
+             SELECT last_offset, generation, fold, fold_version, state::text, partition FROM checkpoints
+             WHERE name = $1 AND partition = ANY ($2)",
+            &[&name, &partitions],
+        )
+        .await
+        .context("loading the checkpoints")?;
+    Ok(rows.iter().map(|row| (row.get(5), Registration::from_row(row))).collect())
+}
+
 /// As [`find`]. The row cannot change before the transaction ends.
 ///
 /// # Errors
@@ -106,140 +128,44 @@ pub(crate) async fn note_fold(tx: &impl Session, id: FoldId, key: &CheckpointKey
     Ok(())
 }
 
-/// A move of a checkpoint.
-#[derive(Debug)]
-pub(crate) struct Advance<'a> {
-    /// The checkpoint that must be there.
-    pub old: Checkpoint,
-    /// The offset that it moves to.
-    pub new_offset: i64,
-    /// The state at the new offset. `None`: it is the old one, or the fold has rows.
-    pub state: Option<String>,
-    /// Added to the counts of the row.
-    pub counts: Counts,
-    /// Tokens that Postgres must vouch for.
-    pub tokens: Tokens,
-    /// Records that the state lacks.
-    pub letters: Letters<'a>,
-}
-
-/// Moves checkpoint and state by one statement. `$1` and `$2` are the key, `$3` and `$4` the old checkpoint, `$11` to `$13` the
-/// tokens that must be those of the records' batches. It returns the place of the new row; no row if nothing was moved.
-macro_rules! advance_statement {
-    ($condition:literal, $letters:literal) => {
-        concat!(
-            "-- consumer::checkpoint::advance
-             WITH moved AS (
-                 UPDATE checkpoints
-                 SET last_offset = $5, duplicate_count = duplicate_count + $6, healed_count = healed_count + $7,
-                     rejected_count = rejected_count + $8, crash_count = crash_count + $9,
-                     state = COALESCE($10::text::fold_state, state), updated_at = now()
-                 WHERE name = $1 AND partition = $2 AND last_offset = $3 AND generation = $4
-                   AND NOT EXISTS (
-                       SELECT FROM unnest($11::bigint[], $12::bigint[], $13::bigint[])
-                                   AS read (first_offset, last_offset, token)
-                       WHERE NOT EXISTS (
-                           SELECT FROM (SELECT first_offset + record_count - 1 AS last_offset, token FROM log_batches
-                                        WHERE partition = $2 AND first_offset <= read.first_offset
-                                        ORDER BY first_offset DESC LIMIT 1) AS batch
-                           WHERE batch.last_offset >= read.last_offset AND batch.token = read.token))",
-            $condition,
-            " RETURNING ctid)",
-            $letters,
-            " SELECT ctid::text FROM moved"
-        )
-    };
-}
-
-const ADVANCE: &str = advance_statement!("", "");
-const ADVANCE_AT_PLACE: &str = advance_statement!(" AND ctid = $14::text::tid", "");
-const ADVANCE_WITH_LETTERS: &str = advance_statement!(
-    "",
-    ", letters AS (
-         INSERT INTO dead_letters (name, partition, record_offset, object, action, data, reason)
-         SELECT $1, $2, letter.* FROM unnest($14::bigint[], $15::text[], $16::text[], $17::text[], $18::text[]) AS letter
-         WHERE EXISTS (SELECT FROM moved))"
-);
-
-impl Advance<'_> {
-    /// `$3` to `$13`.
-    fn params(&self) -> [&(dyn ToSql + Sync); 11] {
-        let Self { old, new_offset, state, counts, tokens, .. } = self;
-        assert!(*new_offset >= old.last_offset, "a checkpoint never goes back: {old:?} to {new_offset}");
-        [
-            &old.last_offset,
-            &old.generation,
-            new_offset,
-            &counts.duplicate_count,
-            &counts.healed_count,
-            &counts.rejected_count,
-            &counts.crash_count,
-            state,
-            &tokens.first_offsets,
-            &tokens.last_offsets,
-            &tokens.tokens,
-        ]
-    }
-
-    /// Moves checkpoint and state, and writes the dead letters, by one statement. Outside of a transaction the statement
-    /// commits. `false` means that nothing was done: another process has changed checkpoint or state, or Postgres does not
-    /// vouch for the tokens. `place` tells where the row is, and learns where it is now.
-    ///
-    /// # Errors
-    /// Postgres is away.
-    pub async fn execute(&self, client: &Client, key: &CheckpointKey, place: &mut Place) -> Result<bool> {
-        let mut params: Vec<&(dyn ToSql + Sync)> = vec![&key.name, &key.partition];
-        params.extend(self.params());
-        if !self.letters.is_empty() {
-            params.extend(self.letters.params());
-            let row = client.query_opt(ADVANCE_WITH_LETTERS, &params).await.context("moving the checkpoint")?;
-            place.forget();
-            return Ok(row.is_some());
-        }
-        let known = place.known();
-        if let Some(known) = &known {
-            params.push(known);
-            let row = client.query_opt(ADVANCE_AT_PLACE, &params).await.context("moving the checkpoint")?;
-            params.pop();
-            if let Some(row) = row {
-                place.note(row.get(0));
-                return Ok(true);
-            }
-            // Every change moves a row to another place, and so does VACUUM FULL: look it up by its key now.
-        }
-        let look_up = place.begin_look_up();
-        let row = client.query_opt(ADVANCE, &params).await.context("moving the checkpoint")?;
-        let Some(row) = row else { return Ok(false) };
-        place.end_look_up(look_up, row.get(0));
-        Ok(true)
-    }
-}
-
-/// Removes the consumer with its state, its dead letters and the rows that reference its checkpoint. It holds back the reaper
-/// no longer. Returns the name of its fold, if the row is not older than the column for it.
+/// Removes the consumer from these partitions, with its state, its dead letters and the rows that reference its checkpoints. It
+/// holds back the reaper there no longer. Returns the partitions in which it was registered, and the name of its fold, if the rows
+/// are not older than the column for it.
 ///
 /// # Errors
-/// There is no such consumer, or Postgres is away.
-pub async fn unregister(client: &Client, name: &str, partition: Partition) -> Result<Option<String>> {
-    let row = client
-        .query_opt(
+/// It is registered in none of them, or Postgres is away.
+pub async fn unregister(
+    client: &Client,
+    name: &str,
+    partitions: &[Partition],
+) -> Result<(Vec<Partition>, Option<String>)> {
+    let rows = client
+        .query(
             "-- consumer::checkpoint::unregister
-             DELETE FROM checkpoints WHERE name = $1 AND partition = $2 RETURNING fold",
-            &[&name, &partition],
+             DELETE FROM checkpoints WHERE name = $1 AND partition = ANY ($2) RETURNING partition, fold",
+            &[&name, &partitions],
         )
         .await
         .context("unregistering")?;
-    let row = row.with_context(|| format!("no consumer {name:?} is registered in partition {partition}"))?;
-    Ok(row.get(0))
+    ensure!(!rows.is_empty(), "no consumer {name:?} is registered in {}", in_words(partitions));
+    let mut removed: Vec<Partition> = rows.iter().map(|row| row.get(0)).collect();
+    removed.sort_unstable();
+    Ok((removed, rows[0].get(1)))
+}
+
+/// `partition 0`, or `partitions 0,3`.
+pub(crate) fn in_words(partitions: &[Partition]) -> String {
+    let word = if partitions.len() == 1 { "partition" } else { "partitions" };
+    format!("{word} {}", Partitions::Only(partitions.to_vec()))
 }
 
 /// Whether any consumer with this fold is registered.
 ///
 /// # Errors
 /// Postgres is away.
-pub(crate) async fn has_fold(session: &impl Session, fold: FoldId, partition: Partition) -> Result<bool> {
+pub(crate) async fn has_fold(session: &impl Session, fold: FoldId) -> Result<bool> {
     let sql = "-- consumer::checkpoint::has_fold
-         SELECT EXISTS (SELECT FROM checkpoints WHERE partition = $1 AND fold = $2)";
-    let row = session.query_one(sql, &[&partition, &fold.name]).await.context("looking for consumers of the fold")?;
+         SELECT EXISTS (SELECT FROM checkpoints WHERE fold = $1)";
+    let row = session.query_one(sql, &[&fold.name]).await.context("looking for consumers of the fold")?;
     Ok(row.get(0))
 }

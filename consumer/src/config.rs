@@ -33,7 +33,8 @@ pub struct OwnConfig {
 // make no group.
 #[group(skip)]
 pub struct Config {
-    /// Name of this consumer. Its state and its checkpoint are kept under it; run one process per name.
+    /// Name of this consumer. Its states and its checkpoints are kept under it; run one process per name, or give each process of the
+    /// name partitions of its own.
     #[arg(value_parser = parse_name)]
     pub name: String,
 

@@ -1,107 +1,131 @@
 //! The consumer between two steps: its memory, and which part of it a failure takes away.
 //!
-//! After any failure it forgets the state and loads the last commit (I4, I5). A step borrows everything it needs as a
-//! [`Reading`], so that within a step the connection is there and the state is loaded.
+//! It folds some partitions of the log, or all. Each has a checkpoint and a state of its own, a [`Part`]. They share one session
+//! with Postgres. After any failure the consumer forgets all states and loads the last commits (I4, I5). A step borrows everything
+//! it needs as a [`Step`], so that within a step the connection is there and the states are loaded.
 
+mod clock;
 mod commit;
 mod guard;
 mod heal;
 mod loaded;
+mod look;
+mod one_by_one;
 mod pages;
+mod part;
+mod plain;
 mod read;
 mod session;
+mod step;
+mod together;
 
 use std::time::Duration;
 
 use anyhow::{Error, Result, anyhow};
 use common::shutdown::CancellationToken;
 use connect::PostgresArgs;
+use pglog::{Identity, Partition, Partitions};
 use stream::StreamArgs;
-use stream::codec::EntryId;
 use tokio::time::error::Elapsed;
 
+use crate::advice::Whose;
 use crate::bootstrap::{BASELINE, Role};
-use crate::checkpoint::Counts;
 use crate::config::Config;
 use crate::fault::Fault;
-use crate::fold::CheckpointKey;
 use crate::kind::Fold;
 use crate::outcome::{Interruption, Progress};
 use crate::stream_reader::StreamReader;
-use commit::Committer;
+use clock::Clock;
 use guard::Guard;
-use loaded::Loaded;
-use read::Reading;
+use heal::HEAL_PAGES_MAX;
+use part::Part;
 use session::ConsumerSession;
+use step::{Committers, Step};
 
 /// The longest step. Servers bound their own work (30 s per statement); this bound is for a connection that answers
 /// nothing any more, not even a refusal.
 const STEP_WAIT: Duration = Duration::from_secs(45);
 
-/// Folds the log into a state, one bounded step at a time.
+/// Folds the log into states, one bounded step at a time.
 pub struct Consumer<F> {
-    key: CheckpointKey,
+    whose: Whose,
     postgres: tokio_postgres::Config,
+    /// `None`: the baseline, which reads Postgres alone.
+    stream: Option<StreamArgs>,
     role: Role,
     shutdown: CancellationToken,
-    fold: F,
+    /// One per part, or one that serves all.
+    folds: Vec<F>,
     /// `None` before the first step, and after the connection was lost.
     session: Option<ConsumerSession>,
-    /// `None` after every failure: the state in memory may be ahead of the committed one.
-    loaded: Option<Loaded>,
-    stream: StreamReader,
+    /// Empty until Postgres has said which partitions there are.
+    parts: Vec<Part>,
+    reader: StreamReader,
+    clock: Clock,
+    /// Crashes on purpose, to be counted with the next commit.
+    crash_count: i64,
     was_registered: bool,
-    counts: Counts,
-    rejected_to: EntryId,
 }
 
 impl<F: Fold> Consumer<F> {
     /// Connects when first used. `shutdown` cuts short the wait for entries, and nothing else.
     pub fn new(config: &Config, fold: F, shutdown: CancellationToken) -> Self {
-        let role = Role::Consumer(config.from);
-        Self::in_role(&config.name, role, &config.postgres, &config.stream, fold, shutdown)
+        let stream = config.stream.clone();
+        let whose = Whose { name: config.name.clone(), partitions: stream.partitions.clone() };
+        Self::in_role(whose, Role::Consumer(config.from), &config.postgres, Some(stream), fold, shutdown)
     }
 
-    /// The reaper's own consumer, to be driven with [`fold_up_to`](Self::fold_up_to). It does not connect to Redis.
-    pub fn baseline(postgres: &PostgresArgs, stream: &StreamArgs, fold: F, shutdown: CancellationToken) -> Self {
-        Self::in_role(BASELINE, Role::Baseline, postgres, stream, fold, shutdown)
+    /// The reaper's own consumer of a partition, to be driven with [`fold_up_to`](Self::fold_up_to). It does not connect to Redis.
+    pub fn baseline(postgres: &PostgresArgs, partition: Partition, fold: F, shutdown: CancellationToken) -> Self {
+        let whose = Whose { name: BASELINE.to_owned(), partitions: Partitions::Only(vec![partition]) };
+        Self::in_role(whose, Role::Baseline, postgres, None, fold, shutdown)
     }
 
     fn in_role(
-        name: &str,
+        whose: Whose,
         role: Role,
         postgres: &PostgresArgs,
-        stream: &StreamArgs,
+        stream: Option<StreamArgs>,
         fold: F,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
-            key: CheckpointKey { name: name.to_owned(), partition: stream.partition() },
+            whose,
             postgres: postgres.database_url.clone(),
+            reader: StreamReader::new(stream.as_ref().map(|stream| &stream.redis_url)),
+            stream,
             role,
             shutdown,
-            fold,
+            folds: vec![fold],
             session: None,
-            loaded: None,
-            stream: StreamReader::new(stream),
+            parts: Vec::new(),
+            clock: Clock::default(),
+            crash_count: 0,
             was_registered: false,
-            counts: Counts::default(),
-            rejected_to: EntryId { offset: 0, copy: 0 },
         }
     }
 
-    /// The last committed offset that this process knows of, and the state at that offset.
+    /// The last committed offset of the first partition that it folds, as far as this process knows, and the state at that offset.
     pub fn state(&self) -> Option<(i64, &F)> {
-        self.loaded.as_ref().map(|loaded| (loaded.last_offset(), &self.fold))
+        let loaded = self.parts.first()?.loaded.as_ref()?;
+        Some((loaded.last_offset(), &self.folds[0]))
     }
 
-    /// Whether the stream could be read when it was last tried.
-    pub(crate) fn reads_stream(&self) -> bool {
-        self.stream.is_readable()
+    /// In each partition: the last committed offset, the state at that offset, and the work of the last step.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (&Part, i64, &F)> {
+        self.parts.iter().enumerate().filter_map(|(index, part)| {
+            let last_offset = part.loaded.as_ref()?.last_offset();
+            Some((part, last_offset, &self.folds[part::fold_of(index, self.folds.len())]))
+        })
     }
 
-    /// Waits up to `block` for entries (not at all if `None`), folds at most 1000 of them, and commits. If the stream has
-    /// nothing to offer, or is away, the records that Postgres has beyond the checkpoint are read from there.
+    /// Whether every stream could be read when it was last tried.
+    pub(crate) fn reads_streams(&self) -> bool {
+        self.reader.is_readable()
+    }
+
+    /// Waits up to `block` for entries (not at all if `None`), folds at most some 1000 of them, and commits. If the streams have
+    /// nothing to offer, or are away, the records that Postgres has beyond the checkpoints are read from there.
     ///
     /// # Errors
     /// A server is away, or an [`Interruption`]. Nothing is lost or counted twice: the next call loads the last commit.
@@ -110,8 +134,8 @@ impl<F: Fold> Consumer<F> {
         self.forget_if_failed(step).await
     }
 
-    /// Folds from Postgres alone, up to `last_offset` and at most ten pages of 1000 records. Returns whether it reached
-    /// `last_offset`.
+    /// Folds the first of its partitions from Postgres alone, up to `last_offset` and at most ten pages of 1000 records. Returns
+    /// whether it reached `last_offset`.
     ///
     /// # Errors
     /// As [`run_once`](Self::run_once).
@@ -122,47 +146,64 @@ impl<F: Fold> Consumer<F> {
 
     async fn step(&mut self, fault: Fault, block: Option<Duration>) -> Result<Progress> {
         let shutdown = self.shutdown.clone();
-        let mut reading = self.load(fault, block).await?;
-        let page = reading.read_page(&shutdown).await?;
-        if !shutdown.is_cancelled() {
-            reading.fold_page(page).await?;
-        }
-        Ok(reading.committer.progress)
+        let mut step = self.load(fault, block).await?;
+        step.run(&shutdown).await?;
+        Ok(step.committers.progress())
     }
 
     async fn step_up_to(&mut self, last_offset: i64) -> Result<bool> {
-        self.load(Fault::None, None).await?.committer.heal(last_offset).await
+        self.load(Fault::None, None).await?.committers.of(0).heal(last_offset, HEAL_PAGES_MAX).await
     }
 
-    /// Connects, registers and loads the last commit, as far as needed.
-    async fn load(&mut self, fault: Fault, block: Option<Duration>) -> Result<Reading<'_, F>> {
-        let session = match self.session.take() {
-            Some(session) => session,
-            None => {
-                self.loaded = None;
-                ConsumerSession::connect(&self.postgres, &self.key.name).await?
-            }
-        };
-        let session = self.session.insert(session);
-        let loaded = match self.loaded.take() {
-            Some(loaded) => loaded,
-            None => {
-                let role = (!self.was_registered).then_some(self.role);
-                Loaded::load(&mut session.client, &mut self.fold, &self.key, role).await?
-            }
-        };
-        self.was_registered = true;
-        let committer = Committer {
-            key: &self.key,
+    /// Connects, registers and loads the last commits, as far as needed.
+    async fn load(&mut self, fault: Fault, block: Option<Duration>) -> Result<Step<'_, F>> {
+        if self.session.is_none() {
+            let (session, identity) = ConsumerSession::connect(&self.postgres, &self.whose.name).await?;
+            self.adopt(&identity)?;
+            self.session = Some(session);
+        }
+        let session = self.session.as_mut().expect("it was just opened");
+        if self.parts.iter().any(|part| part.loaded.is_none()) {
+            let role = (!self.was_registered).then_some(self.role);
+            loaded::load(&mut session.client, &mut self.folds, &mut self.parts, &self.whose, role).await?;
+            self.was_registered = true;
+        }
+        self.parts.iter_mut().for_each(|part| part.progress = Progress::default());
+        let committers = Committers {
+            name: &self.whose.name,
             guard: Guard::of(self.role),
-            fold: &mut self.fold,
+            parts: &mut self.parts,
+            folds: &mut self.folds,
             session,
-            loaded: self.loaded.insert(loaded),
-            counts: &mut self.counts,
+            crash_count: &mut self.crash_count,
             fault,
-            progress: Progress::default(),
         };
-        Ok(Reading { committer, stream: &mut self.stream, rejected_to: &mut self.rejected_to, block })
+        Ok(Step { committers, reader: &mut self.reader, clock: &mut self.clock, block })
+    }
+
+    /// Takes up what the log says of itself: which partitions there are, and the keys of their streams. Nothing is loaded then.
+    ///
+    /// # Errors
+    /// An [`UnknownPartition`](pglog::UnknownPartition).
+    fn adopt(&mut self, identity: &Identity) -> Result<()> {
+        let partitions = self.whose.partitions.of(identity.partitions)?;
+        let stream = self.stream.as_ref().map(|stream| stream.stream(identity));
+        let keys = partitions.iter().filter_map(|partition| Some(stream.as_ref()?.key(*partition))).collect();
+        self.reader.read_keys(keys);
+        let is_cut = identity.partitions.number() > 1;
+        let is_known = self.parts.iter().map(|part| part.key.partition).eq(partitions.iter().copied());
+        if is_known {
+            self.parts.iter_mut().for_each(|part| part.loaded = None);
+            return Ok(());
+        }
+        self.parts = partitions.into_iter().map(|partition| Part::new(&self.whose.name, partition, is_cut)).collect();
+        self.folds.truncate(1);
+        while self.folds.len() < self.parts.len()
+            && let Some(sibling) = self.folds[0].sibling()
+        {
+            self.folds.push(sibling);
+        }
+        Ok(())
     }
 
     /// After a failure nothing in memory is trusted, and after silence no connection either.
@@ -176,16 +217,14 @@ impl<F: Fold> Consumer<F> {
     }
 
     async fn forget(&mut self, error: &Error, was_silent: bool) {
-        self.loaded = None;
-        // Entries that were counted and not committed will be met, and counted, again.
-        self.counts = Counts { crash_count: self.counts.crash_count, ..Counts::default() };
+        self.parts.iter_mut().for_each(Part::forget);
         if matches!(error.downcast_ref(), Some(Interruption::Crash)) {
-            self.counts.crash_count += 1;
+            self.crash_count += 1;
         }
         let Some(session) = &mut self.session else { return };
         if was_silent || session.client.is_closed() {
             self.session = None;
-            self.stream.disconnect();
+            self.reader.disconnect();
         } else if session.roll_back().await.is_err() {
             self.session = None;
         }

@@ -3,9 +3,10 @@
 
 use anyhow::{Context, Result, ensure};
 use deadpool_postgres::{ClientWrapper as Client, Transaction};
-use pglog::{Partition, Record, Session};
+use pglog::{Partition, Partitions, Record, Session};
 use tokio_postgres::Row;
 
+use crate::advice::Whose;
 use crate::checkpoint;
 use crate::fold::{CheckpointKey, Rejection};
 use crate::kind::{Fold, Kind};
@@ -68,12 +69,13 @@ pub async fn replay<F: Fold>(
     let registration = checkpoint::lock(&tx, &key).await?;
     let registration =
         registration.with_context(|| format!("no consumer {name:?} is registered in partition {partition}"))?;
-    if claim(&key, registration.fold.as_ref(), fold)? == Claim::Unclaimed {
+    let whose = Whose { name: name.to_owned(), partitions: Partitions::All };
+    if claim(&whose, registration.fold.as_ref(), fold)? == Claim::Unclaimed {
         checkpoint::note_fold(&tx, fold.id(), &key).await?;
     }
     let Some(row) = find(&tx, name, partition, offset).await? else { return Ok(Replay::NotThere) };
     let (object, action, data) = (row.get(0), row.get(1), row.get(2));
-    let record = Record { offset, token: 0, object, action, data, staged_at_us: 0, traceparent: None };
+    let record = Record { partition, offset, token: 0, object, action, data, staged_at_us: 0, traceparent: None };
     fold.restore(registration.state.as_deref())?;
     fold.begin_page();
     let applied = if fold.takes(record.object, record.action) {

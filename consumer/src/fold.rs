@@ -30,7 +30,8 @@ impl fmt::Display for FoldId {
     }
 }
 
-/// A fold with one small state, for example a total. The state is stored as JSON in the row of the checkpoint, so that one
+/// A fold with one small state, for example a total. Each partition of the log has a state of its own, so a total over the whole
+/// log is the sum of the states of all partitions. The state is stored as JSON in the row of the checkpoint, so that one
 /// statement moves both (I5).
 ///
 /// The JSON has at most [`STATE_LEN_MAX`] bytes. Write 64-bit numbers that are no amounts, such as digests, as strings:
@@ -106,7 +107,8 @@ pub trait RowFold: Default + Send + Sync + 'static {
     fn statements(&mut self, key: &CheckpointKey) -> Vec<Statement>;
 }
 
-/// A fold that keeps a model outside of Postgres, for example documents in Redis. No transaction changes both places, so the
+/// A fold that keeps a model outside of Postgres, for example documents in Redis. One such fold serves all partitions: it gets
+/// page after page, each of one partition. No transaction changes both places, so the
 /// model is changed first, and the checkpoint moves after it. The records of a page may be folded again after a crash.
 ///
 /// The model may be lost, or put back to an older state. So the fold keeps in it, beside the data, how far the data is
@@ -143,11 +145,12 @@ pub trait ModelFold: Send + Sync + 'static {
     /// A server is away, or does not have what was known about it. The page is folded again.
     fn settle(&mut self, client: &Client, page: PageEnd) -> impl Future<Output = anyhow::Result<()>> + Send;
 
-    /// One bounded unit of upkeep, between two pages. Returns when the next one is due: at once, if the time is zero.
+    /// One bounded unit of upkeep, between two pages. `places` has the place in each partition that the consumer folds. Returns
+    /// when the next unit is due: at once, if the time is zero.
     ///
     /// # Errors
     /// As [`settle`](Self::settle).
-    fn tend(&mut self, client: &Client, place: LogPlace) -> impl Future<Output = anyhow::Result<Duration>> + Send;
+    fn tend(&mut self, client: &Client, places: &[LogPlace]) -> impl Future<Output = anyhow::Result<Duration>> + Send;
 }
 
 /// A consumer's place in the log: the partition and the checkpoint.
@@ -286,8 +289,16 @@ mod tests {
             name: String,
         }
         let read = |data| {
-            let record =
-                Record { offset: 1, token: 1, object: "a", action: "b", data, staged_at_us: 0, traceparent: None };
+            let record = Record {
+                partition: Partition::FIRST,
+                offset: 1,
+                token: 1,
+                object: "a",
+                action: "b",
+                data,
+                staged_at_us: 0,
+                traceparent: None,
+            };
             read_object::<Named>(&record, "a name").map(|named| named.name)
         };
         let deep = format!(

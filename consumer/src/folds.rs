@@ -23,7 +23,8 @@ pub const FOLDS: Registry = Registry(&[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fold::{CheckpointKey, RowFold};
+    use crate::advice::Whose;
+    use crate::fold::RowFold;
     use crate::kind::{Rows, State};
     use crate::registry::{Claim, claim};
 
@@ -38,7 +39,7 @@ mod tests {
     #[test]
     fn a_fold_goes_on_with_its_own_state_only() {
         let registered = |name: &str, version| Some((name.to_owned(), version));
-        let a = CheckpointKey { name: "a".to_owned(), partition: pglog::Partition::FIRST };
+        let a = Whose { name: "a".to_owned(), partitions: pglog::Partitions::All };
         let (distance, history) = (State::<DistanceFold>::default(), Rows::<HistoryFold>::default());
         assert!(matches!(claim(&a, registered("distance", 1).as_ref(), &distance), Ok(Claim::Own)));
         assert!(matches!(claim(&a, None, &Rows::<ReceiptsFold>::default()), Ok(Claim::Unclaimed)));

@@ -69,12 +69,20 @@ pub trait Fold: Send + Sync {
     }
 
     /// As [`ModelFold::tend`]. Nothing if the fold has no model.
-    fn tend<'a>(&'a mut self, _: &'a Client, _: LogPlace) -> ModelWork<'a, Duration> {
+    fn tend<'a>(&'a mut self, _: &'a Client, _: &'a [LogPlace]) -> ModelWork<'a, Duration> {
         Box::pin(ready(Ok(Duration::MAX)))
     }
 
     /// The result in a few words, for the log line of a batch.
     fn summary(&self) -> String;
+
+    /// A fold of the same kind in its first state, for a further partition. `None`: this one serves all partitions.
+    fn sibling(&self) -> Option<Self>
+    where
+        Self: Sized;
+
+    /// The [`sibling`](Self::sibling) in a box.
+    fn boxed_sibling(&self) -> Option<Box<dyn Fold>>;
 }
 
 /// Where a fold keeps what it derives.
@@ -137,6 +145,14 @@ impl<F: StateFold> Fold for State<F> {
     fn summary(&self) -> String {
         self.0.summary()
     }
+
+    fn sibling(&self) -> Option<Self> {
+        Some(Self(F::default()))
+    }
+
+    fn boxed_sibling(&self) -> Option<Box<dyn Fold>> {
+        Some(Box::new(Self(F::default())))
+    }
 }
 
 /// A [`RowFold`] for the loop.
@@ -184,6 +200,14 @@ impl<F: RowFold> Fold for Rows<F> {
 
     fn summary(&self) -> String {
         format!("{} noted", F::ID.name)
+    }
+
+    fn sibling(&self) -> Option<Self> {
+        Some(Self(F::default()))
+    }
+
+    fn boxed_sibling(&self) -> Option<Box<dyn Fold>> {
+        Some(Box::new(Self(F::default())))
     }
 }
 
@@ -234,12 +258,21 @@ impl<F: ModelFold> Fold for Model<F> {
         Box::pin(self.0.settle(client, page))
     }
 
-    fn tend<'a>(&'a mut self, client: &'a Client, place: LogPlace) -> ModelWork<'a, Duration> {
-        Box::pin(self.0.tend(client, place))
+    fn tend<'a>(&'a mut self, client: &'a Client, places: &'a [LogPlace]) -> ModelWork<'a, Duration> {
+        Box::pin(self.0.tend(client, places))
     }
 
     fn summary(&self) -> String {
         format!("{} certain", F::ID.name)
+    }
+
+    /// A model is one, whatever the partition of the records that put a part of it out of date.
+    fn sibling(&self) -> Option<Self> {
+        None
+    }
+
+    fn boxed_sibling(&self) -> Option<Box<dyn Fold>> {
+        None
     }
 }
 
@@ -289,11 +322,19 @@ impl Fold for Box<dyn Fold + '_> {
         (**self).settle(client, page)
     }
 
-    fn tend<'a>(&'a mut self, client: &'a Client, place: LogPlace) -> ModelWork<'a, Duration> {
-        (**self).tend(client, place)
+    fn tend<'a>(&'a mut self, client: &'a Client, places: &'a [LogPlace]) -> ModelWork<'a, Duration> {
+        (**self).tend(client, places)
     }
 
     fn summary(&self) -> String {
         (**self).summary()
+    }
+
+    fn sibling(&self) -> Option<Self> {
+        self.boxed_sibling()
+    }
+
+    fn boxed_sibling(&self) -> Option<Box<dyn Fold>> {
+        (**self).boxed_sibling()
     }
 }

@@ -25,6 +25,15 @@ impl<'a> Letters<'a> {
         self.reasons.push(rejection.stored());
     }
 
+    /// Adds those of another partition.
+    pub fn append(&mut self, others: &Self) {
+        self.offsets.extend(&others.offsets);
+        self.objects.extend(&others.objects);
+        self.actions.extend(&others.actions);
+        self.data.extend(&others.data);
+        self.reasons.extend(others.reasons.iter().cloned());
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.offsets.len()

@@ -64,6 +64,7 @@ pub use outcome::{Interruption, Progress};
 pub use registry::{NewFold, Registry, model_fold, row_fold, state_fold};
 
 use administer::administer;
+pub use advice::Whose;
 use work::Folding;
 
 /// A consumer whose steps do not succeed, or which cannot read the stream, for so long is not ready.
@@ -126,7 +127,7 @@ async fn run_fold(config: Config, fold: Box<dyn Fold>, health: &Health, shutdown
         consumer = config.name,
         fold = %fold.id(),
         stream = ?config.stream,
-        partition = config.stream.partition().number(),
+        partitions = %config.stream.partitions,
         fault_rate = config.fault.fault_rate,
         fault_seed = faults.seed(),
         "consumer started"
@@ -135,10 +136,10 @@ async fn run_fold(config: Config, fold: Box<dyn Fold>, health: &Health, shutdown
     let injection = Injection::new(faults, health.orders());
     let last = health.is_served().then(|| metrics::start(health, &config, health.pulse("postgres", AGE_MAX)));
     let consumer = Consumer::new(&config, fold, shutdown.clone());
-    let key = CheckpointKey { name: config.name, partition: config.stream.partition() };
-    let mut folding = Folding { consumer, stream, last, key, is_draining: config.drain };
+    let whose = Whose { name: config.name, partitions: config.stream.partitions };
+    let mut folding = Folding { consumer, stream, last, whose, is_draining: config.drain };
     process::ready();
     repeat_with_faults(&mut folding, Until::drained(config.drain), &steps, injection, &shutdown).await?;
-    info!(consumer = folding.key.name, "consumer stopped");
+    info!(consumer = folding.whose.name, "consumer stopped");
     Ok(())
 }

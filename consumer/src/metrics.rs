@@ -1,15 +1,23 @@
 //! The consumer's metrics: its counters, and how far it is behind the log.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use monitor::{Health, Pulse, Unit, counter, declare_counter, declare_gauge, describe_histogram, gauge, histogram};
+use anyhow::Result;
+use deadpool_postgres::ClientWrapper as Client;
+use monitor::{Health, Pulse, Unit, counter, declare_counter, describe_gauge, describe_histogram, gauge, histogram};
+use pglog::{Partition, Place};
 
 use crate::config::Config;
 use crate::outcome::Progress;
 
-/// The checkpoint that was committed last, and when.
-pub(crate) type LastCommit = Arc<Mutex<Option<(i64, Instant)>>>;
+const LAG_RECORDS: &str = "rocket_rides_lag_records";
+const LAG_SECONDS: &str = "rocket_rides_lag_seconds";
+const COMMIT_TO_FOLD: &str = "rocket_rides_commit_to_fold_seconds";
+
+/// The checkpoint of each partition that was committed last, and when.
+pub(crate) type LastCommits = Arc<Mutex<BTreeMap<Partition, (i64, Instant)>>>;
 
 /// Only a commit of the last second is measured, so that each is measured once: Postgres is asked every second.
 const MEASURED_WITHIN: Duration = Duration::from_secs(1);
@@ -25,7 +33,7 @@ const TRIAL: [&str; 3] = [
 
 /// Describes the metrics, and begins to measure how far the consumer is behind. `pulse` beats while
 /// commits can be made.
-pub(crate) fn start(health: &Health, config: &Config, pulse: Pulse) -> LastCommit {
+pub(crate) fn start(health: &Health, config: &Config, pulse: Pulse) -> LastCommits {
     let labels = [("consumer", config.name.as_str())];
     for (name, help) in [
         ("rocket_rides_records_applied_total", "Records folded into the state"),
@@ -39,37 +47,49 @@ pub(crate) fn start(health: &Health, config: &Config, pulse: Pulse) -> LastCommi
     ] {
         declare_counter(name, help, &labels);
     }
-    declare_gauge("rocket_rides_lag_records", "Records that have an offset and are not folded yet", &labels);
-    declare_gauge("rocket_rides_lag_seconds", "How long the first of these records has waited", &labels);
+    describe_gauge!(LAG_RECORDS, "Records of a partition that have an offset and are not folded yet");
+    describe_gauge!(LAG_SECONDS, Unit::Seconds, "How long the first of these records has waited");
     describe_histogram!(
-        "rocket_rides_commit_to_fold_seconds",
+        COMMIT_TO_FOLD,
         Unit::Seconds,
-        "From when a record was staged until it was in the committed state; one record a second at most"
+        "From when a record was staged until it was in the committed state; one record a second and partition at most"
     );
-    let last = LastCommit::default();
-    let (shared, partition, name) = (Arc::clone(&last), config.stream.partition(), config.name.clone());
+    let last = LastCommits::default();
+    let (shared, name) = (Arc::clone(&last), config.name.clone());
     health.ask_postgres(&config.postgres.database_url, pulse, move |client| {
-        let (last, name) = (*shared.lock().unwrap_or_else(PoisonError::into_inner), name.clone());
+        let (last, name) = (shared.lock().unwrap_or_else(PoisonError::into_inner).clone(), name.clone());
         Box::pin(async move {
-            if let Some((last_offset, at)) = last {
-                let lag = pglog::lag(client, partition, last_offset, at.elapsed()).await?;
-                gauge!("rocket_rides_lag_records", "consumer" => name.clone()).set(lag.record_count as f64);
-                gauge!("rocket_rides_lag_seconds", "consumer" => name.clone()).set(lag.waiting_s);
-                if let Some(taken_s) = lag.taken_s.filter(|_| at.elapsed() <= MEASURED_WITHIN) {
-                    histogram!("rocket_rides_commit_to_fold_seconds", "consumer" => name).record(taken_s);
-                }
-            }
+            tell_lags(client, &last, &name).await?;
             monitor::try_statements(client, &TRIAL).await
         })
     });
     last
 }
 
-/// Notes the checkpoint, if it has moved.
-pub(crate) fn set_checkpoint(last: &LastCommit, last_offset: i64) {
+/// Measures how far the consumer is behind in all partitions, by one statement.
+async fn tell_lags(client: &Client, last: &BTreeMap<Partition, (i64, Instant)>, name: &str) -> Result<()> {
+    let places: Vec<Place> = last
+        .iter()
+        .map(|(partition, (offset, at))| Place { partition: *partition, offset: *offset, since: at.elapsed() })
+        .collect();
+    for (Place { partition, since, .. }, lag) in places.iter().zip(pglog::lags(client, &places).await?) {
+        let labels = [("consumer", name.to_owned()), ("partition", partition.to_string())];
+        gauge!(LAG_RECORDS, &labels).set(lag.record_count as f64);
+        gauge!(LAG_SECONDS, &labels).set(lag.waiting_s);
+        if let Some(taken_s) = lag.taken_s.filter(|_| *since <= MEASURED_WITHIN) {
+            histogram!(COMMIT_TO_FOLD, "consumer" => name.to_owned()).record(taken_s);
+        }
+    }
+    Ok(())
+}
+
+/// Notes the checkpoints that have moved.
+pub(crate) fn set_checkpoints(last: &LastCommits, places: impl Iterator<Item = (Partition, i64)>) {
     let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-    if last.is_none_or(|(before, _)| before != last_offset) {
-        *last = Some((last_offset, Instant::now()));
+    for (partition, last_offset) in places {
+        if last.get(&partition).is_none_or(|(before, _)| *before != last_offset) {
+            last.insert(partition, (last_offset, Instant::now()));
+        }
     }
 }
 

@@ -2,27 +2,27 @@
 
 use std::fmt;
 
-use crate::advice::command;
-use crate::fold::{CheckpointKey, FoldId};
+use crate::advice::Whose;
+use crate::fold::FoldId;
 
 /// A consumer is registered with another fold than that of the program.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct OtherFold {
-    key: CheckpointKey,
+    whose: Whose,
     registered: Option<(String, i32)>,
     program: FoldId,
 }
 
 impl OtherFold {
-    pub(crate) fn new(key: &CheckpointKey, registered: Option<&(String, i32)>, program: FoldId) -> Self {
-        Self { key: key.clone(), registered: registered.cloned(), program }
+    pub(crate) fn new(whose: &Whose, registered: Option<&(String, i32)>, program: FoldId) -> Self {
+        Self { whose: whose.clone(), registered: registered.cloned(), program }
     }
 }
 
 impl fmt::Display for OtherFold {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, registered, program } = self;
-        let name = &key.name;
+        let Self { whose, registered, program } = self;
+        let name = &whose.name;
         match registered {
             None => write!(
                 out,
@@ -34,8 +34,8 @@ impl fmt::Display for OtherFold {
                 "consumer {name} is registered with fold {fold} version {version}, and this program has version {}: start a \
                  consumer with another name beside it ({}), and unregister this one when the new one has caught up ({})",
                 program.version,
-                command(&CheckpointKey { name: "NEW".to_owned(), ..*key }, &["--fold", fold, "--from", "start"]),
-                command(key, &["--unregister"])
+                Whose { name: "NEW".to_owned(), ..whose.clone() }.command(&["--fold", fold, "--from", "start"]),
+                whose.command(&["--unregister"])
             ),
             Some((fold, version)) => write!(
                 out,

@@ -1,7 +1,9 @@
 //! The results of one step of a consumer: progress, or a reason to start over from the last commit.
 
-use crate::advice::command;
-use crate::fold::{CheckpointKey, FoldId, STATE_LEN_MAX};
+use pglog::Partition;
+
+use crate::advice::Whose;
+use crate::fold::{FoldId, STATE_LEN_MAX};
 
 /// A reason to start over from the last commit that is no failure of a server.
 #[derive(Debug, thiserror::Error)]
@@ -30,11 +32,11 @@ pub enum Interruption {
     #[error(
         "consumer {} was unregistered, and does not come back by itself. To register it anew, run {}, or begin with the state \
          of a consumer OTHER of the same fold ({}). Then start it again",
-        key.name, command(key, &["--fold", fold.name, "--register"]), command(key, &["--copy-from", "OTHER"])
+        whose.name, whose.command(&["--fold", fold.name, "--register"]), whose.command(&["--copy-from", "OTHER"])
     )]
     StaysUnregistered {
         /// The consumer.
-        key: CheckpointKey,
+        whose: Whose,
         /// Its fold.
         fold: FoldId,
     },
@@ -43,15 +45,17 @@ pub enum Interruption {
     OtherFold(#[from] crate::other_fold::OtherFold),
     /// A consumer that begins here would lack records.
     #[error(
-        "consumer {} cannot begin at offset {}: records before {first_retained} are reaped, and the history does not have \
+        "consumer {} cannot begin at offset {} of partition {partition}: records before {first_retained} are reaped, and the history does not have \
          all of them. Begin with the state of a consumer OTHER of the same fold ({}). A fold with rows can also leave out the \
          reaped records ({})",
-        key.name, last_offset + 1, command(key, &["--copy-from", "OTHER"]),
-        command(key, &["--fold", fold.name, "--from", "retained"])
+        whose.name, last_offset + 1, whose.command(&["--copy-from", "OTHER"]),
+        whose.command(&["--fold", fold.name, "--from", "retained"])
     )]
     Gone {
         /// The consumer.
-        key: CheckpointKey,
+        whose: Whose,
+        /// The partition that lacks records.
+        partition: Partition,
         /// Its fold.
         fold: FoldId,
         /// Where it was to begin: its checkpoint.
@@ -164,6 +168,19 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Adds the work in another partition.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.applied_count += other.applied_count;
+        self.passed_count += other.passed_count;
+        self.dead_letter_count += other.dead_letter_count;
+        self.healed_count += other.healed_count;
+        self.duplicate_count += other.duplicate_count;
+        self.rejected_count += other.rejected_count;
+        self.blocked |= other.blocked;
+        self.is_searching |= other.is_searching;
+        self.is_tending |= other.is_tending;
+    }
+
     /// Records by which the checkpoint moved.
     pub fn record_count(&self) -> usize {
         self.applied_count + self.passed_count + self.dead_letter_count

@@ -4,8 +4,9 @@
 use std::fmt;
 
 use anyhow::{Context, Result, bail};
-use pglog::Session;
+use pglog::{Partitions, Session};
 
+use crate::advice::Whose;
 use crate::checkpoint;
 use crate::fold::{CheckpointKey, ModelFold, RowFold, StateFold};
 use crate::kind::{Fold, Kind, Model, Rows, State};
@@ -62,15 +63,16 @@ impl Registry {
         let registration = checkpoint::find(session, key).await?;
         let registration =
             registration.with_context(|| format!("no consumer {name:?} is registered in partition {partition}"))?;
+        let whose = Whose { name: name.clone(), partitions: Partitions::All };
         let Some((registered, _)) = &registration.fold else {
-            return Err(OtherFold::new(key, None, self.first().id()).into());
+            return Err(OtherFold::new(&whose, None, self.first().id()).into());
         };
         let Ok(fold) = self.find(registered) else {
             bail!(
                 "consumer {name} has a fold of another program, {registered}: use that program, because this one has only {self}"
             );
         };
-        claim(key, registration.fold.as_ref(), &fold)?;
+        claim(&whose, registration.fold.as_ref(), &fold)?;
         Ok(fold)
     }
 }
@@ -95,15 +97,11 @@ pub(crate) enum Claim {
 ///
 /// # Errors
 /// It may not: the state is not its own.
-pub(crate) fn claim(
-    key: &CheckpointKey,
-    registered: Option<&(String, i32)>,
-    fold: &impl Fold,
-) -> Result<Claim, OtherFold> {
+pub(crate) fn claim(whose: &Whose, registered: Option<&(String, i32)>, fold: &impl Fold) -> Result<Claim, OtherFold> {
     let id = fold.id();
     match (registered, fold.kind()) {
         (Some((fold, version)), _) if fold == id.name && *version == id.version => Ok(Claim::Own),
         (None, Kind::Rows { owns_unnamed: true, .. }) => Ok(Claim::Unclaimed),
-        (registered, _) => Err(OtherFold::new(key, registered, id)),
+        (registered, _) => Err(OtherFold::new(whose, registered, id)),
     }
 }

@@ -1,111 +1,189 @@
-//! The stream as a consumer reads it: page after page, with pauses while Redis is away.
+//! The streams as a consumer reads them: page after page, with pauses while Redis is away.
+//!
+//! One Redis server is asked for all streams by one read, over one connection. In a Redis Cluster a read can have streams of one
+//! hash slot only. There each stream has a connection of its own, which is opened in the background: a node that is away holds back
+//! its own streams, and no others.
 //!
 //! The stream is only the fast way to the records. If it cannot be read, the consumer reads Postgres meanwhile (I6).
 
+use std::future::pending;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bytes::Bytes;
-use common::backoff::Backoff;
-use common::shutdown::{CancellationToken, sleep_or_stop};
-use stream::StreamArgs;
+use common::shutdown::CancellationToken;
+use futures_util::future::FutureExt;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use stream::Servers;
 use stream::codec::EntryId;
+use stream::resp::{Element, Elements};
+use tokio::time::sleep_until;
 
-use crate::tail::{PAGE_LEN_MAX, Tail};
+use crate::tail::{Reply, Tail};
 
-/// The longest wait between two attempts while Redis is away.
-const RETRY_WAIT_MAX: Duration = Duration::from_secs(2);
-
-/// How often Postgres is asked for more while Redis is given time to come back.
-const POLL_INTERVAL: Duration = Duration::from_millis(100);
-
-/// Reads one stream.
+/// Reads streams.
 pub(crate) struct StreamReader {
-    redis: redis::Client,
-    key: String,
-    tail: Option<Tail>,
-    backoff: Backoff,
-    /// Redis is away: when to try it again.
-    retry_at: Option<Instant>,
+    /// `None`: there is nothing to read.
+    servers: Option<Servers>,
+    /// The keys of the streams.
+    keys: Vec<String>,
+    tails: Vec<Tail>,
+}
+
+/// A tail has answered.
+pub(crate) struct Heard {
+    /// The index of the tail.
+    pub tail: usize,
+    /// For [`decode_xreads`](stream::codec::decode_xreads).
+    pub page: Result<Bytes>,
+}
+
+impl Heard {
+    /// Whether the streams have nothing new.
+    pub fn is_nil(&self) -> bool {
+        self.page.as_ref().is_ok_and(|page| Elements::of(page).next() == Some(Element::Nil))
+    }
 }
 
 impl StreamReader {
-    /// Connects when first used.
-    pub fn new(args: &StreamArgs) -> Self {
-        Self {
-            redis: args.redis_url.first().clone(),
-            key: args.key(),
-            tail: None,
-            backoff: Backoff::up_to(RETRY_WAIT_MAX),
-            retry_at: None,
+    /// A reader of no stream yet.
+    pub fn new(servers: Option<&Servers>) -> Self {
+        Self { servers: servers.cloned(), keys: Vec::new(), tails: Vec::new() }
+    }
+
+    /// Reads the streams under these keys from now on.
+    pub fn read_keys(&mut self, keys: Vec<String>) {
+        if self.keys != keys {
+            self.keys = keys;
+            let is_cluster = self.servers.as_ref().is_some_and(Servers::is_cluster);
+            self.tails = if is_cluster { self.tail_per_stream() } else { vec![Tail::new(0..self.keys.len())] };
         }
     }
 
-    /// Whether the stream could be read when it was last tried.
+    fn tail_per_stream(&self) -> Vec<Tail> {
+        (0..self.keys.len()).map(|index| Tail::new(index..index + 1)).collect()
+    }
+
+    /// Whether all streams could be read when they were last tried.
     pub fn is_readable(&self) -> bool {
-        self.retry_at.is_none()
+        self.tails.iter().all(Tail::is_readable)
     }
 
-    /// The page after `position`, for [`decode_xread`](stream::codec::decode_xread); waits for entries up to `block`. `None`
-    /// while Redis is given time to come back, and when the shutdown begins.
-    ///
-    /// # Errors
-    /// Redis is away. Call [`note_failure`](Self::note_failure).
-    pub async fn read(
+    /// Whether this stream could be read when it was last tried.
+    pub fn reads(&self, stream: usize) -> bool {
+        self.tails.iter().any(|tail| tail.streams.contains(&stream) && tail.is_readable())
+    }
+
+    /// The index of the stream with this key, among those of a tail.
+    pub fn stream_of(&self, tail: usize, key: &[u8]) -> Option<usize> {
+        self.streams_of(tail).find(|index| self.keys[*index].as_bytes() == key)
+    }
+
+    /// The streams that a tail reads.
+    pub fn streams_of(&self, tail: usize) -> Range<usize> {
+        self.tails[tail].streams.clone()
+    }
+
+    /// The most entries of one stream in a page of a tail.
+    pub fn len_max(&self, tail: usize) -> usize {
+        self.tails[tail].len_max()
+    }
+
+    /// Pages after these positions, of which there is one per stream. With `block` it waits for entries, until the time `until` or
+    /// until the shutdown begins, and returns what has arrived by then. If there is one stream, the wait ends after `block`, too.
+    /// Without `block` it waits for the answer of each tail that is not away.
+    pub async fn pages(
         &mut self,
-        position: EntryId,
+        positions: &[EntryId],
         block: Option<Duration>,
+        until: Option<Instant>,
         shutdown: &CancellationToken,
-    ) -> Result<Option<Bytes>> {
-        if self.retry_at.is_some_and(|retry_at| Instant::now() < retry_at) {
-            if block.is_some() {
-                sleep_or_stop(POLL_INTERVAL, shutdown).await;
+    ) -> Vec<Heard> {
+        loop {
+            let replies = self.replies(positions, block, until, shutdown).await;
+            if replies.iter().any(|(_, reply)| matches!(reply, Ok(Reply::IsCluster))) {
+                self.tails = self.tail_per_stream();
+                continue;
             }
-            return Ok(None);
+            let heard = replies.into_iter().filter_map(|(tail, reply)| match reply {
+                Ok(Reply::Page(page)) => Some(Heard { tail, page: Ok(page) }),
+                Ok(Reply::IsCluster) => None,
+                Err(error) => Some(Heard { tail, page: Err(error) }),
+            });
+            let heard: Vec<Heard> = heard.collect();
+            // Postgres is asked on a clock of its own, whether the streams are silent or not.
+            let is_silent = !heard.is_empty() && heard.iter().all(Heard::is_nil);
+            if is_silent && block.is_some() && self.keys.len() > 1 {
+                for Heard { tail, .. } in &heard {
+                    self.tails[*tail].note_success();
+                }
+                continue;
+            }
+            return heard;
         }
-        self.retry_at = None;
-        let tail = match self.tail.take().filter(|tail| tail.is_ready_for(position)) {
-            Some(tail) => tail,
-            None => Tail::connect(&self.redis, &self.key, block).await?,
-        };
-        let tail = self.tail.insert(tail);
-        tail.ask(position, block).await?;
+    }
+
+    async fn replies(
+        &mut self,
+        positions: &[EntryId],
+        block: Option<Duration>,
+        until: Option<Instant>,
+        shutdown: &CancellationToken,
+    ) -> Vec<(usize, Result<Reply>)> {
+        let Some(servers) = &self.servers else { return Vec::new() };
+        let keys = &self.keys;
+        let tails = self.tails.iter_mut().enumerate().filter(|(_, tail)| block.is_some() || !tail.is_pausing());
+        let mut reading: FuturesUnordered<_> = tails
+            .map(|(index, tail)| async move { (index, tail.page(servers, keys, positions, block).await) })
+            .collect();
+        if block.is_none() {
+            return tokio::select! {
+                replies = reading.collect::<Vec<_>>() => replies,
+                () = shutdown.cancelled() => Vec::new(),
+            };
+        }
         tokio::select! {
-            page = tail.page() => page.map(Some),
-            () = shutdown.cancelled() => Ok(None),
+            biased;
+            Some(first) = reading.next() => {
+                let mut replies = vec![first];
+                while let Some(Some(next)) = reading.next().now_or_never() {
+                    replies.push(next);
+                }
+                replies
+            }
+            () = wait_until(until) => Vec::new(),
+            () = shutdown.cancelled() => Vec::new(),
         }
     }
 
-    /// Asks for the page after `position`, where reading goes on if the page in hand, of `page_len` entries, can be
-    /// committed. Redis gathers it meanwhile. Does nothing if the page was asked for already.
-    pub async fn read_ahead(&mut self, position: EntryId, page_len: usize, block: Option<Duration>) {
+    /// Asks for the next page of a tail: see [`Tail::read_ahead`]. The page in hand is `full` if more entries are there for certain.
+    pub async fn read_ahead(&mut self, tail: usize, positions: &[EntryId], is_full: bool, block: Option<Duration>) {
         // A read that does not wait must not be answered before it is wanted, unless more entries are there for certain.
-        if block.is_none() && page_len < PAGE_LEN_MAX {
-            return;
-        }
-        if let Some(tail) = &mut self.tail
-            && tail.ask(position, block).await.is_err()
-        {
-            // The next read connects anew, and reports the error if it lasts.
-            self.tail = None;
+        if block.is_some() || is_full {
+            self.tails[tail].read_ahead(&self.keys, positions, block).await;
         }
     }
 
-    /// The page was one of ours: the wait after the next failure is short again.
-    pub fn note_success(&mut self) {
-        self.backoff.reset();
+    /// As [`Tail::note_success`].
+    pub fn note_success(&mut self, tail: usize) {
+        self.tails[tail].note_success();
     }
 
-    /// The page could not be read or decoded. Gives Redis time to come back, and returns how much.
-    pub fn note_failure(&mut self) -> Duration {
-        self.disconnect();
-        let wait = self.backoff.next_wait();
-        self.retry_at = Some(Instant::now() + wait);
-        wait
+    /// As [`Tail::note_failure`].
+    pub fn note_failure(&mut self, tail: usize, error: &anyhow::Error) -> Option<Duration> {
+        self.tails[tail].note_failure(error)
     }
 
-    /// Closes the connection. After a failed or overdue reply it is of no more use.
+    /// Closes all connections.
     pub fn disconnect(&mut self) {
-        self.tail = None;
+        self.tails.iter_mut().for_each(Tail::disconnect);
+    }
+}
+
+async fn wait_until(until: Option<Instant>) {
+    match until {
+        Some(until) => sleep_until(until.into()).await,
+        None => pending().await,
     }
 }

@@ -91,6 +91,13 @@ impl Tokens {
         }
         found
     }
+
+    /// Adds the ranges of another partition.
+    pub fn append(&mut self, others: &Self) {
+        self.first_offsets.extend(&others.first_offsets);
+        self.last_offsets.extend(&others.last_offsets);
+        self.tokens.extend(&others.tokens);
+    }
 }
 
 #[cfg(test)]
@@ -100,6 +107,7 @@ mod tests {
     #[test]
     fn records_of_one_batch_are_compared_once() {
         let record = |offset, token| Record {
+            partition: Partition::FIRST,
             offset,
             token,
             object: "ride",

@@ -9,9 +9,6 @@ use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
 use pglog::{Batch, Page, Partition, Reader};
 
-/// Records per pipeline. Enough to make round trips cheap, and a few hundred kilobytes at most.
-const PAGE_LEN_MAX: i64 = 1000;
-
 /// Where publishing goes on.
 pub(crate) struct Cursor {
     /// The offset of the first record that the stream does not have.
@@ -33,9 +30,9 @@ pub(crate) struct ReadyPage {
 }
 
 impl ReadyPage {
-    async fn read(reader: &mut Reader, client: &Client) -> Result<Self, pglog::Error> {
+    async fn read(reader: &mut Reader, client: &Client, len_max: i64) -> Result<Self, pglog::Error> {
         let start = reader.clone();
-        let page = reader.next_page(client, PAGE_LEN_MAX).await?;
+        let page = reader.next_page(client, len_max).await?;
         Ok(Self { page, start })
     }
 }
@@ -79,7 +76,7 @@ impl Cursor {
         }
     }
 
-    /// The records at `next_offset`: read ahead, or read now. `None` if there are none. `nearby` may stand a little before
+    /// The records at `next_offset`: read ahead, or at most `len_max` read now. `None` if there are none. `nearby` may stand a little before
     /// them; then the batch is not counted from its beginning.
     ///
     /// # Errors
@@ -88,29 +85,31 @@ impl Cursor {
         &mut self,
         client: &Client,
         partition: Partition,
-        nearby: &mut Option<Reader>,
+        len_max: i64,
+        nearby: impl FnOnce() -> Option<Reader>,
     ) -> Result<Option<ReadyPage>> {
         if let Some(ready) = self.ready.take() {
             return Ok(Some(ready));
         }
         let reader = match self.reader.take() {
             Some(reader) => reader,
-            None => match open_reader(client, partition, self.next_offset, nearby.take()).await? {
+            None => match open_reader(client, partition, self.next_offset, nearby()).await? {
                 Some(reader) => reader,
                 None => return Ok(None),
             },
         };
         let reader = self.reader.insert(reader);
-        let ready = ReadyPage::read(reader, client).await.context("reading records to publish")?;
+        let ready = ReadyPage::read(reader, client, len_max).await.context("reading records to publish")?;
         Ok((!ready.page.is_empty()).then_some(ready))
     }
 
-    /// Reads the page after the one that is being published, if there is one. An error is dropped here: the step that
-    /// needs the page reads it again, and meets the error if it lasts.
-    pub async fn read_ahead(&mut self, client: &Client) {
+    /// Reads the page after the one that is being published, if there is one and it is not read yet. An error is dropped here:
+    /// the step that needs the page reads it again, and meets the error if it lasts.
+    pub async fn read_ahead(&mut self, client: &Client, len_max: i64) {
         let head = self.head;
-        if let Some(reader) = self.reader.as_mut().filter(|reader| reader.next_offset() <= head) {
-            self.ready = ReadyPage::read(reader, client).await.ok().filter(|ready| !ready.page.is_empty());
+        let is_read = self.ready.is_some();
+        if let Some(reader) = self.reader.as_mut().filter(|reader| !is_read && reader.next_offset() <= head) {
+            self.ready = ReadyPage::read(reader, client, len_max).await.ok().filter(|ready| !ready.page.is_empty());
         }
     }
 

@@ -19,6 +19,16 @@ pub enum Fault {
     DieAfterPublish,
 }
 
+impl Fault {
+    /// Whether it concerns a page that is published.
+    pub(crate) fn is_of_a_page(self) -> bool {
+        match self {
+            Self::None | Self::DieAfterAssign => false,
+            Self::SendTwice | Self::ResendBatch | Self::DieMidPipeline | Self::DieAfterPublish => true,
+        }
+    }
+}
+
 impl Injectable for Fault {
     fn roll(dice: &mut Dice) -> Self {
         if !dice.strikes() {

@@ -3,7 +3,7 @@
 //! The stream is of this log while every entry carries the token of the batch that holds its offset. It is not when
 //! another program appended to it, or when Postgres was restored from a backup and the stream is ahead of it.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use deadpool_postgres::ClientWrapper as Client;
 use pglog::Partition;
 use stream::codec::DecodeError;
@@ -12,7 +12,7 @@ use stream::hash_tag;
 use stream::resp::{Commands, Element, Elements};
 use stream::wire::Wire;
 
-use crate::refusal::classify_refusal;
+use crate::refusal::{Refusal, classify_refusal};
 
 /// Streams that are kept aside. A program that writes into the stream again and again would fill Redis otherwise.
 const ASIDE_LEN_MAX: usize = 10;
@@ -55,33 +55,41 @@ pub(crate) async fn has_foreign_entry(end: &StreamEnd, client: &Client, partitio
     Ok(token.is_some_and(|token| end.is_foreign(token)))
 }
 
-/// Moves a stream that is not of this log to a key of its own, if it still ends at `end`. Its entries are kept, so that an
-/// operator can look at them.
-///
-/// # Errors
-/// Redis is away, or refuses; or too many streams are aside already.
-pub(crate) async fn set_aside(wire: &mut Wire, key: &str, end: &StreamEnd) -> Result<()> {
-    let keys: Vec<String> = (1..=ASIDE_LEN_MAX).map(|number| aside_key(key, number)).collect();
+/// The command that moves a stream which is not of this log to a key of its own, if it still ends at `end`. Its entries are kept,
+/// so that an operator can look at them.
+pub(crate) fn set_aside(key: &str, end: &StreamEnd) -> Commands {
+    let keys = aside_keys(key);
     let key_count = (keys.len() + 1).to_string();
     let mut command = vec!["EVAL", SET_ASIDE, &key_count, key];
     command.extend(keys.iter().map(String::as_str));
     command.push(&end.id);
     let mut commands = Commands::default();
     commands.add(&command);
-    wire.send(&commands).await?;
-    let reply = wire.read(1).await?;
-    match Elements::of(&reply).next() {
-        Some(Element::Error(line)) if line.ends_with(b"NOFREEKEY") => bail!(
-            "{ASIDE_LEN_MAX} streams have been set aside, {} to {}: look for the program that writes into the stream, and delete \
-             the keys that you do not need",
-            keys[0],
-            keys[ASIDE_LEN_MAX - 1]
-        ),
-        Some(Element::Error(line)) => {
-            Err(classify_refusal(&String::from_utf8_lossy(line)).context("setting the stream aside"))
+    commands
+}
+
+/// Looks at the reply to [`set_aside`].
+///
+/// # Errors
+/// Redis refuses; or too many streams are aside already.
+pub(crate) fn check_set_aside(key: &str, reply: &[u8]) -> Result<(), Refusal> {
+    match Elements::of(reply).next() {
+        Some(Element::Error(line)) if line.ends_with(b"NOFREEKEY") => {
+            let keys = aside_keys(key);
+            Err(Refusal::OfTheStream(anyhow!(
+                "{ASIDE_LEN_MAX} streams have been set aside, {} to {}: look for the program that writes into the stream, and \
+                 delete the keys that you do not need",
+                keys[0],
+                keys[ASIDE_LEN_MAX - 1]
+            )))
         }
+        Some(Element::Error(line)) => Err(Refusal::of(&String::from_utf8_lossy(line), "setting the stream aside")),
         _ => Ok(()),
     }
+}
+
+fn aside_keys(key: &str) -> Vec<String> {
+    (1..=ASIDE_LEN_MAX).map(|number| aside_key(key, number)).collect()
 }
 
 /// The key of a stream that is set aside. It lies in the same hash slot as the stream's own key: a Redis Cluster renames a key

@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -24,16 +25,41 @@ const ANSWER_WAIT: Duration = Duration::from_secs(3);
 /// The pause before listening again after an error.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
 
+/// Whether a hint has arrived.
+#[derive(Debug, Default)]
+pub(crate) struct Hint {
+    has_arrived: AtomicBool,
+    waiting: Notify,
+}
+
+impl Hint {
+    /// A hint has arrived.
+    fn tell(&self) {
+        self.has_arrived.store(true, Ordering::Relaxed);
+        self.waiting.notify_one();
+    }
+
+    /// Waits for a hint. It may never come.
+    pub async fn arrived(&self) {
+        self.waiting.notified().await;
+    }
+
+    /// Whether a hint has arrived since the last call.
+    pub fn take(&self) -> bool {
+        self.has_arrived.swap(false, Ordering::Relaxed)
+    }
+}
+
 /// Listens in the background, from [`listen`](Self::listen) until it is dropped.
 pub(crate) struct Hints {
     postgres: tokio_postgres::Config,
-    hint: Arc<Notify>,
+    hint: Arc<Hint>,
     listening: Option<JoinHandle<Infallible>>,
 }
 
 impl Hints {
     /// Each hint is passed on to `hint`.
-    pub fn new(postgres: &tokio_postgres::Config, hint: Arc<Notify>) -> Self {
+    pub fn new(postgres: &tokio_postgres::Config, hint: Arc<Hint>) -> Self {
         Self { postgres: postgres.clone(), hint, listening: None }
     }
 
@@ -52,7 +78,7 @@ impl Drop for Hints {
     }
 }
 
-async fn listen(postgres: tokio_postgres::Config, hint: Arc<Notify>) -> Infallible {
+async fn listen(postgres: tokio_postgres::Config, hint: Arc<Hint>) -> Infallible {
     loop {
         let Err(error) = listen_until_lost(&postgres, &hint).await;
         warn!(error = format!("{error:#}"), "hints do not arrive: the leader looks ten times a second without them");
@@ -62,9 +88,9 @@ async fn listen(postgres: tokio_postgres::Config, hint: Arc<Notify>) -> Infallib
 
 /// # Errors
 /// The session has ended.
-async fn listen_until_lost(postgres: &tokio_postgres::Config, hint: &Arc<Notify>) -> Result<Infallible> {
+async fn listen_until_lost(postgres: &tokio_postgres::Config, hint: &Arc<Hint>) -> Result<Infallible> {
     let told = Arc::clone(hint);
-    let client = connect::postgres::connect(postgres, SESSION_NAME, move || told.notify_one()).await?;
+    let client = connect::postgres::connect(postgres, SESSION_NAME, move || told.tell()).await?;
     pglog::listen(&client).await.context("listening for hints")?;
     loop {
         timeout(ANSWER_WAIT, end_stuck_sessions(&client)).await.context("no answer")??;

@@ -59,14 +59,22 @@
 //! | Redis is away | the leader cuts batches and tries again; consumers read from Postgres |
 //! | only the leader cannot reach Redis | after ten seconds another streamer leads |
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use common::stay_down::StayDown;
 use deadpool_postgres::ClientWrapper as Client;
-use pglog::Partition;
+use pglog::{Identity, Partition, PartitionCount, Partitions, Session};
+
+use crate::share::{Locks, Wanted, decide};
 
 /// How often a streamer that stands by asks for the leadership: the length of the pause when a leader dies.
 pub(crate) const STANDBY_WAIT: Duration = Duration::from_millis(500);
+
+/// How often a streamer that shares partitions looks at the locks of all. It is a little shorter than the pause of a streamer that
+/// stands by, so that each of its steps looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(400);
 
 /// The limits of the session, see "Window of trust": a leader asks ten times a second, so a session that is silent for 15 s
 /// is abandoned. Counting a huge backlog may take longer than a statement of other processes, though not longer than a
@@ -74,11 +82,19 @@ pub(crate) const STANDBY_WAIT: Duration = Duration::from_millis(500);
 const SESSION_LIMITS: &str =
     "SET idle_session_timeout = '15s'; SET tcp_user_timeout = '20s'; SET statement_timeout = '40s'";
 
-/// A session with Postgres that leads, or asks to.
+/// A session with Postgres that leads partitions, or asks to.
 pub(crate) struct LeaderSession {
     /// The connection.
     pub client: Client,
-    leads: bool,
+    /// What the log is.
+    pub log: Identity,
+    wanted: Wanted,
+    policy: LockPolicy,
+    led: BTreeSet<Partition>,
+    /// Led, and to be given back.
+    excess: BTreeSet<Partition>,
+    is_inside: bool,
+    looked_at: Option<Instant>,
 }
 
 /// Whether a streamer needs the lock to lead.
@@ -94,36 +110,174 @@ impl LeaderSession {
     /// Connects.
     ///
     /// # Errors
-    /// Postgres is away, or the tables are of another version.
-    pub async fn connect(config: &tokio_postgres::Config, policy: LockPolicy) -> Result<Self> {
+    /// Postgres is away, or the tables are of another version. [`StayDown`] if the log lacks one of the partitions.
+    pub async fn connect(config: &tokio_postgres::Config, partitions: &Partitions, policy: LockPolicy) -> Result<Self> {
         let client = connect::postgres::connect(config, "streamer", || {}).await?;
         client.batch_execute(SESSION_LIMITS).await.context("setting up the session")?;
-        pglog::prepare_session(&client).await.context("setting up the session")?;
-        Ok(Self { client, leads: policy == LockPolicy::Ignore })
+        let log = pglog::prepare_session(&client).await.context("setting up the session")?;
+        let is_pinned = *partitions != Partitions::All;
+        let wanted = partitions.of(log.partitions).map_err(|error| StayDown(error.into()))?;
+        let led = if policy == LockPolicy::Ignore { wanted.iter().copied().collect() } else { BTreeSet::new() };
+        Ok(Self {
+            client,
+            log,
+            wanted: Wanted { partitions: wanted, is_pinned },
+            policy,
+            led,
+            excess: BTreeSet::new(),
+            is_inside: false,
+            looked_at: None,
+        })
     }
 
-    /// Whether this session led when it was last asked.
-    pub fn is_leading(&self) -> bool {
-        self.leads
+    /// The partitions that it leads, as far as it knows.
+    pub fn led(&self) -> &BTreeSet<Partition> {
+        &self.led
     }
 
-    /// Whether this session leads. If it does not, it asks for the lock, and does not wait for it.
+    /// Those of them that it is to give back.
+    pub fn excess(&self) -> &BTreeSet<Partition> {
+        &self.excess
+    }
+
+    /// The partitions that it is to work on.
+    pub fn wanted(&self) -> &[Partition] {
+        &self.wanted.partitions
+    }
+
+    /// Whether it is a member, or has claimed its partitions. In a log of one partition there is nothing to share.
+    pub fn is_inside(&self) -> bool {
+        self.is_inside
+    }
+
+    /// Whether the log has partitions to share.
+    pub fn is_shared(&self) -> bool {
+        self.log.partitions != PartitionCount::ONE
+    }
+
+    /// Whether it should [`look`](Self::look) at the locks: the leader of a log's only partition need not.
+    pub fn is_look_due(&self) -> bool {
+        match self.policy {
+            LockPolicy::Ignore => false,
+            LockPolicy::Require if self.is_shared() => self.looked_at.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL),
+            LockPolicy::Require => self.led.is_empty(),
+        }
+    }
+
+    /// Asks for the partitions that are free, up to its share, and decides which ones to give back. It waits for no lock. Once it
+    /// reaches Redis, it takes part in the sharing.
     ///
     /// # Errors
     /// Postgres is away.
-    pub async fn leads(&mut self, partition: Partition) -> Result<bool> {
-        if !self.leads {
-            let row = self
-                .client
-                .query_one(
-                    "-- streamer::leads
-                     SELECT pg_try_advisory_lock($1 # log_key(), $2)",
-                    &[&pglog::LEADER_LOCK, &partition],
-                )
-                .await
-                .context("asking for the leadership")?;
-            self.leads = row.get(0);
+    pub async fn look(&mut self, reaches_redis: bool) -> Result<()> {
+        self.looked_at = Some(Instant::now());
+        if !self.is_shared() {
+            self.led = self.ask_for(&self.wanted.partitions, 1).await?.into_iter().collect();
+            return Ok(());
         }
-        Ok(self.leads)
+        let mut locks = self.locks().await?;
+        if reaches_redis && !locks.is_inside {
+            self.enter().await?;
+            locks = self.locks().await?;
+        }
+        let change = decide(&self.wanted, self.log.partitions.number() as usize, &locks);
+        let mut led = locks.own;
+        if !change.ask_for.is_empty() {
+            led.extend(self.ask_for(&change.ask_for, change.take_count as i64).await?);
+        }
+        self.is_inside = locks.is_inside;
+        self.led = led;
+        self.excess = change.give_back;
+        Ok(())
+    }
+
+    /// Gives back those partitions of the [`excess`](Self::excess) that are `free` of work.
+    ///
+    /// # Errors
+    /// Postgres is away.
+    pub async fn give_back(&mut self, free: impl Fn(Partition) -> bool) -> Result<()> {
+        let partitions: Vec<Partition> = self.excess.iter().copied().filter(|partition| free(*partition)).collect();
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        self.client
+            .execute(
+                "-- streamer::give_back
+                 SELECT pg_advisory_unlock($1 # log_key(), number) FROM unnest($2::int[]) AS number",
+                &[&pglog::LEADER_LOCK, &partitions],
+            )
+            .await
+            .context("giving partitions back")?;
+        for partition in partitions {
+            self.led.remove(&partition);
+            self.excess.remove(&partition);
+        }
+        Ok(())
+    }
+
+    /// Takes the locks of at most `count_max` of these partitions, without waiting.
+    async fn ask_for(&self, partitions: &[Partition], count_max: i64) -> Result<Vec<Partition>> {
+        let rows = self
+            .client
+            .query(
+                "-- streamer::leads
+                 SELECT number FROM unnest($2::int[]) AS number
+                 WHERE pg_try_advisory_lock($1 # log_key(), number) LIMIT $3",
+                &[&pglog::LEADER_LOCK, &partitions, &count_max],
+            )
+            .await
+            .context("asking for the leadership")?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Becomes a member, or claims its partitions.
+    async fn enter(&self) -> Result<()> {
+        let claims = || self.wanted.partitions.iter().map(|partition| partition.number() + 1).collect();
+        let numbers: Vec<i32> = if self.wanted.is_pinned { claims() } else { vec![0] };
+        self.client
+            .execute(
+                "-- streamer::enter
+                 SELECT pg_try_advisory_lock_shared($1 # log_key(), number) FROM unnest($2::int[]) AS number",
+                &[&pglog::MEMBER_LOCK, &numbers],
+            )
+            .await
+            .context("entering the membership")?;
+        Ok(())
+    }
+
+    /// The locks of all streamers. Its own are among them, as Postgres knows them: a lock that is asked for twice would have to be
+    /// given back twice.
+    async fn locks(&self) -> Result<Locks> {
+        let row = self
+            .client
+            .query_one(
+                "-- streamer::locks
+                 WITH locks AS (
+                     SELECT classid = (($1 # log_key())::bigint & 4294967295)::oid AS leads, objid::int AS number,
+                            pid = pg_backend_pid() AS is_own
+                     FROM pg_locks
+                     WHERE locktype = 'advisory' AND objsubid = 2 AND granted
+                       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                       AND classid IN ((($1 # log_key())::bigint & 4294967295)::oid,
+                                       (($2 # log_key())::bigint & 4294967295)::oid)
+                 )
+                 SELECT array_agg(number) FILTER (WHERE leads AND is_own) AS own,
+                        array_agg(number) FILTER (WHERE leads AND NOT is_own) AS of_others,
+                        array_agg(number - 1) FILTER (WHERE NOT leads AND NOT is_own AND number > 0) AS claimed,
+                        count(*) FILTER (WHERE NOT leads AND number = 0) AS member_count,
+                        count(*) FILTER (WHERE NOT leads AND is_own) > 0 AS is_inside
+                 FROM locks",
+                &[&pglog::LEADER_LOCK, &pglog::MEMBER_LOCK],
+            )
+            .await
+            .context("looking at the locks of all streamers")?;
+        let set = |column: &str| row.get::<_, Option<Vec<Partition>>>(column).into_iter().flatten().collect();
+        Ok(Locks {
+            own: set("own"),
+            of_others: set("of_others"),
+            claimed: set("claimed"),
+            member_count: row.get::<_, i64>("member_count") as usize,
+            is_inside: row.get("is_inside"),
+        })
     }
 }

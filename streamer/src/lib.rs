@@ -20,8 +20,11 @@ mod hints;
 mod leader;
 mod leadership;
 mod metrics;
+mod nodes;
 mod publish;
+mod publisher;
 mod refusal;
+mod share;
 mod streamer;
 mod work;
 
@@ -54,14 +57,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let faults = FaultSource::new("streamer", &config.fault, config.inject);
     info!(
         stream = ?config.stream,
-        partition = config.stream.partition().number(),
         fault_rate = config.fault.fault_rate,
         fault_seed = faults.seed(),
         "streamer started"
     );
     let health = monitor::start(&config.process.monitor).await?;
     let (steps, postgres) = (health.pulse("steps", AGE_MAX), health.pulse("postgres", AGE_MAX));
-    let last = metrics::start(&health, &config.postgres, postgres, config.stream.partition());
+    let last = metrics::start(&health, &config.postgres, postgres);
     let mut publishing = Publishing::new(&config, last);
     process::ready();
     let injection = Injection::new(faults, health.orders());

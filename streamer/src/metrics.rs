@@ -1,16 +1,20 @@
 //! The streamer's metrics: its counters, and how far the stream is behind the log.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use connect::PostgresArgs;
 use monitor::{Health, Pulse, Unit, counter, declare_counter, declare_gauge, describe_histogram, gauge, histogram};
-use pglog::Partition;
+use pglog::{Partition, PartitionCount, Place};
 
+use crate::fault::Fault;
 use crate::publish::Published;
 
-/// The last offset that was published, and when.
-pub(crate) type LastPublished = Arc<Mutex<Option<(i64, Instant)>>>;
+/// The last offset that was published in each partition, and when.
+pub(crate) type LastPublished = Arc<Mutex<BTreeMap<Partition, (i64, Instant)>>>;
+
+const UNPUBLISHED: &str = "rocket_rides_unpublished_records";
 
 /// Only a batch that was published within the last second is measured, so that each is measured once: Postgres is asked
 /// every second.
@@ -25,16 +29,18 @@ const TRIAL: [&str; 3] = [
     "-- streamer::try_checkpoints\nSELECT last_offset FROM checkpoints WHERE false",
 ];
 
-/// Describes the metrics, and begins to measure how far the stream is behind. `pulse` beats while
+/// Describes the metrics, and begins to measure how far the streams are behind. `pulse` beats while
 /// batches can be cut.
-pub(crate) fn start(health: &Health, postgres: &PostgresArgs, pulse: Pulse, partition: Partition) -> LastPublished {
+pub(crate) fn start(health: &Health, postgres: &PostgresArgs, pulse: Pulse) -> LastPublished {
     declare_counter("rocket_rides_batches_published_total", "Batches appended to the stream", &[]);
     declare_counter("rocket_rides_records_published_total", "Records appended to the stream, each once", &[]);
     declare_counter("rocket_rides_entries_added_total", "Entries added to the stream, double-sends included", &[]);
     declare_counter("rocket_rides_entries_refused_total", "Entries that Redis refused because it had them", &[]);
     declare_counter("rocket_rides_faults_injected_total", "Double-sends on purpose", &[]);
-    declare_gauge("rocket_rides_leader", "1 on the streamer that leads, 0 on those that stand by", &[]);
-    declare_gauge("rocket_rides_unpublished_records", "Records that have an offset and are not in the stream yet", &[]);
+    declare_gauge("rocket_rides_leader", "Partitions that this streamer leads; 0 while it stands by", &[]);
+    declare_gauge("rocket_rides_log_partitions", "Partitions of the log; 0 before the streamer has asked", &[]);
+    let help = "Records that have an offset and are not in the stream yet";
+    declare_gauge(UNPUBLISHED, help, &[("partition", "0")]);
     describe_histogram!("rocket_rides_publish_duration_seconds", Unit::Seconds, "How long appending a batch took");
     describe_histogram!(
         "rocket_rides_commit_to_append_seconds",
@@ -44,12 +50,20 @@ pub(crate) fn start(health: &Health, postgres: &PostgresArgs, pulse: Pulse, part
     let last = LastPublished::default();
     let shared = Arc::clone(&last);
     health.ask_postgres(&postgres.database_url, pulse, move |client| {
-        let last = *shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let last: Vec<Place> = {
+            let last = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            let place = |(partition, (offset, at)): (&Partition, &(i64, Instant))| Place {
+                partition: *partition,
+                offset: *offset,
+                since: at.elapsed(),
+            };
+            last.iter().map(place).collect()
+        };
         Box::pin(async move {
-            if let Some((last_offset, at)) = last {
-                let lag = pglog::lag(client, partition, last_offset, at.elapsed()).await?;
-                gauge!("rocket_rides_unpublished_records").set(lag.record_count as f64);
-                if let Some(taken_s) = lag.taken_s.filter(|_| at.elapsed() <= MEASURED_WITHIN) {
+            let lags = if last.is_empty() { Vec::new() } else { pglog::lags(client, &last).await? };
+            for (Place { partition, since, .. }, lag) in last.into_iter().zip(lags) {
+                gauge!(UNPUBLISHED, "partition" => partition.to_string()).set(lag.record_count as f64);
+                if let Some(taken_s) = lag.taken_s.filter(|_| since <= MEASURED_WITHIN) {
                     histogram!("rocket_rides_commit_to_append_seconds").record(taken_s);
                 }
             }
@@ -60,23 +74,30 @@ pub(crate) fn start(health: &Health, postgres: &PostgresArgs, pulse: Pulse, part
 }
 
 /// Counts a published page, and notes its end.
-pub(crate) fn count(published: &Published, is_fault: bool, last: &LastPublished) {
-    *last.lock().unwrap_or_else(PoisonError::into_inner) = Some((published.last_offset(), Instant::now()));
+pub(crate) fn count(published: &Published, last: &LastPublished) {
+    let end = (published.last_offset(), Instant::now());
+    last.lock().unwrap_or_else(PoisonError::into_inner).insert(published.partition, end);
     counter!("rocket_rides_batches_published_total").increment(1);
     counter!("rocket_rides_records_published_total").increment(published.record_count as u64);
     counter!("rocket_rides_entries_added_total").increment(published.added_count as u64);
     counter!("rocket_rides_entries_refused_total").increment(published.refused_count as u64);
-    counter!("rocket_rides_faults_injected_total").increment(is_fault.into());
+    counter!("rocket_rides_faults_injected_total").increment((published.fault != Fault::None).into());
     histogram!("rocket_rides_publish_duration_seconds").record(published.elapsed);
 }
 
-/// Says whether this streamer leads.
-pub(crate) fn set_leader(is_leader: bool) {
-    gauge!("rocket_rides_leader").set(f64::from(u8::from(is_leader)));
+/// Says which partitions this streamer leads. It has nothing to publish in the others.
+pub(crate) fn set_led(led: &BTreeSet<Partition>, last: &LastPublished) {
+    gauge!("rocket_rides_leader").set(led.len() as f64);
+    last.lock().unwrap_or_else(PoisonError::into_inner).retain(|partition, _| {
+        let is_led = led.contains(partition);
+        if !is_led {
+            gauge!(UNPUBLISHED, "partition" => partition.to_string()).set(0.0);
+        }
+        is_led
+    });
 }
 
-/// For a streamer that stands by: it has nothing to publish.
-pub(crate) fn forget_published(last: &LastPublished) {
-    *last.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    gauge!("rocket_rides_unpublished_records").set(0.0);
+/// Says how many partitions the log has.
+pub(crate) fn set_partition_count(count: PartitionCount) {
+    gauge!("rocket_rides_log_partitions").set(f64::from(count.number()));
 }

@@ -1,20 +1,24 @@
-//! One pipeline of XADD commands: how a page of records is written, and how Redis's replies are counted.
+//! Pipelines of XADD commands: how a page of records is written, and how Redis's replies are counted.
 
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
-use pglog::{Page, Record};
+use anyhow::anyhow;
+use pglog::{Page, Partition, Record};
 use stream::codec::{EntryId, EntryWriter, Fields};
 use stream::resp::{Commands, Element, Elements};
-use stream::wire::Wire;
 use traces::spans::{BatchSpan, Operation, export_batch};
 use tracing::debug;
 
-use crate::refusal::{classify_refusal, is_already_there};
+use crate::fault::Fault;
+use crate::refusal::{Refusal, is_already_there};
 
-/// Records that one step appended to the stream.
+/// A page of records that was appended to the stream of its partition.
 #[derive(Debug, Clone, Copy)]
 pub struct Published {
+    /// The partition.
+    pub partition: Partition,
+    /// The fault that was injected into it.
+    pub fault: Fault,
     /// The first record's offset.
     pub first_offset: i64,
     /// How many records, at least 1.
@@ -43,51 +47,60 @@ pub(crate) struct Sent {
     pub refused_count: usize,
 }
 
-impl std::ops::AddAssign for Sent {
-    fn add_assign(&mut self, other: Self) {
-        self.added_count += other.added_count;
-        self.refused_count += other.refused_count;
+impl Sent {
+    /// The sum of both.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            added_count: self.added_count + other.added_count,
+            refused_count: self.refused_count + other.refused_count,
+        }
     }
 }
 
 /// Bytes of a command without the record's data, for a first guess at the pipeline's length.
 const COMMAND_LEN: usize = 192;
 
-/// The commands that append `copies` copies of each record.
-pub(crate) fn encode<'a>(key: &str, records: impl ExactSizeIterator<Item = Record<'a>>, copies: u64) -> Commands {
-    let mut commands = Commands::with_capacity(records.len() * copies as usize * COMMAND_LEN);
+/// Adds the commands that append `copies` copies of each record.
+pub(crate) fn encode<'a>(
+    commands: &mut Commands,
+    key: &str,
+    records: impl ExactSizeIterator<Item = Record<'a>>,
+    copies: u64,
+) {
+    commands.reserve(records.len() * copies as usize * COMMAND_LEN);
     let mut writer = EntryWriter::new(key);
-    for Record { offset, token, object, action, data, staged_at_us, traceparent } in records {
+    for Record { offset, token, object, action, data, staged_at_us, traceparent, .. } in records {
         let fields = Fields { object, action, data, staged_at_us, token, traceparent };
         for copy in 0..copies {
-            writer.add(&mut commands, EntryId { offset, copy }, &fields);
+            writer.add(commands, EntryId { offset, copy }, &fields);
         }
     }
-    commands
 }
 
-/// Sends the commands in one pipeline, and looks at every reply.
+/// Looks at the replies to `command_count` commands, all of them also after an error.
 ///
 /// # Errors
 /// The first reply that is neither "added" nor "already there". Redis may have added the entries after it all the same,
 /// because a pipeline does not stop at an error. The stream may then have a hole, which consumers heal. The caller reads
-/// the stream's last id again before it goes on. [`Refused`](crate::Refused) if another attempt is pointless.
-pub(crate) async fn send(wire: &mut Wire, commands: &Commands) -> Result<Sent> {
-    wire.send(commands).await?;
-    let replies = wire.read(commands.count()).await?;
+/// the stream's last id again before it goes on. It holds [`Refused`](crate::Refused) if another attempt is pointless.
+pub(crate) fn count_replies(replies: &mut Elements<'_>, command_count: usize) -> Result<Sent, Refusal> {
     let mut sent = Sent::default();
-    for reply in Elements::of(&replies) {
-        match reply {
-            Element::Bulk(_) => sent.added_count += 1,
-            Element::Error(line) => match String::from_utf8_lossy(line) {
+    let mut refusal = None;
+    for _ in 0..command_count {
+        match replies.clone().next() {
+            Some(Element::Bulk(_)) => sent.added_count += 1,
+            Some(Element::Error(line)) => match String::from_utf8_lossy(line) {
                 line if is_already_there(&line) => sent.refused_count += 1,
-                line => return Err(classify_refusal(&line).context("appending to the stream")),
+                line => drop(refusal.get_or_insert_with(|| Refusal::of(&line, "appending to the stream"))),
             },
-            other => bail!("redis answers {other:?} to XADD"),
+            other => {
+                let error = anyhow!("redis answers {other:?} to XADD");
+                refusal.get_or_insert(Refusal::OfTheServer(error));
+            }
         }
+        replies.skip_value();
     }
-    ensure!(sent.added_count + sent.refused_count == commands.count(), "redis answered {sent:?}");
-    Ok(sent)
+    refusal.map_or(Ok(sent), Err)
 }
 
 /// Logs each record of a published page, and exports one span for the page, with links to its records' traces.

@@ -1,5 +1,8 @@
 //! The errors that Redis answers: which of them pass, which stay, and which mean that an entry is in the stream already.
 
+use anyhow::Error;
+use stream::refusal::{is_passing, moved_to};
+
 /// Redis refuses for a reason that does not pass by itself: another type under the key, no permission, a bad password.
 #[derive(Debug, thiserror::Error)]
 #[error("redis refuses to append to the stream; look at its configuration and at the key")]
@@ -10,29 +13,41 @@ pub struct Refused(#[source] ErrorReply);
 #[error("redis answers {0}")]
 struct ErrorReply(String);
 
-/// Failing over, moved to another node, loading, out of memory, out of disk, not enough replicas, running a long script.
-const PASSING_CODES: [&str; 12] = [
-    "READONLY",
-    "MOVED",
-    "ASK",
-    "LOADING",
-    "OOM",
-    "MISCONF",
-    "CLUSTERDOWN",
-    "TRYAGAIN",
-    "MASTERDOWN",
-    "NOREPLICAS",
-    "BUSY",
-    "UNBLOCKED",
-];
-
 /// Turns an error reply into an error: [`Refused`] if waiting does not help, a plain error otherwise.
 pub(crate) fn classify_refusal(line: &str) -> anyhow::Error {
     let reply = ErrorReply(line.to_owned());
-    match line.split(' ').next() {
-        Some(code) if PASSING_CODES.contains(&code) => reply.into(),
-        _ => Refused(reply).into(),
+    if is_passing(line) { reply.into() } else { Refused(reply).into() }
+}
+
+/// An error reply to a question about one stream, sorted by what it means for the other streams of the same server.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// Another node of the cluster has the stream.
+    Moved(Error),
+    /// The server is not the right one, or not ready.
+    OfTheServer(Error),
+    /// It concerns this stream.
+    OfTheStream(Error),
+}
+
+impl Refusal {
+    /// Sorts an error reply. `attempt` says what was tried.
+    pub fn of(line: &str, attempt: &'static str) -> Self {
+        let error = classify_refusal(line).context(attempt);
+        if moved_to(line).is_some() {
+            Self::Moved(error)
+        } else if is_of_the_server(line) {
+            Self::OfTheServer(error)
+        } else {
+            Self::OfTheStream(error)
+        }
     }
+}
+
+/// Whether the whole server is not the one to write to: it is a replica now, or not ready. A new connection may lead to another
+/// server.
+fn is_of_the_server(line: &str) -> bool {
+    ["READONLY", "LOADING", "MASTERDOWN"].contains(&line.split(' ').next().unwrap_or_default())
 }
 
 /// Whether XADD was refused because its id is not greater than the stream's last one, or than the highest possible one.
@@ -53,6 +68,18 @@ mod tests {
         let exhausted = "ERR The stream has exhausted the last possible ID, unable to add more items";
         assert!(is_already_there(exhausted));
         assert!(!is_already_there("ERR unknown command"));
+    }
+
+    #[test]
+    fn an_error_of_the_server_concerns_all_its_streams() {
+        let sorted = |line: &str| match Refusal::of(line, "trying") {
+            Refusal::Moved(_) => "moved",
+            Refusal::OfTheServer(_) => "server",
+            Refusal::OfTheStream(_) => "stream",
+        };
+        let lines =
+            ["MOVED 1 host:1", "READONLY replica", "LOADING dataset", "MASTERDOWN link", "TRYAGAIN slot", "OOM"];
+        assert_eq!(lines.map(sorted), ["moved", "server", "server", "server", "stream", "stream"]);
     }
 
     #[test]

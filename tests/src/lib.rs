@@ -4,8 +4,10 @@
 //! A test that finds no server fails and names the command that starts one. It is never skipped.
 
 mod begin_proxy;
+mod cluster;
 mod commit_proxy;
 mod connection;
+mod cut;
 mod dump;
 mod mail;
 mod payments;
@@ -25,7 +27,9 @@ mod world;
 use std::time::{Duration, Instant};
 
 pub use begin_proxy::{BeginProxy, Begins};
+pub use cluster::PrivateCluster;
 pub use commit_proxy::{AtCommit, CommitProxy};
+pub use cut::{Streamers, unpublished};
 pub use dump::Dump;
 pub use mail::MailServer;
 pub use payments::Payments;
@@ -36,7 +40,7 @@ pub use records::{ReadRecord, falsify};
 pub use servers::{Backup, PrivatePostgres, PrivateRedis, free_port, is_alive, scratch_folder};
 pub use terminal::{Look, Terminal};
 pub use tls_servers::{REDIS_USERS, TlsServers, write_certificate};
-pub use wallets::{WalletReader, WalletTraffic, change_wallets, new_wallets};
+pub use wallets::{WalletReader, WalletTraffic, change_wallets, mark, new_wallets};
 pub use watched::{Monitor, Watched};
 pub use workspace::{Help, root, workspace_binaries};
 pub use world::{World, roles, write_rides};

@@ -19,7 +19,7 @@ pub struct ReadRecord {
 
 impl From<Record<'_>> for ReadRecord {
     fn from(record: Record<'_>) -> Self {
-        let Record { offset, token, object, action, data, staged_at_us, traceparent } = record;
+        let Record { offset, token, object, action, data, staged_at_us, traceparent, .. } = record;
         let (object, action, data) = (object.to_owned(), action.to_owned(), data.to_owned());
         Self { offset, token, object, action, data, staged_at_us, traceparent: traceparent.map(str::to_owned) }
     }

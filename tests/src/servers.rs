@@ -212,7 +212,8 @@ async fn copy_folder(from: &Path, to: &Path) {
     crate::Process::spawn("cp", command).succeed().await;
 }
 
-async fn kill_server(pid: Option<u32>) {
+/// SIGKILL for a server and its children.
+pub(crate) async fn kill_server(pid: Option<u32>) {
     let pid = pid.unwrap();
     assert!(is_alive(Pid::from_raw(pid as i32)), "there is a server to kill");
     let killed = kill_with_children(pid);
@@ -240,7 +241,8 @@ pub fn is_alive(pid: Pid) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, after)| !after.starts_with('Z'))
 }
 
-fn end(pid: Option<u32>, folder: &Path) {
+/// Kills a server that runs, and removes its folder.
+pub(crate) fn end(pid: Option<u32>, folder: &Path) {
     if let Some(pid) = pid {
         kill_with_children(pid);
     }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 use crate::{PrivatePostgres, PrivateRedis, World, free_port, scratch_folder, wait_until};
 
@@ -141,6 +141,9 @@ impl Identity {
     fn new(folder: &Path) -> Self {
         let mut authority = CertificateParams::default();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // By default both have one name. OpenSSL then takes the certificate for one that signed itself, as nodes of a cluster do
+        // with each other's.
+        authority.distinguished_name.push(DnType::CommonName, "authority of a test");
         let authority_key = KeyPair::generate().unwrap();
         let authority_pem = authority.self_signed(&authority_key).unwrap().pem();
         let issuer = Issuer::new(authority, authority_key);

@@ -9,7 +9,7 @@ use deadpool_postgres::ClientWrapper as Client;
 use pglog::Session;
 use tokio::task::JoinHandle;
 use wallet::documents::docs;
-use wallet::model::{Epoch, Model};
+use wallet::model::{Epoch, Mark, Marked, Model};
 use wallet::{EventId, WalletId};
 
 use crate::{World, wait_until};
@@ -32,6 +32,11 @@ const EXPECTED: &str = r#"
               FROM wallet_events AS e WHERE e.wallet_id = wallet_locks.wallet_id AND accepted
               ORDER BY version DESC LIMIT 20) AS newest) AS document
     WHERE versions IS NOT NULL"#;
+
+/// A mark of a log with one partition.
+pub fn mark(epoch: Epoch, offset: i64, token: i64) -> Mark {
+    Mark::new(epoch, [Marked { offset, token }])
+}
 
 /// Credits each of these wallets, or debits them if the amount is negative. One transaction writes an event and a record per
 /// wallet. As in the api, a debit of more than the balance is rejected.
@@ -58,8 +63,8 @@ pub async fn change_wallets(client: &Client, wallets: &[WalletId], amount_minor:
                    is_accepted, CASE WHEN NOT is_accepted THEN 'overdrawn' END,
                    CASE WHEN $3 > 0 THEN 'credit' ELSE 'debit' END, $3
             FROM decided RETURNING *)
-        INSERT INTO staged_log_records (object, action, data)
-        SELECT 'wallet', CASE WHEN accepted THEN action ELSE 'reject' END, json_build_object(
+        INSERT INTO staged_log_records (partition, object, action, data)
+        SELECT partition_of(wallet_id::text), 'wallet', CASE WHEN accepted THEN action ELSE 'reject' END, json_build_object(
             'wallet_id', wallet_id, 'version', version, 'event_id', event_id, 'amount_minor', amount_minor,
             'balance_minor', balance_minor, 'counterparty', counterparty)
         FROM written";
@@ -163,10 +168,8 @@ impl World {
     /// Waits until the documents of all wallets equal Postgres and readers believe no other (W6), and the consumer `name` has
     /// passed all that is staged.
     pub async fn wait_until_wallets_equal(&self, name: &str) {
-        let at_head = format!("SELECT count(*) FROM checkpoints WHERE name = '{name}' AND last_offset = ");
         wait_until("the documents of all wallets equal Postgres", async || {
-            let Some(head) = self.settled_head().await else { return false };
-            self.number(&format!("{at_head}{head}")).await == 1
+            self.has_folded_all(name).await
                 && self.outdated_wallets().await.is_empty()
                 && self.unknown_wallets().await.is_some_and(|unknown| unknown.is_empty())
         })

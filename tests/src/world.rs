@@ -68,6 +68,9 @@ impl World {
         client.batch_execute(&format!("CREATE DATABASE {database} TEMPLATE {template}")).await.unwrap();
         let database_url = with_database(maintenance_url, &database);
         let mut world = Self::at(&database_url, redis_url, &database).await;
+        // A clone has the id of the template.
+        let renew = "UPDATE log_identity SET log_id = left(md5(random()::text), 12) WHERE log_id IS NOT NULL";
+        world.client.batch_execute(renew).await.unwrap();
         pglog::prepare_session(&world.client).await.unwrap();
         world.maintenance = Some((maintenance, database));
         world
@@ -365,8 +368,8 @@ pub async fn write_rides(client: &impl Session, count: i64) {
             "WITH written AS (
                  INSERT INTO rides (distance_mm) SELECT 1 + (random() * 1000000)::bigint FROM generate_series(1, $1::bigint)
                  RETURNING id, distance_mm)
-             INSERT INTO staged_log_records (object, action, data)
-             SELECT 'ride', 'create', format('{\"id\":%s,\"distance_mm\":%s}', id, distance_mm)::json FROM written",
+             INSERT INTO staged_log_records (partition, object, action, data)
+             SELECT partition_of(id::text), 'ride', 'create', format('{\"id\":%s,\"distance_mm\":%s}', id, distance_mm)::json FROM written",
             &[&count],
         )
         .await

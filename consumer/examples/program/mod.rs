@@ -14,7 +14,8 @@ struct Config {
     #[command(flatten)]
     consumer: consumer::Config,
 
-    /// Fold the dead letter at this offset with the fold of today, under the role of an operator; then exit.
+    /// Fold the dead letter at this offset with the fold of today, under the role of an operator; then exit. If the log has several
+    /// partitions, --partitions names the one.
     #[arg(long, value_name = "OFFSET", conflicts_with_all = ["drain", "copy_from", "unregister"])]
     replay: Option<i64>,
 }
@@ -27,8 +28,12 @@ pub fn main(folds: Registry) -> ExitCode {
 
 async fn run(config: Config, folds: Registry, shutdown: CancellationToken) -> Result<()> {
     let Some(offset) = config.replay else { return consumer::run(config.consumer, folds, shutdown).await };
-    let (name, partition) = (config.consumer.name, config.consumer.stream.partition());
+    let name = config.consumer.name;
     let mut client = connect::postgres::connect(&config.consumer.postgres.database_url, &name, || {}).await?;
+    let identity = pglog::prepare_session(&client).await?;
+    let [partition] = config.consumer.stream.partitions.of(identity.partitions)?[..] else {
+        bail!("an offset is of one partition: name it, for example --partitions 0");
+    };
     let key = CheckpointKey { name: name.clone(), partition };
     let mut fold = folds.of_consumer(&client, &key).await?;
     match consumer::replay(&mut client, &mut fold, &name, partition, offset).await? {

@@ -7,10 +7,11 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use common::fault::die;
 use common::tasks::after_all_other_tasks;
 use pglog::Record;
+use stream::codec::EntryId;
 use tokio_postgres::error::SqlState;
 use tracing::{debug, warn};
 
@@ -37,21 +38,27 @@ pub(super) enum Source {
 /// The half of a step that works on Postgres: it folds and commits records that follow the checkpoint.
 pub(super) struct Committer<'a, F> {
     pub key: &'a CheckpointKey,
+    /// The partition in log lines.
+    pub label: Option<i32>,
     pub guard: Guard,
     pub fold: &'a mut F,
     pub session: &'a mut ConsumerSession,
     pub loaded: &'a mut Loaded,
     /// Counted since the last commit, and written with the next one.
     pub counts: &'a mut Counts,
+    /// Crashes of this consumer that are not counted in any partition yet.
+    pub crash_count: &'a mut i64,
+    /// Entries up to here were counted when they were rejected.
+    pub rejected_to: &'a mut EntryId,
     /// Injected into the step's first commit.
-    pub fault: Fault,
-    pub progress: Progress,
+    pub fault: &'a mut Fault,
+    pub progress: &'a mut Progress,
 }
 
 /// Records that were folded in memory.
-struct Folded<'a> {
-    applied_count: usize,
-    letters: Letters<'a>,
+pub(super) struct Folded<'a> {
+    pub applied_count: usize,
+    pub letters: Letters<'a>,
 }
 
 impl<F: Fold> Committer<'_, F> {
@@ -82,8 +89,8 @@ impl<F: Fold> Committer<'_, F> {
         let end = PageEnd { from: self.place(), offset: last.offset, token: last.token };
         self.fold.settle(&self.session.client, end).await.context("bringing the model up to date")?;
         let state = if is_changed { self.fold.state()? } else { None };
-        let advance =
-            Advance { old, new_offset: last.offset, state, counts: *self.counts, tokens, letters: folded.letters };
+        let counts = Counts { crash_count: *self.crash_count, ..*self.counts };
+        let advance = Advance { old, new_offset: last.offset, state, counts, tokens, letters: folded.letters };
         let has_rows = is_changed && matches!(self.fold.kind(), Kind::Rows { .. });
         let is_committed = if has_rows || self.guard != Guard::None {
             self.commit_in_steps(&advance, has_rows).await?
@@ -93,17 +100,23 @@ impl<F: Fold> Committer<'_, F> {
         if !is_committed {
             return Err(self.find_conflict(source).await?.into());
         }
-        if self.fault == Fault::DieAfterCommit {
+        if *self.fault == Fault::DieAfterCommit {
             die();
         }
-        self.fault = Fault::None;
-        *self.counts = Counts::default();
-        self.loaded.checkpoint.last_offset = last.offset;
+        *self.fault = Fault::None;
+        *self.crash_count = 0;
+        self.note_commit(records, applied_count, letter_count);
         trace_batch(&self.key.name, records, began_at.elapsed());
+        Ok(())
+    }
+
+    /// The page is committed.
+    pub fn note_commit(&mut self, records: &[Record<'_>], applied_count: usize, letter_count: usize) {
+        *self.counts = Counts::default();
+        self.loaded.checkpoint.last_offset += records.len() as i64;
         self.progress.applied_count += applied_count;
         self.progress.dead_letter_count += letter_count;
         self.progress.passed_count += records.len() - applied_count - letter_count;
-        Ok(())
     }
 
     /// Where the consumer is in the log.
@@ -112,9 +125,9 @@ impl<F: Fold> Committer<'_, F> {
     }
 
     /// Folds in memory: into the state, or into what is collected from this page.
-    fn fold_records<'r>(&mut self, records: &'r [Record<'r>], refused: Option<&Rejection>) -> Folded<'r> {
+    pub fn fold_records<'r>(&mut self, records: &'r [Record<'r>], refused: Option<&Rejection>) -> Folded<'r> {
         let mut folded = Folded { applied_count: 0, letters: Letters::default() };
-        let consumer = &self.key.name;
+        let (consumer, partition) = (&self.key.name, self.label);
         self.fold.begin_page();
         for record in records {
             if !self.fold.takes(record.object, record.action) {
@@ -123,20 +136,21 @@ impl<F: Fold> Committer<'_, F> {
             match refused.map_or_else(|| self.fold.apply(record), |rejection| Err(rejection.clone())) {
                 Ok(()) => folded.applied_count += 1,
                 Err(rejection) => {
-                    warn!(consumer, offset = record.offset, reason = rejection.0, "record put with the dead letters");
+                    let reason = &rejection.0;
+                    warn!(consumer, partition, offset = record.offset, reason, "record put with the dead letters");
                     folded.letters.push(record, &rejection);
                 }
             }
-            debug!(consumer, offset = record.offset, state = self.fold.summary(), "record folded");
+            debug!(consumer, partition, offset = record.offset, state = self.fold.summary(), "record folded");
         }
         folded
     }
 
     /// Commits by one statement, which is a transaction of its own. `false`: the checkpoint cannot move, and nothing was done.
     async fn commit_at_once(&mut self, advance: &Advance<'_>) -> Result<bool> {
-        crash_or_die_before_commit(self.fault)?;
+        crash_or_die_before_commit(*self.fault)?;
         let committing = advance.execute(&self.session.client, self.key, &mut self.loaded.place);
-        commit_or_die(self.fault, committing).await
+        commit_or_die(*self.fault, committing).await
     }
 
     /// Commits by a transaction. Nothing is sent before BEGIN is answered: behind a BEGIN that failed, each statement would
@@ -167,9 +181,9 @@ impl<F: Fold> Committer<'_, F> {
         if !is_moved {
             return Ok(false);
         }
-        crash_or_die_before_commit(self.fault)?;
+        crash_or_die_before_commit(*self.fault)?;
         let committing = async { client.batch_execute("COMMIT").await.context("committing") };
-        commit_or_die(self.fault, committing).await?;
+        commit_or_die(*self.fault, committing).await?;
         self.session.is_in_transaction = false;
         Ok(true)
     }
@@ -193,7 +207,11 @@ impl<F: Fold> Committer<'_, F> {
 
     /// Loads the last commit again: the state in memory is ahead of it.
     pub async fn reload(&mut self) -> Result<()> {
-        *self.loaded = Loaded::load(&mut self.session.client, self.fold, self.key, None).await?;
+        let registration = checkpoint::find(&self.session.client, self.key).await?;
+        let registration = registration.ok_or(Interruption::Unregistered)?;
+        // Another registration may be that of another fold: all is loaded anew then.
+        ensure!(registration.checkpoint == self.loaded.checkpoint, Interruption::Fenced);
+        *self.loaded = Loaded::restore(self.fold, registration)?;
         Ok(())
     }
 }
@@ -204,7 +222,7 @@ fn is_aftermath(error: &anyhow::Error) -> bool {
 }
 
 /// The first fault point: the page is folded, and every statement but the one that commits has succeeded.
-fn crash_or_die_before_commit(fault: Fault) -> Result<()> {
+pub(super) fn crash_or_die_before_commit(fault: Fault) -> Result<()> {
     match fault {
         Fault::CrashBeforeCommit => Err(Interruption::Crash.into()),
         Fault::DieBeforeCommit => die(),
@@ -213,7 +231,7 @@ fn crash_or_die_before_commit(fault: Fault) -> Result<()> {
 }
 
 /// The second fault point: the statement that commits is on its way, and its answer has not been read.
-async fn commit_or_die<T>(fault: Fault, committing: impl Future<Output = T>) -> T {
+pub(super) async fn commit_or_die<T>(fault: Fault, committing: impl Future<Output = T>) -> T {
     if fault == Fault::DieAtCommit {
         tokio::select! {
             biased;

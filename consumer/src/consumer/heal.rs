@@ -8,7 +8,7 @@ use crate::outcome::Interruption;
 use crate::tail::PAGE_LEN_MAX;
 
 /// Pages healed from Postgres in one step, so that a step stays short even when a million records are missing.
-const HEAL_PAGES_MAX: usize = 10;
+pub(super) const HEAL_PAGES_MAX: usize = 10;
 
 impl<F: Fold> Committer<'_, F> {
     /// Folds the records that Postgres has beyond the checkpoint.
@@ -17,17 +17,17 @@ impl<F: Fold> Committer<'_, F> {
     /// As [`heal`](Self::heal).
     pub async fn catch_up(&mut self) -> Result<()> {
         let head = pglog::head(&self.session.client, self.key.partition).await.context("asking for the head")?;
-        self.heal(head).await?;
+        self.heal(head, HEAL_PAGES_MAX).await?;
         Ok(())
     }
 
-    /// Folds the records after the checkpoint up to `last_offset` from Postgres. Returns whether it reached `last_offset`;
-    /// a large gap takes several steps.
+    /// Folds the records after the checkpoint up to `last_offset` from Postgres, at most so many pages. Returns whether it reached
+    /// `last_offset`; a large gap takes several steps.
     ///
     /// # Errors
     /// As [`commit`](Self::commit); [`pglog::Error::Reaped`] if the records are gone.
-    pub async fn heal(&mut self, last_offset: i64) -> Result<bool> {
-        for _ in 0..HEAL_PAGES_MAX {
+    pub async fn heal(&mut self, last_offset: i64, page_count_max: usize) -> Result<bool> {
+        for _ in 0..page_count_max {
             let missing_count = last_offset - self.loaded.last_offset();
             if missing_count <= 0 {
                 return Ok(true);

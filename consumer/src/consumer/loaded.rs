@@ -5,10 +5,10 @@ use deadpool_postgres::ClientWrapper as Client;
 use pglog::{Page, Partition, WholeReader};
 use stream::codec::EntryId;
 
-use crate::advice::command;
+use super::part::{Part, fold_of};
+use crate::advice::Whose;
 use crate::bootstrap::{self, Role};
-use crate::checkpoint::{self, Checkpoint};
-use crate::fold::CheckpointKey;
+use crate::checkpoint::{self, Checkpoint, Registration};
 use crate::kind::Fold;
 use crate::outcome::Interruption;
 use crate::place::Place;
@@ -16,7 +16,7 @@ use crate::registry::{Claim, claim};
 use crate::vouch::Vouchers;
 
 /// The checkpoint of the state in memory, and the places where reading and saving go on.
-pub(super) struct Loaded {
+pub(crate) struct Loaded {
     /// The state in memory is the committed one at this checkpoint.
     pub checkpoint: Checkpoint,
     pub place: Place,
@@ -27,43 +27,62 @@ pub(super) struct Loaded {
     healer: Option<WholeReader>,
 }
 
-impl Loaded {
-    /// Loads checkpoint and state. A consumer that is not registered is registered, if it has a `role` to be registered in.
-    ///
-    /// # Errors
-    /// Postgres is away; [`Interruption::Unregistered`] if the consumer may not register again; [`Interruption::OtherFold`] if
-    /// the state is that of another fold.
-    pub async fn load<F: Fold>(
-        client: &mut Client,
-        fold: &mut F,
-        key: &CheckpointKey,
-        role: Option<Role>,
-    ) -> Result<Self> {
-        let tx = client.transaction().await.context("beginning to load")?;
-        let registration = match (checkpoint::find(&tx, key).await?, role) {
+/// Loads checkpoints and states of all parts, in one transaction. Where the consumer is not registered, it is registered if it has a
+/// `role` to be registered in: everywhere, or nowhere (I8).
+///
+/// # Errors
+/// Postgres is away; [`Interruption::Unregistered`] if the consumer may not register again; [`Interruption::OtherFold`] if
+/// a state is that of another fold.
+pub(super) async fn load<F: Fold>(
+    client: &mut Client,
+    folds: &mut [F],
+    parts: &mut [Part],
+    whose: &Whose,
+    role: Option<Role>,
+) -> Result<()> {
+    let partitions: Vec<Partition> = parts.iter().map(|part| part.key.partition).collect();
+    let tx = client.transaction().await.context("beginning to load")?;
+    let mut found = checkpoint::find_all(&tx, &whose.name, &partitions).await?;
+    if found.len() < partitions.len() && role.is_some() {
+        bootstrap::begin_registering(&tx).await?;
+    }
+    let (mut loaded, fold_count) = (Vec::with_capacity(parts.len()), folds.len());
+    for (index, part) in parts.iter().enumerate() {
+        let fold = &mut folds[fold_of(index, fold_count)];
+        let registration = match (found.remove(&part.key.partition), role) {
             (Some(registration), _) => registration,
-            (None, Some(role)) => {
-                fold.restart();
-                bootstrap::register(&tx, fold, key, role).await?
-            }
+            (None, Some(role)) => bootstrap::register(&tx, fold, whose, part.key.partition, role).await?,
             (None, None) => return Err(Interruption::Unregistered.into()),
         };
-        match claim(key, registration.fold.as_ref(), fold) {
+        match claim(whose, registration.fold.as_ref(), fold) {
             Ok(Claim::Own) => {}
-            Ok(Claim::Unclaimed) => checkpoint::note_fold(&tx, fold.id(), key).await?,
+            Ok(Claim::Unclaimed) => checkpoint::note_fold(&tx, fold.id(), &part.key).await?,
             Err(other) => return Err(Interruption::OtherFold(other).into()),
         }
-        fold.restore(registration.state.as_deref()).with_context(|| {
+        let id = fold.id().name;
+        loaded.push(Loaded::restore(fold, registration).with_context(|| {
             format!(
                 "the state of consumer {} is unreadable: run {}, then begin anew ({}), or with the state of a consumer OTHER \
                  of the same fold ({})",
-                key.name,
-                command(key, &["--unregister"]),
-                command(key, &["--fold", fold.id().name, "--register"]),
-                command(key, &["--copy-from", "OTHER"])
+                whose.name,
+                whose.command(&["--unregister"]),
+                whose.command(&["--fold", id, "--register"]),
+                whose.command(&["--copy-from", "OTHER"])
             )
-        })?;
-        tx.commit().await.context("committing the registration")?;
+        })?);
+    }
+    tx.commit().await.context("committing the registration")?;
+    parts.iter_mut().zip(loaded).for_each(|(part, loaded)| part.loaded = Some(loaded));
+    Ok(())
+}
+
+impl Loaded {
+    /// Takes up a registration: the fold goes on with its state.
+    ///
+    /// # Errors
+    /// It is not the state of this fold.
+    pub fn restore(fold: &mut impl Fold, registration: Registration) -> Result<Self> {
+        fold.restore(registration.state.as_deref())?;
         let checkpoint = registration.checkpoint;
         let position = EntryId { offset: checkpoint.last_offset, copy: 0 };
         Ok(Self { checkpoint, place: Place::default(), position, vouchers: Vouchers::default(), healer: None })

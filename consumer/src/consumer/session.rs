@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
+use pglog::Identity;
 
 /// How long Postgres may take to roll a transaction back.
 const ROLLBACK_WAIT: Duration = Duration::from_secs(2);
@@ -20,13 +21,15 @@ pub(super) struct ConsumerSession {
 }
 
 impl ConsumerSession {
+    /// Connects, and returns what the log says of itself.
+    ///
     /// # Errors
     /// Postgres is away, or the tables are of another version.
-    pub async fn connect(config: &tokio_postgres::Config, name: &str) -> Result<Self> {
+    pub async fn connect(config: &tokio_postgres::Config, name: &str) -> Result<(Self, Identity)> {
         let client = connect::postgres::connect(config, &format!("consumer {name}"), || {}).await?;
-        pglog::prepare_session(&client).await.context("setting up the session")?;
+        let identity = pglog::prepare_session(&client).await.context("setting up the session")?;
         client.batch_execute(NO_FLUSH).await.context("setting up the session")?;
-        Ok(Self { client, is_in_transaction: false })
+        Ok((Self { client, is_in_transaction: false }, identity))
     }
 
     /// Begins a transaction. This notes it before BEGIN is sent, so that a step that is dropped halfway is rolled back.

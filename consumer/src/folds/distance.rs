@@ -16,8 +16,8 @@ pub struct DistanceFold {
     pub total_distance_mm: i64,
     /// How many rides.
     pub ride_count: i64,
-    /// Wrapping sum, over the rides, of a 64-bit mix of offset, id and distance. Equal digests mean the same rides at the
-    /// same offsets, in whatever order they were folded: the offset is inside, so one ride missing, doubled or different
+    /// Wrapping sum, over the rides, of a 64-bit mix of partition, offset, id and distance. Equal digests mean the same rides at
+    /// the same places, in whatever order they were folded: the place is inside, so one ride missing, doubled or different
     /// shows; and a dead letter that is replayed later leads to the same digest as a record folded in its place.
     #[serde(with = "as_text")]
     pub digest: i64,
@@ -47,7 +47,7 @@ impl StateFold for DistanceFold {
             .checked_add(ride.distance_mm)
             .ok_or_else(|| Rejection("the total would not fit into 64 bits".to_owned()))?;
         self.ride_count += 1;
-        self.digest = self.digest.wrapping_add(mix([record.offset, ride.id, ride.distance_mm]));
+        self.digest = self.digest.wrapping_add(mix([place(record), ride.id, ride.distance_mm]));
         Ok(())
     }
 
@@ -55,6 +55,11 @@ impl StateFold for DistanceFold {
         let decimetres = self.total_distance_mm.saturating_add(50) / 100;
         format!("total_distance={}.{}m rides={}", decimetres / 10, decimetres % 10, self.ride_count)
     }
+}
+
+/// Partition and offset in one number: no offset needs the highest byte. In the first partition it is the offset.
+fn place(record: &Record<'_>) -> i64 {
+    record.offset ^ (i64::from(record.partition.number()) << 56)
 }
 
 /// Mixes three numbers into one: every bit of each reaches every bit of the result, and their order matters.
@@ -88,10 +93,22 @@ mod as_text {
 
 #[cfg(test)]
 mod tests {
+    use pglog::Partition;
+
     use super::*;
 
     fn record(offset: i64, data: &str) -> Record<'_> {
-        Record { offset, token: 1, object: "ride", action: "create", data, staged_at_us: 0, traceparent: None }
+        let partition = Partition::FIRST;
+        Record {
+            partition,
+            offset,
+            token: 1,
+            object: "ride",
+            action: "create",
+            data,
+            staged_at_us: 0,
+            traceparent: None,
+        }
     }
 
     #[test]
@@ -156,6 +173,23 @@ mod tests {
         assert_ne!(digest(&[(1, a), (2, b)]), digest(&[(1, a)]), "missing");
         assert_ne!(digest(&[(1, r#"{"id":2,"distance_mm":1}"#)]), digest(&[(1, r#"{"id":1,"distance_mm":2}"#)]));
         assert_eq!(digest(&[(1, a), (2, b)]), digest(&[(2, b), (1, a)]), "a record that was folded later");
+    }
+
+    #[test]
+    fn digest_tells_partitions_apart() {
+        let digest = |partitions: [i32; 2]| {
+            let mut fold = DistanceFold::default();
+            let data = [r#"{"id":1,"distance_mm":5}"#, r#"{"id":2,"distance_mm":6}"#];
+            for (number, data) in partitions.into_iter().zip(data) {
+                fold.apply(&Record { partition: Partition::new(number).unwrap(), ..record(7, data) }).unwrap();
+            }
+            fold.digest
+        };
+        assert_ne!(digest([0, 1]), digest([1, 0]), "exchanged between two partitions");
+        assert_ne!(digest([0, 0]), digest([0, 1]), "moved to another partition");
+        let mut first = DistanceFold::default();
+        first.apply(&record(7, r#"{"id":1,"distance_mm":5}"#)).unwrap();
+        assert_eq!(first.digest, mix([7, 1, 5]), "that of the first partition is as it always was");
     }
 
     #[test]

@@ -95,8 +95,16 @@ mod tests {
         let mut fold = HistoryFold::default();
         for (offset, object, data, traceparent) in [(7, "ride", "{}", None), (8, "receipt", "not json", Some("00-1"))] {
             assert!(fold.takes(object, "create"));
-            let record =
-                Record { offset, token: 1, object, action: "create", data, staged_at_us: 1_500_000, traceparent };
+            let record = Record {
+                partition: Partition::FIRST,
+                offset,
+                token: 1,
+                object,
+                action: "create",
+                data,
+                staged_at_us: 1_500_000,
+                traceparent,
+            };
             fold.apply(&record).unwrap();
         }
         assert_eq!(

@@ -49,16 +49,17 @@ impl RowFold for ReceiptsFold {
         Ok(())
     }
 
-    fn statements(&mut self, _: &CheckpointKey) -> Vec<Statement> {
+    fn statements(&mut self, key: &CheckpointKey) -> Vec<Statement> {
         let Self { ride_ids, offsets, data } = std::mem::take(self);
         let inserting = Statement::new(
             "-- consumer::receipts::insert
-             INSERT INTO receipts (ride_id, record_offset, data)
-             SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[]::json[])
+             INSERT INTO receipts (ride_id, partition, record_offset, data)
+             SELECT ride_id, $1, record_offset, data
+             FROM unnest($2::bigint[], $3::bigint[], $4::text[]::json[]) AS noted (ride_id, record_offset, data)
              -- If a second record was staged for the ride, one receipt is enough.
              ON CONFLICT DO NOTHING",
         );
-        vec![inserting.with(ride_ids).with(offsets).with(data)]
+        vec![inserting.with(key.partition).with(ride_ids).with(offsets).with(data)]
     }
 }
 
@@ -70,6 +71,7 @@ mod tests {
     fn receipts_are_noted_and_other_payloads_rejected() {
         let mut fold = ReceiptsFold::default();
         let record = |data| Record {
+            partition: pglog::Partition::FIRST,
             offset: 3,
             token: 1,
             object: "receipt",

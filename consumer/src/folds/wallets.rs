@@ -13,11 +13,11 @@ mod scrubber;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use connect::PostgresArgs;
 use deadpool_postgres::ClientWrapper as Client;
 use monitor::Health;
-use pglog::{Partition, Record};
+use pglog::Record;
 use serde::Deserialize;
 use stream::StreamArgs;
 use wallet::documents::DOCS;
@@ -60,22 +60,18 @@ impl WalletsFold {
     /// The fold with its model, for a consumer that runs.
     ///
     /// # Errors
-    /// The consumer folds another partition than that of the wallets.
+    /// There is no server for the model.
     pub fn with_model(
         args: &WalletsArgs,
         postgres: &PostgresArgs,
         stream: &StreamArgs,
         health: &Health,
     ) -> Result<Self> {
-        ensure!(
-            stream.partition() == Partition::FIRST,
-            "the wallets are in partition {}: leave out --partition",
-            Partition::FIRST
-        );
+        let model = open(args, stream)?;
         if health.is_served() {
             metrics::declare();
         }
-        Ok(Self { changed: Changed::new(), projector: Some(Projector::new(open(args, stream), postgres)) })
+        Ok(Self { changed: Changed::new(), projector: Some(Projector::new(model, postgres)) })
     }
 
     /// Deletes the mark. Readers then believe no document: none is made certain any more. If a consumer of this fold is left, it
@@ -84,7 +80,7 @@ impl WalletsFold {
     /// # Errors
     /// Redis is away.
     pub(crate) async fn end_model(args: &WalletsArgs, stream: &StreamArgs) -> Result<()> {
-        let model = open(args, stream);
+        let model = open(args, stream)?;
         let ended = async {
             if let Some(mark) = model.mark().await? {
                 model.end(mark.epoch).await?;
@@ -106,9 +102,12 @@ impl WalletsFold {
 }
 
 /// The model, on the server that the settings name.
-fn open(args: &WalletsArgs, stream: &StreamArgs) -> Model {
-    let redis = args.wallets_redis_url.as_ref().unwrap_or(stream.redis_url.first());
-    Model::start(redis.clone(), &stream.stream_name, REPLY_WAIT)
+///
+/// # Errors
+/// There is none for it.
+fn open(args: &WalletsArgs, stream: &StreamArgs) -> Result<Model> {
+    let redis = args.server(&stream.redis_url)?;
+    Ok(Model::start(redis.clone(), &stream.stream_name, REPLY_WAIT))
 }
 
 impl ModelFold for WalletsFold {
@@ -150,8 +149,8 @@ impl ModelFold for WalletsFold {
         self.projector()?.settle(client, &changed, page).await
     }
 
-    async fn tend(&mut self, client: &Client, place: LogPlace) -> Result<Duration> {
-        self.projector()?.tend(client, place).await
+    async fn tend(&mut self, client: &Client, places: &[LogPlace]) -> Result<Duration> {
+        self.projector()?.tend(client, places).await
     }
 }
 
@@ -194,6 +193,16 @@ mod tests {
     }
 
     fn record(data: &str) -> Record<'_> {
-        Record { offset: 1, token: 1, object: "wallet", action: "credit", data, staged_at_us: 0, traceparent: None }
+        let partition = pglog::Partition::FIRST;
+        Record {
+            partition,
+            offset: 1,
+            token: 1,
+            object: "wallet",
+            action: "credit",
+            data,
+            staged_at_us: 0,
+            traceparent: None,
+        }
     }
 }

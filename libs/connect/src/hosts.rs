@@ -36,7 +36,10 @@ pub(crate) async fn first_writable<T: MakeTlsConnect<Socket> + Clone>(
         let connected = if left == 0 { Ok(connecting.await) } else { timeout(HOST_WAIT, connecting).await };
         match connected {
             Ok(Ok(connected)) => {
-                LAST_TAKEN.store(index, Ordering::Relaxed);
+                // A standby is mostly a single host, whose place says nothing about the others' hosts.
+                if hosts.len() > 1 {
+                    LAST_TAKEN.store(index, Ordering::Relaxed);
+                }
                 return Ok(connected);
             }
             Ok(Err(error)) => failure = Some(error),

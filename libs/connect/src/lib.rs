@@ -9,5 +9,5 @@ mod session;
 pub mod tls;
 mod url;
 
-pub use postgres::PostgresArgs;
+pub use postgres::{PostgresArgs, StandbyArgs};
 pub use url::{describe, parse_url};

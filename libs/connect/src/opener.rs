@@ -15,7 +15,7 @@ use deadpool_postgres::Connect;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -29,6 +29,8 @@ use crate::tls;
 pub(crate) struct Opener {
     /// The settings of TLS. `None`: connections are not encrypted.
     tls: Option<MakeRustlsConnect>,
+    /// Whether a server that takes no writes is left.
+    needs_primary: bool,
 }
 
 /// A client, and the task that drives its connection.
@@ -39,7 +41,8 @@ impl Opener {
     /// without TLS: a server as Debian installs it has a self-signed certificate, which would not verify.
     pub fn new(config: &Config) -> Result<Self> {
         let is_encrypted = config.get_ssl_mode() == SslMode::Require;
-        Ok(Self { tls: if is_encrypted { Some(tls::for_postgres()?) } else { None } })
+        let tls = if is_encrypted { Some(tls::for_postgres()?) } else { None };
+        Ok(Self { tls, needs_primary: config.get_target_session_attrs() == TargetSessionAttrs::ReadWrite })
     }
 
     /// Connects to the first host that is writable.
@@ -53,10 +56,10 @@ impl Opener {
     ) -> Result<Opened, tokio_postgres::Error> {
         if let Some(tls) = &self.tls {
             let (client, connection) = first_writable(config, tls).await?;
-            Ok((client, tokio::spawn(drive(connection, on_notice))))
+            Ok((client, tokio::spawn(drive(connection, on_notice, self.needs_primary))))
         } else {
             let (client, connection) = first_writable(config, &NoTls).await?;
-            Ok((client, tokio::spawn(drive(connection, on_notice))))
+            Ok((client, tokio::spawn(drive(connection, on_notice, self.needs_primary))))
         }
     }
 }
@@ -93,8 +96,11 @@ fn leave() {
 }
 
 /// Drives the connection until it ends, or until its server is to be left. The client's next statement reports the end.
-async fn drive<S>(mut connection: Connection<Socket, S>, mut on_notice: impl FnMut() + Send + 'static)
-where
+async fn drive<S>(
+    mut connection: Connection<Socket, S>,
+    mut on_notice: impl FnMut() + Send + 'static,
+    needs_primary: bool,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut left = pin!(LEAVE.notified());
@@ -107,6 +113,9 @@ where
                 Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
                 Poll::Pending => break,
             }
+        }
+        if !needs_primary {
+            return Poll::Pending;
         }
         if is_read_only(&connection) {
             leave();

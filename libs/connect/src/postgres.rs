@@ -38,6 +38,20 @@ impl std::fmt::Debug for PostgresArgs {
     }
 }
 
+/// A standby that may be read.
+#[derive(Clone, Args)]
+pub struct StandbyArgs {
+    /// A hot standby of the database: what is only read is read there, as far as it has got. Without it, from the database itself
+    #[arg(long, env = "STANDBY_DATABASE_URL", hide_env_values = true, value_parser = parse_url)]
+    pub standby_database_url: Option<tokio_postgres::Config>,
+}
+
+impl std::fmt::Debug for StandbyArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.standby_database_url)
+    }
+}
+
 /// How long connecting to one host may take, and how long a caller waits for a connection of the pool.
 const CONNECT_WAIT: Duration = Duration::from_secs(3);
 
@@ -57,15 +71,17 @@ const SESSION_LIMITS: &str = "-- connect::limit_session
 /// A pool closes a connection that was not used for so long, before the server does.
 const POOL_IDLE_MAX: Duration = Duration::from_secs(60);
 
+/// If there are several hosts, the primary is taken; after a failover this is not the old one.
+const PRIMARY: TargetSessionAttrs = TargetSessionAttrs::ReadWrite;
+
 /// `config` with the settings of every connection: bounded waits, and keepalives that notice a dead peer.
-fn tuned(config: &Config, process: &str) -> Config {
+fn tuned(config: &Config, process: &str, servers: TargetSessionAttrs) -> Config {
     let mut config = config.clone();
     config.application_name(process);
     if config.get_connect_timeout().is_none() {
         config.connect_timeout(CONNECT_WAIT);
     }
-    // If there are several hosts, take the primary; after a failover this is not the old one.
-    config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+    config.target_session_attrs(servers);
     config.keepalives_idle(Duration::from_secs(30)).tcp_user_timeout(Duration::from_secs(30));
     config
 }
@@ -81,8 +97,21 @@ fn connect_wait(config: &Config) -> Duration {
 /// # Errors
 /// The pool cannot be built. It has not connected to anything yet.
 pub fn pool(config: &Config, process: &str, size: usize) -> Result<Pool> {
-    let (tuned, recycling) = (tuned(config, process), ManagerConfig { recycling_method: RecyclingMethod::Fast });
-    let opener = Opener::new(config)?;
+    pool_of(config, process, size, PRIMARY)
+}
+
+/// As [`pool`], of connections to any server, also one that takes no writes: a hot standby.
+///
+/// # Errors
+/// As [`pool`].
+pub fn pool_of_standby(config: &Config, process: &str, size: usize) -> Result<Pool> {
+    pool_of(config, process, size, TargetSessionAttrs::Any)
+}
+
+fn pool_of(config: &Config, process: &str, size: usize, servers: TargetSessionAttrs) -> Result<Pool> {
+    let (tuned, recycling) =
+        (tuned(config, process, servers), ManagerConfig { recycling_method: RecyclingMethod::Fast });
+    let opener = Opener::new(&tuned)?;
     let manager = Manager::from_connect(tuned.clone(), opener.clone(), recycling);
     let opening = Arc::new((opener, tuned));
     let pool = Pool::builder(manager)
@@ -150,8 +179,19 @@ pub async fn connect(
     process: &str,
     on_notice: impl FnMut() + Send + 'static,
 ) -> Result<ClientWrapper> {
-    let tuned = tuned(config, process);
-    let opener = Opener::new(config)?;
+    connect_to(tuned(config, process, PRIMARY), on_notice).await
+}
+
+/// As [`connect`], to any server, also one that takes no writes: a hot standby. It takes no LISTEN.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_to_standby(config: &Config, process: &str) -> Result<ClientWrapper> {
+    connect_to(tuned(config, process, TargetSessionAttrs::Any), || {}).await
+}
+
+async fn connect_to(tuned: Config, on_notice: impl FnMut() + Send + 'static) -> Result<ClientWrapper> {
+    let opener = Opener::new(&tuned)?;
     let prepared = async {
         let (client, driving) = opener
             .open(&tuned, on_notice)
@@ -160,5 +200,5 @@ pub async fn connect(
         session::begin(&client, &opener, &tuned, SESSION_LIMITS).await?;
         Ok(ClientWrapper::new(client, driving))
     };
-    tokio::time::timeout(connect_wait(config), prepared).await.context("connecting to Postgres took too long")?
+    tokio::time::timeout(connect_wait(&tuned), prepared).await.context("connecting to Postgres took too long")?
 }

@@ -1,10 +1,10 @@
-//! A connection to Redis that is made at the first command, and made anew after an error.
+//! A connection to Redis that is made at the first command, and made anew after an error. It refuses a node of a Redis Cluster.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisResult, ScriptInvocation};
+use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ScriptInvocation, cmd};
 use tokio::sync::Mutex;
 
 /// How long connecting may take.
@@ -13,6 +13,9 @@ const CONNECT_WAIT: Duration = Duration::from_secs(2);
 /// How long a command may take. The scripts here need less than a millisecond; a server that writes its log to a slow
 /// disk may need a second.
 const REPLY_WAIT: Duration = Duration::from_secs(5);
+
+/// A script has keys in several slots, and would stop half way. The client follows no redirection.
+const IN_CLUSTER: &str = "this is a node of a Redis Cluster, and operations need a Redis server of their own";
 
 /// One connection, shared by all clones.
 #[derive(Clone)]
@@ -46,7 +49,12 @@ impl Link {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_WAIT))
             .set_response_timeout(Some(REPLY_WAIT));
-        let connected = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let mut connected = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        // A user without the right to ask knows the server.
+        let info: RedisResult<String> = cmd("INFO").arg("server").query_async(&mut connected).await;
+        if info.is_ok_and(|info| is_cluster(&info)) {
+            return Err(RedisError::from((ErrorKind::InvalidClientConfig, IN_CLUSTER)));
+        }
         Ok(connection.insert(connected).clone())
     }
 
@@ -58,4 +66,9 @@ impl Link {
         }
         reply
     }
+}
+
+/// Whether `INFO server` is of a node of a Redis Cluster. Valkey may say `server_mode`.
+fn is_cluster(info: &str) -> bool {
+    info.lines().any(|line| ["redis_mode:cluster", "server_mode:cluster"].contains(&line))
 }

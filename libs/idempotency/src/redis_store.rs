@@ -4,8 +4,8 @@
 //! at most those of one second with `appendfsync everysec`. A failover loses the writes that were not replicated yet. With an
 //! eviction policy, operations disappear. If an operation must never be done again, store operations in Postgres.
 //!
-//! The indexes of the sweepers are single keys, so this needs one server (or one shard), not a cluster. It needs Redis 7.0 or
-//! newer, or Valkey.
+//! The indexes of the sweepers are single keys, which lie in other slots than the operations. So this needs a server of its own, and
+//! refuses a node of a Redis Cluster. It needs Redis 7.0 or newer, or Valkey.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;

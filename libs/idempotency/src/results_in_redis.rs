@@ -21,6 +21,8 @@ const REFERENCE: &[u8] = b"\0in redis: ";
 
 /// Stores operations in Postgres, and long results in Redis.
 ///
+/// Redis must be a server, and no node of a Redis Cluster: there, every long result would be in Postgres.
+///
 /// The result is written to Redis before the operation is finished. If Redis is away then, the result is stored in Postgres.
 #[derive(Clone)]
 pub struct ResultsInRedis {

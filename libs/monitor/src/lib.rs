@@ -41,7 +41,7 @@ use web::Hosts;
 
 pub use declare::{declare_counter, declare_gauge};
 pub use health::{Health, Pulse};
-pub use metrics::{Unit, counter, describe_counter, describe_histogram, gauge, histogram};
+pub use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 pub use orders::{ORDER_HEADER, OrderBook, Orders, is_order};
 pub use probe::{Question, try_statements};
 pub use server::start;

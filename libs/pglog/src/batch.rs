@@ -11,6 +11,11 @@ use crate::session::Session;
 /// the lock may [`assign`](crate::assign).
 pub const LEADER_LOCK: i32 = 0x524f_434b;
 
+/// First half of the key of the advisory locks by which streamers count each other, as [`LEADER_LOCK`] is of the leaders' locks.
+/// The second half is 0 for a streamer that shares all partitions with others. A streamer that works on some partitions only
+/// holds a lock for each of them: its number plus 1. All are shared locks.
+pub const MEMBER_LOCK: i32 = 0x524f_434c;
+
 /// Records of a batch between two whose ids are stored, and rows that one statement counts or skips.
 pub(crate) const SKIP_LEN: i64 = 100_000;
 
@@ -130,6 +135,61 @@ pub async fn head(client: &impl Session, partition: Partition) -> Result<i64, Er
 pub async fn marked_head(client: &impl Session, partition: Partition) -> Result<(i64, i64), Error> {
     let edge = edge(client, partition).await?;
     Ok((edge.next_offset - 1, edge.token))
+}
+
+/// The head of each of these partitions, in their order, by one statement.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn heads(client: &impl Session, partitions: &[Partition]) -> Result<Vec<i64>, Error> {
+    let marked = marked_heads(client, partitions).await?;
+    Ok(marked.into_iter().map(|(offset, _)| offset).collect())
+}
+
+/// As [`heads`], with the tokens: the [`marked_head`] of each.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn marked_heads(client: &impl Session, partitions: &[Partition]) -> Result<Vec<(i64, i64)>, Error> {
+    let rows = client
+        .query(
+            "-- pglog::marked_heads
+             SELECT COALESCE(last.first_offset + last.record_count - 1, 0), COALESCE(last.token, 0)
+             FROM unnest($1::int[]) WITH ORDINALITY AS wanted (partition, place)
+             LEFT JOIN LATERAL (SELECT first_offset, record_count, token FROM log_batches
+                                WHERE partition = wanted.partition ORDER BY first_offset DESC LIMIT 1) AS last ON true
+             ORDER BY wanted.place",
+            &[&partitions],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// The token of the batch that contains an offset, and the head, of each of these partitions; in their order, by one statement.
+/// The token is `None` if the batch was deleted, or does not exist yet.
+///
+/// # Errors
+/// Postgres is away.
+pub async fn tokens_at(
+    client: &impl Session,
+    partitions: &[Partition],
+    offsets: &[i64],
+) -> Result<Vec<(Option<i64>, i64)>, Error> {
+    let rows = client
+        .query(
+            "-- pglog::tokens_at
+             SELECT CASE WHEN wanted.last_offset <= held.last_offset THEN held.token END, COALESCE(newest.last_offset, 0)
+             FROM unnest($1::int[], $2::bigint[]) WITH ORDINALITY AS wanted (partition, last_offset, place)
+             LEFT JOIN LATERAL (SELECT first_offset + record_count - 1 AS last_offset, token FROM log_batches
+                                WHERE partition = wanted.partition AND first_offset <= wanted.last_offset
+                                ORDER BY first_offset DESC LIMIT 1) AS held ON true
+             LEFT JOIN LATERAL (SELECT first_offset + record_count - 1 AS last_offset FROM log_batches
+                                WHERE partition = wanted.partition ORDER BY first_offset DESC LIMIT 1) AS newest ON true
+             ORDER BY wanted.place",
+            &[&partitions, &offsets],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 /// The lowest offset whose record can still be read, or the one after the head if none can.

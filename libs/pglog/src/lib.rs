@@ -35,11 +35,12 @@ mod stage;
 mod whole;
 
 pub use batch::{
-    Batch, BatchRange, LEADER_LOCK, batch_ranges, first_retained, head, is_anything_staged, marked_head, token_at,
+    Batch, BatchRange, LEADER_LOCK, MEMBER_LOCK, batch_ranges, first_retained, head, heads, is_anything_staged,
+    marked_head, marked_heads, token_at, tokens_at,
 };
 pub use checkpoint::{hold_reaping, hold_registration, lowest_checkpoint};
-pub use cut::{Cut, Cutter, assign};
-pub use lag::{Lag, lag};
+pub use cut::{Cut, Cutter, Cutters, assign};
+pub use lag::{Lag, Place, lag, lags};
 pub use partition::{NoPartition, NoPartitions, Partition, PartitionCount, Partitions, UnknownPartition};
 pub use reader::Reader;
 pub use reap::{ReapedCounts, reap, reapable};

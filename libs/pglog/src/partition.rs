@@ -31,18 +31,6 @@ impl Partition {
     pub const fn number(self) -> i32 {
         self.0
     }
-
-    /// Its argument in a command that a message tells a person to run, with a space before it; empty for the default.
-    ///
-    /// ```
-    /// # use pglog::Partition;
-    /// let command = |partition: Partition| format!("dead-letters list{}", partition.argument());
-    /// assert_eq!(command(Partition::FIRST), "dead-letters list");
-    /// assert_eq!(command(Partition::new(3).unwrap()), "dead-letters list --partition 3");
-    /// ```
-    pub fn argument(self) -> String {
-        if self == Self::FIRST { String::new() } else { format!(" --partition {self}") }
-    }
 }
 
 impl fmt::Display for Partition {
@@ -82,6 +70,19 @@ impl PartitionCount {
         partition.0 < self.0
     }
 
+    /// The argument that names a partition in a command that a message tells a person to run, with a space before it; empty if the
+    /// log has only one.
+    ///
+    /// ```
+    /// # use pglog::{Partition, PartitionCount};
+    /// let command = |count: PartitionCount| format!("dead-letters list{}", count.argument_for(Partition::FIRST));
+    /// assert_eq!(command(PartitionCount::ONE), "dead-letters list");
+    /// assert_eq!(command(PartitionCount::new(8).unwrap()), "dead-letters list --partitions 0");
+    /// ```
+    pub fn argument_for(self, partition: Partition) -> String {
+        if self == Self::ONE { String::new() } else { format!(" --partitions {partition}") }
+    }
+
     /// The partition of a key: the first 32 bits of its MD5, modulo the number of partitions. The function `partition_of` of the
     /// schema computes the same, and `libs/stream/vectors.json` has test vectors.
     ///
@@ -115,6 +116,20 @@ pub enum Partitions {
 }
 
 impl Partitions {
+    /// The argument that names them in a command that a message tells a person to run, with a space before it; empty for all.
+    ///
+    /// ```
+    /// # use pglog::Partitions;
+    /// assert_eq!(Partitions::All.argument(), "");
+    /// assert_eq!("3,0".parse::<Partitions>().unwrap().argument(), " --partitions 0,3");
+    /// ```
+    pub fn argument(&self) -> String {
+        match self {
+            Self::All => String::new(),
+            some => format!(" --partitions {some}"),
+        }
+    }
+
     /// These partitions of a log that has `count`.
     ///
     /// # Errors

@@ -127,7 +127,7 @@ impl Reader {
             if !is_full && to_id == i64::MAX {
                 return Err(self.why_short(client, rows.len() as i64).await);
             }
-            let page = Page::new(self.next_offset, self.batch.token, rows);
+            let page = Page::new(self.batch.partition, self.next_offset, self.batch.token, rows);
             self.pass(&page);
             if is_full {
                 return Ok(page);
@@ -149,7 +149,7 @@ impl Reader {
         if rows.is_empty() {
             return Err(self.why_short(client, first_count as i64).await);
         }
-        let page = Page::of_batches(self.next_offset, rows);
+        let page = Page::of_batches(partition, self.next_offset, rows);
         self.next_offset += page.len() as i64;
         self.reached_offset = self.next_offset;
         Ok(page)

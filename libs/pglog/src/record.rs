@@ -5,9 +5,13 @@ use std::time::{Duration, SystemTime};
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type, accepts};
 
+use crate::partition::Partition;
+
 /// A record at its offset. It borrows from the page that it was read with, from Postgres or from the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record<'a> {
+    /// The partition that it is in.
+    pub partition: Partition,
     /// Its place in the partition: 1, 2, 3, …
     pub offset: i64,
     /// The token of its batch; 0 if the record was read from the history, which does not keep tokens.
@@ -28,6 +32,7 @@ pub struct Record<'a> {
 /// Consecutive records of the log.
 #[derive(Debug, Default)]
 pub struct Page {
+    partition: Partition,
     first_offset: i64,
     /// The token of all records. `None`: each row has its own.
     token: Option<i64>,
@@ -37,13 +42,13 @@ pub struct Page {
 impl Page {
     /// A page of `rows` of one batch, which begin with the columns `id, object, action, data, staged_at, traceparent`. In a
     /// page of the history the first column is the offset.
-    pub(crate) fn new(first_offset: i64, token: i64, rows: Vec<Row>) -> Self {
-        Self { first_offset, token: Some(token), rows }
+    pub(crate) fn new(partition: Partition, first_offset: i64, token: i64, rows: Vec<Row>) -> Self {
+        Self { partition, first_offset, token: Some(token), rows }
     }
 
     /// A page of rows of several batches. They have the column `token`, too.
-    pub(crate) fn of_batches(first_offset: i64, rows: Vec<Row>) -> Self {
-        Self { first_offset, token: None, rows }
+    pub(crate) fn of_batches(partition: Partition, first_offset: i64, rows: Vec<Row>) -> Self {
+        Self { partition, first_offset, token: None, rows }
     }
 
     /// The number of its records.
@@ -64,6 +69,7 @@ impl Page {
     /// Its records, in offset order.
     pub fn records(&self) -> impl ExactSizeIterator<Item = Record<'_>> {
         self.rows.iter().enumerate().map(|(index, row)| Record {
+            partition: self.partition,
             offset: self.first_offset + index as i64,
             token: self.token.unwrap_or_else(|| row.get("token")),
             object: row.get(1),

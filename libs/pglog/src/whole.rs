@@ -112,5 +112,5 @@ pub async fn history_page(
         rows.iter().zip(first_offset..=last_offset).take_while(|(row, offset)| row.get::<_, i64>(0) == *offset);
     let contiguous_len = contiguous.count();
     rows.truncate(contiguous_len);
-    Ok(Page::new(first_offset, 0, rows))
+    Ok(Page::new(partition, first_offset, 0, rows))
 }

@@ -182,17 +182,36 @@ impl<'a> EntryWriter<'a> {
 /// # Errors
 /// Redis refused, or the reply has another shape. An entry with bad fields is no error.
 pub fn decode_xread(reply: &[u8]) -> Result<Vec<Entry<'_>>, DecodeError> {
-    // [[key, [[id, [name, value, …]], …]]], with one key because one was asked for.
+    let mut streams = decode_xreads(reply)?;
+    match (streams.pop(), streams.is_empty()) {
+        (None, _) => Ok(Vec::new()),
+        (Some((_, entries)), true) => Ok(entries),
+        (Some(_), false) => Err(DecodeError::Shape),
+    }
+}
+
+/// Decodes the reply to `XREAD … STREAMS key key … id id …`: the key of each stream that has entries, and its entries.
+///
+/// # Errors
+/// As [`decode_xread`].
+pub fn decode_xreads(reply: &[u8]) -> Result<Vec<Stretch<'_>>, DecodeError> {
+    // [[key, [[id, [name, value, …]], …]], …]
     let mut elements = Elements::of(reply);
     match elements.next() {
-        Some(Element::Nil) => return Ok(Vec::new()),
-        Some(Element::Array(1)) => {}
-        other => return Err(unexpected(other)),
+        Some(Element::Nil) => Ok(Vec::new()),
+        Some(Element::Array(count)) => (0..count).map(|_| decode_stretch(&mut elements)).collect(),
+        other => Err(unexpected(other)),
     }
-    let (Some(Element::Array(2)), Some(Element::Bulk(_))) = (elements.next(), elements.next()) else {
-        return Err(DecodeError::Shape);
-    };
-    decode_entries(&mut elements)
+}
+
+/// The key of a stream, and entries of it that follow each other.
+pub type Stretch<'a> = (&'a [u8], Vec<Entry<'a>>);
+
+fn decode_stretch<'a>(elements: &mut Elements<'a>) -> Result<Stretch<'a>, DecodeError> {
+    match (elements.next(), elements.next()) {
+        (Some(Element::Array(2)), Some(Element::Bulk(key))) => Ok((key, decode_entries(elements)?)),
+        _ => Err(DecodeError::Shape),
+    }
 }
 
 /// Decodes the reply to `XRANGE key …`, as [`decode_xread`] does.

@@ -43,10 +43,15 @@ impl StreamEnd {
     /// is under the key.
     pub async fn read(stream: &mut Wire, key: &str) -> Result<Self> {
         let mut question = Commands::default();
-        question.add(&["XINFO", "STREAM", key]);
+        Self::ask(&mut question, key);
         stream.send(&question).await?;
         let reply = stream.read(1).await?;
         Ok(Self::decode(&reply)?)
+    }
+
+    /// Adds the question where a stream ends.
+    pub fn ask(commands: &mut Commands, key: &str) {
+        commands.add(&["XINFO", "STREAM", key]);
     }
 
     /// The offset of the last entry that the stream still holds.
@@ -60,7 +65,11 @@ impl StreamEnd {
         self.entry.is_some_and(|entry| entry.token != Some(token))
     }
 
-    fn decode(reply: &[u8]) -> Result<Self, DecodeError> {
+    /// Reads the reply to [`ask`](Self::ask). More replies may follow it.
+    ///
+    /// # Errors
+    /// [`DecodeError::Refused`] with Redis's text if it refuses.
+    pub fn decode(reply: &[u8]) -> Result<Self, DecodeError> {
         // [name, value, …], among them length, entries-added, last-generated-id and last-entry.
         let mut elements = Elements::of(reply);
         let len = match elements.next() {

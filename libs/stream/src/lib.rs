@@ -5,8 +5,11 @@
 pub mod args;
 pub mod codec;
 pub mod end;
+pub mod placement;
 pub mod redis;
+pub mod refusal;
 pub mod resp;
+mod seeds;
 pub mod servers;
 pub mod wire;
 

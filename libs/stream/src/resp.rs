@@ -165,6 +165,11 @@ impl Commands {
         Self { bytes: Vec::with_capacity(len), count: 0 }
     }
 
+    /// Makes room for `len` more bytes.
+    pub fn reserve(&mut self, len: usize) {
+        self.bytes.reserve(len);
+    }
+
     /// The number of commands. Redis sends one reply for each.
     pub fn count(&self) -> usize {
         self.count

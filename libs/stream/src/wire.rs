@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use crate::redis::{CONNECT_WAIT, PEER_WAIT, REPLY_WAIT, ensure_version};
+use crate::redis::{CLUSTER_REPLY_WAIT, CONNECT_WAIT, PEER_WAIT, REPLY_WAIT, ensure_version, is_cluster};
 use crate::resp::{Commands, Element, Elements, Scan};
 use connect::tls;
 
@@ -35,21 +35,23 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Connects. Every reply must arrive within a few seconds, plus `block` for commands that block on the server.
+    /// Connects. Every reply must arrive within 5 s, from a node of a Redis Cluster within 2 s, plus `block` for commands that
+    /// block on the server.
     ///
     /// # Errors
     /// Redis is away, refuses the login, or is older than 7.0: back off and try again.
     pub async fn connect(client: &Client, block: Duration) -> Result<Self> {
-        timeout(CONNECT_WAIT, Self::open(client, REPLY_WAIT + block))
+        timeout(CONNECT_WAIT, Self::open(client, block))
             .await
             .unwrap_or_else(|_| bail!("no answer within {CONNECT_WAIT:?}"))
             .context("connecting to Redis")
             .map_err(tls::explain)
     }
 
-    async fn open(client: &Client, reply_wait: Duration) -> Result<Self> {
+    async fn open(client: &Client, block: Duration) -> Result<Self> {
         let socket = open_socket(client.get_connection_info().addr()).await?;
-        let mut wire = Self { socket, input: BytesMut::with_capacity(INPUT_LEN), reply_wait, is_cluster: false };
+        let mut wire =
+            Self { socket, input: BytesMut::with_capacity(INPUT_LEN), reply_wait: REPLY_WAIT, is_cluster: false };
         let settings = client.get_connection_info().redis_settings();
         let mut greeting = Commands::default();
         match (settings.username(), settings.password()) {
@@ -70,11 +72,12 @@ impl Wire {
                 Element::Bulk(info) => {
                     let info = String::from_utf8_lossy(info);
                     ensure_version(&info)?;
-                    wire.is_cluster = info.lines().any(|line| line == "redis_mode:cluster");
+                    wire.is_cluster = is_cluster(&info);
                 }
                 _ => {}
             }
         }
+        wire.reply_wait = block + if wire.is_cluster { CLUSTER_REPLY_WAIT } else { REPLY_WAIT };
         Ok(wire)
     }
 

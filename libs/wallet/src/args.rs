@@ -3,11 +3,17 @@
 use std::fmt::{self, Debug, Formatter};
 use std::time::Duration;
 
+use anyhow::{Result, bail};
 use clap::Args;
 use stream::Servers;
 use stream::args::{parse_redis_url, parse_stream_name};
+use tracing::info;
 
 use crate::model::Model;
+
+/// The advice where the read model would be on a Redis Cluster.
+pub(crate) const WANTS_OWN_SERVER: &str =
+    "the wallets' read model wants a server of its own: set WALLETS_REDIS_URL to one Redis server";
 
 /// Where the read model is.
 #[derive(Clone, Default, Args)]
@@ -15,6 +21,20 @@ pub struct WalletsArgs {
     /// The Redis server of the wallets' read model. Default: REDIS_URL. It wants a server of its own, not a Redis Cluster
     #[arg(long, env = "WALLETS_REDIS_URL", hide_env_values = true, value_parser = parse_redis_url)]
     pub wallets_redis_url: Option<redis::Client>,
+}
+
+impl WalletsArgs {
+    /// The server of the read model, for a process that needs one.
+    ///
+    /// # Errors
+    /// There is none: `stream` is a Redis Cluster.
+    pub fn server<'a>(&'a self, stream: &'a Servers) -> Result<&'a redis::Client> {
+        match &self.wallets_redis_url {
+            Some(own) => Ok(own),
+            None if stream.is_cluster() => bail!("REDIS_URL is a Redis Cluster, and {WANTS_OWN_SERVER}"),
+            None => Ok(stream.first()),
+        }
+    }
 }
 
 impl Debug for WalletsArgs {
@@ -51,6 +71,9 @@ pub struct ModelArgs {
 impl ModelArgs {
     /// Starts the read model, if there is a server for it. A request to it waits up to `wait`.
     pub fn start(&self, wait: Duration) -> Option<Model> {
+        if self.wallets.wallets_redis_url.is_none() && self.redis_url.as_ref().is_some_and(Servers::is_cluster) {
+            info!("REDIS_URL is a Redis Cluster: wallets are read from Postgres alone ({WANTS_OWN_SERVER})");
+        }
         Some(Model::start(self.client()?.clone(), &self.stream_name, wait))
     }
 

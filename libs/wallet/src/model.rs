@@ -2,7 +2,7 @@
 //! Redis may lose anything at any time. A reader that finds no document reads Postgres.
 //!
 //! The api writes a document after each commit. The consumer with the fold `wallets` makes documents certain: it moves the
-//! [`Mark`] to an offset of the log after the documents reflect all records up to there. All of them write by one script, so
+//! [`Mark`] to an offset of a partition after the documents reflect all its records up to there. All of them write by one script, so
 //! each write is atomic.
 //!
 //! # Why no reader is shown a wrong document for long
@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use monitor::declare_gauge;
+use pglog::Partition;
 use redis::Client;
 use stream::resp::{Commands, Element, Elements};
 
@@ -42,7 +43,7 @@ pub use doubt::{Doubt, find_doubt};
 use json::HEAD_LEN_MAX;
 pub use json::read_document;
 use link::Link;
-pub use mark::{Epoch, Foreign, Mark, Run};
+pub use mark::{Epoch, Foreign, Mark, Marked, Run};
 use script::{Move, Piece};
 pub use script::{Outcome, Written};
 
@@ -144,8 +145,8 @@ impl Model {
         self.write(epoch, changes.iter().map(Piece::Change), None, wallets).await
     }
 
-    /// Writes documents, and moves the mark to `offset`, where the log's batch has `token`: with them, the model reflects all
-    /// records up to there. `bound` is the offset that the model was known to reflect, out of Postgres.
+    /// Writes documents, and moves the mark in one partition to a place: with them, the model reflects all its records up to there.
+    /// `bound` is the offset that the model was known to reflect, out of Postgres.
     ///
     /// # Errors
     /// [`Away`].
@@ -153,11 +154,10 @@ impl Model {
         &self,
         epoch: Epoch,
         documents: &[Document],
-        bound: i64,
-        offset: i64,
-        token: i64,
+        (partition, bound): (Partition, i64),
+        place: Marked,
     ) -> Result<Written, Away> {
-        let moved = Some(Move { bound, offset, token });
+        let moved = Some(Move { partition, bound, place });
         self.write(Some(epoch), documents.iter().map(Piece::Document), moved, vec![]).await
     }
 
@@ -166,7 +166,7 @@ impl Model {
     ///
     /// # Errors
     /// [`Away`].
-    pub async fn begin(&self, expected: Option<Epoch>, mark: Mark) -> Result<bool, Away> {
+    pub async fn begin(&self, expected: Option<Epoch>, mark: &Mark) -> Result<bool, Away> {
         self.replace_mark(expected, Some(mark)).await
     }
 
@@ -201,7 +201,7 @@ impl Model {
         Ok(written)
     }
 
-    async fn replace_mark(&self, expected: Option<Epoch>, mark: Option<Mark>) -> Result<bool, Away> {
+    async fn replace_mark(&self, expected: Option<Epoch>, mark: Option<&Mark>) -> Result<bool, Away> {
         let reply = self.link.ask(script::replace_mark(&self.mark_key, expected, mark), vec![]).await?;
         Ok(Elements::of(&reply.bytes).next() == Some(Element::Integer(1)))
     }

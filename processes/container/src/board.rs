@@ -14,7 +14,7 @@
 //!
 //! Redis may lose what it has acknowledged. [`Board::is_lost`] sees that another server replies, or the same one after a restart.
 //! [`Board::rebuild`] then builds the board from what Postgres knows. With an eviction policy Redis may lose one key silently, so
-//! it must be `noeviction`. In a Redis Cluster the prefix needs a hash tag, such as `{container}`.
+//! it must be `noeviction`. It must be a server and no Redis Cluster: the keys of one step are in several slots there.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -192,7 +192,7 @@ impl Board {
             let mut shared = self.connection.lock().await;
             match &*shared {
                 Some(connection) => connection.clone(),
-                None => shared.insert(stream::redis::connect(&self.client).await?).clone(),
+                None => shared.insert(stream::redis::connect_to_server(&self.client, "the board").await?).clone(),
             }
         };
         let reply = command(connection).await;

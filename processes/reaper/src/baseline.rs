@@ -1,5 +1,5 @@
-//! The baseline: the folded state of all reaped records. It is a consumer that reads from Postgres only. The reaper moves it
-//! just before it deletes records.
+//! The baseline of a partition: the folded state of all its reaped records. It is a consumer that reads from Postgres only. The
+//! reaper moves it just before it deletes records.
 
 use std::time::Instant;
 
@@ -17,9 +17,9 @@ pub(crate) struct Baseline {
 }
 
 impl Baseline {
-    pub fn new(config: &Config, shutdown: &CancellationToken) -> Self {
-        let consumer = Consumer::baseline(&config.postgres, &config.stream, FOLDS.first(), shutdown.clone());
-        Self { consumer, partition: config.stream.partition() }
+    pub fn new(config: &Config, partition: Partition, shutdown: &CancellationToken) -> Self {
+        let consumer = Consumer::baseline(&config.postgres, partition, FOLDS.first(), shutdown.clone());
+        Self { consumer, partition }
     }
 
     /// Folds up to `last_offset` in bounded steps, and commits each step. Stops early at `shutdown`, at the time `until`, and if

@@ -27,7 +27,8 @@ pub struct Config {
     #[arg(long, env = "REAPER_INTERVAL", default_value = "10s", value_parser = humantime::parse_duration)]
     pub interval: Duration,
 
-    /// The longest length of the stream, in entries. A million small entries take some 130 MB of Redis's memory.
+    /// The longest length of a stream, in entries. A million small entries take some 130 MB of Redis's memory. Each partition has
+    /// its own stream.
     #[arg(long, env = "STREAM_LEN_MAX", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub stream_len_max: u64,
 

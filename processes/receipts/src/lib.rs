@@ -27,7 +27,7 @@ const AGE_MAX: Duration = Duration::from_secs(5);
 /// Statements that succeed only while receipts can be noted and delivered, and change no row.
 const TRIAL: [&str; 3] = [
     "-- receipts::try_note
-     INSERT INTO receipts (ride_id, record_offset, data) SELECT NULL, NULL, NULL WHERE false",
+     INSERT INTO receipts (ride_id, partition, record_offset, data) SELECT NULL, NULL, NULL, NULL WHERE false",
     "-- receipts::try_mark
      UPDATE receipts SET delivered_at = delivered_at, next_attempt_at = next_attempt_at, attempt_count = 0,
             message_id = NULL, last_error = NULL WHERE false",

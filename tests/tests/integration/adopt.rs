@@ -59,7 +59,7 @@ async fn waiting(world: &World) -> Vec<String> {
 
 #[tokio::test]
 async fn an_adopted_log_has_every_record_at_its_offset() {
-    let world = World::new().await;
+    let world = World::cut(6).await;
     write_with_stragglers(&world).await;
     let (before, waiting_before) = (read_from(&world, 1).await, waiting(&world).await);
     assert!(waiting_before.len() == 2, "{waiting_before:?}");
@@ -103,7 +103,7 @@ async fn an_adopted_log_has_every_record_at_its_offset() {
 
 #[tokio::test]
 async fn a_reaped_log_is_adopted_with_what_is_left_and_goes_on_being_reaped() {
-    let world = World::new().await;
+    let world = World::cut(6).await;
     write_with_stragglers(&world).await;
     let mut consumer = world.consumer("c0");
     pglog::assign(world.client(), pglog::Partition::FIRST, 3).await.unwrap();
@@ -165,7 +165,7 @@ async fn a_log_in_which_nothing_was_ever_assigned_is_adopted() {
 
 #[tokio::test]
 async fn adopting_a_damaged_log_changes_nothing() {
-    let world = World::new().await;
+    let world = World::cut(6).await;
     write_with_stragglers(&world).await;
     let dump = world.dump().await;
     let cluster = PrivatePostgres::start().await;

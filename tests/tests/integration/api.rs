@@ -26,7 +26,7 @@ impl Api {
     pub async fn start_with(world: &World, stripe: payments::Stripe) -> Self {
         let postgres: tokio_postgres::Config = world.database_url_of("api").parse().unwrap();
         let desk = booking::Desk::new(api::desk_pool(&postgres).unwrap(), stripe);
-        let backends = api::Backends { desk: Some(desk), model: None };
+        let backends = api::Backends { desk: Some(desk), ..api::Backends::default() };
         Self::start_whole(&postgres, backends, api::Limits::default()).await
     }
 

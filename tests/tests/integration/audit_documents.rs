@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use redis::AsyncTypedCommands;
-use tests::{PrivateRedis, Process, World, wait_until};
+use tests::{PrivateRedis, Process, World, mark, wait_until};
 use wallet::WalletId;
 use wallet::documents::docs;
-use wallet::model::{Epoch, Mark, Model, mark_key};
+use wallet::model::{Epoch, Model, mark_key};
 
 use crate::wallet_tables::{WALLET, use_wallet};
 
@@ -26,7 +26,7 @@ async fn world_with_document(redis: &PrivateRedis) -> (World, Model, Epoch) {
     let model = Model::start(client, world.stream_name(), Duration::from_secs(5));
     wait_until("the model is there", async || model.mark().await.is_ok()).await;
     let epoch = Epoch::random();
-    assert!(model.begin(None, Mark { epoch, offset: 0, token: 0 }).await.unwrap());
+    assert!(model.begin(None, &mark(epoch, 0, 0)).await.unwrap());
     put(&world, &model, epoch).await;
     (world, model, epoch)
 }
@@ -102,11 +102,11 @@ async fn a_document_that_is_written_meanwhile_is_waited_for() {
 async fn a_mark_of_another_past_or_below_the_checkpoint_is_told() {
     let redis = PrivateRedis::start(&[]).await;
     let (world, model, epoch) = world_with_document(&redis).await;
-    assert!(model.begin(Some(epoch), Mark { epoch: Epoch::random(), offset: 9, token: 1 }).await.unwrap());
+    assert!(model.begin(Some(epoch), &mark(Epoch::random(), 9, 1)).await.unwrap());
     different(&world, "wallets in Redis: the mark in Redis is beyond the log").await;
     let mut redis = world.redis().await;
     redis.del(mark_key(world.stream_name())).await.unwrap();
-    assert!(model.begin(None, Mark { epoch, offset: 0, token: 0 }).await.unwrap());
+    assert!(model.begin(None, &mark(epoch, 0, 0)).await.unwrap());
     world.drain_streamer(&mut world.streamer()).await;
     let behind = "INSERT INTO checkpoints (name, last_offset, fold, fold_version) VALUES ('wallets', 3, 'wallets', 1)";
     world.client().batch_execute(behind).await.unwrap();

@@ -150,7 +150,7 @@ async fn nothing_is_reaped_that_is_not_in_the_baseline() {
 
 fn baseline(world: &World) -> Consumer<State<DistanceFold>> {
     let config = reaper::Config::parse_from(["reaper".to_owned()].into_iter().chain(world.flags("reaper")));
-    Consumer::baseline(&config.postgres, &config.stream, State::default(), CancellationToken::new())
+    Consumer::baseline(&config.postgres, pglog::Partition::FIRST, State::default(), CancellationToken::new())
 }
 
 #[tokio::test]

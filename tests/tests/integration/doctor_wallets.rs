@@ -2,7 +2,7 @@
 
 use redis::AsyncTypedCommands;
 use tests::{PrivateRedis, World};
-use wallet::model::{Epoch, Mark, mark_key};
+use wallet::model::{Epoch, mark_key};
 
 use crate::doctor::findings;
 use crate::wallet_tables::use_wallet;
@@ -69,7 +69,7 @@ async fn a_mark_that_no_document_can_be_believed_under_is_seen() {
         (6, token, "warn", "the mark in Redis is beyond the log"),
         (4, token, "ok", "checkpoint 3, head 5"),
     ] {
-        let mark = Mark { epoch, offset, token }.to_string();
+        let mark = tests::mark(epoch, offset, token).to_string();
         redis.set(mark_key(world.stream_name()), mark).await.unwrap();
         let all = findings(&world, &[]).await;
         let finding = all.get("wallets.mark");

@@ -176,7 +176,7 @@ async fn a_new_version_takes_the_place_of_the_old<Old: Fold, New: Fold>(
     assert_eq!(result_of("sum-old").await, millimetres - 77_777_777, "one ride is among the dead letters");
 
     let client = world.connect_as("consumer").await;
-    consumer::unregister(&client, "sum-old", Partition::FIRST).await.unwrap();
+    consumer::unregister(&client, "sum-old", &[Partition::FIRST]).await.unwrap();
     for table in ["checkpoints", "dead_letters"] {
         assert_eq!(world.number(&format!("SELECT count(*) FROM {table} WHERE name = 'sum-old'")).await, 0, "{table}");
     }

@@ -144,7 +144,7 @@ async fn a_database_in_another_encoding_than_utf8_is_refused_by_name() {
     let restored = launcher::SCHEMA.replacen("getdatabaseencoding() <> 'UTF8'", "false", 1);
     let spoil =
         "INSERT INTO staged_log_records (object, action, data) VALUES (convert_from('\\xff', 'SQL_ASCII'), 'b', '{}')";
-    client.batch_execute(&format!("{restored}; {spoil}")).await.unwrap();
+    pglog::apply_schema(&client, &format!("{restored}; {spoil}"), None).await.unwrap();
     let url = postgres.url().replacen("/postgres", "/bytes", 1);
     let world = World::at(&url, &redis.url(), "bytes").await;
     let flags = [&["--database-url", &url][..]].concat();

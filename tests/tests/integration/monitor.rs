@@ -50,7 +50,7 @@ async fn metrics_say_what_happened() {
     wait_until("charge and receipt are passed", async || consumer.metric(passed).await == 2.0).await;
     assert_eq!(streamer.metric("rocket_rides_records_published_total").await, 5.0);
     assert_eq!(streamer.metric("rocket_rides_leader").await, 1.0);
-    let lag = r#"rocket_rides_lag_records{consumer="consumer0"}"#;
+    let lag = r#"rocket_rides_lag_records{consumer="consumer0",partition="0"}"#;
     wait_until("the lag is measured", async || consumer.metrics().await.get(lag) == Some(&0.0)).await;
     for (watched, histogram) in [
         (&streamer, "rocket_rides_commit_to_append_seconds_count"),

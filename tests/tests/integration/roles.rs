@@ -77,7 +77,7 @@ async fn the_api_takes_rides_and_changes_nothing_else() {
     let statements = [
         "SELECT * FROM staged_log_records",
         "DELETE FROM staged_log_records",
-        "INSERT INTO staged_log_records (partition, object, action, data) VALUES (1, 'ride', 'create', '{}')",
+        "INSERT INTO staged_log_records (transaction_id, object, action, data) VALUES ('1', 'ride', 'create', '{}')",
         CUT,
         "SELECT token FROM log_batches",
         "DELETE FROM log_batches",

@@ -195,7 +195,7 @@ async fn help_lists_every_setting() {
         ("simulator", &["--rate", "--concurrency", "--count", "--duration", "--seed", "API_PORT"]),
         ("reaper", &["--keep", "--stream-len-max", "DATABASE_URL"]),
         ("launcher", &["up", "with-servers"]),
-        ("audit", &["--all-partitions", "--no-stream", "--json", "DATABASE_URL", "REDIS_URL"]),
+        ("audit", &["--partitions", "--no-stream", "--json", "DATABASE_URL", "REDIS_URL"]),
         ("dead-letters", &["list", "show", "replay", "drop", "DATABASE_URL"]),
     ] {
         let output = start(name, &["--help"], &[]).succeed().await;

@@ -84,7 +84,7 @@ async fn a_leader_that_slept_while_another_published_adds_nothing_twice() {
     let batch = pglog::assign(&client, pglog::Partition::FIRST, 42).await.unwrap().unwrap();
     let page = pglog::Reader::at_start_of(batch).next_page(&client, 10).await.unwrap();
     let (mut commands, mut writer) = (Commands::default(), EntryWriter::new(world.stream_name()));
-    for Record { offset, token, object, action, data, staged_at_us, traceparent } in page.records() {
+    for Record { offset, token, object, action, data, staged_at_us, traceparent, .. } in page.records() {
         let fields = Fields { object, action, data, staged_at_us, token, traceparent };
         writer.add(&mut commands, EntryId { offset, copy: 0 }, &fields);
     }

@@ -93,7 +93,7 @@ async fn every_process_tells_systemd_when_it_is_ready_and_when_it_stops() {
         let socket = UnixDatagram::bind(&path).unwrap();
         let mut command = Command::new(binary(name));
         // The arguments of the unit, for an instance with the name i.
-        command.args(words[1..].iter().map(|word| word.replace("%i", "i")));
+        command.args(words[1..].iter().map(|word| word.replace("${CONSUMER_NAME}", "i")));
         command
             .env("NOTIFY_SOCKET", &path)
             .env("API_PORT", "0")

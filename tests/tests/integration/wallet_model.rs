@@ -2,8 +2,9 @@
 
 use redis::AsyncCommands;
 use serde_json::{Value, json};
+use tests::mark;
 use wallet::WalletId;
-use wallet::model::{Epoch, Mark, Outcome, Written};
+use wallet::model::{Epoch, Outcome, Written};
 
 use crate::wallet_model_fixture::{Fixture, History, LOG, MARK, WAIT, connect, model_on};
 
@@ -19,8 +20,8 @@ async fn a_document_is_read_as_it_was_put() {
     assert_eq!(fixture.model.head(document.wallet).await, Ok(Some(document.head())));
     assert_eq!(fixture.model.document(document.wallet).await, Ok(Some(document.clone())));
     assert_eq!(fixture.model.epoch(), Some(epoch));
-    let (mark, heads) = fixture.model.heads(&[WalletId::new(), document.wallet]).await.unwrap();
-    assert_eq!(mark, Some(Mark { epoch, offset: 10, token: -1 }));
+    let (found, heads) = fixture.model.heads(&[WalletId::new(), document.wallet]).await.unwrap();
+    assert_eq!(found, Some(mark(epoch, 10, -1)));
     assert_eq!(heads, [None, Some((epoch, document.head()))]);
 
     let text = fixture.text(document.wallet).await.unwrap();
@@ -88,7 +89,7 @@ async fn without_a_mark_nothing_is_written_and_nothing_is_believed() {
         assert_eq!(written.outcome, Outcome::Refused);
         assert_eq!(fixture.text(history.wallet).await, None);
     }
-    let advanced = fixture.model.advance(epoch, &[history.document(8)], 10, 11, 1).await.unwrap();
+    let advanced = fixture.advance(epoch, &[history.document(8)], 10, 11, 1).await.unwrap();
     assert_eq!(advanced.outcome, Outcome::Refused);
     fixture.run(&["FLUSHALL"]).await;
     assert_eq!(fixture.model.mark().await, Ok(None));
@@ -108,9 +109,9 @@ async fn a_writer_of_another_epoch_is_refused_and_its_documents_are_missing_then
     // The late writer may have committed: its document is outdated then, so it must not stay.
     assert_eq!(fixture.put(old, &history.document(8)).await, counts(Outcome::Refused, 0, 0, 1));
     assert_eq!(fixture.text(history.wallet).await, None);
-    let advanced = fixture.model.advance(old, &[], 10, 99, 1).await.unwrap();
+    let advanced = fixture.advance(old, &[], 10, 99, 1).await.unwrap();
     assert_eq!(advanced.outcome, Outcome::Refused);
-    assert_eq!(fixture.model.mark().await.unwrap().unwrap().offset, 10);
+    assert_eq!(fixture.model.mark().await.unwrap().unwrap().offset(), 10);
 }
 
 #[tokio::test]
@@ -145,37 +146,36 @@ async fn two_events_of_one_version_delete_the_mark() {
 async fn the_mark_moves_with_the_documents_forward_only_and_from_the_bound_on() {
     let (fixture, epoch) = Fixture::begun().await;
     let history = History::new(9);
-    let advanced = fixture.model.advance(epoch, &[history.document(7)], 10, 20, -5).await.unwrap();
+    let advanced = fixture.advance(epoch, &[history.document(7)], 10, 20, -5).await.unwrap();
     assert_eq!(advanced, counts(Outcome::Done, 1, 0, 0));
-    assert_eq!(fixture.model.mark().await, Ok(Some(Mark { epoch, offset: 20, token: -5 })));
+    assert_eq!(fixture.model.mark().await, Ok(Some(mark(epoch, 20, -5))));
     // A projector that was faster has moved it further: the slower one moves it back no more than documents.
-    let advanced = fixture.model.advance(epoch, &[history.document(6)], 10, 15, 1).await.unwrap();
+    let advanced = fixture.advance(epoch, &[history.document(6)], 10, 15, 1).await.unwrap();
     assert_eq!(advanced, counts(Outcome::Done, 0, 1, 0));
-    assert_eq!(fixture.model.mark().await.unwrap().unwrap().offset, 20);
+    assert_eq!(fixture.model.mark().await.unwrap().unwrap().offset(), 20);
     // Postgres knows that the mark was at 21.
-    let advanced = fixture.model.advance(epoch, &[history.document(8)], 21, 22, 1).await.unwrap();
+    let advanced = fixture.advance(epoch, &[history.document(8)], 21, 22, 1).await.unwrap();
     assert_eq!(advanced, counts(Outcome::Behind, 0, 0, 0));
-    assert_eq!(fixture.model.mark().await.unwrap().unwrap().offset, 20);
+    assert_eq!(fixture.model.mark().await.unwrap().unwrap().offset(), 20);
     assert_eq!(fixture.version(history.wallet).await, Some(7));
 }
 
 #[tokio::test]
 async fn of_two_that_begin_an_epoch_one_succeeds() {
     let fixture = Fixture::start(&[]).await;
-    let mark = |offset| Mark { epoch: Epoch::random(), offset, token: 0 };
-    let (one, two) = (mark(1), mark(2));
-    assert!(fixture.model.begin(None, one).await.unwrap());
-    assert!(!fixture.model.begin(None, two).await.unwrap());
+    let (one, two) = (mark(Epoch::random(), 1, 0), mark(Epoch::random(), 2, 0));
+    assert!(fixture.model.begin(None, &one).await.unwrap());
+    assert!(!fixture.model.begin(None, &two).await.unwrap());
     assert!(!fixture.model.end(two.epoch).await.unwrap());
-    assert!(fixture.model.begin(Some(one.epoch), two).await.unwrap());
-    assert!(!fixture.model.begin(Some(one.epoch), one).await.unwrap());
-    assert_eq!(fixture.model.mark().await, Ok(Some(two)));
+    assert!(fixture.model.begin(Some(one.epoch), &two).await.unwrap());
+    assert!(!fixture.model.begin(Some(one.epoch), &one).await.unwrap());
+    assert_eq!(fixture.model.mark().await, Ok(Some(two.clone())));
     assert!(fixture.model.end(two.epoch).await.unwrap());
     assert_eq!(fixture.model.mark().await, Ok(None));
     // Another program's text is no mark.
     fixture.run(&["SET", MARK, "7"]).await;
     assert_eq!(fixture.model.mark().await, Ok(None));
-    assert!(fixture.model.begin(None, one).await.unwrap());
+    assert!(fixture.model.begin(None, &one).await.unwrap());
 }
 
 #[tokio::test]
@@ -216,12 +216,12 @@ async fn a_full_redis_loses_documents_and_keeps_none_that_is_outdated() {
     assert!(fixture.used_memory().await <= used, "nothing is written beyond the limit");
     // The mark moves all the same: a document that is missing is certain.
     for (offset, documents) in [(11, vec![]), (12, at(22))] {
-        let advanced = fixture.model.advance(epoch, &documents, 10, offset, 1).await.unwrap();
+        let advanced = fixture.advance(epoch, &documents, 10, offset, 1).await.unwrap();
         assert_eq!(advanced.outcome, Outcome::Done);
-        assert_eq!(fixture.model.mark().await.unwrap().unwrap().offset, offset);
+        assert_eq!(fixture.model.mark().await.unwrap().unwrap().offset(), offset);
     }
-    let begun = Mark { epoch: Epoch::random(), offset: 13, token: 1 };
-    assert!(fixture.model.begin(Some(epoch), begun).await.unwrap());
+    let begun = mark(Epoch::random(), 13, 1);
+    assert!(fixture.model.begin(Some(epoch), &begun).await.unwrap());
     fixture.run(&["CONFIG", "SET", "maxmemory", "0"]).await;
     assert_eq!(fixture.put(begun.epoch, &at(22)[0]).await.written_count, 1);
 }
@@ -233,17 +233,17 @@ async fn a_redis_put_back_to_an_older_state_is_not_believed() {
     let history = History::new(9);
     fixture.put(epoch, &history.document(7)).await;
     fixture.run(&["SAVE"]).await;
-    fixture.model.advance(epoch, &[history.document(8)], 10, 11, 1).await.unwrap();
+    fixture.advance(epoch, &[history.document(8)], 10, 11, 1).await.unwrap();
     assert_eq!(fixture.version(history.wallet).await, Some(8));
     fixture.redis.kill().await;
     fixture.redis.start_again().await;
     fixture.connection = connect(&fixture.redis).await;
     tests::wait_until("the model is back", async || fixture.model.mark().await.is_ok()).await;
-    assert_eq!(fixture.model.mark().await, Ok(Some(Mark { epoch, offset: 10, token: -1 })), "it is back");
+    assert_eq!(fixture.model.mark().await, Ok(Some(mark(epoch, 10, -1))), "it is back");
     assert!(fixture.text(history.wallet).await.unwrap().contains(r#""version_id":7"#));
     assert_eq!(fixture.version(history.wallet).await, None, "this reader has seen a later mark");
     // The projector's bound is 11.
-    let advanced = fixture.model.advance(epoch, &[], 11, 12, 1).await.unwrap();
+    let advanced = fixture.advance(epoch, &[], 11, 12, 1).await.unwrap();
     assert_eq!(advanced.outcome, Outcome::Behind);
     // A reader that starts now believes it, until the projector begins the next epoch.
     let other = model_on(&fixture.redis, WAIT).await;
@@ -258,12 +258,12 @@ async fn two_logs_share_a_redis() {
     let other =
         wallet::model::Model::start(stream::redis::client(&fixture.redis.url()).unwrap(), &format!("{LOG}:2"), WAIT);
     tests::wait_until("the model is connected", async || other.mark().await.is_ok()).await;
-    let mark = Mark { epoch: Epoch::random(), offset: 3, token: 3 };
-    assert!(other.begin(None, mark).await.unwrap());
+    let begun = mark(Epoch::random(), 3, 3);
+    assert!(other.begin(None, &begun).await.unwrap());
     let history = History::new(9);
     fixture.put(epoch, &history.document(7)).await;
     assert_eq!(other.head(history.wallet).await, Ok(None));
-    assert_eq!(other.put(Some(mark.epoch), &[history.document(3)]).await.unwrap(), counts(Outcome::Done, 1, 0, 0));
+    assert_eq!(other.put(Some(begun.epoch), &[history.document(3)]).await.unwrap(), counts(Outcome::Done, 1, 0, 0));
     assert_eq!(fixture.version(history.wallet).await, None);
 }
 

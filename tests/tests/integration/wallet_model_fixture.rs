@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use pglog::Partition;
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
-use tests::{PrivateRedis, wait_until};
+use tests::{PrivateRedis, mark, wait_until};
 use wallet::documents::{Change, Document, TRANSACTION_COUNT_MAX, Transaction};
-use wallet::model::{Epoch, Mark, Model, Written};
+use wallet::model::{Away, Epoch, Marked, Model, Written};
 use wallet::{EventId, WalletId};
 
 /// The name of the stream, with which the key of the mark begins.
@@ -43,8 +44,20 @@ impl Fixture {
     pub async fn begin(&self) -> Epoch {
         let epoch = Epoch::random();
         let expected = self.model.mark().await.unwrap().map(|mark| mark.epoch);
-        assert!(self.model.begin(expected, Mark { epoch, offset: 10, token: -1 }).await.unwrap());
+        assert!(self.model.begin(expected, &mark(epoch, 10, -1)).await.unwrap());
         epoch
+    }
+
+    /// Writes documents, and moves the mark from a bound to an offset.
+    pub async fn advance(
+        &self,
+        epoch: Epoch,
+        documents: &[Document],
+        bound: i64,
+        offset: i64,
+        token: i64,
+    ) -> Result<Written, Away> {
+        self.model.advance(epoch, documents, (Partition::FIRST, bound), Marked { offset, token }).await
     }
 
     /// Puts documents that are expected to be taken.

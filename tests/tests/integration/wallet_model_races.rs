@@ -8,7 +8,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::task::JoinSet;
 use wallet::documents::Document;
-use wallet::model::{Epoch, Mark, Model, Outcome};
+use wallet::model::{Epoch, Model, Outcome};
 
 use crate::wallet_model_fixture::{Fixture, History, WAIT, connect, model_on};
 
@@ -173,8 +173,8 @@ async fn racing_writers_leave_whole_documents_of_the_current_timeline_and_at_res
         // Postgres is put back, and the projector has noticed it.
         let old = now(&postgres);
         let new = Arc::new(old.put_back(&mut random));
-        let mark = Mark { epoch: new.epoch, offset: 10, token: 0 };
-        assert!(fixture.model.begin(Some(old.epoch), mark).await.unwrap());
+        let begun = tests::mark(new.epoch, 10, 0);
+        assert!(fixture.model.begin(Some(old.epoch), &begun).await.unwrap());
         *postgres.write().unwrap() = new;
         while let Some(written) = writers.try_join_next() {
             written.unwrap();

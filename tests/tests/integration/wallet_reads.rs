@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tests::{Watched, World, wait_until};
+use tests::{Watched, World, mark, wait_until};
 use wallet::WalletId;
-use wallet::model::{Epoch, Mark, Model};
+use wallet::model::{Epoch, Model};
 
 use crate::wallet_http::Teller;
 
@@ -27,7 +27,7 @@ async fn begin_model(world: &World) -> Model {
     let client = stream::redis::client(world.redis_url()).unwrap();
     let model = Model::start(client, world.stream_name(), Duration::from_secs(10));
     wait_until("the model is connected", async || model.mark().await.is_ok()).await;
-    assert!(model.begin(None, Mark { epoch: Epoch::random(), offset: 0, token: 1 }).await.unwrap());
+    assert!(model.begin(None, &mark(Epoch::random(), 0, 1)).await.unwrap());
     // A reply has the mark from before its commands. The model knows the epoch from the next one on.
     assert!(model.mark().await.unwrap().is_some());
     model

@@ -110,6 +110,14 @@ impl Bench {
         Ok(())
     }
 
+    /// Makes another database. Returns its URL, and a connection without time limits.
+    pub async fn make_database(&self, name: &str) -> Result<(String, Client)> {
+        self.postgres.create_database(name).await?;
+        let url = self.postgres.url(name);
+        let client = connect(&url).await?;
+        Ok((url, client))
+    }
+
     /// Opens another connection without time limits, which closes when it is dropped.
     pub async fn connect(&self) -> Result<Client> {
         connect(&self.database_url).await

@@ -11,6 +11,7 @@ pub(crate) mod hour;
 pub(crate) mod idle;
 pub(crate) mod latency;
 pub(crate) mod overload;
+pub(crate) mod partitions;
 pub(crate) mod pipeline;
 pub(crate) mod streamer;
 pub(crate) mod wallets;

@@ -99,6 +99,8 @@ pub enum Case {
     Held,
     /// The highest rate at which everything keeps up.
     Pipeline,
+    /// The cost of a record in 1, 8 and 16 partitions; 16 partitions at rest; three nodes of a cluster beside one.
+    Partitions,
     /// A backlog of millions.
     Deep,
     /// Commands for wallets and reads of them, beside pgbench and nginx; the read model rebuilt; long histories.

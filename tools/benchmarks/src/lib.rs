@@ -76,6 +76,7 @@ async fn measure_all(bench: &Bench, cases: &[Case], report: &mut Report) -> Resu
             Case::Idle => cases::idle::run(bench).await,
             Case::Held => cases::held::run(bench).await,
             Case::Pipeline => cases::pipeline::run(bench).await,
+            Case::Partitions => cases::partitions::run(bench).await,
             Case::Deep => cases::deep::run(bench).await,
             Case::Wallets => cases::wallets::run(bench).await,
             Case::Container => cases::container::run(bench).await,

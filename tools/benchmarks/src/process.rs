@@ -55,6 +55,8 @@ pub(crate) struct Ended {
     pub elapsed: Duration,
     /// The peak of its memory.
     pub memory_peak_mb: f64,
+    /// The CPU time that it was last seen to have used, at most 20 ms before its end.
+    pub cpu_seconds: f64,
 }
 
 impl Running {
@@ -111,16 +113,19 @@ impl Running {
     pub async fn succeed(mut self) -> Result<Ended> {
         let pid = self.pid()?;
         let mut looks = tokio::time::interval(LOOK_INTERVAL);
-        let mut peak = 0.0_f64;
+        let (mut peak, mut cpu) = (0.0_f64, 0.0_f64);
         let status = loop {
             tokio::select! {
                 status = self.child.wait() => break status.context("waiting for a process")?,
-                _ = looks.tick() => peak = memory_peak_mb(pid).unwrap_or(0.0).max(peak),
+                _ = looks.tick() => {
+                    peak = memory_peak_mb(pid).unwrap_or(0.0).max(peak);
+                    cpu = cpu_seconds(pid).unwrap_or(0.0).max(cpu);
+                }
             }
         };
         let elapsed = self.started_at.elapsed();
         ensure!(status.success(), "{} ended with {status}: {}", self.name, self.last_words());
-        Ok(Ended { elapsed, memory_peak_mb: peak })
+        Ok(Ended { elapsed, memory_peak_mb: peak, cpu_seconds: cpu })
     }
 
     /// Fails if the process has ended.

@@ -78,6 +78,14 @@ impl Fold for NotingFold {
     fn summary(&self) -> String {
         self.fold.summary()
     }
+
+    fn sibling(&self) -> Option<Self> {
+        Some(Self { fold: self.fold.sibling()?, notes: Arc::clone(&self.notes) })
+    }
+
+    fn boxed_sibling(&self) -> Option<Box<dyn Fold>> {
+        Some(Box::new(self.sibling()?))
+    }
 }
 
 /// Folds until `shutdown`, then writes the times.

@@ -67,13 +67,13 @@
 //! ```
 //! use consumer::{DistanceFold, StateFold};
 //!
-//! let mut fold = DistanceFold::default();
+//! let (partition, mut fold) = (pglog::Partition::FIRST, DistanceFold::default());
 //! for (offset, data) in [(1, r#"{"id":7,"distance_mm":123000}"#), (2, r#"{"id":8,"distance_mm":1}"#)] {
-//!     let record = pglog::Record { offset, token: 0, object: "ride", action: "create", data, staged_at_us: 0, traceparent: None };
+//!     let record = pglog::Record { partition, offset, token: 0, object: "ride", action: "create", data, staged_at_us: 0, traceparent: None };
 //!     fold.apply(&record).unwrap();
 //! }
 //! assert_eq!(fold.total_distance_mm, 123_001);
-//! let bad = pglog::Record { offset: 3, token: 0, object: "ride", action: "create", data: "{}", staged_at_us: 0, traceparent: None };
+//! let bad = pglog::Record { partition, offset: 3, token: 0, object: "ride", action: "create", data: "{}", staged_at_us: 0, traceparent: None };
 //! // This record can never apply: the loop stores it as a dead letter, and goes on.
 //! assert!(fold.apply(&bad).is_err());
 //! ```

@@ -3,7 +3,7 @@
 //! They are a package of their own because their libraries turn on features of other crates, which `bin/test` would then compile
 //! anew.
 
-use pglog::Record;
+use pglog::{Partition, Record};
 use stream::codec::{EntryId, EntryWriter, Fields};
 use stream::resp::Commands;
 
@@ -20,6 +20,7 @@ pub fn records(payloads: &[String]) -> Vec<Record<'_>> {
     (1..)
         .zip(payloads)
         .map(|(offset, data)| Record {
+            partition: Partition::FIRST,
             offset,
             token: 4_611_686_018_427_387_904,
             object: "ride",
@@ -34,7 +35,7 @@ pub fn records(payloads: &[String]) -> Vec<Record<'_>> {
 /// The commands that append a batch to the stream.
 pub fn encode(records: &[Record<'_>]) -> Commands {
     let (mut commands, mut writer) = (Commands::default(), EntryWriter::new("rocket-rides-log"));
-    for &Record { offset, token, object, action, data, staged_at_us, traceparent } in records {
+    for &Record { offset, token, object, action, data, staged_at_us, traceparent, .. } in records {
         let fields = Fields { object, action, data, staged_at_us, token, traceparent };
         writer.add(&mut commands, EntryId { offset, copy: 0 }, &fields);
     }

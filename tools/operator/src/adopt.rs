@@ -6,8 +6,8 @@
 //! for the last time from the old snapshots alone, and stores it again with ids older than every transaction of the new
 //! cluster.
 //!
-//! Offsets, payloads, checkpoints and states do not change (I2, I4), so consumers go on from their checkpoints. Everything
-//! is one transaction: if `adopt` is killed at any point, nothing has changed (I7).
+//! Offsets, payloads, checkpoints and states do not change (I2, I4), so consumers go on from their checkpoints. Everything,
+//! for all partitions, is one transaction: if `adopt` is killed at any point, nothing has changed (I7), and it is run again.
 
 mod order;
 mod rebase;
@@ -75,10 +75,12 @@ pub async fn adopt(config: &Config) -> Result<Option<Vec<Rebased>>> {
     if !is_needed(config, &identity)? {
         return Ok(None);
     }
+    for partition in identity.partitions.partitions() {
+        hold_leadership(&tx, partition).await?;
+    }
     let mut rebased = Vec::new();
     let mut last_id = rebase::last_id(&tx).await?;
     for partition in rebase::partitions(&tx).await? {
-        hold_leadership(&tx, partition).await?;
         let done = rebase::rebase(&tx, partition, last_id).await?;
         last_id += done.record_count + done.waiting_count;
         rebased.push(done);
@@ -132,20 +134,16 @@ async fn hold_leadership(tx: &Transaction<'_>, partition: Partition) -> Result<(
     Ok(())
 }
 
+/// Makes this cluster the log's own. The log keeps its id, so that its streams keep their names.
 async fn move_in(tx: &Transaction<'_>, this_cluster: i64) -> Result<()> {
     tx.execute(
         "-- operator::adopt::move_in
-         DELETE FROM log_identity WHERE system_identifier <> $1",
-        &[&this_cluster],
-    )
-    .await
-    .context("forgetting the old cluster")?;
-    tx.execute(
-        "-- operator::adopt::move_in
-         INSERT INTO log_identity (system_identifier, schema_version) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+         WITH moved AS (DELETE FROM log_identity WHERE system_identifier <> $1 RETURNING log_id)
+         INSERT INTO log_identity (system_identifier, schema_version, log_id) SELECT $1, $2, max(log_id) FROM moved
+         ON CONFLICT (system_identifier) DO UPDATE SET log_id = COALESCE(excluded.log_id, log_identity.log_id)",
         &[&this_cluster, &pglog::SCHEMA_VERSION],
     )
     .await
-    .context("remembering the new cluster")?;
+    .context("noting the new cluster")?;
     Ok(())
 }

@@ -14,17 +14,22 @@
 //!
 //! A consumer is compared with the fold that its registration names. The audit knows `distance` and `history`, and only lists
 //! consumers of other folds.
+//!
+//! Each partition is compared by itself. Then all together: the sums of the consumers (P3), the partitions of the keys (P1), and
+//! the tables, whose records may be in any partition.
 
 mod archive;
 mod distance;
 mod documents;
 mod entries;
 mod extent;
+mod keys;
 mod log;
 mod payments;
 mod registered;
 mod report;
 mod retained;
+mod sums;
 mod units;
 mod wallets;
 
@@ -33,17 +38,17 @@ use std::time::Duration;
 use ::payments::{Stripe, StripeArgs};
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
+use common::stay_down::StayDown;
 use connect::PostgresArgs;
-use deadpool_postgres::Transaction;
-use pglog::Partition;
+use pglog::{Partition, Partitions};
 use process::LogArgs;
 use stream::StreamArgs;
 use tokio_postgres::IsolationLevel;
 use wallet::WalletsArgs;
 
 pub use report::{
-    ConsumerLine, DocumentsLine, HistoryLine, PartitionLine, PaymentsLine, Report, RidesLine, StreamLine, TotalLine,
-    UnitsLine, WalletsLine,
+    ConsumerLine, DocumentsLine, HistoryLine, PartitionLine, PaymentsLine, Report, RidesLine, StreamLine, SumLine,
+    TotalLine, UnitsLine, WalletsLine,
 };
 
 /// Compares consumers, log, rides, wallets, units of the container and stream; with --payments also charges, bookings and receipts. Exits with status 0 if everything is equal, and with 1 otherwise.
@@ -66,8 +71,8 @@ pub struct Config {
     #[arg(long, value_enum, default_value_t, value_name = "PLACE")]
     pub from: Origin,
 
-    /// Audit all partitions, and not only that of --partition.
-    #[arg(long)]
+    /// Audit all partitions, also if PARTITIONS names some.
+    #[arg(long, hide = true)]
     pub all_partitions: bool,
 
     /// Audit Postgres only, and not the stream and the documents of wallets.
@@ -112,7 +117,11 @@ pub enum Origin {
 pub async fn run(config: &Config) -> Result<Report> {
     let stripe = if config.payments { Some(Stripe::new(&config.stripe)?) } else { None };
     let mut client = connect::postgres::connect(&config.postgres.database_url, "audit", || {}).await?;
-    pglog::prepare_session(&client).await.context("setting up the session")?;
+    let identity = pglog::prepare_session(&client).await.context("setting up the session")?;
+    let (count, stream) = (identity.partitions, config.stream.stream(&identity));
+    let all: Vec<Partition> = count.partitions().collect();
+    let wanted = if config.all_partitions { &Partitions::All } else { &config.stream.partitions };
+    let audited = wanted.of(count).map_err(|unknown| StayDown(unknown.into()))?;
     // Counting all rides may take long. The user of the audit can interrupt it.
     client.batch_execute("SET statement_timeout = 0").await.context("setting up the session")?;
     let mut report = Report::default();
@@ -124,27 +133,30 @@ pub async fn run(config: &Config) -> Result<Report> {
         .start()
         .await
         .context("beginning")?;
-    let existing = partitions(&tx).await?;
-    let audited = if config.all_partitions { existing.clone() } else { vec![config.stream.partition()] };
     let mut logged = Some(distance::Logged::default());
     for partition in &audited {
+        report.enter(*partition, count);
         // The stream is read page by page while the transaction is open. A second pass over the log would cost more than
         // a read-only snapshot that is held a little longer.
-        let mut stream = None;
+        let mut comparison = None;
         if is_stream_there {
-            stream = entries::Comparison::open(config, *partition, &mut report).await;
-            is_stream_there = stream.is_some();
+            comparison = entries::Comparison::open(config, stream.key(*partition), &mut report).await;
+            // The other streams of a cluster may be on nodes that are there.
+            is_stream_there = comparison.is_some() || config.stream.redis_url.is_cluster();
         }
-        let found = log::audit(&tx, *partition, config.from, stream.as_mut(), &mut report).await?;
-        report.streams.extend(stream.map(entries::Comparison::into_line));
+        let found = log::audit(&tx, (*partition, count), config.from, comparison.as_mut(), &mut report).await?;
+        report.streams.extend(comparison.map(entries::Comparison::into_line));
         logged = logged.zip(found).map(|(sum, found)| sum.plus(found));
     }
-    wallets::audit(&tx, &existing, config.from, &mut report).await?;
-    units::audit(&tx, &existing, config.from, &mut report).await?;
-    if existing.iter().any(|partition| !audited.contains(partition)) {
-        report.note("rides were not compared: they may be in any partition, see --all-partitions".to_owned());
+    report.leave();
+    wallets::audit(&tx, &all, config.from, &mut report).await?;
+    units::audit(&tx, &all, config.from, &mut report).await?;
+    keys::audit(&tx, &identity, config.from, &mut report).await?;
+    if audited != all {
+        report.note("rides were not compared: their records are in all partitions (--partitions all)".to_owned());
     } else if let Some(logged) = logged {
         distance::compare_rides(&tx, logged, &mut report).await?;
+        sums::compare(&tx, count, &mut report).await?;
     } else {
         report.note("rides were not compared: the log could not be read to its head".to_owned());
     }
@@ -156,27 +168,4 @@ pub async fn run(config: &Config) -> Result<Report> {
         payments::audit(&client, &stripe, config.since, &mut report).await?;
     }
     Ok(report)
-}
-
-/// All partitions, in order.
-async fn partitions(tx: &Transaction<'_>) -> Result<Vec<Partition>> {
-    // There are many staged rows, so the query jumps from one partition to the next along the primary key.
-    let rows = tx
-        .query(
-            "-- operator::audit::partitions
-             WITH RECURSIVE staged (partition) AS (
-                 SELECT min(partition) FROM staged_log_records
-                 UNION ALL
-                 SELECT (SELECT min(r.partition) FROM staged_log_records AS r WHERE r.partition > staged.partition)
-                 FROM staged WHERE staged.partition IS NOT NULL
-             )
-             SELECT partition FROM staged WHERE partition IS NOT NULL
-             UNION SELECT partition FROM checkpoints
-             UNION SELECT partition FROM log_batches
-             ORDER BY 1",
-            &[],
-        )
-        .await
-        .context("looking for partitions")?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
 }

@@ -2,13 +2,19 @@
 //! that could not be delivered.
 //!
 //! The fold is that of the consumer, as this binary has it. It decides whether a record is accepted today.
+//!
+//! An offset names a record only together with its partition. If the log has several, a command about one offset needs the
+//! partition, and never guesses it.
 
-use anyhow::{Context, Result, bail};
+use std::fmt;
+
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{Parser, Subcommand};
+use common::stay_down::StayDown;
 use connect::PostgresArgs;
 use consumer::{CheckpointKey, FOLDS, Replay};
 use deadpool_postgres::ClientWrapper as Client;
-use pglog::Partition;
+use pglog::{Partition, PartitionCount, Partitions};
 use process::LogArgs;
 
 use crate::plain::one_line;
@@ -29,9 +35,9 @@ pub struct Config {
     #[command(flatten)]
     pub postgres: PostgresArgs,
 
-    /// The partition of the log to work on.
-    #[arg(long, env = "PARTITION", default_value_t = Partition::FIRST, global = true)]
-    pub partition: Partition,
+    /// The partitions of the log to work on: all, or numbers such as 0,3.
+    #[arg(long, env = "PARTITIONS", alias = "partition", default_value_t, global = true)]
+    pub partitions: Partitions,
 
     /// The log output.
     #[command(flatten)]
@@ -91,38 +97,108 @@ pub enum Action {
 /// The consumer or the dead letter does not exist, or Postgres is away.
 pub async fn run(config: &Config) -> Result<bool> {
     let mut client = connect::postgres::connect(&config.postgres.database_url, "dead-letters", || {}).await?;
-    let partition = config.partition;
+    let log = Log::read(&client, &config.partitions).await?;
     match &config.action {
-        Action::List { name } => list(&client, name.as_deref(), partition).await,
-        Action::Show { name, offset } => show(&client, name, partition, *offset).await,
-        Action::Replay { name, offset: Some(offset), .. } => replay(&mut client, name, partition, *offset).await,
-        Action::Replay { name, offset: None, .. } => replay_all(&mut client, name, partition).await,
-        Action::Drop { name, offset } => drop_one(&client, name, partition, *offset).await,
+        Action::List { name } => list(&client, name.as_deref(), &log).await,
+        Action::Show { name, offset } => show(&client, &log.letter(&client, name, *offset).await?).await,
+        Action::Replay { name, offset: Some(offset), .. } => {
+            let letter = log.letter(&client, name, *offset).await?;
+            replay(&mut client, &letter).await
+        }
+        Action::Replay { name, offset: None, .. } => replay_all(&mut client, name, &log).await,
+        Action::Drop { name, offset } => drop_one(&client, &log.letter(&client, name, *offset).await?).await,
         Action::Receipts => receipts::list(&client).await,
         Action::Resend { ride_id, .. } => receipts::resend(&client, *ride_id).await,
     }
 }
 
-async fn list(client: &Client, name: Option<&str>, partition: Partition) -> Result<bool> {
-    let (mut after_name, mut after_offset) = (String::new(), 0_i64);
+/// The part of the log that the command is about.
+struct Log {
+    count: PartitionCount,
+    partitions: Vec<Partition>,
+}
+
+impl Log {
+    async fn read(client: &Client, partitions: &Partitions) -> Result<Self> {
+        let count = pglog::identity(client).await.context("reading the log's identity")?.partitions;
+        Ok(Self { count, partitions: partitions.of(count).map_err(|unknown| StayDown(unknown.into()))? })
+    }
+
+    /// The dead letter that an offset names.
+    ///
+    /// # Errors
+    /// [`StayDown`] if several partitions may be meant. The error names those in which there is such a dead letter.
+    async fn letter<'a>(&self, client: &Client, name: &'a str, offset: i64) -> Result<Letter<'a>> {
+        if let [partition] = self.partitions[..] {
+            return Ok(Letter { name, partition, offset, count: self.count });
+        }
+        let rows = client
+            .query(
+                "-- operator::dead_letters::letter
+                 SELECT partition FROM dead_letters
+                 WHERE name = $1 AND record_offset = $2 AND partition = ANY ($3) ORDER BY partition",
+                &[&name, &offset, &self.partitions],
+            )
+            .await
+            .context("looking for the dead letter")?;
+        let found: Vec<String> = rows.iter().map(|row| self.count.argument_for(row.get(0))).collect();
+        let found = if found.is_empty() { "none of them".to_owned() } else { found.join(" or").trim().to_owned() };
+        Err(StayDown(anyhow!(
+            "the log has {} partitions, and each may have an offset {offset}: give the partition. There is a dead letter of {name:?} \
+             at this offset in: {found}",
+            self.count
+        ))
+        .into())
+    }
+}
+
+/// The dead letter at an offset.
+struct Letter<'a> {
+    name: &'a str,
+    partition: Partition,
+    offset: i64,
+    count: PartitionCount,
+}
+
+impl Letter<'_> {
+    fn not_there(&self) -> Result<bool> {
+        let Self { name, partition, offset, count } = self;
+        let place = if *count == PartitionCount::ONE { String::new() } else { format!(" of partition {partition}") };
+        bail!("consumer {name:?} has no dead letter at offset {offset}{place}");
+    }
+}
+
+/// The consumer and the offset; also the partition, if the log has several.
+impl fmt::Display for Letter<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, partition, offset, count } = self;
+        write!(out, "{name} {offset}")?;
+        if *count == PartitionCount::ONE { Ok(()) } else { write!(out, " (partition {partition})") }
+    }
+}
+
+async fn list(client: &Client, only: Option<&str>, log: &Log) -> Result<bool> {
+    let (mut after_name, mut after) = (String::new(), (Partition::FIRST, 0_i64));
     loop {
         let rows = client
             .query(
                 "-- operator::dead_letters::list
-                 SELECT name, record_offset, object, action, reason, dropped_at IS NOT NULL AS is_dropped
+                 SELECT name, partition, record_offset, object, action, reason, dropped_at IS NOT NULL AS is_dropped
                  FROM dead_letters
-                 WHERE partition = $1 AND ($2::text IS NULL OR name = $2) AND (name, record_offset) > ($3, $4)
-                 ORDER BY name, record_offset LIMIT $5",
-                &[&partition, &name, &after_name, &after_offset, &PAGE_LEN_MAX],
+                 WHERE partition = ANY ($1) AND ($2::text IS NULL OR name = $2)
+                   AND (name, partition, record_offset) > ($3, $4, $5)
+                 ORDER BY name, partition, record_offset LIMIT $6",
+                &[&log.partitions, &only, &after_name, &after.0, &after.1, &PAGE_LEN_MAX],
             )
             .await
             .context("listing dead letters")?;
         for row in &rows {
-            (after_name, after_offset) = (row.get("name"), row.get("record_offset"));
+            (after_name, after) = (row.get("name"), (row.get("partition"), row.get("record_offset")));
+            let letter = Letter { name: &after_name, partition: after.0, offset: after.1, count: log.count };
             let (object, action): (&str, &str) = (row.get("object"), row.get("action"));
             let dropped = if row.get("is_dropped") { " (dropped)" } else { "" };
             let reason: &str = row.get("reason");
-            println!("{}", one_line(&format!("{after_name} {after_offset} {object} {action}: {reason}{dropped}")));
+            println!("{}", one_line(&format!("{letter} {object} {action}: {reason}{dropped}")));
         }
         if (rows.len() as i64) < PAGE_LEN_MAX {
             return Ok(true);
@@ -130,17 +206,18 @@ async fn list(client: &Client, name: Option<&str>, partition: Partition) -> Resu
     }
 }
 
-async fn show(client: &Client, name: &str, partition: Partition, offset: i64) -> Result<bool> {
+async fn show(client: &Client, letter: &Letter<'_>) -> Result<bool> {
+    let Letter { name, partition, offset, .. } = letter;
     let row = client
         .query_opt(
             "-- operator::dead_letters::show
              SELECT object, action, data, reason, created_at::text, dropped_at::text FROM dead_letters
              WHERE name = $1 AND partition = $2 AND record_offset = $3",
-            &[&name, &partition, &offset],
+            &[name, partition, offset],
         )
         .await
         .context("reading the dead letter")?;
-    let Some(row) = row else { return not_there(name, offset) };
+    let Some(row) = row else { return letter.not_there() };
     println!("consumer {name}, partition {partition}, offset {offset}");
     println!("record   {} {}", one_line(row.get("object")), one_line(row.get("action")));
     println!("since    {}", row.get::<_, &str>("created_at"));
@@ -152,47 +229,50 @@ async fn show(client: &Client, name: &str, partition: Partition, offset: i64) ->
     Ok(true)
 }
 
-async fn replay(client: &mut Client, name: &str, partition: Partition, offset: i64) -> Result<bool> {
-    match fold(client, name, partition, offset).await? {
+async fn replay(client: &mut Client, letter: &Letter<'_>) -> Result<bool> {
+    match fold(client, letter).await? {
         Some(is_folded) => Ok(is_folded),
-        None => not_there(name, offset),
+        None => letter.not_there(),
     }
 }
 
 /// Whether the record was folded; `None` if the dead letter does not exist.
-async fn fold(client: &mut Client, name: &str, partition: Partition, offset: i64) -> Result<Option<bool>> {
+async fn fold(client: &mut Client, letter: &Letter<'_>) -> Result<Option<bool>> {
+    let Letter { name, partition, offset, .. } = *letter;
     let key = CheckpointKey { name: name.to_owned(), partition };
     let mut fold = FOLDS.of_consumer(client, &key).await?;
     match consumer::replay(client, &mut fold, name, partition, offset).await? {
         Replay::Applied => {
-            println!("{name} {offset}: folded");
+            println!("{letter}: folded");
             Ok(Some(true))
         }
         Replay::Rejected(rejection) => {
-            println!("{name} {offset}: still rejected, and kept: {}", one_line(&rejection.0));
+            println!("{letter}: still rejected, and kept: {}", one_line(&rejection.0));
             Ok(Some(false))
         }
         Replay::NotThere => Ok(None),
     }
 }
 
-async fn replay_all(client: &mut Client, name: &str, partition: Partition) -> Result<bool> {
-    let (mut after_offset, mut all_folded) = (0_i64, true);
+/// Replays the dead letters of all partitions that the command is about.
+async fn replay_all(client: &mut Client, name: &str, log: &Log) -> Result<bool> {
+    let (mut after, mut all_folded) = ((Partition::FIRST, 0_i64), true);
     loop {
         let rows = client
             .query(
                 "-- operator::dead_letters::replay_all
-                 SELECT record_offset FROM dead_letters
-                 WHERE name = $1 AND partition = $2 AND record_offset > $3 AND dropped_at IS NULL
-                 ORDER BY record_offset LIMIT $4",
-                &[&name, &partition, &after_offset, &PAGE_LEN_MAX],
+                 SELECT partition, record_offset FROM dead_letters
+                 WHERE name = $1 AND partition = ANY ($2) AND (partition, record_offset) > ($3, $4) AND dropped_at IS NULL
+                 ORDER BY partition, record_offset LIMIT $5",
+                &[&name, &log.partitions, &after.0, &after.1, &PAGE_LEN_MAX],
             )
             .await
             .context("listing dead letters")?;
         for row in &rows {
-            after_offset = row.get(0);
+            after = (row.get(0), row.get(1));
+            let letter = Letter { name, partition: after.0, offset: after.1, count: log.count };
             // None: another process has replayed it in the meantime.
-            all_folded &= fold(client, name, partition, after_offset).await?.unwrap_or(true);
+            all_folded &= fold(client, &letter).await?.unwrap_or(true);
         }
         if (rows.len() as i64) < PAGE_LEN_MAX {
             return Ok(all_folded);
@@ -200,24 +280,21 @@ async fn replay_all(client: &mut Client, name: &str, partition: Partition) -> Re
     }
 }
 
-async fn drop_one(client: &Client, name: &str, partition: Partition, offset: i64) -> Result<bool> {
+async fn drop_one(client: &Client, letter: &Letter<'_>) -> Result<bool> {
+    let Letter { name, partition, offset, .. } = letter;
     // The row stays, because an audit must know which records the consumer's state lacks on purpose.
     let dropped_count = client
         .execute(
             "-- operator::dead_letters::drop_one
              UPDATE dead_letters SET dropped_at = COALESCE(dropped_at, now())
              WHERE name = $1 AND partition = $2 AND record_offset = $3",
-            &[&name, &partition, &offset],
+            &[name, partition, offset],
         )
         .await
         .context("dropping the dead letter")?;
     if dropped_count == 0 {
-        return not_there(name, offset);
+        return letter.not_there();
     }
-    println!("{name} {offset}: dropped");
+    println!("{letter}: dropped");
     Ok(true)
-}
-
-fn not_there(name: &str, offset: i64) -> Result<bool> {
-    bail!("consumer {name:?} has no dead letter at offset {offset}");
 }

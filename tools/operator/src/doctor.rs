@@ -2,6 +2,9 @@
 //!
 //! Each check is a small function that returns a [`Finding`]. If a check is not allowed to look (a managed Redis may forbid
 //! CONFIG, and Postgres hides the transactions of other roles), its finding is a warning, because the state is unknown.
+//!
+//! If the log has several partitions, or Redis is a cluster, a check looks at each partition or node. It tells what is wrong with
+//! which of them; if nothing is, it has one finding.
 
 mod bookings;
 mod clocks;
@@ -9,12 +12,16 @@ mod container;
 mod finding;
 mod grants;
 mod history;
+mod leaders;
 mod log;
+mod partitions;
 mod postgres_server;
 mod postgres_session;
 mod privileges;
+mod redis_cluster;
+mod redis_nodes;
 mod redis_server;
-mod stream_end;
+mod streams;
 mod transactions;
 mod vacuum;
 mod wallets;
@@ -24,11 +31,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
+use common::stay_down::StayDown;
 use connect::PostgresArgs;
 use deadpool_postgres::ClientWrapper as Client;
 use payments::StripeArgs;
+use pglog::{Partition, PartitionCount};
 use redis::aio::MultiplexedConnection;
-use stream::StreamArgs;
+use stream::{Stream, StreamArgs};
 use wallet::WalletsArgs;
 
 use crate::plain::one_line;
@@ -74,8 +83,11 @@ pub struct Config {
 }
 
 /// Prints every finding. Returns whether nothing failed.
-pub async fn run(config: &Config) -> bool {
-    let findings = examine(config).await;
+///
+/// # Errors
+/// The log does not have a partition that was asked for.
+pub async fn run(config: &Config) -> Result<bool> {
+    let findings = examine(config).await?;
     if config.json {
         println!("{}", serde_json::to_string_pretty(&findings).expect("findings are plain text"));
     } else {
@@ -83,37 +95,105 @@ pub async fn run(config: &Config) -> bool {
             println!("{}", one_line(&finding.to_string()));
         }
     }
-    findings.iter().all(|finding| finding.verdict != Verdict::Fail)
+    Ok(findings.iter().all(|finding| finding.verdict != Verdict::Fail))
 }
 
 /// Runs all checks. Without a connection to a server, it leaves out the checks of that server.
-pub async fn examine(config: &Config) -> Vec<Finding> {
+///
+/// # Errors
+/// As [`run`].
+pub async fn examine(config: &Config) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    let redis = stream::redis::connect(config.stream.redis_url.first()).await;
-    let mut redis = redis_server::reachable(redis, &mut findings);
-    if let Some(redis) = &mut redis {
-        redis_server::check(redis, &mut findings).await;
-    }
+    let mut nodes = redis_nodes::open(&config.stream.redis_url, &mut findings).await;
     let postgres = connect::postgres::connect(&config.postgres.database_url, "doctor", || {}).await;
     let postgres = postgres_server::reachable(postgres, &mut findings);
+    let log = Log::of(postgres.as_ref(), config).await?;
     if let Some(postgres) = &postgres {
         postgres_server::check(postgres, &mut findings).await;
         findings.extend(postgres_session::check(config).await);
         transactions::check(postgres, config, &mut findings).await;
         privileges::check(postgres, config.role.as_ref(), &mut findings).await;
-        findings.push(vacuum::check(postgres, config).await);
-        log::check(postgres, config, &mut findings).await;
+        findings.push(vacuum::check(postgres, config, &log).await);
+        log::check(postgres, config, &log, &mut findings).await;
         bookings::check(postgres, config, &mut findings).await;
-        wallets::check(postgres, config, &mut findings).await;
+        wallets::check(postgres, config, &log, &mut findings).await;
         container::check(postgres, config, &mut findings).await;
     }
-    if let Some(redis) = &mut redis {
-        stream_end::check(redis, postgres.as_ref(), config, &mut findings).await;
+    if !nodes.is_empty() {
+        streams::check(postgres.as_ref(), config, &log, &mut findings).await;
+    }
+    if nodes.iter().any(|node| node.name.is_some()) {
+        findings.push(redis_cluster::stream_name(&log));
     }
     if let Some(postgres) = &postgres {
-        clocks::check(postgres, redis.as_mut(), &mut findings).await;
+        clocks::check(postgres, &mut nodes, &mut findings).await;
     }
-    findings
+    Ok(findings)
+}
+
+/// The log, and the part of it that is checked.
+struct Log {
+    count: PartitionCount,
+    /// The partitions that are checked.
+    partitions: Vec<Partition>,
+    /// The names of the streams.
+    stream: Stream,
+}
+
+impl Log {
+    /// If Postgres does not tell, because it is away or has no tables, a log of one partition.
+    async fn of(postgres: Option<&Client>, config: &Config) -> Result<Self> {
+        let identity = match postgres {
+            Some(postgres) => pglog::identity(postgres).await.ok(),
+            None => None,
+        };
+        let count = identity.as_ref().map_or(PartitionCount::ONE, |identity| identity.partitions);
+        let partitions = match &identity {
+            Some(_) => config.stream.partitions.of(count).map_err(|unknown| StayDown(unknown.into()))?,
+            None => vec![Partition::FIRST],
+        };
+        let log_id = identity.and_then(|identity| identity.log_id);
+        Ok(Self { count, partitions, stream: Stream { name: config.stream.stream_name.clone(), log_id } })
+    }
+
+    fn is_cut(&self) -> bool {
+        self.count != PartitionCount::ONE
+    }
+
+    /// The findings of one check in all partitions: those that are not well, each with its partition; if all are well, one.
+    fn gather(&self, found: Vec<(Partition, Finding)>) -> Vec<Finding> {
+        if !self.is_cut() {
+            return found.into_iter().map(|(_, finding)| finding).collect();
+        }
+        let (well, unwell): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|(_, finding)| finding.verdict == Verdict::Ok);
+        if unwell.is_empty() {
+            let count = well.len();
+            let one = well.into_iter().next().map(|(partition, finding)| {
+                Finding::ok(
+                    finding.check,
+                    format!("well in {count} partitions; in partition {partition}: {}", finding.what),
+                )
+            });
+            return one.into_iter().collect();
+        }
+        unwell.into_iter().map(|(partition, finding)| finding.at(&format!("partition {partition}"))).collect()
+    }
+
+    /// Partitions in words, with a space before them: ` in the partitions 0, 3`; nothing if the log has only one.
+    fn places(&self, partitions: &[Partition]) -> String {
+        if !self.is_cut() {
+            return String::new();
+        }
+        format!(" in {}", named(partitions))
+    }
+}
+
+/// Partitions in words: `the partitions 0, 3`.
+fn named(partitions: &[Partition]) -> String {
+    let numbers: Vec<String> = partitions.iter().map(Partition::to_string).collect();
+    let noun = if partitions.len() == 1 { "partition" } else { "the partitions" };
+    format!("{noun} {}", numbers.join(", "))
 }
 
 /// The only row of a query's result.

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use connect::PostgresArgs;
 use deadpool_postgres::ClientWrapper as Client;
-use pglog::Session;
+use pglog::{Partition, Session};
 use tracing::warn;
 use wallet::WalletId;
 use wallet::documents::{Document, docs};
-use wallet::model::{Doubt, Epoch, Mark, Model, Outcome, Run, find_doubt};
+use wallet::model::{Doubt, Epoch, Mark, Marked, Model, Outcome, Run, find_doubt};
 
 use super::scrubber::{Scrubber, Walked};
 use super::{Changed, WalletsFold, metrics};
@@ -43,6 +43,8 @@ pub(super) struct Projector {
     second: Option<Client>,
     /// No second session was tried in this round.
     wants_second: bool,
+    /// Where the consumer is in each of its partitions. Each checkpoint is a lower bound of the mark's offset.
+    places: Vec<LogPlace>,
 }
 
 impl Projector {
@@ -56,6 +58,7 @@ impl Projector {
             postgres: postgres.database_url.clone(),
             second: None,
             wants_second: false,
+            places: Vec::new(),
         }
     }
 
@@ -66,15 +69,16 @@ impl Projector {
 
     /// Brings the wallets of a page up to date, and moves the mark to its end.
     pub async fn settle(&mut self, client: &Client, changed: &Changed, page: PageEnd) -> Result<()> {
+        self.note_place(page.from);
         for _ in 0..ATTEMPT_COUNT_MAX {
-            let epoch = self.known_epoch(client, page.from).await?;
+            let epoch = self.known_epoch(client).await?;
             let Some(outdated) = self.find_outdated(epoch, changed).await? else {
-                self.begin_epoch(client, page.from, Some(epoch), Doubt::OtherDocument).await?;
+                self.begin_epoch(client, Some(epoch), Doubt::OtherDocument).await?;
                 continue;
             };
             match self.write(client, epoch, &outdated, page).await? {
                 Outcome::Done => return Ok(()),
-                Outcome::Behind => self.begin_epoch(client, page.from, Some(epoch), Doubt::Behind).await?,
+                Outcome::Behind => self.begin_epoch(client, Some(epoch), Doubt::Behind).await?,
                 Outcome::Refused | Outcome::Conflict => self.doubt(),
             }
         }
@@ -84,11 +88,12 @@ impl Projector {
     }
 
     /// One unit of upkeep: the check of the mark if it is due, and the scrubber's next step if that is due.
-    pub async fn tend(&mut self, client: &Client, place: LogPlace) -> Result<Duration> {
+    pub async fn tend(&mut self, client: &Client, places: &[LogPlace]) -> Result<Duration> {
+        places.iter().for_each(|place| self.note_place(*place));
         if self.checked_at.elapsed() >= CHECK_INTERVAL {
             self.doubt();
         }
-        let epoch = self.known_epoch(client, place).await?;
+        let epoch = self.known_epoch(client).await?;
         if self.scrubber.pause().is_zero() {
             self.open_or_close_second(epoch).await;
             let clients: Vec<&Client> = [client].into_iter().chain(&self.second).collect();
@@ -96,7 +101,7 @@ impl Projector {
                 Walked::Sound => {}
                 Walked::Gone(wallet) => {
                     warn!(%wallet, "redis has an event of this wallet that postgres does not have");
-                    self.begin_epoch(client, place, Some(epoch), Doubt::OtherDocument).await?;
+                    self.begin_epoch(client, Some(epoch), Doubt::OtherDocument).await?;
                 }
                 Walked::Refused => self.doubt(),
             }
@@ -105,22 +110,32 @@ impl Projector {
     }
 
     /// The epoch, after a check of the mark if it is in doubt.
-    async fn known_epoch(&mut self, client: &Client, place: LogPlace) -> Result<Epoch> {
+    async fn known_epoch(&mut self, client: &Client) -> Result<Epoch> {
         for _ in 0..ATTEMPT_COUNT_MAX {
             if let Some(epoch) = self.epoch {
                 return Ok(epoch);
             }
-            self.check(client, place).await?;
+            self.check(client).await?;
         }
         self.epoch.context("another projector has just begun a new epoch")
     }
 
-    /// Compares the mark with the log. Takes its epoch over, or begins a new one.
-    async fn check(&mut self, client: &Client, place: LogPlace) -> Result<()> {
+    /// The consumer has come to a place in one of its partitions.
+    fn note_place(&mut self, place: LogPlace) {
+        match self.places.iter_mut().find(|known| known.partition == place.partition) {
+            Some(known) => *known = place,
+            None => self.places.push(place),
+        }
+    }
+
+    /// Compares the mark with the log, in each partition of the consumer. Takes its epoch over, or begins a new one.
+    async fn check(&mut self, client: &Client) -> Result<()> {
         let mark = self.model.mark().await?;
         let (session, postgres) = session(client).await?;
-        let (runs, place_of) = ((self.model.run(), Some(postgres)), (place.partition, place.checkpoint));
-        let doubt = find_doubt(client, mark, runs, place_of).await.context("comparing the mark with the log")?;
+        let checkpoints: Vec<_> = self.places.iter().map(|place| (place.partition, place.checkpoint)).collect();
+        let runs = (self.model.run(), Some(postgres));
+        let doubt =
+            find_doubt(client, mark.as_ref(), runs, &checkpoints).await.context("comparing the mark with the log")?;
         match (mark, doubt) {
             (Some(mark), None) => {
                 self.epoch = Some(mark.epoch);
@@ -131,34 +146,30 @@ impl Projector {
             }
             (mark, doubt) => {
                 let expected = mark.map(|mark| mark.epoch);
-                self.begin_epoch(client, place, expected, doubt.unwrap_or(Doubt::NoMark)).await?;
+                self.begin_epoch(client, expected, doubt.unwrap_or(Doubt::NoMark)).await?;
             }
         }
         self.checked_at = Instant::now();
         Ok(())
     }
 
-    /// Gives all documents up, and begins to build them anew. The head is read first: each document that is read from now on
-    /// reflects all records up to it. If another projector was faster, the mark is in doubt again.
+    /// Gives all documents up, and begins to build them anew. The heads of all partitions are read first: each document that is read
+    /// from now on reflects all records up to them. If another projector was faster, the mark is in doubt again.
     ///
     /// After `--unregister` there is no mark, and a projector that still runs sets none.
-    async fn begin_epoch(
-        &mut self,
-        client: &Client,
-        place: LogPlace,
-        expected: Option<Epoch>,
-        doubt: Doubt,
-    ) -> Result<()> {
-        let (offset, token) = pglog::marked_head(client, place.partition).await.context("asking for the head")?;
+    async fn begin_epoch(&mut self, client: &Client, expected: Option<Epoch>, doubt: Doubt) -> Result<()> {
+        let partitions = partitions(client).await?;
+        let heads = pglog::marked_heads(client, &partitions).await.context("asking for the heads")?;
         let (session, postgres) = session(client).await?;
-        ensure!(has_fold(client, WalletsFold::ID, place.partition).await?, Interruption::Unregistered);
-        let mark = Mark { epoch: Epoch::in_runs(self.model.run(), postgres), offset, token };
+        ensure!(has_fold(client, WalletsFold::ID).await?, Interruption::Unregistered);
+        let epoch = Epoch::in_runs(self.model.run(), postgres);
+        let mark = Mark::new(epoch, heads.into_iter().map(|(offset, token)| Marked { offset, token }));
         self.epoch = None;
-        if self.model.begin(expected, mark).await? {
-            warn!(epoch = %mark.epoch, offset, "{doubt}: the documents of all wallets are built anew from Postgres");
+        if self.model.begin(expected, &mark).await? {
+            warn!(%epoch, offset = mark.offset(), "{doubt}: the documents of all wallets are built anew from Postgres");
             metrics::count_epoch();
-            self.epoch = Some(mark.epoch);
-            self.begin_round(mark.epoch, session);
+            self.epoch = Some(epoch);
+            self.begin_round(epoch, session);
         }
         Ok(())
     }
@@ -213,8 +224,9 @@ impl Projector {
             }
         }
         let documents = read(client, late).await?;
-        let bound = page.from.checkpoint;
-        Ok(self.model.advance(epoch, &documents, bound, page.offset, page.token).await?.outcome)
+        let bound = (page.from.partition, page.from.checkpoint);
+        let place = Marked { offset: page.offset, token: page.token };
+        Ok(self.model.advance(epoch, &documents, bound, place).await?.outcome)
     }
 }
 
@@ -233,6 +245,13 @@ async fn open_second(config: &tokio_postgres::Config, epoch: Epoch) -> Result<Cl
     let (_, postgres) = session(&client).await?;
     ensure!(epoch.is_from(postgres), "it is in another Postgres");
     Ok(client)
+}
+
+/// All partitions of the log, also those that this process does not fold.
+async fn partitions(client: &Client) -> Result<Vec<Partition>> {
+    let sql = "-- consumer::wallets::partitions\nSELECT generate_series(0, log_partitions() - 1)";
+    let rows = client.query(sql, &[]).await.context("asking for the partitions")?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// The number of the session in Postgres, and the run of Postgres.

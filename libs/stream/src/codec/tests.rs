@@ -156,3 +156,13 @@ fn every_entry_of_the_test_vectors_is_read_as_they_say() {
     }
     assert!(entries.len() > 20);
 }
+
+#[test]
+fn a_reply_with_several_streams_is_read_and_one_stream_is_asked_for_alone() {
+    let one = reply("42-1", &VERSION_0_2);
+    let two = [b"*2\r\n", &one[4..], &one[4..]].concat();
+    let entry = Entry { id: EntryId { offset: 42, copy: 1 }, fields: Ok(FIELDS) };
+    assert_eq!(decode_xreads(&two), Ok(vec![(&b"key"[..], vec![entry.clone()]), (&b"key"[..], vec![entry])]));
+    assert_eq!(decode_xreads(b"*-1\r\n"), Ok(vec![]));
+    assert_eq!(decode_xread(&two), Err(DecodeError::Shape));
+}

@@ -6,7 +6,7 @@ use std::fmt;
 
 use pglog::{Partition, Session};
 
-use super::mark::{Mark, Run};
+use super::mark::{Mark, Marked, Run};
 
 /// Why the documents in Redis cannot be believed any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum Doubt {
     /// The documents were read in another run of Postgres: it was restarted or put back, or a standby took its place. It may lack
     /// events that documents show, also of wallets that it does not know any more.
     OtherPostgres,
+    /// The mark lacks a partition of the log: another log uses the same stream name and the same Redis.
+    OtherPartitions,
     /// The mark is below the checkpoint: Redis was put back to an older state.
     Behind,
     /// The mark is beyond the head of the log: Postgres was put back to an older state.
@@ -34,6 +36,9 @@ impl fmt::Display for Doubt {
             Self::NoMark => "Redis has no mark: it is new, or was emptied",
             Self::OtherRun => "Redis was restarted, and may have lost its newest writes",
             Self::OtherPostgres => "Postgres was restarted or is another server, and may have lost its newest events",
+            Self::OtherPartitions => {
+                "the mark in Redis is of a log with fewer partitions: does another log use the same STREAM_NAME?"
+            }
             Self::Behind => "the mark in Redis is behind the checkpoint: Redis was put back to an older state",
             Self::BeyondHead => "the mark in Redis is beyond the log: Postgres was put back to an older state",
             Self::OtherToken => "the mark in Redis is of another batch: Postgres was put back to an older state",
@@ -42,31 +47,37 @@ impl fmt::Display for Doubt {
     }
 }
 
-/// Looks for a reason to doubt a mark that was read before. The present run of Postgres is compared if it is given. The
-/// checkpoint is that of the projector, and was read before the mark.
+/// Looks for a reason to doubt a mark that was read before. The present run of Postgres is compared if it is given. `checkpoints` are
+/// those of the projector in some partitions, and were read before the mark.
 ///
 /// # Errors
 /// Postgres is away.
 pub async fn find_doubt(
     session: &impl Session,
-    mark: Option<Mark>,
+    mark: Option<&Mark>,
     (redis, postgres): (Run, Option<Run>),
-    (partition, checkpoint): (Partition, i64),
+    checkpoints: &[(Partition, i64)],
 ) -> Result<Option<Doubt>, pglog::Error> {
     let Some(mark) = mark else { return Ok(Some(Doubt::NoMark)) };
     if !mark.epoch.is_for(redis) {
         return Ok(Some(Doubt::OtherRun));
     }
-    if mark.offset < checkpoint {
+    let places: Option<Vec<Marked>> = checkpoints.iter().map(|(partition, _)| mark.place(*partition)).collect();
+    let Some(places) = places else { return Ok(Some(Doubt::OtherPartitions)) };
+    if places.iter().zip(checkpoints).any(|(place, (_, checkpoint))| place.offset < *checkpoint) {
         return Ok(Some(Doubt::Behind));
     }
-    let token = pglog::token_at(session, partition, mark.offset).await?;
-    if token.is_some_and(|token| token != mark.token) {
-        return Ok(Some(Doubt::OtherToken));
-    }
-    // A batch that is not there is reaped, or was never cut. Only batches at and below the checkpoint are reaped.
-    if token.is_none() && mark.offset > pglog::head(session, partition).await? {
-        return Ok(Some(Doubt::BeyondHead));
+    let partitions: Vec<Partition> = checkpoints.iter().map(|(partition, _)| *partition).collect();
+    let offsets: Vec<i64> = places.iter().map(|place| place.offset).collect();
+    let found = pglog::tokens_at(session, &partitions, &offsets).await?;
+    for (place, (token, head)) in places.iter().zip(found) {
+        if token.is_some_and(|token| token != place.token) {
+            return Ok(Some(Doubt::OtherToken));
+        }
+        // A batch that is not there is reaped, or was never cut. Only batches at and below the checkpoint are reaped.
+        if token.is_none() && place.offset > head {
+            return Ok(Some(Doubt::BeyondHead));
+        }
     }
     Ok(postgres.filter(|postgres| !mark.epoch.is_from(*postgres)).map(|_| Doubt::OtherPostgres))
 }

@@ -26,6 +26,7 @@ use tracing::{info, warn};
 
 use super::{Away, Epoch, Mark, Run, UP};
 use crate::WalletId;
+use crate::args::WANTS_OWN_SERVER;
 
 /// Requests that may wait. Further ones are refused.
 const QUEUE_LEN_MAX: usize = 4096;
@@ -104,7 +105,7 @@ struct Seen(Arc<Mutex<(Option<Mark>, Run)>>);
 
 impl Seen {
     fn get(&self) -> (Option<Mark>, Run) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A connection to this run begins.
@@ -117,14 +118,14 @@ impl Seen {
     fn note(&self, mark: Option<Mark>) -> Option<Epoch> {
         let (seen, run) = self.get();
         let mark = mark.filter(|mark| mark.epoch.is_for(run));
-        if let (Some(mark), Some(seen)) = (mark, seen)
-            && mark.epoch == seen.epoch
-            && mark.offset < seen.offset
+        if let (Some(mark), Some(seen)) = (&mark, &seen)
+            && mark.is_behind(seen)
         {
             return None;
         }
+        let epoch = mark.as_ref().map(|mark| mark.epoch);
         self.0.lock().unwrap_or_else(PoisonError::into_inner).0 = mark;
-        mark.map(|mark| mark.epoch)
+        epoch
     }
 }
 
@@ -213,6 +214,8 @@ impl Redis {
     /// A connection to a server that takes writes, and whose mark is known.
     async fn open(&self) -> Result<Wire> {
         let mut wire = Wire::connect(&self.client, Duration::ZERO).await?;
+        // Mark and documents lie in different hash slots, and one script writes them.
+        ensure!(!wire.is_cluster(), "this Redis is a node of a Redis Cluster: {WANTS_OWN_SERVER}");
         let mut question = Commands::default();
         question.add(&["INFO", "server", "replication"]);
         wire.send(&question).await?;
@@ -296,7 +299,7 @@ impl Redis {
             Some(Element::Error(line)) => bail!("redis refuses: {}", String::from_utf8_lossy(line)),
             _ => None,
         };
-        let epoch = self.seen.note(mark);
+        let epoch = self.seen.note(mark.clone());
         gauge!(UP).set(if epoch.is_some() { 1.0 } else { 0.0 });
         let mut replies = Vec::with_capacity(group.len());
         for request in group {
@@ -305,7 +308,7 @@ impl Redis {
                 refuse_errors(elements.clone().next())?;
                 elements.skip_value();
             }
-            replies.push(Reply { mark, epoch, bytes: all[..all.len() - elements.rest().len()].to_vec() });
+            replies.push(Reply { mark: mark.clone(), epoch, bytes: all[..all.len() - elements.rest().len()].to_vec() });
         }
         Ok(replies)
     }

@@ -1,7 +1,11 @@
-//! The mark: one key in Redis that says of which build the documents are, and up to which offset of the log they are certain.
+//! The mark: one key in Redis that says of which build the documents are, and up to which place in each partition of
+//! the log they are certain.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
+
+use pglog::Partition;
 
 /// One build of the read model, as 32 hexadecimal digits: the runs of Redis and of Postgres that it is for, and a random number.
 /// Documents of another epoch are not there for readers, and in another run of Redis no document is.
@@ -79,21 +83,81 @@ impl FromStr for Epoch {
     }
 }
 
-/// The mark.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The mark: the build, and a place in each partition of the log, in their order. The documents reflect all records up to there.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
     /// The build.
     pub epoch: Epoch,
+    places: Arc<[Marked]>,
+}
+
+/// A place in a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Marked {
     /// The documents reflect all records up to this offset.
     pub offset: i64,
     /// The token of the log's batch that has this offset.
     pub token: i64,
 }
 
+impl Mark {
+    /// A mark with a place in each partition, the first one first.
+    ///
+    /// # Panics
+    /// There is none.
+    pub fn new(epoch: Epoch, places: impl IntoIterator<Item = Marked>) -> Self {
+        let places: Arc<[Marked]> = places.into_iter().collect();
+        assert!(!places.is_empty(), "a log has a partition");
+        Self { epoch, places }
+    }
+
+    /// The place in a partition. `None`: the mark is of a log with fewer partitions.
+    pub fn place(&self, partition: Partition) -> Option<Marked> {
+        self.places.get(usize::try_from(partition.number()).ok()?).copied()
+    }
+
+    /// The records that the documents reflect: the sum of all offsets, which is the offset if there is one partition.
+    pub fn offset(&self) -> i64 {
+        self.places.iter().map(|place| place.offset).sum()
+    }
+
+    /// Whether it is behind another mark of the same epoch in any partition. Within an epoch no place goes back, unless Redis has
+    /// lost its newest writes.
+    pub fn is_behind(&self, other: &Self) -> bool {
+        self.epoch == other.epoch
+            && self.places.iter().zip(&*other.places).any(|(own, other)| own.offset < other.offset)
+    }
+}
+
+impl fmt::Display for Marked {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, r#""offset":{},"token":{}"#, self.offset, self.token)
+    }
+}
+
+/// With one partition: `{"epoch":"…","offset":7,"token":-3}`. With more: `{"epoch":"…","partitions":[{"offset":7,"token":-3},…]}`.
+/// The script writes the same.
 impl fmt::Display for Mark {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { epoch, offset, token } = self;
-        write!(out, r#"{{"epoch":"{epoch}","offset":{offset},"token":{token}}}"#)
+        let epoch = self.epoch;
+        match &*self.places {
+            [place] => write!(out, r#"{{"epoch":"{epoch}",{place}}}"#),
+            places => {
+                let places: Vec<String> = places.iter().map(|place| format!("{{{place}}}")).collect();
+                write!(out, r#"{{"epoch":"{epoch}","partitions":[{}]}}"#, places.join(","))
+            }
+        }
+    }
+}
+
+impl FromStr for Marked {
+    type Err = Foreign;
+
+    fn from_str(text: &str) -> Result<Self, Foreign> {
+        let (offset, token) =
+            text.strip_prefix(r#""offset":"#).and_then(|rest| rest.split_once(r#","token":"#)).ok_or(Foreign)?;
+        let number = |text: &str| text.parse().map_err(|_| Foreign);
+        Ok(Self { offset: number(offset)?, token: number(token)? })
     }
 }
 
@@ -102,11 +166,17 @@ impl FromStr for Mark {
 
     fn from_str(text: &str) -> Result<Self, Foreign> {
         let read = || {
-            let (epoch, rest) = text.strip_prefix(r#"{"epoch":""#)?.split_once(r#"","offset":"#)?;
-            let (offset, token) = rest.strip_suffix('}')?.split_once(r#","token":"#)?;
-            Some(Self { epoch: epoch.parse().ok()?, offset: offset.parse().ok()?, token: token.parse().ok()? })
+            let (epoch, rest) = text.strip_prefix(r#"{"epoch":""#)?.split_once(r#"","#)?;
+            let rest = rest.strip_suffix('}')?;
+            let places: Vec<&str> = match rest.strip_prefix(r#""partitions":[{"#) {
+                Some(rest) => rest.strip_suffix("}]")?.split("},{").collect(),
+                None => vec![rest],
+            };
+            let places: Option<Arc<[Marked]>> = places.into_iter().map(|place| place.parse().ok()).collect();
+            Some(Self { epoch: epoch.parse().ok()?, places: places? })
         };
-        read().ok_or(Foreign)
+        // The script compares texts.
+        read().filter(|mark| mark.to_string() == text).ok_or(Foreign)
     }
 }
 
@@ -131,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_mark_is_read_as_it_was_written_and_no_other_text_is_one() {
-        let mark = Mark { epoch: Epoch(0xab), offset: 7, token: -3 };
+        let mark = Mark::new(Epoch(0xab), [Marked { offset: 7, token: -3 }]);
         let text = r#"{"epoch":"000000000000000000000000000000ab","offset":7,"token":-3}"#;
         assert_eq!(mark.to_string(), text);
         assert_eq!(text.parse(), Ok(mark));
@@ -139,5 +209,21 @@ mod tests {
         {
             assert_eq!(bad.parse::<Mark>(), Err(Foreign), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_mark_of_several_partitions_has_a_place_in_each() {
+        let mark = Mark::new(Epoch(0xab), [(7, -3), (0, 0)].map(|(offset, token)| Marked { offset, token }));
+        let text = r#"{"epoch":"000000000000000000000000000000ab","partitions":[{"offset":7,"token":-3},{"offset":0,"token":0}]}"#;
+        assert_eq!((mark.to_string().as_str(), text.parse()), (text, Ok(mark.clone())));
+        assert_eq!(mark.place(Partition::new(1).unwrap()), Some(Marked { offset: 0, token: 0 }));
+        assert_eq!((mark.place(Partition::new(2).unwrap()), mark.offset()), (None, 7));
+        for bad in
+            [&text.replace("},{", "}{"), &text.replace("]", ""), &text.replace("7", "07"), &text.replace("[{", "[")]
+        {
+            assert_eq!(bad.parse::<Mark>(), Err(Foreign), "{bad}");
+        }
+        let on = |first, second| Mark::new(Epoch(0xab), [first, second].map(|offset| Marked { offset, token: 1 }));
+        assert!(on(7, 1).is_behind(&on(6, 2)) && !on(7, 2).is_behind(&on(7, 1)), "each place for itself");
     }
 }

@@ -4,10 +4,11 @@
 //! depends on a script that Redis has forgotten after a restart.
 
 use monitor::{counter, declare_counter};
+use pglog::Partition;
 use stream::resp::{Commands, Element, Elements};
 
 use super::json::{change_text, document_text};
-use super::{Epoch, Mark, key_of};
+use super::{Epoch, Mark, Marked, key_of};
 use crate::WalletId;
 use crate::documents::{Change, Document, TRANSACTION_COUNT_MAX};
 
@@ -59,9 +60,9 @@ pub(super) enum Piece<'a> {
 
 /// Where the mark moves.
 pub(super) struct Move {
+    pub partition: Partition,
     pub bound: i64,
-    pub offset: i64,
-    pub token: i64,
+    pub place: Marked,
 }
 
 /// The command that writes.
@@ -73,7 +74,7 @@ pub(super) fn write<'a>(
 ) -> Commands {
     let pieces: Vec<Piece<'_>> = pieces.collect();
     let mut commands = Commands::with_capacity(WRITE.len() + 256 + 1024 * pieces.len());
-    commands.begin(8 + 4 * pieces.len());
+    commands.begin(9 + 4 * pieces.len());
     commands.arg("EVAL").arg(WRITE).number(1 + pieces.len() as i64).arg(mark_key);
     for piece in &pieces {
         commands.arg(key_of(&piece.wallet()));
@@ -81,8 +82,11 @@ pub(super) fn write<'a>(
     // No mark has this epoch.
     commands.arg(epoch.map_or_else(String::new, |epoch| epoch.to_string()));
     match moved {
-        Some(Move { bound, offset, token }) => commands.number(bound).number(offset).number(token),
-        None => commands.arg("").arg("").arg(""),
+        Some(Move { partition, bound, place }) => {
+            // Lua counts from 1.
+            commands.number(i64::from(partition.number()) + 1).number(bound).number(place.offset).number(place.token)
+        }
+        None => commands.arg("").arg("").arg("").arg(""),
     };
     let text_epoch = epoch.unwrap_or_else(Epoch::random);
     pieces.iter().for_each(|piece| piece.add_to(&mut commands, text_epoch));
@@ -135,7 +139,7 @@ pub(super) fn written(reply: &[u8]) -> Option<Written> {
 }
 
 /// The command that replaces the mark if it is of the epoch `expected`.
-pub(super) fn replace_mark(mark_key: &str, expected: Option<Epoch>, mark: Option<Mark>) -> Commands {
+pub(super) fn replace_mark(mark_key: &str, expected: Option<Epoch>, mark: Option<&Mark>) -> Commands {
     let text = |value: Option<String>| value.unwrap_or_default();
     let (expected, mark) = (text(expected.map(|epoch| epoch.to_string())), text(mark.map(|mark| mark.to_string())));
     let mut commands = Commands::default();

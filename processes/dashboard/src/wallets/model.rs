@@ -24,9 +24,9 @@ impl InRedis {
 
     /// The state of the model.
     pub fn model(&self) -> Model {
-        match self.mark {
+        match &self.mark {
             None => Model::Unmarked,
-            Some(mark) => Model::Marked { epoch: mark.epoch.to_string(), offset: mark.offset },
+            Some(mark) => Model::Marked { epoch: mark.epoch.to_string(), offset: mark.offset() },
         }
     }
 
@@ -38,7 +38,7 @@ impl InRedis {
     /// Compares the document of the wallet at this index with its state in Postgres, which must have been read later: then a
     /// document is never newer.
     pub fn compare(&self, index: usize, postgres: &InPostgres) -> Agreement {
-        let Some(mark) = self.mark else { return Agreement::Unmarked };
+        let Some(mark) = &self.mark else { return Agreement::Unmarked };
         match self.heads.get(index).copied().flatten() {
             None if postgres.version == 0 => Agreement::Equal,
             None => Agreement::Absent,
@@ -56,13 +56,14 @@ impl InRedis {
 #[cfg(test)]
 mod tests {
     use wallet::EventId;
+    use wallet::model::Marked;
 
     use super::*;
 
     #[test]
     fn a_document_is_equal_older_or_wrong() {
         let (epoch, [first, second]) = (Epoch::random(), [EventId::new(), EventId::new()]);
-        let mark = Mark { epoch, offset: 7, token: 1 };
+        let mark = Mark::new(epoch, [Marked { offset: 7, token: 1 }]);
         let timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let head = |epoch, version, event_id, balance_minor| {
             Some((epoch, Head { version, event_id, timestamp, balance_minor }))
@@ -79,18 +80,18 @@ mod tests {
             (head(Epoch::random(), 2, second, 300), Agreement::OtherEpoch),
             (None, Agreement::Absent),
         ] {
-            assert_eq!(compare(Some(mark), head, &postgres), expected, "{head:?}");
+            assert_eq!(compare(Some(mark.clone()), head, &postgres), expected, "{head:?}");
         }
         assert_eq!(compare(None, head(epoch, 2, second, 300), &postgres), Agreement::Unmarked);
         let unused = InPostgres { balance: decimal(0), ..InPostgres::default() };
-        assert_eq!(compare(Some(mark), None, &unused), Agreement::Equal, "it needs no document");
+        assert_eq!(compare(Some(mark.clone()), None, &unused), Agreement::Equal, "it needs no document");
         assert_eq!(compare(Some(mark), head(epoch, 1, first, 0), &unused), Agreement::Differs);
     }
 
     #[test]
     fn a_model_is_marked_or_not() {
         let epoch = Epoch::random();
-        let marked = InRedis { mark: Some(Mark { epoch, offset: 7, token: 1 }), heads: vec![] };
+        let marked = InRedis { mark: Some(Mark::new(epoch, [Marked { offset: 7, token: 1 }])), heads: vec![] };
         assert_eq!(marked.model(), Model::Marked { epoch: epoch.to_string(), offset: 7 });
         let unmarked = InRedis { mark: None, heads: vec![] };
         assert_eq!((unmarked.model(), unmarked.version(0)), (Model::Unmarked, None));

@@ -10,7 +10,7 @@ mod staged;
 use anyhow::{Context, Result};
 use consumer::{DistanceFold, Fold, State, StateFold};
 use deadpool_postgres::Transaction;
-use pglog::{Partition, Record};
+use pglog::{Partition, PartitionCount, Record};
 
 use super::Origin;
 use super::archive::{Archive, range};
@@ -104,6 +104,7 @@ impl Distance {
         mut self,
         tx: &Transaction<'_>,
         is_complete: bool,
+        count: PartitionCount,
         report: &mut Report,
     ) -> Result<(Option<Logged>, i64)> {
         let is_complete = is_complete && self.base_offset.is_some();
@@ -111,7 +112,7 @@ impl Distance {
             self.ledger.letters_beyond_head(&at_offset, report);
         }
         let (ride_count, total_distance_mm) = self.ledger.log();
-        self.ledger.compare(self.partition, report);
+        self.ledger.compare(&count.argument_for(self.partition), report);
         let (staged, staged_count) = staged::staged(tx, self.partition).await?;
         let logged = is_complete.then_some(Logged {
             ride_count: ride_count + staged.ride_count,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
+use pglog::Partition;
 use redis::RedisError;
 use redis::aio::MultiplexedConnection;
 use tokio::time::sleep;
@@ -60,22 +61,26 @@ fn not_compared(error: &anyhow::Error, report: &mut Report) {
 async fn compare(client: &Client, redis: MultiplexedConnection, config: &Config, report: &mut Report) -> Result<()> {
     let mut comparison =
         Comparison { client, redis, mark_key: mark_key(&config.stream.stream_name), wait_left: CATCH_UP_WAIT_IN_ALL };
-    // The checkpoint is read before the mark, which is never below it.
-    let checkpoint = checkpoint(client, config).await?;
+    // The checkpoints are read before the mark, which is never below them.
+    let checkpoints = checkpoints(client).await?;
     let run = run(&mut comparison.redis).await?;
     let mark = comparison.mark().await?;
-    let place = (config.stream.partition(), checkpoint.unwrap_or(0));
-    let doubt = find_doubt(client, mark, (run, None), place).await.context("comparing the mark with the log")?;
+    let doubt = find_doubt(client, mark.as_ref(), (run, None), &checkpoints).await;
+    let doubt = doubt.context("comparing the mark with the log")?;
     let (Some(mark), None | Some(Doubt::Behind | Doubt::BeyondHead | Doubt::OtherToken)) = (mark, doubt) else {
-        if let (Some(_), Some(doubt)) = (checkpoint, doubt) {
+        if let (false, Some(doubt)) = (checkpoints.is_empty(), doubt) {
             report.note(format!("wallets in Redis: {doubt}; readers ask Postgres for every wallet"));
         }
         return Ok(());
     };
     if let Some(doubt) = doubt {
-        report.differ(format!("wallets in Redis: {doubt} (offset {}, checkpoint {})", mark.offset, place.1));
+        report.differ(format!(
+            "wallets in Redis: {doubt} (offset {}, checkpoint {})",
+            mark.offset(),
+            checkpoints.iter().map(|(_, offset)| offset).sum::<i64>()
+        ));
     }
-    let mut line = DocumentsLine { epoch: mark.epoch.to_string(), offset: mark.offset, ..DocumentsLine::default() };
+    let mut line = DocumentsLine { epoch: mark.epoch.to_string(), offset: mark.offset(), ..DocumentsLine::default() };
     let mut cursor = 0_u64;
     loop {
         let mut scan = redis::cmd("SCAN");
@@ -99,17 +104,17 @@ async fn run(redis: &mut MultiplexedConnection) -> Result<Run> {
     Run::of_info(&info).context("INFO does not contain the run")
 }
 
-/// The checkpoint of the consumer that keeps the documents. `None`: there is no such consumer.
-async fn checkpoint(client: &Client, config: &Config) -> Result<Option<i64>> {
-    let row = client
-        .query_one(
+/// The checkpoint of the consumer that keeps the documents, in each partition. Empty: there is no such consumer.
+async fn checkpoints(client: &Client) -> Result<Vec<(Partition, i64)>> {
+    let rows = client
+        .query(
             "-- operator::audit::projector
-             SELECT max(last_offset) FROM checkpoints WHERE fold = 'wallets' AND partition = $1",
-            &[&config.stream.partition()],
+             SELECT partition, max(last_offset) FROM checkpoints WHERE fold = 'wallets' GROUP BY partition ORDER BY partition",
+            &[],
         )
         .await
         .context("asking for the checkpoint of the consumer wallets")?;
-    Ok(row.get(0))
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 /// The documents of one epoch, and both servers.
@@ -136,7 +141,7 @@ impl Comparison<'_> {
         let mut texts: Vec<Option<Vec<u8>>> = mget.query_async(&mut self.redis).await.context("reading documents")?;
         let documents = texts.split_off(1);
         let mark: Option<Mark> = texts.remove(0).and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok());
-        let epoch = mark.map(|mark| mark.epoch);
+        let epoch = mark.as_ref().map(|mark| mark.epoch);
         Ok((mark, documents.iter().map(|text| believed(text.as_deref()?, epoch)).collect()))
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
-use pglog::{Partition, Record};
+use pglog::Record;
 use stream::codec::{Entry, EntryId, Fields, decode_xrange};
 use stream::resp::Commands;
 use stream::wire::Wire;
@@ -24,13 +24,10 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
-    /// Connects to Redis. `None` if Redis is away; that is reported as a difference.
-    pub async fn open(config: &Config, partition: Partition, report: &mut Report) -> Option<Self> {
-        match Wire::connect(config.stream.redis_url.first(), Duration::ZERO).await {
-            Ok(wire) => {
-                let key = stream::Stream { name: config.stream.stream_name.clone(), log_id: None }.key(partition);
-                Some(Self { wire: Some(wire), line: StreamLine { key, ..StreamLine::default() } })
-            }
+    /// Connects to the server of the stream. `None` if it is away; that is reported as a difference.
+    pub async fn open(config: &Config, key: String, report: &mut Report) -> Option<Self> {
+        match config.stream.redis_url.wire(&key, Duration::ZERO).await {
+            Ok(wire) => Some(Self { wire: Some(wire), line: StreamLine { key, ..StreamLine::default() } }),
             Err(error) => {
                 report.differ(format!("stream: not compared, {error:#} (--no-stream audits Postgres only)"));
                 None

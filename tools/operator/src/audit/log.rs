@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 use consumer::{ModelFold, WalletsFold};
 use deadpool_postgres::Transaction;
-use pglog::{Page, Partition, Reader, Record};
+use pglog::{Page, Partition, PartitionCount, Reader, Record};
 
 use super::Origin;
 use super::archive::{Archive, is_archivist, range};
@@ -17,10 +17,10 @@ use super::report::{ConsumerLine, PartitionLine, Report};
 /// Records per query.
 const PAGE_LEN_MAX: i64 = 1000;
 
-/// Audits one partition. Returns the rides of all its records, staged records included; `None` if they are not known.
+/// Audits one partition of so many. Returns the rides of all its records, staged records included; `None` if they are not known.
 pub(super) async fn audit(
     tx: &Transaction<'_>,
-    partition: Partition,
+    (partition, count): (Partition, PartitionCount),
     origin: Origin,
     mut stream: Option<&mut Comparison>,
     report: &mut Report,
@@ -57,7 +57,7 @@ pub(super) async fn audit(
     }
     let others = consumers.iter().filter(|consumer| !is_archivist(consumer) && !Distance::is_of(consumer));
     list_others(others, partition, report);
-    let (logged, staged_count) = distance.finish(tx, is_complete, report).await?;
+    let (logged, staged_count) = distance.finish(tx, is_complete, count, report).await?;
     report.consumers[listed_count..].sort_by(|a, b| (a.last_offset, &a.name).cmp(&(b.last_offset, &b.name)));
     report.partitions.push(PartitionLine {
         partition: partition.number(),

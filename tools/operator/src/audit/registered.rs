@@ -30,6 +30,7 @@ impl Registered {
         ConsumerLine {
             name: self.name.clone(),
             partition: partition.number(),
+            is_baseline: self.is_baseline,
             last_offset: self.last_offset,
             fold: self.fold.as_ref().map(|(name, _)| name.clone()),
             fold_version: self.fold.as_ref().map(|(_, version)| *version),

@@ -1,5 +1,6 @@
 //! The result of an audit: one line per consumer, partition and stream, and the differences as sentences.
 
+use pglog::{Partition, PartitionCount};
 use serde::Serialize;
 
 use crate::plain::one_line;
@@ -12,6 +13,8 @@ const LINES_LEN_MAX: usize = 100;
 pub struct Report {
     /// Every registered consumer of the audited partitions.
     pub consumers: Vec<ConsumerLine>,
+    /// The consumers that are registered in all partitions: their sums over these. Empty if the log has one partition.
+    pub sums: Vec<SumLine>,
     /// Every audited partition.
     pub partitions: Vec<PartitionLine>,
     /// The rides, if they could be compared.
@@ -34,6 +37,9 @@ pub struct Report {
     pub difference_count: u64,
     /// Facts that an operator may want to know and that are no differences.
     pub notes: Vec<String>,
+    /// The partition that is audited now, if the log has several.
+    #[serde(skip)]
+    place: Option<String>,
 }
 
 /// A consumer at its checkpoint.
@@ -43,6 +49,9 @@ pub struct ConsumerLine {
     pub name: String,
     /// The partition it folds.
     pub partition: i32,
+    /// Whether it is the reaper's own.
+    #[serde(skip)]
+    pub is_baseline: bool,
     /// Its checkpoint.
     pub last_offset: i64,
     /// The fold that its registration names.
@@ -68,6 +77,19 @@ pub struct TotalLine {
     pub total_distance_mm: i64,
     /// 16 hexadecimal digits.
     pub digest: String,
+}
+
+/// A consumer's total distance over all partitions.
+#[derive(Debug, Clone, Serialize)]
+pub struct SumLine {
+    /// Its name.
+    pub name: String,
+    /// Rides in its states.
+    pub ride_count: i64,
+    /// Whole millimetres.
+    pub total_distance_mm: i128,
+    /// Whether it equals SQL's own sum. `None`: it has not passed every record, or has dead letters.
+    pub is_equal: Option<bool>,
 }
 
 /// A partition's log.
@@ -196,18 +218,35 @@ impl Report {
         self.difference_count == 0
     }
 
+    /// From here on differences and notes are about this partition, and name it if the log has several.
+    pub(super) fn enter(&mut self, partition: Partition, count: PartitionCount) {
+        self.place = (count != PartitionCount::ONE).then(|| format!("partition {partition}"));
+    }
+
+    /// From here on differences and notes are about the whole log.
+    pub(super) fn leave(&mut self) {
+        self.place = None;
+    }
+
     /// Adds a difference.
     pub(super) fn differ(&mut self, what: String) {
         self.difference_count += 1;
         if self.differences.len() < LINES_LEN_MAX {
-            self.differences.push(what);
+            self.differences.push(self.placed(what));
         }
     }
 
     /// Adds a note.
     pub(super) fn note(&mut self, what: String) {
         if self.notes.len() < LINES_LEN_MAX {
-            self.notes.push(what);
+            self.notes.push(self.placed(what));
+        }
+    }
+
+    fn placed(&self, what: String) -> String {
+        match &self.place {
+            Some(place) if !what.contains(place.as_str()) => format!("{place}: {what}"),
+            _ => what,
         }
     }
 
@@ -218,6 +257,7 @@ impl Report {
             return;
         }
         self.consumers.iter().for_each(ConsumerLine::print);
+        self.sums.iter().for_each(SumLine::print);
         for PartitionLine { partition, first_retained, head, record_count, staged_count } in &self.partitions {
             println!(
                 "log, partition {partition}: head {head}, {record_count} records from offset {first_retained} on, \
@@ -263,6 +303,19 @@ impl Report {
             0 => println!("all is equal"),
             count => println!("{count} differences"),
         }
+    }
+}
+
+impl SumLine {
+    fn print(&self) {
+        let Self { name, ride_count, total_distance_mm, is_equal } = self;
+        let verdict = match is_equal {
+            Some(true) => "equal",
+            Some(false) => "DIFFERENT",
+            None => "not compared",
+        };
+        let line = format!("consumer {name}, all partitions: {ride_count} rides, {total_distance_mm} mm: {verdict}");
+        println!("{}", one_line(&line));
     }
 }
 

@@ -9,15 +9,17 @@ use redis::aio::MultiplexedConnection;
 
 use super::ask;
 use super::finding::Finding;
+use super::redis_nodes::Node;
 
 /// The largest difference of two clocks that is no warning.
 const SKEW_MAX: Duration = Duration::from_secs(1);
 
 /// The check of the clocks.
-pub(super) async fn check(postgres: &Client, redis: Option<&mut MultiplexedConnection>, findings: &mut Vec<Finding>) {
+pub(super) async fn check(postgres: &Client, nodes: &mut [Node], findings: &mut Vec<Finding>) {
     findings.push(judge("clock.postgres", postgres_ahead_s(postgres).await));
-    if let Some(redis) = redis {
-        findings.push(judge("clock.redis", redis_ahead_s(redis).await));
+    for node in nodes {
+        let finding = judge("clock.redis", redis_ahead_s(&mut node.redis).await);
+        findings.push(node.named(finding));
     }
 }
 

@@ -59,6 +59,11 @@ impl Finding {
         Self { verdict: Verdict::Fail, ..Self::warn(check, what, why, fix) }
     }
 
+    /// The same, about this place: `partition 3`, for example.
+    pub(super) fn at(self, place: &str) -> Self {
+        Self { what: format!("{place}: {}", self.what), ..self }
+    }
+
     /// A warning: the check could not be made.
     pub fn unseen(check: &'static str, error: &anyhow::Error) -> Self {
         Self::warn(

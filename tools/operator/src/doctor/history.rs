@@ -4,7 +4,7 @@ use anyhow::Result;
 use deadpool_postgres::ClientWrapper as Client;
 use pglog::Partition;
 
-use super::Config;
+use super::Log;
 use super::finding::Finding;
 
 /// Ranges of the history that are read. There is one, unless the history has holes.
@@ -14,9 +14,16 @@ const RANGES_LEN_MAX: i64 = 100;
 const HOLES_LEN_MAX: usize = 5;
 
 /// Whether the history has what is reaped, and whether it can go on.
-pub(super) async fn history(client: &Client, config: &Config) -> Result<Finding> {
+pub(super) async fn history(client: &Client, log: &Log) -> Result<Vec<Finding>> {
+    let mut found = Vec::new();
+    for partition in &log.partitions {
+        found.push((*partition, history_of(client, *partition).await?));
+    }
+    Ok(log.gather(found))
+}
+
+async fn history_of(client: &Client, partition: Partition) -> Result<Finding> {
     const CHECK: &str = "log.history";
-    let partition = config.stream.partition();
     let last_reaped = pglog::first_retained(client, partition).await? - 1;
     let is_written = is_written(client, partition).await?;
     let ranges = ranges(client, partition).await?;
@@ -41,10 +48,7 @@ pub(super) async fn history(client: &Client, config: &Config) -> Result<Finding>
                 CHECK,
                 format!("no consumer writes it, and {lacks}"),
                 "new folds cannot start at offset 1",
-                format!(
-                    "start one, so that it keeps the records to come: consumer history --fold history{}",
-                    partition.argument()
-                ),
+                "start one, so that it keeps the records to come: consumer history --fold history",
             ),
         });
     }
@@ -63,12 +67,13 @@ pub(super) async fn history(client: &Client, config: &Config) -> Result<Finding>
 }
 
 /// The consumers that are registered without a fold.
-pub(super) async fn folds(client: &Client, config: &Config) -> Result<Finding> {
+pub(super) async fn folds(client: &Client, log: &Log) -> Result<Finding> {
     let row = client
         .query_one(
             "-- operator::doctor::folds
-             SELECT string_agg(name, ', ' ORDER BY name) FROM checkpoints WHERE partition = $1 AND fold IS NULL",
-            &[&config.stream.partition()],
+             SELECT string_agg(DISTINCT name, ', ' ORDER BY name) FROM checkpoints
+             WHERE partition = ANY ($1) AND fold IS NULL",
+            &[&log.partitions],
         )
         .await?;
     Ok(Finding::ok(

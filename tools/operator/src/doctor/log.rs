@@ -2,25 +2,29 @@
 
 use anyhow::Result;
 use deadpool_postgres::ClientWrapper as Client;
+use pglog::Partition;
 
-use super::Config;
 use super::finding::Finding;
-use super::{ask, history};
+use super::{Config, Log, ask, history, leaders, named, partitions};
 
 /// At most this many receipts are counted.
 const COUNT_MAX: i64 = 1000;
 
 /// All checks of the log. If the tables are missing, only the first is made.
-pub(super) async fn check(client: &Client, config: &Config, findings: &mut Vec<Finding>) {
+pub(super) async fn check(client: &Client, config: &Config, log: &Log, findings: &mut Vec<Finding>) {
     let (finding, has_tables) = identity(client).await;
     findings.push(finding);
     if has_tables {
+        findings.push(partitions::check(client, log).await.unwrap_or_else(|e| Finding::unseen("log.partitions", &e)));
+        findings.push(leaders::check(client, log).await.unwrap_or_else(|e| Finding::unseen("log.leaders", &e)));
         findings.push(ids(client).await.unwrap_or_else(|e| Finding::unseen("log.ids", &e)));
-        findings.push(consumers(client, config).await.unwrap_or_else(|e| Finding::unseen("log.consumers", &e)));
-        findings.push(dead_letters(client, config).await.unwrap_or_else(|e| Finding::unseen("log.dead_letters", &e)));
+        findings.push(consumers(client, config, log).await.unwrap_or_else(|e| Finding::unseen("log.consumers", &e)));
+        findings
+            .push(dead_letters(client, config, log).await.unwrap_or_else(|e| Finding::unseen("log.dead_letters", &e)));
         findings.push(receipts(client).await.unwrap_or_else(|e| Finding::unseen("receipts", &e)));
-        findings.push(history::folds(client, config).await.unwrap_or_else(|e| Finding::unseen("log.folds", &e)));
-        findings.push(history::history(client, config).await.unwrap_or_else(|e| Finding::unseen("log.history", &e)));
+        findings.push(history::folds(client, log).await.unwrap_or_else(|e| Finding::unseen("log.folds", &e)));
+        let history = history::history(client, log).await;
+        findings.extend(history.unwrap_or_else(|e| vec![Finding::unseen("log.history", &e)]));
     }
 }
 
@@ -78,19 +82,18 @@ async fn ids(client: &Client) -> Result<Finding> {
     })
 }
 
-async fn consumers(client: &Client, config: &Config) -> Result<Finding> {
+async fn consumers(client: &Client, config: &Config, log: &Log) -> Result<Finding> {
     const CHECK: &str = "log.consumers";
-    let partition = config.stream.partition();
-    let row = client
-        .query_one(
+    let option = config.stream.partitions.argument();
+    let registered = client
+        .query(
             "-- operator::doctor::consumers
-             SELECT count(*) FROM checkpoints WHERE partition = $1",
-            &[&partition],
+             SELECT name, is_baseline, array_agg(partition ORDER BY partition) FROM checkpoints WHERE partition = ANY ($1)
+             GROUP BY name, is_baseline ORDER BY name",
+            &[&log.partitions],
         )
         .await?;
-    let registered_count: i64 = row.get(0);
-    let option = partition.argument();
-    if registered_count == 0 {
+    if registered.is_empty() {
         return Ok(Finding::warn(
             CHECK,
             "no consumer is registered",
@@ -98,31 +101,53 @@ async fn consumers(client: &Client, config: &Config) -> Result<Finding> {
             format!("start one: consumer consumer0{option}"),
         ));
     }
-    let laggards = reaper::laggards(client, partition, config.patience).await?;
-    let Some(first) = laggards.first() else {
-        return Ok(Finding::ok(CHECK, format!("{registered_count} registered, each of them moves or is at the head")));
-    };
-    let named: Vec<String> = laggards
-        .iter()
-        .map(|laggard| format!("{} ({} records behind, still for {} s)", laggard.name, laggard.lag, laggard.still_s))
+    let laggards = reaper::laggards(client, &log.partitions, config.patience).await?;
+    if let Some(first) = laggards.first() {
+        let by_name = laggards.chunk_by(|one, next| one.name == next.name);
+        let named: Vec<String> = by_name.map(|laggards| laggard(laggards, log)).collect();
+        return Ok(Finding::warn(
+            CHECK,
+            format!("does not move: {}", named.join(", ")),
+            "the reaper cannot delete records that such a consumer has not passed",
+            format!("start it, or remove it: consumer {} --unregister{option}", process::quoted(&first.name)),
+        ));
+    }
+    let consumers = registered.iter().filter(|row| !row.get::<_, bool>(1));
+    let partly: Vec<String> = consumers
+        .map(|row| (row.get::<_, &str>(0), row.get::<_, Vec<Partition>>(2)))
+        .filter(|(_, partitions)| partitions.len() < log.partitions.len())
+        .map(|(name, partitions)| format!("{name} ({} only)", named(&partitions)))
         .collect();
-    Ok(Finding::warn(
-        CHECK,
-        format!("does not move: {}", named.join(", ")),
-        "the reaper cannot delete records that such a consumer has not passed",
-        format!("start it, or remove it: consumer {} --unregister{option}", process::quoted(&first.name)),
-    ))
+    if !partly.is_empty() {
+        return Ok(Finding::warn(
+            CHECK,
+            format!("registered in some of {} partitions: {}", log.partitions.len(), partly.join(", ")),
+            "its total lacks the other partitions, and where no other consumer is registered the reaper deletes nothing",
+            "start it for all partitions: without --partitions, or with those that are missing",
+        ));
+    }
+    Ok(Finding::ok(CHECK, format!("{} registered, each of them moves or is at the head", registered.len())))
 }
 
-async fn dead_letters(client: &Client, config: &Config) -> Result<Finding> {
+/// A consumer that does not move, in words.
+fn laggard(laggards: &[reaper::Laggard], log: &Log) -> String {
+    let partitions: Vec<Partition> = laggards.iter().map(|laggard| laggard.partition).collect();
+    let (name, places) = (&laggards[0].name, log.places(&partitions));
+    let lag: i64 = laggards.iter().map(|laggard| laggard.lag).sum();
+    let still_s = laggards.iter().map(|laggard| laggard.still_s).max().unwrap_or_default();
+    format!("{name} ({lag} records behind{places}, still for {still_s} s)")
+}
+
+async fn dead_letters(client: &Client, config: &Config, log: &Log) -> Result<Finding> {
     const CHECK: &str = "log.dead_letters";
     let row = client
         .query_one(
             "-- operator::doctor::dead_letters
              SELECT count(*) FILTER (WHERE dropped_at IS NULL),
-                    string_agg(DISTINCT name, ', ') FILTER (WHERE dropped_at IS NULL), count(dropped_at)
-             FROM dead_letters WHERE partition = $1",
-            &[&config.stream.partition()],
+                    string_agg(DISTINCT name, ', ') FILTER (WHERE dropped_at IS NULL), count(dropped_at),
+                    array_agg(DISTINCT partition) FILTER (WHERE dropped_at IS NULL)
+             FROM dead_letters WHERE partition = ANY ($1)",
+            &[&log.partitions],
         )
         .await?;
     let (dead_letter_count, dropped_count): (i64, i64) = (row.get(0), row.get(2));
@@ -131,12 +156,12 @@ async fn dead_letters(client: &Client, config: &Config) -> Result<Finding> {
         None => Finding::ok(CHECK, format!("none that is not settled; {dropped_count} are dropped")),
         Some(names) => Finding::warn(
             CHECK,
-            format!("{dead_letter_count} of {names}"),
+            format!("{dead_letter_count} of {names}{}", log.places(&row.get::<_, Vec<Partition>>(3))),
             "these records had no effect on the state of their consumer",
             format!(
                 "look at them: dead-letters list{}; then replay them with a corrected fold, or drop them; fix the program \
                  that stages such records",
-                config.stream.partition().argument()
+                config.stream.partitions.argument()
             ),
         ),
     })

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use redis::aio::MultiplexedConnection;
 
 use super::finding::Finding;
@@ -11,23 +11,14 @@ use super::redis_setting;
 /// The part of maxmemory, in percent, from which on the doctor warns.
 const MEMORY_USED_MAX_PERCENT: u64 = 80;
 
-/// The connection, or a finding that there is none. `connect` refuses servers older than 7.0.
-pub(super) fn reachable(
-    connected: Result<MultiplexedConnection>,
-    findings: &mut Vec<Finding>,
-) -> Option<MultiplexedConnection> {
-    match connected {
-        Ok(redis) => Some(redis),
-        Err(error) => {
-            findings.push(Finding::fail(
-                "redis.reachable",
-                format!("{error:#}"),
-                "no record is published; consumers read from Postgres, more slowly",
-                "start Redis 7.0 or newer (or Valkey), or set REDIS_URL to where it is",
-            ));
-            None
-        }
-    }
+/// The finding that there is no connection. Servers older than 7.0 are refused, too.
+pub(super) fn unreachable(error: &Error) -> Finding {
+    Finding::fail(
+        "redis.reachable",
+        format!("{error:#}"),
+        "no record is published; consumers read from Postgres, more slowly",
+        "start Redis 7.0 or newer (or Valkey), or set REDIS_URL to where it is",
+    )
 }
 
 /// All checks of the server.

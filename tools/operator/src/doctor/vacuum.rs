@@ -6,18 +6,18 @@
 use anyhow::Result;
 use deadpool_postgres::ClientWrapper as Client;
 
-use super::Config;
 use super::finding::Finding;
+use super::{Config, Log};
 
 /// At most this many holders are named.
 const NAMED_LEN_MAX: i64 = 5;
 
 /// The check.
-pub(super) async fn check(client: &Client, config: &Config) -> Finding {
-    holders(client, config).await.unwrap_or_else(|error| Finding::unseen("postgres.vacuum", &error))
+pub(super) async fn check(client: &Client, config: &Config, log: &Log) -> Finding {
+    holders(client, config, log).await.unwrap_or_else(|error| Finding::unseen("postgres.vacuum", &error))
 }
 
-async fn holders(client: &Client, config: &Config) -> Result<Finding> {
+async fn holders(client: &Client, config: &Config, log: &Log) -> Result<Finding> {
     const CHECK: &str = "postgres.vacuum";
     let rows = client
         .query(
@@ -47,11 +47,14 @@ async fn holders(client: &Client, config: &Config) -> Result<Finding> {
              )
              SELECT format('%s, %s transactions', name, age), fix FROM holders
              WHERE is_left AND age IS NOT NULL
-                OR age >= age((SELECT pg_snapshot_xmax(snapshot) FROM log_batches
-                               WHERE partition = $1 AND created_at < now() - $2::float8 * interval '1 second'
-                               ORDER BY partition DESC, first_offset DESC LIMIT 1)::xid)
+                OR age >= age((SELECT newest.xmax FROM unnest($1::int[]) AS looked_at (partition) CROSS JOIN LATERAL (
+                                   SELECT pg_snapshot_xmax(snapshot) AS xmax FROM log_batches AS b
+                                   WHERE b.partition = looked_at.partition
+                                     AND created_at < now() - $2::float8 * interval '1 second'
+                                   ORDER BY b.partition DESC, first_offset DESC LIMIT 1) AS newest
+                               ORDER BY newest.xmax DESC LIMIT 1)::xid)
              ORDER BY age DESC, name LIMIT $3",
-            &[&config.stream.partition(), &config.patience.as_secs_f64(), &NAMED_LEN_MAX],
+            &[&log.partitions, &config.patience.as_secs_f64(), &NAMED_LEN_MAX],
         )
         .await?;
     let Some(oldest) = rows.first() else { return Ok(Finding::ok(CHECK, "nothing has held it back for long")) };

@@ -2,31 +2,32 @@
 
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
+use pglog::Partition;
 use redis::aio::MultiplexedConnection;
-use wallet::model::{Doubt, Run, find_doubt, mark_key};
+use wallet::model::{Doubt, Mark, Run, find_doubt, mark_key};
 
 use super::finding::Finding;
 use super::redis_server::info;
-use super::{Config, ask};
+use super::{Config, Log, ask};
 
 /// All checks of wallets. Those of Redis are made only if wallets are used. If the tables are missing, only the first is made.
-pub(super) async fn check(client: &Client, config: &Config, findings: &mut Vec<Finding>) {
+pub(super) async fn check(client: &Client, config: &Config, log: &Log, findings: &mut Vec<Finding>) {
     let (finding, has_tables) = tables(client).await.unwrap_or_else(|e| (Finding::unseen("wallets.tables", &e), true));
     findings.push(finding);
     if !has_tables {
         return;
     }
-    let usage = match usage(client, config).await {
+    let usage = match usage(client, log).await {
         Ok(usage) => usage,
         Err(error) => return findings.push(Finding::unseen("wallets.projector", &error)),
     };
     findings.push(projector(&usage));
-    if usage.has_wallets || usage.checkpoint.is_some() {
+    if usage.has_wallets || !usage.checkpoints.is_empty() {
         let server = config.wallets.wallets_redis_url.as_ref().unwrap_or(config.stream.redis_url.first());
         match stream::redis::connect(server).await {
             Ok(mut redis) => {
                 findings.push(server_of(&mut redis).await.unwrap_or_else(|e| Finding::unseen("wallets.redis", &e)));
-                let found = mark(client, &mut redis, config, &usage).await;
+                let found = mark(client, &mut redis, config, log, &usage).await;
                 findings.push(found.unwrap_or_else(|error| Finding::unseen("wallets.mark", &error)));
             }
             Err(error) => findings.push(Finding::warn(
@@ -83,20 +84,25 @@ struct Usage {
     has_wallets: bool,
     /// The consumers that keep the documents.
     projectors: Option<String>,
-    /// Their highest checkpoint.
-    checkpoint: Option<i64>,
+    /// Their highest checkpoint in each partition.
+    checkpoints: Vec<(Partition, i64)>,
 }
 
-async fn usage(client: &Client, config: &Config) -> Result<Usage> {
+async fn usage(client: &Client, log: &Log) -> Result<Usage> {
     let row = client
         .query_one(
             "-- operator::doctor::wallet_usage
-             SELECT EXISTS (SELECT FROM wallet_locks), string_agg(name, ', ' ORDER BY name), max(last_offset)
-             FROM checkpoints WHERE fold = 'wallets' AND partition = $1",
-            &[&config.stream.partition()],
+             SELECT EXISTS (SELECT FROM wallet_locks), (SELECT string_agg(DISTINCT name, ', ' ORDER BY name) FROM checkpoints
+                                                        WHERE fold = 'wallets' AND partition = ANY ($1)),
+                    array_agg(partition ORDER BY partition), array_agg(last_offset ORDER BY partition)
+             FROM (SELECT partition, max(last_offset) AS last_offset FROM checkpoints
+                   WHERE fold = 'wallets' AND partition = ANY ($1) GROUP BY partition) AS places",
+            &[&log.partitions],
         )
         .await?;
-    Ok(Usage { has_wallets: row.get(0), projectors: row.get(1), checkpoint: row.get(2) })
+    let (partitions, offsets): (Option<Vec<Partition>>, Option<Vec<i64>>) = (row.get(2), row.get(3));
+    let checkpoints = partitions.unwrap_or_default().into_iter().zip(offsets.unwrap_or_default()).collect();
+    Ok(Usage { has_wallets: row.get(0), projectors: row.get(1), checkpoints })
 }
 
 /// A consumer keeps the documents in Redis.
@@ -144,21 +150,27 @@ async fn server_of(redis: &mut MultiplexedConnection) -> Result<Finding> {
 }
 
 /// The mark is there, and the projector has no reason to doubt it.
-async fn mark(client: &Client, redis: &mut MultiplexedConnection, config: &Config, usage: &Usage) -> Result<Finding> {
+async fn mark(
+    client: &Client,
+    redis: &mut MultiplexedConnection,
+    config: &Config,
+    log: &Log,
+    usage: &Usage,
+) -> Result<Finding> {
     const CHECK: &str = "wallets.mark";
     const FIX: &str =
         "see that consumer wallets runs: it begins a new epoch and builds all documents again, within seconds";
-    let Some(checkpoint) = usage.checkpoint else {
+    if usage.checkpoints.is_empty() {
         return Ok(Finding::ok(CHECK, "no consumer keeps documents"));
-    };
+    }
     let key = mark_key(&config.stream.stream_name);
     let text: Option<String> = redis::cmd("GET").arg(&key).query_async(redis).await.context("reading the mark")?;
-    let mark = text.as_deref().and_then(|text| text.parse().ok());
+    let mark: Option<Mark> = text.as_deref().and_then(|text| text.parse().ok());
     let server: String = redis::cmd("INFO").arg("server").query_async(redis).await.context("asking for the run")?;
     let run = Run::of_info(&server).context("INFO does not contain the run")?;
-    let partition = config.stream.partition();
-    let doubt = find_doubt(client, mark, (run, None), (partition, checkpoint)).await?;
-    let head = pglog::head(client, partition).await?;
+    let doubt = find_doubt(client, mark.as_ref(), (run, None), &usage.checkpoints).await?;
+    let checkpoint: i64 = usage.checkpoints.iter().map(|(_, offset)| offset).sum();
+    let head: i64 = pglog::heads(client, &log.partitions).await?.iter().sum();
     let what = format!("{key} is {}, checkpoint {checkpoint}, head {head}", text.as_deref().unwrap_or("missing"));
     Ok(match doubt {
         None => Finding::ok(CHECK, what),

@@ -4,7 +4,7 @@
 -- ARGV    the expected epoch, or '' if there should be no mark; the new mark, or '' if there should be none from now on
 -- Returns whether it was replaced: 1 or 0
 
-if ((redis.call('GET', KEYS[1]) or ''):match(MARK) or '') ~= ARGV[1] then
+if (read_mark(KEYS[1]) or '') ~= ARGV[1] then
     return 0
 elseif ARGV[2] == '' then
     redis.call('DEL', KEYS[1])

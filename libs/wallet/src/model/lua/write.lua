@@ -1,13 +1,13 @@
--- Writes documents and, if asked, moves the mark. Redis runs all of it as one step.
+-- Writes documents and, if asked, moves the mark in one partition. Redis runs all of it as one step.
 --
 -- KEYS    the mark; then one key per document
--- ARGV    the writer's epoch; then the bound, the offset and the token of a move, or '' three times
+-- ARGV    the writer's epoch; then the partition (from 1 on), the bound, the offset and the token of a move, or '' four times
 --         then per document: its text; and, if the text lacks older transactions, the version and the event that they end with,
 --         or '' twice
 -- Returns the outcome, and how many documents were written, kept because Redis has a newer one,
 --         and deleted or not stored
 
-local epoch, bound, offset, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local epoch, partition, bound, offset, token = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
 local TRANSACTION_COUNT_MAX = 20
 
 local written, kept, deleted, is_full = 0, 0, 0, false
@@ -44,23 +44,24 @@ local function join(text, count, older)
     return text:sub(1, -4) .. ',' .. older:sub(start, stop) .. ']}}'
 end
 
-local mark_epoch, mark_offset = (redis.call('GET', KEYS[1]) or ''):match(MARK)
+local mark_epoch, offsets, places = read_mark(KEYS[1])
+local mark_offset = offsets and offsets[partition]
 -- The timeline of this writer may be gone. Its documents are not written; and those that it knows to be outdated are
--- deleted, because a document that is missing is never wrong.
-if mark_epoch ~= epoch then
+-- deleted, because a document that is missing is never wrong. A mark without this partition is of another log.
+if mark_epoch ~= epoch or partition and not mark_offset then
     for place = 2, #KEYS do
         delete(KEYS[place])
     end
     return {'refused', written, kept, deleted}
 end
 -- Redis has lost its newest writes: the log's Postgres knows that the mark was further on.
-if bound ~= '' and tonumber(mark_offset) < tonumber(bound) then
+if partition and mark_offset < tonumber(bound) then
     return {'behind', written, kept, deleted}
 end
 
 for place = 2, #KEYS do
     local key = KEYS[place]
-    local text, after_version, after_event = unpack(ARGV, 3 * place - 1, 3 * place + 1)
+    local text, after_version, after_event = unpack(ARGV, 3 * place, 3 * place + 2)
     local _, version, event = text:match(HEAD)
     version, after_version = tonumber(version), tonumber(after_version)
     local is_whole = not after_version
@@ -93,7 +94,8 @@ for place = 2, #KEYS do
     end
 end
 
-if bound ~= '' and tonumber(offset) > tonumber(mark_offset) then
-    set_mark(KEYS[1], string.format('{"epoch":"%s","offset":%s,"token":%s}', epoch, offset, token))
+if partition and tonumber(offset) > mark_offset then
+    places[partition] = string.format('"offset":%s,"token":%s', offset, token)
+    set_mark(KEYS[1], mark_text(epoch, places))
 end
 return {'done', written, kept, deleted}

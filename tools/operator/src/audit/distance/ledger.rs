@@ -5,7 +5,7 @@
 //! the fold accepts today. A consumer's state should be this sum minus the sum of its dead letters.
 
 use consumer::{DistanceFold, StateFold};
-use pglog::{Partition, Record};
+use pglog::Record;
 
 use super::letters::Letter;
 use crate::audit::report::{ConsumerLine, Report, TotalLine};
@@ -192,8 +192,8 @@ impl Ledger {
         }
     }
 
-    /// Compares every consumer with the log's sum at its checkpoint.
-    pub fn compare(self, partition: Partition, report: &mut Report) {
+    /// Compares every consumer with the log's sum at its checkpoint. `partition` is the argument of commands about this partition.
+    pub fn compare(self, partition: &str, report: &mut Report) {
         for consumer in self.consumers {
             let state = consumer.state;
             let is_equal = consumer.expected.map(|log| {
@@ -213,7 +213,7 @@ impl Ledger {
                     consumer.name,
                     replayable.join(", "),
                     process::quoted(&consumer.name),
-                    partition.argument()
+                    partition
                 ));
             }
             report.consumers.push(ConsumerLine { total: Some(total(state)), is_equal, ..consumer.line });

@@ -28,8 +28,9 @@ impl Letter {
 
     /// The record as the dead letter stores it: without token, time and trace.
     pub fn record(&self) -> Record<'_> {
-        let (object, action, data) = (self.row.get("object"), self.row.get("action"), self.row.get("data"));
-        Record { offset: self.offset, token: 0, object, action, data, staged_at_us: 0, traceparent: None }
+        let (partition, object, action) = (self.row.get("partition"), self.row.get("object"), self.row.get("action"));
+        let data = self.row.get("data");
+        Record { partition, offset: self.offset, token: 0, object, action, data, staged_at_us: 0, traceparent: None }
     }
 }
 
@@ -45,7 +46,7 @@ impl Letters {
         let portal = tx
             .bind(
                 "-- operator::audit::letters
-                 SELECT name, record_offset, object, action, data, dropped_at IS NOT NULL AS is_dropped
+                 SELECT name, partition, record_offset, object, action, data, dropped_at IS NOT NULL AS is_dropped
                  FROM dead_letters WHERE partition = $1 ORDER BY record_offset, name",
                 &[&partition],
             )

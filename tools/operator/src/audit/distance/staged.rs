@@ -32,7 +32,8 @@ pub(super) async fn staged(tx: &Transaction<'_>, partition: Partition) -> Result
             record_count += 1;
             let (object, action) = (row.get("object"), row.get("action"));
             let data = row.get("data");
-            let record = Record { offset: 0, token: 0, object, action, data, staged_at_us: 0, traceparent: None };
+            let record =
+                Record { partition, offset: 0, token: 0, object, action, data, staged_at_us: 0, traceparent: None };
             if fold.takes(record.object, record.action) {
                 // A record that the fold rejects will become a dead letter, and its ride does not count.
                 let _ = fold.apply(&record);
