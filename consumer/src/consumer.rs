@@ -165,7 +165,7 @@ impl<F: Fold> Consumer<F> {
         let session = self.session.as_mut().expect("it was just opened");
         if self.parts.iter().any(|part| part.loaded.is_none()) {
             let role = (!self.was_registered).then_some(self.role);
-            loaded::load(&mut session.client, &mut self.folds, &mut self.parts, &self.whose, role).await?;
+            part::load(&mut session.client, &mut self.folds, &mut self.parts, &self.whose, role).await?;
             self.was_registered = true;
         }
         self.parts.iter_mut().for_each(|part| part.progress = Progress::default());
