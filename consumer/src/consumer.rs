@@ -179,7 +179,7 @@ impl<F: Fold> Consumer<F> {
         session.reach_standby(&self.databases, &self.whose.name).await;
         if self.parts.iter().any(|part| part.loaded.is_none()) {
             let role = (!self.was_registered).then_some(self.role);
-            loaded::load(session, &mut self.folds, &mut self.parts, &self.whose, role).await?;
+            part::load(session, &mut self.folds, &mut self.parts, &self.whose, role).await?;
             self.was_registered = true;
         }
         self.parts.iter_mut().for_each(|part| part.progress = Progress::default());

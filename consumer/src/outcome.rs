@@ -87,8 +87,8 @@ pub enum Interruption {
     OtherFold(#[from] crate::other_fold::OtherFold),
     /// A consumer that begins here would lack records.
     #[error(
-        "consumer {} cannot begin at offset {} of partition {partition}: records before {first_retained} are reaped, and the history does not have \
-         all of them. Begin with the state of a consumer OTHER of the same fold ({}). A fold with rows can also leave out the \
+        "consumer {} cannot begin at offset {}: records before {first_retained} are reaped, and the history does not have all of them \
+         (partition {partition}). Begin with the state of a consumer OTHER of the same fold ({}). A fold with rows can also leave out the \
          reaped records ({})",
         whose.name, last_offset + 1, whose.command(&["--copy-from", "OTHER"]),
         whose.command(&["--fold", fold.name, "--from", "retained"])

@@ -21,12 +21,12 @@ use crate::kind::{Fold, Kind};
 use crate::outcome::Interruption;
 use crate::registry::claim;
 
-/// As [`loaded::load`](super::loaded::load), out of a database of its own. The log's transaction is open while the own database
+/// As [`part::load`](super::part::load), out of a database of its own. The log's transaction is open while the own database
 /// commits: until the log has the registration, the reaper waits for this transaction. After a crash between both commits the own
 /// database is ahead, and the registration is finished from it.
 ///
 /// # Errors
-/// As [`loaded::load`](super::loaded::load); [`Interruption::StateLost`], [`Interruption::KeptInLog`], [`Interruption::PutBack`].
+/// As [`part::load`](super::part::load); [`Interruption::StateLost`], [`Interruption::KeptInLog`], [`Interruption::PutBack`].
 pub(super) async fn load<F: Fold>(
     (log, own): (&mut Client, &mut Client),
     folds: &mut [F],

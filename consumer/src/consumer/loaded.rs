@@ -1,20 +1,14 @@
 //! The last commit, as this process has loaded it: the state is in the fold, everything that goes with it is here.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
 use pglog::{Page, Partition, WholeReader};
 use stream::codec::EntryId;
 
-use super::elsewhere;
-use super::part::{Part, fold_of};
-use super::session::ConsumerSession;
 use crate::advice::Whose;
-use crate::bootstrap::{self, Role};
-use crate::checkpoint::{self, Checkpoint, Registration};
+use crate::checkpoint::{Checkpoint, Registration};
 use crate::kind::Fold;
-use crate::outcome::Interruption;
 use crate::place::Place;
-use crate::registry::{Claim, claim};
 use crate::vouch::Vouchers;
 
 /// The checkpoint of the state in memory, and the places where reading and saving go on.
@@ -29,49 +23,6 @@ pub(crate) struct Loaded {
     pub vouchers: Vouchers,
     /// Where healing stopped, so that a large gap is not searched from its batch's beginning each time.
     healer: Option<WholeReader>,
-}
-
-/// Loads checkpoints and states of all parts, in one transaction. Where the consumer is not registered, it is registered if it has a
-/// `role` to be registered in: everywhere, or nowhere (I8).
-///
-/// # Errors
-/// Postgres is away; [`Interruption::Unregistered`] if the consumer may not register again; [`Interruption::OtherFold`] if
-/// a state is that of another fold.
-pub(super) async fn load<F: Fold>(
-    session: &mut ConsumerSession,
-    folds: &mut [F],
-    parts: &mut [Part],
-    whose: &Whose,
-    role: Option<Role>,
-) -> Result<()> {
-    if let Some(both) = session.both() {
-        return elsewhere::load(both, folds, parts, whose, role).await;
-    }
-    let partitions: Vec<Partition> = parts.iter().map(|part| part.key.partition).collect();
-    let tx = session.client.transaction().await.context("beginning to load")?;
-    let mut found = checkpoint::find_all(&tx, &whose.name, &partitions).await?;
-    if found.len() < partitions.len() && role.is_some() {
-        bootstrap::begin_registering(&tx).await?;
-    }
-    let (mut loaded, fold_count) = (Vec::with_capacity(parts.len()), folds.len());
-    for (index, part) in parts.iter().enumerate() {
-        let fold = &mut folds[fold_of(index, fold_count)];
-        let registration = match (found.remove(&part.key.partition), role) {
-            (Some(registration), _) => registration,
-            (None, Some(role)) => bootstrap::register(&tx, fold, whose, part.key.partition, role).await?,
-            (None, None) => return Err(Interruption::Unregistered.into()),
-        };
-        ensure!(!registration.is_elsewhere, Interruption::KeptElsewhere { whose: whose.clone() });
-        match claim(whose, registration.fold.as_ref(), fold) {
-            Ok(Claim::Own) => {}
-            Ok(Claim::Unclaimed) => checkpoint::note_fold(&tx, fold.id(), &part.key).await?,
-            Err(other) => return Err(Interruption::OtherFold(other).into()),
-        }
-        loaded.push(Loaded::restore_or_advise(fold, registration, whose)?);
-    }
-    tx.commit().await.context("committing the registration")?;
-    parts.iter_mut().zip(loaded).for_each(|(part, loaded)| part.loaded = Some(loaded));
-    Ok(())
 }
 
 impl Loaded {
