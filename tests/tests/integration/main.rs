@@ -88,6 +88,7 @@ mod memory;
 mod monitor;
 mod openapi;
 mod overload;
+mod own_database;
 mod pace;
 mod partitions_apart;
 mod partitions_audit;
