@@ -1,36 +1,47 @@
-//! Leadership: one streamer publishes a partition, and a second one does no harm.
+//! Leadership: each partition is published by one streamer, and a second one does no harm.
 //!
 //! # Owner
 //!
 //! The leader of a partition holds an advisory lock of Postgres. The lock belongs to the session on which the leader also
-//! cuts batches: a leader that loses this session loses the lock with it, and cannot cut another batch.
+//! cuts batches: a leader that loses this session loses its locks with it, and cannot cut another batch.
 //!
-//! # States
+//! # States of a streamer
 //!
 //! ```text
-//! disconnected ───connect───▶ standing by ───lock taken───▶ leading
-//!      ▲                           │                           │
-//!      └─ error of Postgres, no answer in 45 s, 10 s without Redis
+//! disconnected ───connect───▶ standing by ◀──locks taken, given back──▶ leading
+//!      ▲                           │                                      │
+//!      └── error of Postgres, no answer in 45 s, 10 s without Redis ──────┘
 //! ```
 //!
-//! A streamer that stands by asks for the lock twice a second. The lock ends with the session, and the session ends with
-//! the process. A leader that loses Redis keeps its lock and connects again. After ten seconds without success it ends the
-//! session, because another streamer may reach Redis. It does not ask for the lock in the next 1.5 s, so a streamer that
-//! stands by gets it. If no other streamer runs, the same one leads again. It cuts batches all the time.
+//! A streamer that stands by asks for locks twice a second. The locks end with the session, and the session ends with the
+//! process. A leader that loses Redis keeps its locks and connects again. After ten seconds without success it ends the
+//! session, because another streamer may reach Redis. It asks for no lock in the next 1.5 s, so a streamer that
+//! stands by gets them. If no other streamer runs, the same one leads again. It cuts batches all the time.
+//!
+//! # Sharing
+//!
+//! If the log has several partitions, streamers share them, and each looks at the locks of all twice a second.
+//! [`share`](crate::share) has the rules. A streamer takes part as soon as a node of Redis has answered it. From then on it holds a
+//! shared lock, which Postgres takes away with the session. It leaves only if no node of Redis answers for ten seconds: one dead
+//! node moves no partition. While no streamer takes part, any streamer leads what is free. So every partition is led while a
+//! streamer lives that reaches Postgres (P2), and batches are cut while Redis is away.
+//!
+//! A partition is given back between two steps, when no page of it is under way. Locks stack: a lock that was taken twice has to be
+//! given back twice. So a streamer never asks for one that it holds, and each look reads from Postgres which ones those are.
 //!
 //! # Hints
 //!
-//! The session with the lock never listens for hints. Postgres sends each hint to every session that listens. A process
+//! The session with the locks never listens for hints. Postgres sends each hint to every session that listens. A process
 //! that is stopped reads none of them, and when its socket is full the server waits until it reads. No time limit of
-//! Postgres ends a session that waits so. On a unix socket a stopped leader would keep the lock for ever. Therefore
+//! Postgres ends a session that waits so. On a unix socket a stopped leader would keep its locks for ever. Therefore
 //! [`hints`](crate::hints) has a session of its own.
 //!
 //! # Window of trust
 //!
-//! A streamer that has taken the lock believes that it leads for as long as its session answers; it does not ask again.
-//! If its machine is gone or its process is stopped, Postgres must end the session although the connection is not closed.
-//! It does so 15 s after the session's last statement, and after 20 s in which the peer acknowledges nothing. Until
-//! then no streamer leads: new records wait in `staged_log_records`, and consumers read the batches that were cut.
+//! A streamer believes that it leads for as long as its session answers. If its machine is gone or its process is stopped,
+//! Postgres must end the session although the connection is not closed. It does so 15 s after the session's last statement,
+//! and after 20 s in which the peer acknowledges nothing. Until then its partitions have no leader: new records wait in
+//! `staged_log_records`, and consumers read the batches that were cut.
 //!
 //! # Two leaders
 //!
@@ -38,7 +49,7 @@
 //! statement fails. It may have a page in hand and send it. Another streamer leads by then. Three things keep this
 //! harmless:
 //!
-//! - **Cutting is a compare-and-set.** The primary key of `log_batches` is the batch's first offset. Two leaders that cut
+//! - **Cutting is a compare-and-set.** The primary key of `log_batches` contains the batch's first offset. Two leaders that cut
 //!   after the same batch collide on it: one commits, the other fails (I2).
 //! - **The order is fixed before anything is published.** Both leaders publish the same records under the same offsets,
 //!   whenever they read them.
@@ -53,11 +64,12 @@
 //!
 //! | failure | effect |
 //! | --- | --- |
-//! | the leader is killed | its session closes; another streamer leads within half a second |
-//! | the leader is stopped, or its machine is gone | another streamer leads when Postgres ends the session, within 20 s |
-//! | Postgres fails over or becomes read-only | all streamers connect anew, and ask the new primary for the lock |
-//! | Redis is away | the leader cuts batches and tries again; consumers read from Postgres |
-//! | only the leader cannot reach Redis | after ten seconds another streamer leads |
+//! | a leader is killed | its session closes; other streamers lead its partitions within half a second |
+//! | a leader is stopped, or its machine is gone | others lead when Postgres ends the session, within 20 s |
+//! | Postgres fails over or becomes read-only | all streamers connect anew, and ask the new primary for locks |
+//! | Redis is away | leaders cut batches and try again; consumers read from Postgres |
+//! | one node of a Redis Cluster is away | its partitions wait for its successor; all others are published |
+//! | only one streamer cannot reach Redis | after ten seconds others lead its partitions |
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

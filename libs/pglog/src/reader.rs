@@ -17,8 +17,9 @@ use crate::record::Page;
 use crate::session::Session;
 use statements::{PAGE, PAGE_WITH_LATE, SKIP, SKIP_WITH_LATE, WHOLE_BATCHES};
 
-/// How long one call of [`Reader::next_page`] may look for its first record.
-const SEARCH_WAIT: Duration = Duration::from_secs(2);
+/// How long one call of [`Reader::next_page`] may look for its first record. It is short: the caller may have other partitions to
+/// work on.
+const SEARCH_WAIT: Duration = Duration::from_millis(200);
 
 /// A position in the log. It reads pages of records, in offset order, with bounded memory.
 #[derive(Debug, Clone)]

@@ -19,6 +19,9 @@ const LAG_MAX: Duration = Duration::from_secs(2);
 /// The longest time without a new entry in a stream that the fault must not touch. Its partition has 125 rides a second.
 const GAP_MAX: Duration = Duration::from_millis(1200);
 
+/// How long the streams of the other nodes are watched at least.
+const WATCH_MIN: Duration = Duration::from_secs(2);
+
 /// How long a node without a replica is dead.
 const OUTAGE: Duration = Duration::from_secs(20);
 
@@ -61,6 +64,8 @@ impl<'a> Fault<'a> {
             );
             assert!(wait <= PUBLISHED_WITHIN, "{name}: partition {partition} was published again after {wait:?}");
         }
+        // The other streams are watched for a while even if that was quick.
+        sleep(WATCH_MIN.saturating_sub(began_at.elapsed())).await;
         let took = began_at.elapsed();
         let seen = watch.end().await;
         println!("{name}: took {took:?}, lag at most {:?}, {:?}", seen.lag_max, seen.unhindered);
