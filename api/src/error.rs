@@ -267,7 +267,6 @@ impl Error {
             | Self::DistanceOutOfRange
             | Self::Parameter { .. }
             | Self::ParameterUnknown { .. }
-            | Self::PartitionUnknown(_)
             | Self::ParameterMissing(_)
             | Self::NotANumber(_)
             | Self::NotALatitude(_)
@@ -285,7 +284,7 @@ impl Error {
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::UnsupportedType | Self::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::NoSuchPath | Self::NoSuchRide => StatusCode::NOT_FOUND,
+            Self::NoSuchPath | Self::NoSuchRide | Self::PartitionUnknown(_) => StatusCode::NOT_FOUND,
             Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::Overloaded
             | Self::TooManyWatchers

@@ -1,14 +1,18 @@
 //! The commands that change a registration and exit: `--register`, `--copy-from` and `--unregister`. Each acts on all partitions
 //! that the process is told to fold, in one transaction.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use common::shutdown::CancellationToken;
 use common::stay_down::StayDown;
+use deadpool_postgres::ClientWrapper as Client;
 use pglog::Partition;
 
 use crate::advice::Whose;
 use crate::bootstrap::{copy, register_anew};
 use crate::checkpoint::{in_words, unregister};
 use crate::config::Config;
+use crate::consumer::Consumer;
+use crate::home;
 use crate::registry::Registry;
 
 /// Carries out the command, and prints the result. Returns the name of the fold of a consumer that is unregistered now.
@@ -23,6 +27,9 @@ pub(crate) async fn administer(config: &Config, registry: &Registry) -> Result<O
     let partitions = whose.partitions.of(identity.partitions).map_err(|unknown| StayDown(unknown.into()))?;
     // A log that is not cut has no partitions to tell of.
     let is_cut = identity.partitions.number() > 1;
+    if config.state_database_url.is_some() {
+        return administer_elsewhere(config, registry, &client, &whose, &partitions, is_cut).await;
+    }
     if config.register {
         let fold = &mut config.fold(registry)?;
         let registered = register_anew(&mut client, fold, &whose, &partitions, config.from).await?;
@@ -38,6 +45,36 @@ pub(crate) async fn administer(config: &Config, registry: &Registry) -> Result<O
         return Ok(fold);
     }
     Ok(None)
+}
+
+/// The same for a consumer whose state is in a database of its own.
+async fn administer_elsewhere(
+    config: &Config,
+    registry: &Registry,
+    client: &Client,
+    whose: &Whose,
+    partitions: &[Partition],
+    is_cut: bool,
+) -> Result<Option<String>> {
+    let name = &whose.name;
+    ensure!(
+        config.copy_from.is_none(),
+        "--copy-from copies within the log's own database: leave STATE_DATABASE_URL out"
+    );
+    if config.register {
+        let mut consumer = Consumer::new(config, config.fold(registry)?, CancellationToken::new());
+        let registered = consumer.register_elsewhere(config.from).await?;
+        println!("consumer {name} is registered {}", places(is_cut, &registered));
+        return Ok(None);
+    }
+    // In this order: a state whose registration is gone can be taken up again, while the records after it are there.
+    let (removed, fold) = unregister(client, name, partitions).await?;
+    if let Some(own) = &config.state_database_url {
+        home::forget(&home::connect(own, name).await?, name, &removed).await?;
+    }
+    let of = if is_cut { format!(" in {}", in_words(&removed)) } else { String::new() };
+    println!("consumer {name} is unregistered{of}");
+    Ok(fold)
 }
 
 /// `at offset 7`, or `in partitions 0,3 at offsets 7,9`.

@@ -17,6 +17,7 @@ impl Whose {
         let command = process::command(&[&[self.name.as_str()], args].concat());
         match &self.partitions {
             Partitions::All => format!("`{command}`"),
+            Partitions::Only(some) if some.len() == 1 => format!("`{command} --partition {}`", some[0]),
             some @ Partitions::Only(_) => format!("`{command} --partitions {some}`"),
         }
     }
@@ -33,6 +34,7 @@ mod tests {
             whose.command(&["--unregister"])
         };
         assert!(command(Partitions::All).ends_with(" a --unregister`"));
+        assert!(command("3".parse().unwrap()).ends_with(" a --unregister --partition 3`"));
         assert!(command("3,0".parse().unwrap()).ends_with(" a --unregister --partitions 0,3`"));
     }
 }

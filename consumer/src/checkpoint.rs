@@ -14,7 +14,7 @@ use pglog::{Partition, Partitions, Session};
 use tokio_postgres::Row;
 
 use crate::fold::{CheckpointKey, FoldId};
-pub(crate) use advance::{Advance, advance_all};
+pub(crate) use advance::{Advance, Home, advance_all};
 
 /// Events since the last commit, counted for people.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -47,14 +47,18 @@ pub(crate) struct Registration {
     pub fold: Option<(String, i32)>,
     /// `None`: the fold has rows of its own.
     pub state: Option<String>,
+    /// Whether the state is in a database of its own, and this row only says how far it is.
+    pub is_elsewhere: bool,
+    /// The token of the batch with the last record, where that is kept; 0 elsewhere.
+    pub token: i64,
 }
 
 impl Registration {
     /// From a row with the columns `last_offset, generation, fold, fold_version, state`.
-    fn from_row(row: &Row) -> Self {
+    pub fn from_row(row: &Row) -> Self {
         let checkpoint = Checkpoint { last_offset: row.get(0), generation: row.get(1) };
         let fold = row.get::<_, Option<String>>(2).zip(row.get(3));
-        Self { checkpoint, fold, state: row.get(4) }
+        Self { checkpoint, fold, state: row.get(4), is_elsewhere: false, token: 0 }
     }
 }
 
@@ -87,13 +91,17 @@ pub(crate) async fn find_all(
     let rows = session
         .query(
             "-- consumer::checkpoint::find_all
-             SELECT last_offset, generation, fold, fold_version, state::text, partition FROM checkpoints
+             SELECT last_offset, generation, fold, fold_version, state::text, partition, is_elsewhere FROM checkpoints
              WHERE name = $1 AND partition = ANY ($2)",
             &[&name, &partitions],
         )
         .await
         .context("loading the checkpoints")?;
-    Ok(rows.iter().map(|row| (row.get(5), Registration::from_row(row))).collect())
+    let found = rows.iter().map(|row| {
+        let is_elsewhere = row.get(6);
+        (row.get(5), Registration { is_elsewhere, ..Registration::from_row(row) })
+    });
+    Ok(found.collect())
 }
 
 /// As [`find`]. The row cannot change before the transaction ends.

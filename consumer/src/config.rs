@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use clap::Parser;
 use common::fault::{FaultArgs, Planned};
-use connect::PostgresArgs;
+use connect::{PostgresArgs, StandbyArgs, parse_url};
 use process::ProcessArgs;
 use stream::StreamArgs;
 use wallet::WalletsArgs;
@@ -41,6 +41,14 @@ pub struct Config {
     /// Where Postgres is.
     #[command(flatten)]
     pub postgres: PostgresArgs,
+
+    /// A standby, for the records that the stream lacks.
+    #[command(flatten)]
+    pub standby: StandbyArgs,
+
+    /// A database of this consumer's own for its checkpoints and states, with the tables of consumer/home.sql. Without it, the log's
+    #[arg(long, env = "STATE_DATABASE_URL", hide_env_values = true, value_parser = parse_url)]
+    pub state_database_url: Option<tokio_postgres::Config>,
 
     /// Where the stream is.
     #[command(flatten)]
@@ -84,7 +92,27 @@ pub struct Config {
     pub process: ProcessArgs,
 }
 
+/// The databases of a consumer.
+#[derive(Clone)]
+pub(crate) struct Databases {
+    /// The log's.
+    pub log: tokio_postgres::Config,
+    /// Its own, with checkpoints and states; `None`: they are in the log's.
+    pub own: Option<tokio_postgres::Config>,
+    /// A hot standby of the log's.
+    pub standby: Option<tokio_postgres::Config>,
+}
+
 impl Config {
+    /// Where the log and the states are.
+    pub(crate) fn databases(&self) -> Databases {
+        Databases {
+            log: self.postgres.database_url.clone(),
+            own: self.state_database_url.clone(),
+            standby: self.standby.standby_database_url.clone(),
+        }
+    }
+
     /// Whether the process changes a registration, and exits.
     pub fn administers(&self) -> bool {
         self.register || self.unregister || self.copy_from.is_some()

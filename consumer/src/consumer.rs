@@ -6,6 +6,7 @@
 
 mod clock;
 mod commit;
+mod elsewhere;
 mod guard;
 mod heal;
 mod loaded;
@@ -29,8 +30,8 @@ use stream::StreamArgs;
 use tokio::time::error::Elapsed;
 
 use crate::advice::Whose;
-use crate::bootstrap::{BASELINE, Role};
-use crate::config::Config;
+use crate::bootstrap::{BASELINE, Role, Start};
+use crate::config::{Config, Databases};
 use crate::fault::Fault;
 use crate::kind::Fold;
 use crate::outcome::{Interruption, Progress};
@@ -49,7 +50,7 @@ const STEP_WAIT: Duration = Duration::from_secs(45);
 /// Folds the log into states, one bounded step at a time.
 pub struct Consumer<F> {
     whose: Whose,
-    postgres: tokio_postgres::Config,
+    databases: Databases,
     /// `None`: the baseline, which reads Postgres alone.
     stream: Option<StreamArgs>,
     role: Role,
@@ -72,26 +73,27 @@ impl<F: Fold> Consumer<F> {
     pub fn new(config: &Config, fold: F, shutdown: CancellationToken) -> Self {
         let stream = config.stream.clone();
         let whose = Whose { name: config.name.clone(), partitions: stream.partitions.clone() };
-        Self::in_role(whose, Role::Consumer(config.from), &config.postgres, Some(stream), fold, shutdown)
+        Self::in_role(whose, Role::Consumer(config.from), config.databases(), Some(stream), fold, shutdown)
     }
 
     /// The reaper's own consumer of a partition, to be driven with [`fold_up_to`](Self::fold_up_to). It does not connect to Redis.
     pub fn baseline(postgres: &PostgresArgs, partition: Partition, fold: F, shutdown: CancellationToken) -> Self {
         let whose = Whose { name: BASELINE.to_owned(), partitions: Partitions::Only(vec![partition]) };
-        Self::in_role(whose, Role::Baseline, postgres, None, fold, shutdown)
+        let databases = Databases { log: postgres.database_url.clone(), own: None, standby: None };
+        Self::in_role(whose, Role::Baseline, databases, None, fold, shutdown)
     }
 
     fn in_role(
         whose: Whose,
         role: Role,
-        postgres: &PostgresArgs,
+        databases: Databases,
         stream: Option<StreamArgs>,
         fold: F,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
             whose,
-            postgres: postgres.database_url.clone(),
+            databases,
             reader: StreamReader::new(stream.as_ref().map(|stream| &stream.redis_url)),
             stream,
             role,
@@ -103,6 +105,17 @@ impl<F: Fold> Consumer<F> {
             crash_count: 0,
             was_registered: false,
         }
+    }
+
+    /// Registers in both databases a consumer whose state is elsewhere, also if it was unregistered before. Returns where it begins in
+    /// each partition.
+    ///
+    /// # Errors
+    /// Postgres is away, or an [`Interruption`].
+    pub(crate) async fn register_elsewhere(&mut self, start: Start) -> Result<Vec<(Partition, i64)>> {
+        self.role = Role::Anew(start);
+        self.load(Fault::None, None).await?;
+        Ok(self.parts.iter().map(|part| (part.key.partition, part.loaded().last_offset())).collect())
     }
 
     /// The last committed offset of the first partition that it folds, as far as this process knows, and the state at that offset.
@@ -158,14 +171,15 @@ impl<F: Fold> Consumer<F> {
     /// Connects, registers and loads the last commits, as far as needed.
     async fn load(&mut self, fault: Fault, block: Option<Duration>) -> Result<Step<'_, F>> {
         if self.session.is_none() {
-            let (session, identity) = ConsumerSession::connect(&self.postgres, &self.whose.name).await?;
+            let (session, identity) = ConsumerSession::connect(&self.databases, &self.whose.name).await?;
             self.adopt(&identity)?;
             self.session = Some(session);
         }
         let session = self.session.as_mut().expect("it was just opened");
+        session.reach_standby(&self.databases, &self.whose.name).await;
         if self.parts.iter().any(|part| part.loaded.is_none()) {
             let role = (!self.was_registered).then_some(self.role);
-            loaded::load(&mut session.client, &mut self.folds, &mut self.parts, &self.whose, role).await?;
+            part::load(session, &mut self.folds, &mut self.parts, &self.whose, role).await?;
             self.was_registered = true;
         }
         self.parts.iter_mut().for_each(|part| part.progress = Progress::default());
@@ -222,7 +236,7 @@ impl<F: Fold> Consumer<F> {
             self.crash_count += 1;
         }
         let Some(session) = &mut self.session else { return };
-        if was_silent || session.client.is_closed() {
+        if was_silent || session.is_closed() {
             self.session = None;
             self.reader.disconnect();
         } else if session.roll_back().await.is_err() {

@@ -40,6 +40,39 @@ pub(crate) async fn copy(tx: &Transaction<'_>, source: &str, name: &str, partiti
     Ok(())
 }
 
+/// Carries the dead letters of a consumer into another database, to a consumer that has none there.
+///
+/// # Errors
+/// Postgres is away.
+pub(crate) async fn carry(
+    from: &Transaction<'_>,
+    to: &Transaction<'_>,
+    source: &str,
+    key: &CheckpointKey,
+) -> Result<()> {
+    let letters = from
+        .query_one(
+            "-- consumer::dead_letter::carry
+             SELECT COALESCE(json_agg(letter), '[]')::text FROM (
+                 SELECT partition, record_offset, object, action, data, reason, created_at, dropped_at
+                 FROM dead_letters WHERE name = $1 AND partition = $2) AS letter",
+            &[&source, &key.partition],
+        )
+        .await
+        .context("reading the dead letters")?;
+    to.execute(
+        "-- consumer::dead_letter::carry
+         INSERT INTO dead_letters (name, partition, record_offset, object, action, data, reason, created_at, dropped_at)
+         SELECT $1, letter.* FROM json_to_recordset($2::text::json)
+             AS letter (partition INT, record_offset BIGINT, object TEXT, action TEXT, data TEXT, reason TEXT,
+                        created_at TIMESTAMPTZ, dropped_at TIMESTAMPTZ)",
+        &[&key.name, &letters.get::<_, &str>(0)],
+    )
+    .await
+    .context("copying the dead letters")?;
+    Ok(())
+}
+
 /// Folds a dead letter, with a fold that can apply it now. The digest is the same as if the record had been folded at its
 /// offset.
 ///

@@ -23,6 +23,7 @@ mod dead_letter;
 mod fault;
 mod fold;
 mod folds;
+mod home;
 mod kind;
 mod letters;
 mod metrics;
@@ -58,6 +59,7 @@ pub use fold::{
     Statement, read_object,
 };
 pub use folds::{DistanceFold, FOLDS, HistoryFold, ReceiptsFold, WalletsFold};
+pub use home::{HOME_SCHEMA, apply_home_schema};
 pub use kind::{Fold, Kind, Model, ModelWork, Rows, State};
 pub use other_fold::OtherFold;
 pub use outcome::{Interruption, Progress};

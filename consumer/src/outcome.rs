@@ -40,13 +40,55 @@ pub enum Interruption {
         /// Its fold.
         fold: FoldId,
     },
+    /// The state is not where the process looks for it.
+    #[error("consumer {} keeps its state in a database of its own: set STATE_DATABASE_URL, or choose another name", whose.name)]
+    KeptElsewhere {
+        /// The consumer.
+        whose: Whose,
+    },
+    /// The state is in the log's own database.
+    #[error("consumer {} keeps its state in the log's own database: leave STATE_DATABASE_URL out, or choose another name", whose.name)]
+    KeptInLog {
+        /// The consumer.
+        whose: Whose,
+    },
+    /// The log knows the consumer, and its own database does not.
+    #[error(
+        "consumer {} is registered, and its state is not in STATE_DATABASE_URL: was another database given, or was this one \
+         emptied? If the state is lost, run {}, and begin anew ({})",
+        whose.name, whose.command(&["--unregister"]), whose.command(&["--fold", fold.name, "--register"])
+    )]
+    StateLost {
+        /// The consumer.
+        whose: Whose,
+        /// Its fold.
+        fold: FoldId,
+    },
+    /// The tables of the own database are missing.
+    #[error("the tables are missing in STATE_DATABASE_URL: apply consumer/home.sql there")]
+    Homeless,
+    /// The log does not have what was folded.
+    #[error(
+        "the log was put back to an older state: consumer {} has folded up to offset {offset} of partition {partition}, and the log \
+         has another record there, or none. Its state tells of records that are gone: put its own database back as well, or run {} \
+         and begin anew",
+        whose.name, whose.command(&["--unregister"])
+    )]
+    PutBack {
+        /// The consumer.
+        whose: Whose,
+        /// The partition.
+        partition: pglog::Partition,
+        /// Where its state is.
+        offset: i64,
+    },
     /// The consumer is registered with another fold, or with another version of it.
     #[error(transparent)]
     OtherFold(#[from] crate::other_fold::OtherFold),
     /// A consumer that begins here would lack records.
     #[error(
-        "consumer {} cannot begin at offset {} of partition {partition}: records before {first_retained} are reaped, and the history does not have \
-         all of them. Begin with the state of a consumer OTHER of the same fold ({}). A fold with rows can also leave out the \
+        "consumer {} cannot begin at offset {}: records before {first_retained} are reaped, and the history does not have all of them \
+         (partition {partition}). Begin with the state of a consumer OTHER of the same fold ({}). A fold with rows can also leave out the \
          reaped records ({})",
         whose.name, last_offset + 1, whose.command(&["--copy-from", "OTHER"]),
         whose.command(&["--fold", fold.name, "--from", "retained"])
@@ -133,6 +175,11 @@ impl Interruption {
             Self::Unregistered
             | Self::StaysUnregistered { .. }
             | Self::OtherFold(_)
+            | Self::KeptElsewhere { .. }
+            | Self::KeptInLog { .. }
+            | Self::StateLost { .. }
+            | Self::Homeless
+            | Self::PutBack { .. }
             | Self::Gone { .. }
             | Self::Partial { .. }
             | Self::OnlyAtHead { .. }

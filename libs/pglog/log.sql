@@ -323,6 +323,8 @@ CREATE TABLE IF NOT EXISTS checkpoints (
     fold_version    INT,
     -- The state at last_offset, as the fold writes it. NULL: the fold writes rows into a table of its own.
     state           fold_state,
+    -- Whether the consumer keeps its checkpoint and its state in a database of its own. Then last_offset is a lower bound.
+    is_elsewhere    BOOLEAN     NOT NULL DEFAULT false,
 
     CONSTRAINT checkpoints_pkey PRIMARY KEY (name, partition),
     CONSTRAINT checkpoints_name_not_empty CHECK (name <> ''),
@@ -546,6 +548,9 @@ DO $$ BEGIN
     -- From before version 7.
     IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'log_identity'::regclass AND attname = 'log_id') THEN
         ALTER TABLE log_identity ADD COLUMN log_id VARCHAR(12);
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'checkpoints'::regclass AND attname = 'is_elsewhere') THEN
+        ALTER TABLE checkpoints ADD COLUMN is_elsewhere BOOLEAN NOT NULL DEFAULT false;
     END IF;
 END $$;
 

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use common::backoff::Backoff;
 use deadpool_postgres::ClientWrapper as Client;
 use pglog::{Batch, Page, Partition, Reader};
 use stream::end::StreamEnd;
@@ -22,8 +21,8 @@ use crate::publish::Sent;
 /// How often an idle leader compares the stream's end with the log: how long a wiped Redis goes unnoticed.
 const END_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The longest pause between two attempts on a stream whose node is away. It is short: a node's successor answers at once.
-const RETRY_WAIT_MAX: Duration = Duration::from_millis(500);
+/// The pauses between two attempts on a stream whose node is away. They are short: a node's successor answers at once.
+const RETRY_WAITS: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400)];
 
 /// Where the last pages began, per partition. After an error publishing mostly goes on there or a little later, and in a batch of
 /// millions it takes long to find the place from the batch's beginning.
@@ -66,17 +65,20 @@ pub(crate) struct Appender {
     page_starts: PageStarts,
     /// Attempts have failed since the last one that succeeded.
     trouble: Option<Trouble>,
-    backoff: Backoff,
+    /// The partition, for log lines. `None` if the log has no other.
+    told: Option<i32>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Trouble {
     retry_at: Instant,
+    /// How many attempts have failed.
+    count: usize,
     is_refused: bool,
 }
 
 impl Appender {
-    pub fn new(partition: Partition, key: String, page_starts: PageStarts) -> Self {
+    pub fn new(partition: Partition, key: String, is_cut: bool, page_starts: PageStarts) -> Self {
         Self {
             partition,
             key,
@@ -88,7 +90,7 @@ impl Appender {
             foreign_end: None,
             page_starts,
             trouble: None,
-            backoff: Backoff::up_to(RETRY_WAIT_MAX),
+            told: is_cut.then(|| partition.number()),
         }
     }
 
@@ -125,14 +127,15 @@ impl Appender {
     /// An attempt failed. The stream is sought anew, and its end is looked at, after a pause.
     pub fn fail(&mut self, is_refused: bool) {
         self.forget();
-        self.trouble = Some(Trouble { retry_at: Instant::now() + self.backoff.next_wait(), is_refused });
+        let count = self.trouble.map_or(0, |trouble| trouble.count);
+        let retry_at = Instant::now() + RETRY_WAITS[count.min(RETRY_WAITS.len() - 1)];
+        self.trouble = Some(Trouble { retry_at, count: count + 1, is_refused });
     }
 
     /// The stream answers.
     fn recover(&mut self) {
         self.trouble = None;
         self.was_moved = false;
-        self.backoff.reset();
     }
 
     /// Forgets on which node the stream is, and where publishing goes on.
@@ -170,6 +173,7 @@ impl Appender {
         self.recover();
         if let Some(found) = self.find_foreign(client, &end, head).await? {
             warn!(
+                partition = self.told,
                 found,
                 last_id = end.id,
                 head,
@@ -190,7 +194,7 @@ impl Appender {
         let passed = pglog::lowest_checkpoint(client, self.partition).await?.unwrap_or(0);
         let first_retained = pglog::first_retained(client, self.partition).await?;
         let next_offset = resume_offset(last_offset, passed, first_retained);
-        let partition = self.partition.number();
+        let partition = self.told;
         match &self.cursor {
             Some(cursor) if cursor.next_offset == next_offset => return Ok(()),
             Some(cursor) => warn!(
@@ -257,7 +261,7 @@ impl Appender {
         self.recover();
         if sent.refused_count > expected_refusals {
             warn!(
-                partition = self.partition.number(),
+                partition = self.told,
                 first_offset,
                 refused_count = sent.refused_count,
                 "redis refused entries: another process appends to the stream"

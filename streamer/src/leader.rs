@@ -72,14 +72,15 @@ impl Leader {
         let policy = if config.lead_without_lock { LockPolicy::Ignore } else { LockPolicy::Require };
         let session = LeaderSession::connect(postgres, &args.partitions, policy).await?;
         let stream = args.stream(&session.log);
+        let publisher = Publisher::new(&args.redis_url, stream.clone(), session.is_shared(), page_starts);
         Ok(Self {
             session,
             cutters: Cutters::default(),
             servers: args.redis_url.clone(),
-            stream: stream.clone(),
+            stream,
             hints: Hints::new(postgres, Arc::clone(&hint)),
             hint,
-            publisher: Publisher::new(&args.redis_url, stream, page_starts),
+            publisher,
         })
     }
 

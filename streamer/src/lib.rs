@@ -23,6 +23,7 @@ mod metrics;
 mod nodes;
 mod publish;
 mod publisher;
+mod question;
 mod refusal;
 mod share;
 mod streamer;

@@ -85,7 +85,7 @@ pub(crate) enum Answer {
 
 /// The end of a task.
 enum Ended {
-    Search(Partition, Result<(Client, Wire)>),
+    Search(Partition, Result<(Box<Client>, Wire)>),
     Talk(Node, Result<(Wire, Vec<Bytes>)>),
 }
 
@@ -145,7 +145,10 @@ impl Nodes {
         }
         self.search_count += 1;
         let (servers, key) = (self.servers.clone(), key.to_owned());
-        self.tasks.spawn(async move { Ended::Search(partition, servers.find(&key, Duration::ZERO).await) });
+        self.tasks.spawn(async move {
+            let found = servers.find(&key, Duration::ZERO).await;
+            Ended::Search(partition, found.map(|(client, wire)| (Box::new(client), wire)))
+        });
         true
     }
 

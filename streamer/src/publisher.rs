@@ -5,33 +5,32 @@
 //! returned when every partition fails.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Instant;
+use std::time::Duration;
 
 use anyhow::{Error, Result, anyhow};
 use bytes::Bytes;
 use deadpool_postgres::ClientWrapper as Client;
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
+use monitor::counter;
 use pglog::{Batch, Page, Partition};
 use stream::codec::DecodeError;
 use stream::end::StreamEnd;
-use stream::resp::{Commands, Elements};
+use stream::resp::Elements;
 use stream::{Servers, Stream};
 use tracing::{error, warn};
 
 use crate::appender::{Appender, PageStarts, Place};
 use crate::fault::Fault;
-use crate::foreign::{check_set_aside, set_aside};
+use crate::foreign::check_set_aside;
 use crate::hints::Hint;
-use crate::nodes::{Answer, Asked, Flight, Node, Nodes, Question};
-use crate::publish::{Published, Sent, count_replies, encode, trace_page};
+use crate::nodes::{Answer, Asked, Flight, Node, Nodes};
+use crate::publish::{Published, Sent, count_replies, trace_page};
+use crate::question::{next_question, page_len};
 use crate::refusal::{Refusal, Refused};
-use crate::work::IDLE_WAIT;
 
-/// Records of a page. Enough to make round trips cheap, and a few hundred kilobytes at most.
-const PAGE_LEN_MAX: usize = 1000;
-
-/// Records of a pipeline: pages are shorter if many partitions are behind.
-const PIPELINE_LEN_MAX: usize = 4000;
+/// How long an idle leader waits for a hint before it looks at the table by itself. It bounds the delay of records whose
+/// clients send no hint. A look costs one short question to Postgres.
+pub(crate) const IDLE_WAIT: Duration = Duration::from_millis(100);
 
 /// The result of [`Publisher::wait`].
 pub(crate) enum Waited {
@@ -47,6 +46,7 @@ pub(crate) enum Waited {
 
 pub(crate) struct Publisher {
     stream: Stream,
+    is_cut: bool,
     page_starts: PageStarts,
     pub nodes: Nodes,
     appenders: BTreeMap<Partition, Appender>,
@@ -57,19 +57,19 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    pub fn new(servers: &Servers, stream: Stream, page_starts: PageStarts) -> Self {
+    /// `is_cut` says whether the log has several partitions.
+    pub fn new(servers: &Servers, stream: Stream, is_cut: bool, page_starts: PageStarts) -> Self {
         let (appenders, published) = (BTreeMap::new(), VecDeque::new());
-        Self { stream, page_starts, nodes: Nodes::of(servers), appenders, published, failure: None }
+        Self { stream, is_cut, page_starts, nodes: Nodes::of(servers), appenders, published, failure: None }
     }
 
     /// Publishes these partitions from now on; for those that are to be given back, nothing more is sent.
     pub fn lead(&mut self, led: &BTreeSet<Partition>, leaving: &BTreeSet<Partition>) {
         self.appenders.retain(|partition, _| led.contains(partition));
         for partition in led {
-            let appender = self
-                .appenders
-                .entry(*partition)
-                .or_insert_with(|| Appender::new(*partition, self.stream.key(*partition), self.page_starts.clone()));
+            let appender = self.appenders.entry(*partition).or_insert_with(|| {
+                Appender::new(*partition, self.stream.key(*partition), self.is_cut, self.page_starts.clone())
+            });
             appender.is_leaving = leaving.contains(partition);
         }
     }
@@ -124,37 +124,13 @@ impl Publisher {
         }
         for node in idle {
             let fault = if self.nodes.has_fault_under_way() { Fault::None } else { fault };
-            if let Some(question) = self.question(client, &node, is_impatient, fault).await? {
+            let here = |appender: &&mut Appender| appender.is_at(&node) && appender.is_due(is_impatient);
+            let due = self.appenders.values_mut().filter(here).collect();
+            if let Some(question) = next_question(client, due, fault).await? {
                 self.nodes.ask(&node, question);
             }
         }
         Ok(())
-    }
-
-    /// What to ask a node next: to set a stream aside, where streams end, or to append pages.
-    async fn question(
-        &mut self,
-        client: &Client,
-        node: &Node,
-        is_impatient: bool,
-        fault: Fault,
-    ) -> Result<Option<Question>> {
-        let here = |appender: &&mut Appender| appender.is_at(node) && appender.is_due(is_impatient);
-        let mut due: Vec<&mut Appender> = self.appenders.values_mut().filter(here).collect();
-        if let Some((appender, end)) = due.iter().find_map(|appender| Some((appender, appender.foreign_end()?))) {
-            let asked = Asked::SetAside(appender.partition);
-            return Ok(Some(Question { commands: set_aside(&appender.key, end), asked }));
-        }
-        let unchecked: Vec<&Appender> =
-            due.iter().map(|appender| &**appender).filter(|appender| appender.needs_end_check()).collect();
-        if !unchecked.is_empty() {
-            let mut commands = Commands::default();
-            unchecked.iter().for_each(|appender| StreamEnd::ask(&mut commands, &appender.key));
-            let asked = Asked::Ends(unchecked.iter().map(|appender| appender.partition).collect());
-            return Ok(Some(Question { commands, asked }));
-        }
-        due.retain(|appender| appender.is_behind_head());
-        pages(client, due, fault).await
     }
 
     /// Handles every answer that has come.
@@ -345,10 +321,13 @@ impl Publisher {
             // A refusal ends the process, so it must concern all partitions.
             let is_passing = is_refused && refused_count < staying_count;
             self.failure = Some(if is_passing { anyhow!(text) } else { error });
-        } else if is_refused {
-            error!(partitions = list(partitions), error = text, "publishing failed, trying again");
+            return;
+        }
+        counter!("rocket_rides_retries_total").increment(1);
+        if is_refused {
+            error!(partitions = %list(partitions), error = text, "publishing failed, trying again");
         } else {
-            warn!(partitions = list(partitions), error = text, "publishing failed, trying again");
+            warn!(partitions = %list(partitions), error = text, "publishing failed, trying again");
         }
     }
 
@@ -356,35 +335,6 @@ impl Publisher {
     fn staying(&self) -> impl Iterator<Item = &Appender> {
         self.appenders.values().filter(|appender| !appender.is_leaving)
     }
-}
-
-/// The question to append a page of each of these partitions; one page if it carries a fault.
-async fn pages(client: &Client, mut behind: Vec<&mut Appender>, fault: Fault) -> Result<Option<Question>> {
-    let fault = if fault.is_of_a_page() { fault } else { Fault::None };
-    if fault != Fault::None {
-        behind.truncate(1);
-    }
-    let page_len = page_len(behind.len());
-    let reading = behind.into_iter().map(async |appender: &mut Appender| {
-        let page = appender.next_page(client, page_len).await?;
-        anyhow::Ok(page.map(|page| (appender.partition, appender.key.clone(), page)))
-    });
-    let (mut commands, mut flights) = (Commands::default(), Vec::new());
-    for (partition, key, page) in try_join_all(reading).await?.into_iter().flatten() {
-        let (started_at, count) = (Instant::now(), commands.count());
-        match fault {
-            Fault::DieMidPipeline => encode(&mut commands, &key, page.records().take(page.len() / 2), 1),
-            Fault::SendTwice => encode(&mut commands, &key, page.records(), 2),
-            _ => encode(&mut commands, &key, page.records(), 1),
-        }
-        flights.push(Flight { partition, page, command_count: commands.count() - count, fault, started_at });
-    }
-    Ok((!flights.is_empty()).then_some(Question { commands, asked: Asked::Pages(flights) }))
-}
-
-/// The records of a page while so many partitions are behind.
-fn page_len(behind_count: usize) -> i64 {
-    (PIPELINE_LEN_MAX / behind_count.max(1)).min(PAGE_LEN_MAX) as i64
 }
 
 /// Partitions as a person reads them: `0,3`.

@@ -15,13 +15,9 @@ use crate::leader::Step;
 use crate::leadership::STANDBY_WAIT;
 use crate::metrics::{self, LastPublished};
 use crate::publish::Published;
-use crate::publisher::list;
+use crate::publisher::{IDLE_WAIT, list};
 use crate::refusal::Refused;
 use crate::streamer::Streamer;
-
-/// How long an idle leader waits for a hint before it looks at the table by itself. It bounds the delay of records whose
-/// clients send no hint. A look costs one short question to Postgres.
-pub(crate) const IDLE_WAIT: Duration = Duration::from_millis(100);
 
 /// Leads partitions, or stands by.
 pub(crate) struct Publishing {
@@ -42,10 +38,13 @@ impl Publishing {
         if self.told.as_ref() == Some(&led) {
             return;
         }
+        // The only partition of a log is told by its number.
+        let is_cut = self.streamer.partition_count() != Some(PartitionCount::ONE);
+        let partition = (!is_cut).then_some(Partition::FIRST.number());
         if led.is_empty() {
-            info!("standing by: another streamer leads");
+            info!(partition, "standing by: another streamer leads");
         } else {
-            info!(partitions = list(&led), "leading");
+            info!(partition, partitions = is_cut.then(|| display(list(&led))), "leading");
         }
         self.told = Some(led);
     }
@@ -67,7 +66,9 @@ impl Work for Publishing {
         let led = self.streamer.led();
         metrics::set_led(&led, &self.last);
         let partition_count = self.streamer.partition_count();
-        partition_count.map(metrics::set_partition_count);
+        if let Some(count) = partition_count {
+            metrics::set_partition_count(count);
+        }
         if !led.is_empty() {
             self.tell(led);
         }

@@ -129,7 +129,7 @@ impl Advance<'_> {
 /// The arrays are in the order of the partitions. So two such statements, and the transactions that register and copy, lock rows
 /// in one order.
 macro_rules! advance_all_statement {
-    ($letters:literal) => {
+    ($token:literal, $vouched:literal, $letters:literal) => {
         concat!(
             "-- consumer::checkpoint::advance
              WITH moved AS (
@@ -138,36 +138,83 @@ macro_rules! advance_all_statement {
                      healed_count = old.healed_count + new.healed_count,
                      rejected_count = old.rejected_count + new.rejected_count,
                      crash_count = old.crash_count + new.crash_count,
-                     state = COALESCE(new.state::fold_state, old.state), updated_at = now()
+                     state = COALESCE(new.state::fold_state, old.state), updated_at = now()",
+            $token,
+            "
                  FROM unnest($2::int[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
                              $9::bigint[], $10::text[])
                           AS new (partition, old_offset, generation, last_offset, duplicate_count, healed_count,
                                   rejected_count, crash_count, state)
                  WHERE old.name = $1 AND old.partition = new.partition AND old.last_offset = new.old_offset
-                   AND old.generation = new.generation
-                   AND NOT EXISTS (
+                   AND old.generation = new.generation",
+            $vouched,
+            "
+                 RETURNING old.partition)",
+            $letters,
+            " SELECT partition FROM moved"
+        )
+    };
+    (log, $letters:literal) => {
+        advance_all_statement!(
+            "",
+            " AND NOT EXISTS (
                        SELECT FROM unnest($11::int[], $12::bigint[], $13::bigint[], $14::bigint[])
                                    AS read (partition, first_offset, last_offset, token)
                        WHERE read.partition = new.partition AND NOT EXISTS (
                            SELECT FROM (SELECT first_offset + record_count - 1 AS last_offset, token FROM log_batches
                                         WHERE partition = read.partition AND first_offset <= read.first_offset
                                         ORDER BY first_offset DESC LIMIT 1) AS batch
-                           WHERE batch.last_offset >= read.last_offset AND batch.token = read.token))
-                 RETURNING old.partition)",
-            $letters,
-            " SELECT partition FROM moved"
+                           WHERE batch.last_offset >= read.last_offset AND batch.token = read.token))",
+            $letters
+        )
+    };
+    // There are no batches to compare the tokens with. The last one is kept.
+    (own, $letters:literal) => {
+        advance_all_statement!(
+            ", token = COALESCE((
+                         SELECT read.token FROM unnest($11::int[], $12::bigint[], $13::bigint[], $14::bigint[])
+                                                    AS read (partition, first_offset, last_offset, token)
+                         WHERE read.partition = new.partition ORDER BY read.last_offset DESC LIMIT 1), 0)",
+            "",
+            $letters
         )
     };
 }
 
-const ADVANCE_ALL: &str = advance_all_statement!("");
-const ADVANCE_ALL_WITH_LETTERS: &str = advance_all_statement!(
-    ", letters AS (
-         INSERT INTO dead_letters (name, partition, record_offset, object, action, data, reason)
-         SELECT $1, letter.* FROM unnest($15::int[], $16::bigint[], $17::text[], $18::text[], $19::text[], $20::text[])
-                                      AS letter (partition)
-         WHERE partition IN (SELECT partition FROM moved))"
-);
+/// Writes the dead letters of the partitions that have moved.
+macro_rules! with_letters {
+    ($home:ident) => {
+        advance_all_statement!(
+            $home,
+            ", letters AS (
+                 INSERT INTO dead_letters (name, partition, record_offset, object, action, data, reason)
+                 SELECT $1, letter.* FROM unnest($15::int[], $16::bigint[], $17::text[], $18::text[], $19::text[], $20::text[])
+                                              AS letter (partition)
+                 WHERE partition IN (SELECT partition FROM moved))"
+        )
+    };
+}
+
+/// Where checkpoints are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Home {
+    /// In the log's own database.
+    Log,
+    /// In the consumer's own database.
+    Own,
+}
+
+impl Home {
+    /// The statement that moves the checkpoints, with or without dead letters.
+    fn statement(self, has_letters: bool) -> &'static str {
+        match (self, has_letters) {
+            (Self::Log, false) => advance_all_statement!(log, ""),
+            (Self::Log, true) => with_letters!(log),
+            (Self::Own, false) => advance_all_statement!(own, ""),
+            (Self::Own, true) => with_letters!(own),
+        }
+    }
+}
 
 /// Moves the checkpoints of one consumer in several partitions, which are in order, as [`Advance::execute`] does for one. Returns
 /// those that have moved. For the others nothing was done.
@@ -176,8 +223,9 @@ const ADVANCE_ALL_WITH_LETTERS: &str = advance_all_statement!(
 /// Postgres is away.
 pub(crate) async fn advance_all(
     client: &Client,
+    home: Home,
     name: &str,
-    advances: &[(Partition, Advance<'_>)],
+    advances: &[(Partition, &Advance<'_>)],
 ) -> Result<Vec<Partition>> {
     assert!(advances.is_sorted_by_key(|(partition, _)| *partition), "rows are locked in one order");
     let column =
@@ -213,13 +261,11 @@ pub(crate) async fn advance_all(
         &read.1.last_offsets,
         &read.1.tokens,
     ]);
-    let statement = if rejected.0.is_empty() {
-        ADVANCE_ALL
-    } else {
+    let has_letters = !rejected.0.is_empty();
+    if has_letters {
         params.push(&rejected.0);
         params.extend(rejected.1.params());
-        ADVANCE_ALL_WITH_LETTERS
-    };
-    let rows = client.query(statement, &params).await.context("moving the checkpoints")?;
+    }
+    let rows = client.query(home.statement(has_letters), &params).await.context("moving the checkpoints")?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

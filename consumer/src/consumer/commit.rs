@@ -18,12 +18,13 @@ use tracing::{debug, warn};
 use super::guard::Guard;
 use super::loaded::Loaded;
 use super::session::ConsumerSession;
-use crate::checkpoint::{self, Advance, Counts};
+use crate::checkpoint::{self, Advance, Counts, Home, Registration, advance_all};
 use crate::fault::Fault;
 use crate::fold::{CheckpointKey, LogPlace, PageEnd, Rejection};
 use crate::kind::{Fold, Kind};
 use crate::letters::Letters;
 use crate::outcome::{Interruption, Progress};
+use crate::place::Place;
 use crate::trace::trace_batch;
 use crate::vouch::Tokens;
 
@@ -83,6 +84,8 @@ impl<F: Fold> Committer<'_, F> {
         let (applied_count, letter_count) = (folded.applied_count, folded.letters.len());
         let tokens = match source {
             Source::Stream => Tokens::of(records),
+            // Elsewhere the token of the last record is kept beside the state.
+            Source::Postgres if self.session.is_elsewhere() => Tokens::of(records),
             Source::Postgres => Tokens::default(),
         };
         let is_changed = applied_count > 0;
@@ -114,6 +117,7 @@ impl<F: Fold> Committer<'_, F> {
     pub fn note_commit(&mut self, records: &[Record<'_>], applied_count: usize, letter_count: usize) {
         *self.counts = Counts::default();
         self.loaded.checkpoint.last_offset += records.len() as i64;
+        self.loaded.token = records.last().map_or(0, |last| last.token);
         self.progress.applied_count += applied_count;
         self.progress.dead_letter_count += letter_count;
         self.progress.passed_count += records.len() - applied_count - letter_count;
@@ -149,7 +153,7 @@ impl<F: Fold> Committer<'_, F> {
     /// Commits by one statement, which is a transaction of its own. `false`: the checkpoint cannot move, and nothing was done.
     async fn commit_at_once(&mut self, advance: &Advance<'_>) -> Result<bool> {
         crash_or_die_before_commit(*self.fault)?;
-        let committing = advance.execute(&self.session.client, self.key, &mut self.loaded.place);
+        let committing = move_checkpoint(self.session, advance, self.key, &mut self.loaded.place);
         commit_or_die(*self.fault, committing).await
     }
 
@@ -157,11 +161,12 @@ impl<F: Fold> Committer<'_, F> {
     /// commit by itself. `false`: the checkpoint cannot move, and the transaction is to be rolled back.
     async fn commit_in_steps(&mut self, advance: &Advance<'_>, has_rows: bool) -> Result<bool> {
         self.session.begin().await?;
-        let client = &self.session.client;
+        let session = &*self.session;
+        let client = session.home();
         if !self.guard.permits(client, self.key.partition, advance.new_offset).await? {
             return Err(Interruption::HeldBack.into());
         }
-        let advancing = advance.execute(client, self.key, &mut self.loaded.place);
+        let advancing = move_checkpoint(session, advance, self.key, &mut self.loaded.place);
         let writing = async {
             if has_rows {
                 for statement in self.fold.statements(self.key) {
@@ -201,19 +206,33 @@ impl<F: Fold> Committer<'_, F> {
     /// Whether another process of this name has moved the checkpoint, or a dead letter was replayed. Records that another
     /// process has passed may be reaped: they are gone for this process, and not missing.
     pub async fn was_overtaken(&mut self) -> Result<bool> {
-        let committed = checkpoint::find(&self.session.client, self.key).await?;
+        let committed = checkpoint::find(self.session.home(), self.key).await?;
         Ok(committed.map(|registration| registration.checkpoint) != Some(self.loaded.checkpoint))
     }
 
     /// Loads the last commit again: the state in memory is ahead of it.
     pub async fn reload(&mut self) -> Result<()> {
-        let registration = checkpoint::find(&self.session.client, self.key).await?;
+        let registration = checkpoint::find(self.session.home(), self.key).await?;
         let registration = registration.ok_or(Interruption::Unregistered)?;
         // Another registration may be that of another fold: all is loaded anew then.
         ensure!(registration.checkpoint == self.loaded.checkpoint, Interruption::Fenced);
-        *self.loaded = Loaded::restore(self.fold, registration)?;
+        *self.loaded = Loaded::restore(self.fold, Registration { token: self.loaded.token, ..registration })?;
         Ok(())
     }
+}
+
+/// Moves a checkpoint, with what goes with it, where it is kept.
+async fn move_checkpoint(
+    session: &ConsumerSession,
+    advance: &Advance<'_>,
+    key: &CheckpointKey,
+    place: &mut Place,
+) -> Result<bool> {
+    if session.is_elsewhere() {
+        let moved = advance_all(session.home(), Home::Own, &key.name, &[(key.partition, advance)]).await?;
+        return Ok(!moved.is_empty());
+    }
+    advance.execute(&session.client, key, place).await
 }
 
 fn is_aftermath(error: &anyhow::Error) -> bool {

@@ -19,7 +19,7 @@ impl Guard {
     /// The condition for a consumer that plays this part.
     pub fn of(role: Role) -> Self {
         match role {
-            Role::Consumer(_) => Self::None,
+            Role::Consumer(_) | Role::Anew(_) => Self::None,
             Role::Baseline => Self::BehindConsumers,
         }
     }

@@ -16,7 +16,7 @@ impl<F: Fold> Committer<'_, F> {
     /// # Errors
     /// As [`heal`](Self::heal).
     pub async fn catch_up(&mut self) -> Result<()> {
-        let head = pglog::head(&self.session.client, self.key.partition).await.context("asking for the head")?;
+        let head = pglog::head(self.session.reader(), self.key.partition).await.context("asking for the head")?;
         self.heal(head, HEAL_PAGES_MAX).await?;
         Ok(())
     }
@@ -33,17 +33,23 @@ impl<F: Fold> Committer<'_, F> {
                 return Ok(true);
             }
             let len_max = missing_count.min(PAGE_LEN_MAX as i64);
-            let page = match self.loaded.read_missing(&self.session.client, self.key.partition, len_max).await {
+            let page = match self.loaded.read_missing(self.session.reader(), self.key.partition, len_max).await {
                 Err(pglog::Error::Reaped { .. }) if self.was_overtaken().await? => {
                     return Err(Interruption::Fenced.into());
                 }
+                // The standby is behind: it has not even the records that are folded already.
+                Err(pglog::Error::Unassigned { .. }) if self.session.reads_standby() => return Ok(false),
                 page => page.context("healing a gap")?,
             };
             self.progress.is_searching = page.is_empty() && self.loaded.is_searching();
             self.counts.healed_count += page.len() as i64;
             self.progress.healed_count += page.len();
             let records: Vec<_> = page.records().collect();
-            self.commit(&records, Source::Postgres).await?;
+            // A standby may have been promoted beside the primary: then its records are not those of the log. The history keeps no
+            // tokens to compare.
+            let is_known = records.last().is_some_and(|last| last.token != 0);
+            let source = if self.session.reads_standby() && is_known { Source::Stream } else { Source::Postgres };
+            self.commit(&records, source).await?;
         }
         Ok(self.loaded.last_offset() >= last_offset)
     }

@@ -5,20 +5,18 @@ use deadpool_postgres::ClientWrapper as Client;
 use pglog::{Page, Partition, WholeReader};
 use stream::codec::EntryId;
 
-use super::part::{Part, fold_of};
 use crate::advice::Whose;
-use crate::bootstrap::{self, Role};
-use crate::checkpoint::{self, Checkpoint, Registration};
+use crate::checkpoint::{Checkpoint, Registration};
 use crate::kind::Fold;
-use crate::outcome::Interruption;
 use crate::place::Place;
-use crate::registry::{Claim, claim};
 use crate::vouch::Vouchers;
 
 /// The checkpoint of the state in memory, and the places where reading and saving go on.
 pub(crate) struct Loaded {
     /// The state in memory is the committed one at this checkpoint.
     pub checkpoint: Checkpoint,
+    /// The token of the batch with the last record; 0 if it is not known.
+    pub token: i64,
     pub place: Place,
     /// Reading the stream goes on after this entry. Its offset is never beyond the checkpoint.
     pub position: EntryId,
@@ -27,40 +25,14 @@ pub(crate) struct Loaded {
     healer: Option<WholeReader>,
 }
 
-/// Loads checkpoints and states of all parts, in one transaction. Where the consumer is not registered, it is registered if it has a
-/// `role` to be registered in: everywhere, or nowhere (I8).
-///
-/// # Errors
-/// Postgres is away; [`Interruption::Unregistered`] if the consumer may not register again; [`Interruption::OtherFold`] if
-/// a state is that of another fold.
-pub(super) async fn load<F: Fold>(
-    client: &mut Client,
-    folds: &mut [F],
-    parts: &mut [Part],
-    whose: &Whose,
-    role: Option<Role>,
-) -> Result<()> {
-    let partitions: Vec<Partition> = parts.iter().map(|part| part.key.partition).collect();
-    let tx = client.transaction().await.context("beginning to load")?;
-    let mut found = checkpoint::find_all(&tx, &whose.name, &partitions).await?;
-    if found.len() < partitions.len() && role.is_some() {
-        bootstrap::begin_registering(&tx).await?;
-    }
-    let (mut loaded, fold_count) = (Vec::with_capacity(parts.len()), folds.len());
-    for (index, part) in parts.iter().enumerate() {
-        let fold = &mut folds[fold_of(index, fold_count)];
-        let registration = match (found.remove(&part.key.partition), role) {
-            (Some(registration), _) => registration,
-            (None, Some(role)) => bootstrap::register(&tx, fold, whose, part.key.partition, role).await?,
-            (None, None) => return Err(Interruption::Unregistered.into()),
-        };
-        match claim(whose, registration.fold.as_ref(), fold) {
-            Ok(Claim::Own) => {}
-            Ok(Claim::Unclaimed) => checkpoint::note_fold(&tx, fold.id(), &part.key).await?,
-            Err(other) => return Err(Interruption::OtherFold(other).into()),
-        }
+impl Loaded {
+    /// As [`restore`](Self::restore), with advice if it fails.
+    ///
+    /// # Errors
+    /// As [`restore`](Self::restore).
+    pub fn restore_or_advise(fold: &mut impl Fold, registration: Registration, whose: &Whose) -> Result<Self> {
         let id = fold.id().name;
-        loaded.push(Loaded::restore(fold, registration).with_context(|| {
+        Self::restore(fold, registration).with_context(|| {
             format!(
                 "the state of consumer {} is unreadable: run {}, then begin anew ({}), or with the state of a consumer OTHER \
                  of the same fold ({})",
@@ -69,14 +41,9 @@ pub(super) async fn load<F: Fold>(
                 whose.command(&["--fold", id, "--register"]),
                 whose.command(&["--copy-from", "OTHER"])
             )
-        })?);
+        })
     }
-    tx.commit().await.context("committing the registration")?;
-    parts.iter_mut().zip(loaded).for_each(|(part, loaded)| part.loaded = Some(loaded));
-    Ok(())
-}
 
-impl Loaded {
     /// Takes up a registration: the fold goes on with its state.
     ///
     /// # Errors
@@ -85,7 +52,8 @@ impl Loaded {
         fold.restore(registration.state.as_deref())?;
         let checkpoint = registration.checkpoint;
         let position = EntryId { offset: checkpoint.last_offset, copy: 0 };
-        Ok(Self { checkpoint, place: Place::default(), position, vouchers: Vouchers::default(), healer: None })
+        let token = registration.token;
+        Ok(Self { checkpoint, token, place: Place::default(), position, vouchers: Vouchers::default(), healer: None })
     }
 
     /// The state reflects the records 1 … last_offset.

@@ -110,7 +110,19 @@ impl<F: Fold> Committer<'_, F> {
     async fn look_up_tokens(&mut self, last_offset: i64) -> Result<()> {
         let next_offset = self.loaded.last_offset() + 1;
         let vouchers = &mut self.loaded.vouchers;
-        vouchers.look_up(&self.session.client, self.key.partition, next_offset, last_offset).await
+        let is_complete = !(self.session.is_elsewhere() && self.session.reads_standby());
+        vouchers.look_up(self.session.voucher(), is_complete, self.key.partition, next_offset, last_offset).await
+    }
+
+    /// Whether the records may be committed as they are: the statement that commits them compares their tokens, or they are known
+    /// to be of this log.
+    pub(super) async fn may_commit(&mut self, records: &[pglog::Record<'_>]) -> Result<bool> {
+        if !self.session.is_elsewhere() {
+            return Ok(true);
+        }
+        self.look_up_tokens(records.last().map_or(0, |last| last.offset)).await?;
+        let vouchers = &self.loaded.vouchers;
+        Ok(records.iter().all(|record| vouchers.origin(record.offset, record.token) == Origin::ThisLog))
     }
 
     /// Whether the entry is the record at its offset. Its token must have been looked up.

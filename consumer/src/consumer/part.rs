@@ -1,12 +1,19 @@
-//! One partition in the memory of a consumer.
+//! One partition in the memory of a consumer, and loading all of them.
 
+use anyhow::{Context, Result, ensure};
 use pglog::Partition;
 use stream::codec::EntryId;
 
+use super::elsewhere;
 use super::loaded::Loaded;
-use crate::checkpoint::Counts;
+use super::session::ConsumerSession;
+use crate::advice::Whose;
+use crate::bootstrap::{self, Role};
+use crate::checkpoint::{self, Counts};
 use crate::fold::{CheckpointKey, LogPlace};
-use crate::outcome::Progress;
+use crate::kind::Fold;
+use crate::outcome::{Interruption, Progress};
+use crate::registry::{Claim, claim};
 
 /// A partition that the consumer folds. Its state is in the fold of the same index.
 pub(crate) struct Part {
@@ -66,4 +73,47 @@ impl Part {
 /// The index of the fold of a part. One fold may serve all.
 pub(super) fn fold_of(index: usize, fold_count: usize) -> usize {
     index.min(fold_count - 1)
+}
+
+/// Loads checkpoints and states of all parts, in one transaction. Where the consumer is not registered, it is registered if it has a
+/// `role` to be registered in: everywhere, or nowhere (I8).
+///
+/// # Errors
+/// Postgres is away; [`Interruption::Unregistered`] if the consumer may not register again; [`Interruption::OtherFold`] if
+/// a state is that of another fold.
+pub(super) async fn load<F: Fold>(
+    session: &mut ConsumerSession,
+    folds: &mut [F],
+    parts: &mut [Part],
+    whose: &Whose,
+    role: Option<Role>,
+) -> Result<()> {
+    if let Some(both) = session.both() {
+        return elsewhere::load(both, folds, parts, whose, role).await;
+    }
+    let partitions: Vec<Partition> = parts.iter().map(|part| part.key.partition).collect();
+    let tx = session.client.transaction().await.context("beginning to load")?;
+    let mut found = checkpoint::find_all(&tx, &whose.name, &partitions).await?;
+    if found.len() < partitions.len() && role.is_some() {
+        bootstrap::begin_registering(&tx).await?;
+    }
+    let (mut loaded, fold_count) = (Vec::with_capacity(parts.len()), folds.len());
+    for (index, part) in parts.iter().enumerate() {
+        let fold = &mut folds[fold_of(index, fold_count)];
+        let registration = match (found.remove(&part.key.partition), role) {
+            (Some(registration), _) => registration,
+            (None, Some(role)) => bootstrap::register(&tx, fold, whose, part.key.partition, role).await?,
+            (None, None) => return Err(Interruption::Unregistered.into()),
+        };
+        ensure!(!registration.is_elsewhere, Interruption::KeptElsewhere { whose: whose.clone() });
+        match claim(whose, registration.fold.as_ref(), fold) {
+            Ok(Claim::Own) => {}
+            Ok(Claim::Unclaimed) => checkpoint::note_fold(&tx, fold.id(), &part.key).await?,
+            Err(other) => return Err(Interruption::OtherFold(other).into()),
+        }
+        loaded.push(Loaded::restore_or_advise(fold, registration, whose)?);
+    }
+    tx.commit().await.context("committing the registration")?;
+    parts.iter_mut().zip(loaded).for_each(|(part, loaded)| part.loaded = Some(loaded));
+    Ok(())
 }

@@ -22,7 +22,8 @@ impl<F: Fold> Step<'_, F> {
     /// # Errors
     /// Postgres is away, or an [`Interruption`](crate::Interruption).
     pub async fn fold_entries(&mut self, pages: &[Page<'_>]) -> Result<()> {
-        // A model is changed before Postgres compares the tokens. So Postgres vouches for each entry first.
+        // A model is changed before Postgres compares the tokens. So Postgres vouches for each entry first. A state elsewhere is
+        // committed where there are no batches to compare with.
         let is_compared_later = self.committers.folds[0].kind() != Kind::Model;
         let (mut plain, mut plain_pages, mut others) = (Vec::new(), Vec::new(), Vec::new());
         for page in pages {
@@ -30,11 +31,11 @@ impl<F: Fold> Step<'_, F> {
             let next_offset = part.loaded().last_offset() + 1;
             let plain_of = || plain_records(&page.entries, part.key.partition, next_offset);
             match is_compared_later.then(plain_of).flatten() {
-                Some(records) => {
+                Some(records) if self.committers.of(page.part).may_commit(&records).await? => {
                     plain.push(Plain { part: page.part, records });
                     plain_pages.push(page);
                 }
-                None => others.push(page),
+                _ => others.push(page),
             }
         }
         let refused =

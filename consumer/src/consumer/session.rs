@@ -1,10 +1,15 @@
-//! The consumer's connection to Postgres, and whether a transaction is open on it.
+//! The consumer's connections to Postgres, and whether a transaction is open: to the log, to the database of its state if that is
+//! another one, and to a hot standby of the log.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
 use pglog::Identity;
+use tracing::warn;
+
+use crate::config::Databases;
+use crate::home;
 
 /// How long Postgres may take to roll a transaction back.
 const ROLLBACK_WAIT: Duration = Duration::from_secs(2);
@@ -13,9 +18,19 @@ const ROLLBACK_WAIT: Duration = Duration::from_secs(2);
 /// any process, such as the reaping of these records. The records are then folded again.
 const NO_FLUSH: &str = "SET synchronous_commit = off";
 
-/// A connection on which one consumer works alone.
+/// How long a standby that failed is left alone, and how long connecting to it may take.
+const STANDBY_RETRY_WAIT: Duration = Duration::from_secs(5);
+const STANDBY_WAIT: Duration = Duration::from_secs(2);
+
+/// Connections on which one consumer works alone.
 pub(super) struct ConsumerSession {
+    /// To the log's own database.
     pub client: Client,
+    /// To the database of the state. `None`: it is the log's.
+    own: Option<Client>,
+    standby: Option<Client>,
+    /// When to try the standby again.
+    standby_at: Option<Instant>,
     /// BEGIN was sent, and neither COMMIT nor ROLLBACK was answered.
     pub is_in_transaction: bool,
 }
@@ -25,11 +40,81 @@ impl ConsumerSession {
     ///
     /// # Errors
     /// Postgres is away, or the tables are of another version.
-    pub async fn connect(config: &tokio_postgres::Config, name: &str) -> Result<(Self, Identity)> {
-        let client = connect::postgres::connect(config, &format!("consumer {name}"), || {}).await?;
+    pub async fn connect(databases: &Databases, name: &str) -> Result<(Self, Identity)> {
+        let client = connect::postgres::connect(&databases.log, &format!("consumer {name}"), || {}).await?;
         let identity = pglog::prepare_session(&client).await.context("setting up the session")?;
         client.batch_execute(NO_FLUSH).await.context("setting up the session")?;
-        Ok((Self { client, is_in_transaction: false }, identity))
+        let own = match &databases.own {
+            Some(config) => Some(home::connect(config, name).await?),
+            None => None,
+        };
+        let mut session = Self { client, own, standby: None, standby_at: None, is_in_transaction: false };
+        session.reach_standby(databases, name).await;
+        Ok((session, identity))
+    }
+
+    /// Connects to the standby, if there is one, it is not connected, and it was not tried just now. Without it the log's own
+    /// database is read.
+    pub async fn reach_standby(&mut self, databases: &Databases, name: &str) {
+        let Some(config) = &databases.standby else { return };
+        if self.standby.as_ref().is_some_and(|standby| !standby.is_closed())
+            || self.standby_at.is_some_and(|at| Instant::now() < at)
+        {
+            return;
+        }
+        let connecting = async {
+            let client = connect::postgres::connect_to_standby(config, &format!("consumer {name}")).await?;
+            pglog::prepare_session(&client).await.context("setting up the session")?;
+            anyhow::Ok(client)
+        };
+        let connected = tokio::time::timeout(STANDBY_WAIT, connecting).await.context("it does not answer");
+        self.standby = connected
+            .flatten()
+            .map_err(|error| {
+                let error = format!("{error:#}");
+                warn!(consumer = name, error, "the standby cannot be read: reading from the log's own database");
+                self.standby_at = Some(Instant::now() + STANDBY_RETRY_WAIT);
+            })
+            .ok();
+    }
+
+    /// The database with checkpoints and states.
+    pub fn home(&self) -> &Client {
+        self.own.as_ref().unwrap_or(&self.client)
+    }
+
+    /// Both, if they are two: the log's database, and that of checkpoints and states.
+    pub fn both(&mut self) -> Option<(&mut Client, &mut Client)> {
+        self.own.as_mut().map(|own| (&mut self.client, own))
+    }
+
+    /// Whether checkpoints and states are in a database of their own.
+    pub fn is_elsewhere(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// Where records, batches and heads are read.
+    pub fn reader(&self) -> &Client {
+        self.standby.as_ref().unwrap_or(&self.client)
+    }
+
+    /// Whether that is a standby, which may lack the newest batches.
+    pub fn reads_standby(&self) -> bool {
+        self.standby.is_some()
+    }
+
+    /// Where batches are looked up whose tokens no statement compares any more. The statement that commits in the log's database
+    /// compares them there.
+    pub fn voucher(&self) -> &Client {
+        if self.own.is_some() { self.reader() } else { &self.client }
+    }
+
+    /// Whether a connection that every step needs has ended. A standby that has ended is left.
+    pub fn is_closed(&mut self) -> bool {
+        if self.standby.as_ref().is_some_and(|standby| standby.is_closed()) {
+            self.standby = None;
+        }
+        self.client.is_closed() || self.own.as_ref().is_some_and(|own| own.is_closed())
     }
 
     /// Begins a transaction. This notes it before BEGIN is sent, so that a step that is dropped halfway is rolled back.
@@ -38,7 +123,7 @@ impl ConsumerSession {
     /// Postgres is away.
     pub async fn begin(&mut self) -> Result<()> {
         self.is_in_transaction = true;
-        self.client.batch_execute("BEGIN").await.context("beginning")
+        self.home().batch_execute("BEGIN").await.context("beginning")
     }
 
     /// Ends a transaction that is not to be committed, if one is open.
@@ -47,7 +132,7 @@ impl ConsumerSession {
     /// Postgres did not roll it back. The connection must be closed, which ends the transaction too.
     pub async fn roll_back(&mut self) -> Result<()> {
         if self.is_in_transaction {
-            tokio::time::timeout(ROLLBACK_WAIT, self.client.batch_execute("ROLLBACK"))
+            tokio::time::timeout(ROLLBACK_WAIT, self.home().batch_execute("ROLLBACK"))
                 .await
                 .context("no answer to ROLLBACK")?
                 .context("rolling back")?;

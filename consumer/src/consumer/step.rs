@@ -54,13 +54,18 @@ impl<F: Fold> Step<'_, F> {
     /// Postgres is away, or an [`Interruption`](crate::Interruption).
     pub async fn run(&mut self, shutdown: &CancellationToken) -> Result<()> {
         let heard = self.read(shutdown).await?;
-        if shutdown.is_cancelled() {
-            return Ok(());
+        if !shutdown.is_cancelled() {
+            self.fold(&heard).await?;
         }
+        let is_idle = shutdown.is_cancelled() || self.committers.progress().record_count() == 0;
+        self.committers.tell_log(self.clock, is_idle).await
+    }
+
+    async fn fold(&mut self, heard: &[Heard]) -> Result<()> {
         // One stream that was waited for, or all of them at the end of a drain, has said that there is nothing.
         let is_silent = heard.iter().all(Heard::is_nil);
         let was_asked = self.block.is_none() || self.committers.parts.len() == 1 && !heard.is_empty();
-        self.fold_pages(&heard).await?;
+        self.fold_pages(heard).await?;
         let progress = self.committers.progress();
         // A stream that offers nothing but foreign entries must not keep the others from being looked at.
         let is_idle_drain = self.block.is_none() && progress.record_count() + progress.duplicate_count == 0;

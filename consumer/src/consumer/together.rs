@@ -12,7 +12,7 @@ use super::commit::{Folded, Source, commit_or_die, crash_or_die_before_commit};
 use super::guard::Guard;
 use super::plain::Plain;
 use super::step::Committers;
-use crate::checkpoint::{Advance, Counts, advance_all};
+use crate::checkpoint::{Advance, Counts, Home, advance_all};
 use crate::fault::Fault;
 use crate::kind::{Fold, Kind};
 use crate::outcome::Interruption;
@@ -60,7 +60,9 @@ impl<F: Fold> Committers<'_, F> {
             applied_counts.push(applied_count);
         }
         crash_or_die_before_commit(self.fault)?;
-        let committing = advance_all(&self.session.client, self.name, &advances);
+        let home = if self.session.is_elsewhere() { Home::Own } else { Home::Log };
+        let moves: Vec<_> = advances.iter().map(|(partition, advance)| (*partition, advance)).collect();
+        let committing = advance_all(self.session.home(), home, self.name, &moves);
         let moved = commit_or_die(self.fault, committing).await?;
         if self.fault == Fault::DieAfterCommit {
             die();

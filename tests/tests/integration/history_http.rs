@@ -192,12 +192,12 @@ async fn a_bad_request_is_told_which_parameter_to_change() {
     assert_eq!((status, answer["code"].as_str()), (400, Some("body_malformed")));
     assert_eq!(api.get("/history?unknown=1").await.0, 200);
     let (status, answer) = api.get("/history?partition=1").await;
-    assert_eq!((status, answer["code"].as_str()), (422, Some("partition_unknown")), "{answer}");
+    assert_eq!((status, answer["code"].as_str()), (404, Some("partition_unknown")), "{answer}");
     let reason = "the log has 1 partition(s), and partition 1 is not one of them: give numbers from 0 to 0";
     assert!(answer["error"].as_str().unwrap().contains(reason), "{answer}");
     for query in ["partition=1", "partition=1&after=0"] {
         let url = api.url(&format!("/history?{query}"));
         let events = reqwest::Client::new().get(url).header("accept", "text/event-stream");
-        assert_eq!(events.send().await.unwrap().status(), 422, "{query}");
+        assert_eq!(events.send().await.unwrap().status(), 404, "{query}");
     }
 }

@@ -87,6 +87,7 @@ mod manual;
 mod memory;
 mod monitor;
 mod openapi;
+mod own_database;
 mod overload;
 mod pace;
 mod partitions_apart;

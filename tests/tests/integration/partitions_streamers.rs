@@ -143,7 +143,7 @@ async fn a_streamer_that_reaches_no_redis_gives_all_partitions_to_one_that_does(
     wait_until("the records have offsets", async || is_all_cut(&world).await).await;
     assert_eq!(member_count(&world).await, 0);
     let mut sound = start_streamer(&world, &[]).await;
-    sound.wait_for("partitions=\"0,1,2,3,4,5,6,7\"").await;
+    sound.wait_for("partitions=0,1,2,3,4,5,6,7").await;
     cut_off.wait_for("standing by").await;
     wait_until_published(&world).await;
     assert_eq!((member_count(&world).await, shares(&world).await), (1, vec![8]));

@@ -11,7 +11,7 @@ use std::fmt;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Parser, Subcommand};
 use common::stay_down::StayDown;
-use connect::PostgresArgs;
+use connect::{PostgresArgs, parse_url};
 use consumer::{CheckpointKey, FOLDS, Replay};
 use deadpool_postgres::ClientWrapper as Client;
 use pglog::{Partition, PartitionCount, Partitions};
@@ -34,6 +34,10 @@ pub struct Config {
     /// The connection to Postgres.
     #[command(flatten)]
     pub postgres: PostgresArgs,
+
+    /// The database of a consumer that keeps its state in a database of its own: its dead letters are there
+    #[arg(long, env = "STATE_DATABASE_URL", hide_env_values = true, value_parser = parse_url, global = true)]
+    pub state_database_url: Option<tokio_postgres::Config>,
 
     /// The partitions of the log to work on: all, or numbers such as 0,3.
     #[arg(long, env = "PARTITIONS", alias = "partition", default_value_t, global = true)]
@@ -98,6 +102,11 @@ pub enum Action {
 pub async fn run(config: &Config) -> Result<bool> {
     let mut client = connect::postgres::connect(&config.postgres.database_url, "dead-letters", || {}).await?;
     let log = Log::read(&client, &config.partitions).await?;
+    let is_of_receipts = matches!(config.action, Action::Receipts | Action::Resend { .. });
+    if let Some(own) = config.state_database_url.as_ref().filter(|_| !is_of_receipts) {
+        let connected = connect::postgres::connect(own, "dead-letters", || {}).await;
+        client = connected.context("connecting to STATE_DATABASE_URL")?;
+    }
     match &config.action {
         Action::List { name } => list(&client, name.as_deref(), &log).await,
         Action::Show { name, offset } => show(&client, &log.letter(&client, name, *offset).await?).await,

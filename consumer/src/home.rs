@@ -1,0 +1,128 @@
+//! The tables of consumers that keep their checkpoints and states in a database of their own, and the rows by which the log knows of
+//! them.
+//!
+//! Two databases cannot commit together. So the own one always comes first: a checkpoint moves there, is on disk, and is told to
+//! the log a little later. The log's row is a lower bound: the reaper deletes no record that the consumer may still need (I8).
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use deadpool_postgres::{ClientWrapper as Client, Transaction};
+use pglog::{Partition, Session};
+
+use crate::checkpoint::Registration;
+use crate::fold::CheckpointKey;
+use crate::kind::Fold;
+use crate::outcome::Interruption;
+
+/// The text of `home.sql`, which creates these tables and no others.
+pub const HOME_SCHEMA: &str = include_str!("../home.sql");
+
+/// Creates the tables where they are missing.
+///
+/// # Errors
+/// Postgres is away, the role may not create tables, or the schema has a log. Nothing was changed.
+pub async fn apply_home_schema(client: &impl Session) -> Result<(), tokio_postgres::Error> {
+    pglog::apply_schema(client, HOME_SCHEMA, None).await
+}
+
+/// Plans use indexes: the tables are small when a session begins. A commit waits for the disk before the log is told of it.
+const SETTINGS: &str = "SET enable_seqscan = off; SET jit = off; SET synchronous_commit = on";
+
+/// Connects to the own database of a consumer.
+///
+/// # Errors
+/// Postgres is away, or [`Interruption::Homeless`].
+pub(crate) async fn connect(config: &tokio_postgres::Config, name: &str) -> Result<Client> {
+    let client = connect::postgres::connect(config, &format!("consumer {name}"), || {}).await;
+    let client = client.context("connecting to STATE_DATABASE_URL")?;
+    client.batch_execute(SETTINGS).await.context("setting up the session")?;
+    let columns = "-- consumer::home::connect
+         SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('checkpoints') AND attname = 'token')";
+    let row = client.query_one(columns, &[]).await.context("looking for the tables of the state")?;
+    ensure!(row.get::<_, bool>(0), Interruption::Homeless);
+    Ok(client)
+}
+
+/// The rows of a consumer in some partitions, where it has one.
+///
+/// # Errors
+/// Postgres is away.
+pub(crate) async fn find_all(
+    session: &impl Session,
+    name: &str,
+    partitions: &[Partition],
+) -> Result<BTreeMap<Partition, Registration>> {
+    let rows = session
+        .query(
+            "-- consumer::home::find_all
+             SELECT last_offset, generation, fold, fold_version, state::text, partition, token FROM checkpoints
+             WHERE name = $1 AND partition = ANY ($2)",
+            &[&name, &partitions],
+        )
+        .await
+        .context("loading the checkpoints")?;
+    let found = rows.iter().map(|row| (row.get(5), Registration { token: row.get(6), ..Registration::from_row(row) }));
+    Ok(found.collect())
+}
+
+/// Inserts the row of a new consumer.
+///
+/// # Errors
+/// Postgres is away.
+pub(crate) async fn insert(
+    tx: &Transaction<'_>,
+    fold: &impl Fold,
+    key: &CheckpointKey,
+    (last_offset, token): (i64, i64),
+    state: Option<&str>,
+) -> Result<()> {
+    tx.execute(
+        "-- consumer::home::insert
+         INSERT INTO checkpoints (name, partition, last_offset, token, fold, fold_version, state)
+         VALUES ($1, $2, $3, $4, $5, $6, $7::text::fold_state)",
+        &[&key.name, &key.partition, &last_offset, &token, &fold.id().name, &fold.id().version, &state],
+    )
+    .await
+    .context("registering in the own database")?;
+    Ok(())
+}
+
+/// Removes a consumer from its own database, with its state and its dead letters.
+///
+/// # Errors
+/// Postgres is away.
+pub(crate) async fn forget(client: &Client, name: &str, partitions: &[Partition]) -> Result<()> {
+    client
+        .execute(
+            "-- consumer::home::forget
+             DELETE FROM checkpoints WHERE name = $1 AND partition = ANY ($2)",
+            &[&name, &partitions],
+        )
+        .await
+        .context("forgetting the state")?;
+    Ok(())
+}
+
+/// Tells the log how far a consumer is for certain. Returns whether it is still registered in all of these partitions.
+///
+/// # Errors
+/// Postgres is away.
+pub(crate) async fn tell(
+    session: &impl Session,
+    name: &str,
+    partitions: &[Partition],
+    offsets: &[i64],
+) -> Result<bool> {
+    let told_count = session
+        .execute(
+            "-- consumer::home::tell
+             UPDATE checkpoints AS c SET last_offset = greatest(c.last_offset, new.last_offset), updated_at = now()
+             FROM unnest($2::int[], $3::bigint[]) AS new (partition, last_offset)
+             WHERE c.name = $1 AND c.partition = new.partition",
+            &[&name, &partitions, &offsets],
+        )
+        .await
+        .context("telling the log how far the consumer is")?;
+    Ok(told_count == partitions.len() as u64)
+}
