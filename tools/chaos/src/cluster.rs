@@ -63,8 +63,10 @@ impl Cluster {
 /// The key of one of the streams.
 pub(crate) async fn pick_stream(world: &World, rng: &mut StdRng) -> Result<String> {
     let partition = rng.random_range(0..PARTITION_COUNT);
-    let row = world.connect().await?.query_one("-- chaos::cluster::pick_stream\nSELECT stream_key($1)", &[&partition]);
-    Ok(row.await.context("asking for a stream's key")?.get(0))
+    let query = "-- chaos::cluster::pick_stream
+                 SELECT stream_key($1)";
+    let row = world.connect().await?.query_one(query, &[&partition]).await.context("asking for a stream's key")?;
+    Ok(row.get(0))
 }
 
 /// Strikes a node or a slot of the cluster, and waits until the cluster is whole again.
