@@ -16,6 +16,8 @@ pub(crate) type LastPublished = Arc<Mutex<BTreeMap<Partition, (i64, Instant)>>>;
 
 const UNPUBLISHED: &str = "rocket_rides_unpublished_records";
 
+const LEADS: &str = "rocket_rides_leads";
+
 /// Only a batch that was published within the last second is measured, so that each is measured once: Postgres is asked
 /// every second.
 const MEASURED_WITHIN: Duration = Duration::from_secs(1);
@@ -38,6 +40,7 @@ pub(crate) fn start(health: &Health, postgres: &PostgresArgs, pulse: Pulse) -> L
     declare_counter("rocket_rides_entries_refused_total", "Entries that Redis refused because it had them", &[]);
     declare_counter("rocket_rides_faults_injected_total", "Double-sends on purpose", &[]);
     declare_gauge("rocket_rides_leader", "Partitions that this streamer leads; 0 while it stands by", &[]);
+    declare_gauge(LEADS, "1 while this streamer leads the partition", &[("partition", "0")]);
     declare_gauge("rocket_rides_log_partitions", "Partitions of the log; 0 before the streamer has asked", &[]);
     let help = "Records that have an offset and are not in the stream yet";
     declare_gauge(UNPUBLISHED, help, &[("partition", "0")]);
@@ -85,9 +88,13 @@ pub(crate) fn count(published: &Published, last: &LastPublished) {
     histogram!("rocket_rides_publish_duration_seconds").record(published.elapsed);
 }
 
-/// Says which partitions this streamer leads. It has nothing to publish in the others.
-pub(crate) fn set_led(led: &BTreeSet<Partition>, last: &LastPublished) {
+/// Says which partitions this streamer leads. `said` are those that it said last. It has nothing to publish in the others.
+pub(crate) fn set_led(led: &BTreeSet<Partition>, said: &mut BTreeSet<Partition>, last: &LastPublished) {
     gauge!("rocket_rides_leader").set(led.len() as f64);
+    for partition in led.symmetric_difference(said) {
+        gauge!(LEADS, "partition" => partition.to_string()).set(f64::from(led.contains(partition)));
+    }
+    said.clone_from(led);
     last.lock().unwrap_or_else(PoisonError::into_inner).retain(|partition, _| {
         let is_led = led.contains(partition);
         if !is_led {

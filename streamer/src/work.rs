@@ -26,11 +26,13 @@ pub(crate) struct Publishing {
     is_draining: bool,
     /// The partitions that this streamer leads, as the log says. `None` before it has said anything.
     told: Option<BTreeSet<Partition>>,
+    /// The same, as the metrics say.
+    measured: BTreeSet<Partition>,
 }
 
 impl Publishing {
     pub fn new(config: &Config, last: LastPublished) -> Self {
-        Self { streamer: Streamer::new(config), last, is_draining: config.drain, told: None }
+        Self { streamer: Streamer::new(config), last, is_draining: config.drain, told: None, measured: BTreeSet::new() }
     }
 
     /// Logs which partitions this streamer leads, if that is news. A leader that leads again after an error logs nothing.
@@ -64,7 +66,7 @@ impl Work for Publishing {
     async fn run_once(&mut self, fault: Fault) -> Result<Turn, Failure> {
         let step = self.streamer.run_once(fault).await;
         let led = self.streamer.led();
-        metrics::set_led(&led, &self.last);
+        metrics::set_led(&led, &mut self.measured, &self.last);
         let partition_count = self.streamer.partition_count();
         if let Some(count) = partition_count {
             metrics::set_partition_count(count);

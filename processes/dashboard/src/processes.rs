@@ -99,11 +99,10 @@ fn with_metrics(mut process: Process, metrics: &str) -> Process {
         let value: Option<f64> = value.parse().ok();
         match name {
             "rocket_rides_start_time_seconds" => process.started_at_s = value,
-            // One for each partition of the log.
-            "rocket_rides_leader" => {
-                let leads = value.is_some_and(|value| value > 0.0);
-                process.is_leader = Some(process.is_leader.unwrap_or(false) || leads);
-                process.leads.extend(label(labels, "partition").unwrap_or("0").parse::<i32>().ok().filter(|_| leads));
+            "rocket_rides_leader" => process.is_leader = value.map(|value| value > 0.0),
+            "rocket_rides_leads" => {
+                let partition = label(labels, "partition").and_then(|partition| partition.parse::<i32>().ok());
+                process.leads.extend(partition.filter(|_| value.is_some_and(|value| value > 0.0)));
             }
             "rocket_rides_entries_refused_total" => add(&mut process.refused_count, value),
             "rocket_rides_faults_injected_total" => add(&mut process.sent_twice_count, value),
@@ -117,6 +116,7 @@ fn with_metrics(mut process: Process, metrics: &str) -> Process {
             _ => {}
         }
     }
+    process.leads.sort_unstable();
     process.container = ContainerCounts::read(metrics);
     process
 }
@@ -167,8 +167,9 @@ mod tests {
 
     #[test]
     fn figures_of_several_partitions_are_added_and_the_led_ones_listed() {
-        let metrics = "rocket_rides_leader{partition=\"0\"} 1\nrocket_rides_leader{partition=\"3\"} 0\n\
-                       rocket_rides_leader{partition=\"12\"} 1\n\
+        let metrics = "rocket_rides_leader 2\n\
+                       rocket_rides_leads{partition=\"0\"} 1\nrocket_rides_leads{partition=\"3\"} 0\n\
+                       rocket_rides_leads{partition=\"12\"} 1\n\
                        rocket_rides_entries_refused_total{partition=\"0\"} 7\n\
                        rocket_rides_entries_refused_total{partition=\"3\"} 2\n\
                        rocket_rides_crashes_survived_total{partition=\"3\",consumer=\"consumer0\"} 3\n";

@@ -81,7 +81,8 @@ async fn a_consumer_with_a_database_of_its_own_comes_to_the_same_state_whatever_
     let outside = service.start(&world, "s0", &["--fault-rate", "0.2"]);
     service.has_everything(&world, "s0").await;
     world.assert_converged(&["c0"]).await;
-    let digests = "SELECT string_agg(concat(partition, ' ', last_offset, ' ', state->>'digest'), ', ' ORDER BY partition)
+    let digests =
+        "SELECT string_agg(concat(partition, ' ', last_offset, ' ', state->>'digest'), ', ' ORDER BY partition)
                    FROM checkpoints WHERE name = $1";
     let ours: String = service.client.query_one(digests, &[&"s0"]).await.unwrap().get(0);
     let theirs: String = world.client().query_one(digests, &[&"c0"]).await.unwrap().get(0);
@@ -98,7 +99,8 @@ async fn a_consumer_with_a_database_of_its_own_comes_to_the_same_state_whatever_
 async fn the_log_is_told_only_of_commits_that_are_on_the_disk_of_the_service() {
     let world = World::new().await;
     // Commits that do not wait for the disk are lost in a crash.
-    let mut postgres = PrivatePostgres::start_with(&["fsync=off", "wal_writer_delay=10s", "synchronous_commit=off"]).await;
+    let mut postgres =
+        PrivatePostgres::start_with(&["fsync=off", "wal_writer_delay=10s", "synchronous_commit=off"]).await;
     let service = Service::on(&postgres).await;
     let _streamer = Process::start(&world, "streamer", &[]);
     let outside = service.start(&world, "s0", &[]);
@@ -183,7 +185,11 @@ async fn a_state_that_was_put_back_is_folded_forward_again_and_holds_back_the_re
     wait_until("all have offsets", async || world.settled_head().await == Some(20)).await;
     service.start(&world, "s0", &["--drain"]).succeed().await;
     wait_until("the log is told", async || told(&world, "s0").await == 20).await;
-    service.client.batch_execute("DELETE FROM checkpoints; INSERT INTO checkpoints SELECT * FROM backup").await.unwrap();
+    service
+        .client
+        .batch_execute("DELETE FROM checkpoints; INSERT INTO checkpoints SELECT * FROM backup")
+        .await
+        .unwrap();
     let outside = service.start(&world, "s0", &["--inject", "die-before-commit:1"]);
     let mut outside = outside;
     outside.ended().await;
