@@ -113,12 +113,7 @@ impl World {
             cluster,
         });
         let client = world.connect().await?;
-        let partitions = world.cluster.as_ref().map(|_| world.partitions());
-        launcher::apply_schema_with(&client, partitions).await.context("applying the schema")?;
-        launcher::apply_roles(&client).await.context("applying the roles")?;
-        client.batch_execute(launcher::SEED).await.context("applying the seed")?;
-        let refuse = format!("ALTER TABLE manifests ADD CHECK (data ->> 'note' <> '{REFUSED_NOTE}')");
-        client.batch_execute(&refuse).await.context("making the table of manifests refuse some")?;
+        world.make_tables(&client).await?;
         for slot in world.slots() {
             // Each process has its own role, by which its connections are found. The role has the rights that roles.sql grants.
             let (name, program) = (&slot.spec.name, slot.spec.program);
@@ -129,6 +124,15 @@ impl World {
             tokio::spawn(Arc::clone(slot).keep_running());
         }
         Ok(world)
+    }
+
+    async fn make_tables(&self, client: &deadpool_postgres::ClientWrapper) -> Result<()> {
+        let partitions = self.cluster.as_ref().map(|_| self.partitions());
+        launcher::apply_schema_with(client, partitions).await.context("applying the schema")?;
+        launcher::apply_roles(client).await.context("applying the roles")?;
+        client.batch_execute(launcher::SEED).await.context("applying the seed")?;
+        let refuse = format!("ALTER TABLE manifests ADD CHECK (data ->> 'note' <> '{REFUSED_NOTE}')");
+        client.batch_execute(&refuse).await.context("making the table of manifests refuse some")
     }
 
     /// The partitions of the log.
