@@ -56,7 +56,12 @@ async fn consumers_of_eight_partitions_converge_on_sqls_sum_under_double_sends_a
     consumers[2] = Process::start(&world, "consumer", &[&["consumer2"], &faults[..]].concat());
     world.converge(&NAMES).await;
     let counts = "SELECT (least(sum(duplicate_count), sum(crash_count)) > 0)::int::bigint FROM checkpoints";
-    assert_eq!(world.number(counts).await, 1, "faults were injected and counted");
+    wait_until("faults were injected and counted", async || {
+        world.write_rides(10).await;
+        world.number(counts).await == 1
+    })
+    .await;
+    world.converge(&NAMES).await;
     let used = "SELECT count(DISTINCT partition) FROM checkpoints WHERE last_offset > 0";
     assert_eq!(world.number(used).await, 8, "the rides are in all partitions");
     for consumer in consumers {
