@@ -52,7 +52,7 @@ impl PrivateCluster {
     }
 
     /// The number of nodes.
-    pub fn len(&self) -> usize {
+    pub fn node_count(&self) -> usize {
         self.cluster.nodes().len()
     }
 
@@ -68,7 +68,7 @@ impl PrivateCluster {
 
     /// Sends a command to every node.
     pub async fn ask_all(&self, command: &redis::Cmd) {
-        for index in 0..self.len() {
+        for index in 0..self.node_count() {
             let () = self.ask(index, command).await;
         }
     }

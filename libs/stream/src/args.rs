@@ -28,19 +28,6 @@ impl StreamArgs {
     pub fn stream(&self, log: &Identity) -> Stream {
         Stream { name: self.stream_name.clone(), log_id: log.log_id.clone() }
     }
-
-    // TODO(partitions): to go.
-    pub fn partition(&self) -> pglog::Partition {
-        match &self.partitions {
-            Partitions::All => pglog::Partition::FIRST,
-            Partitions::Only(some) => some[0],
-        }
-    }
-
-    // TODO(partitions): to go.
-    pub fn key(&self) -> String {
-        Stream { name: self.stream_name.clone(), log_id: None }.key(self.partition())
-    }
 }
 
 /// Reads the URL of a Redis server.

@@ -10,6 +10,7 @@
 //! consumers start with it, and audits count from it.
 
 mod baseline;
+mod cleaned;
 mod config;
 mod laggards;
 mod requests;
@@ -30,6 +31,7 @@ use stream::Stream;
 use tracing::{info, warn};
 
 use baseline::Baseline;
+pub use cleaned::Cleaned;
 pub use config::Config;
 pub use laggards::{Laggard, laggards};
 use trim::Streams;
@@ -50,25 +52,6 @@ const TRIAL: [&str; 5] = [
     "-- reaper::try_batches\nDELETE FROM log_batches WHERE false",
     "-- reaper::try_requests\nDELETE FROM tracked_operations WHERE false",
 ];
-
-/// The result of one look.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Cleaned {
-    /// Batches given up for deletion.
-    pub batch_count: u64,
-    /// Records deleted from Postgres.
-    pub record_count: u64,
-    /// Entries trimmed from the stream.
-    pub trimmed_count: u64,
-    /// Requests forgotten, with their responses.
-    pub request_count: u64,
-    /// The unfinished requests among them. They are listed in `reaped_requests`.
-    pub unfinished_request_count: u64,
-    /// Consumers that hold back deletion.
-    pub laggards: Vec<Laggard>,
-    /// Whether the look ended before everything was removed.
-    pub is_more_left: bool,
-}
 
 /// The reaper is not ready if a look takes this long.
 const LOOK_WAIT: Duration = Duration::from_secs(60);

@@ -4,7 +4,7 @@ use monitor::{counter, declare_counter, declare_gauge, gauge};
 use pglog::{Partition, PartitionCount, Partitions};
 use tracing::{info, warn};
 
-use crate::Cleaned;
+use crate::cleaned::Cleaned;
 
 /// Describes every metric, those of each partition with its label.
 pub(crate) fn declare(partitions: &[Partition]) {

@@ -34,10 +34,10 @@ async fn write_with_stragglers(world: &World) {
         pglog::assign(world.client(), pglog::Partition::FIRST, 2).await.unwrap();
         later.commit().await.unwrap();
     }
-    // JSON that must stay as it is, byte for byte, and a partition that no streamer has read.
+    // JSON that must stay as it is, byte for byte.
     let odd = "INSERT INTO staged_log_records (partition, object, action, data, traceparent)
                VALUES (0, 'wallet', 'credit', '{\"a\" : 1.0,\"a\":1e3,  \"ü\":\"\\u00fc\"}',
-                       '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'), (5, 'ride', 'create', '[ ]', NULL)";
+                       '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01')";
     world.client().batch_execute(odd).await.unwrap();
 }
 
@@ -59,7 +59,7 @@ async fn waiting(world: &World) -> Vec<String> {
 
 #[tokio::test]
 async fn an_adopted_log_has_every_record_at_its_offset() {
-    let world = World::cut(6).await;
+    let world = World::new().await;
     write_with_stragglers(&world).await;
     let (before, waiting_before) = (read_from(&world, 1).await, waiting(&world).await);
     assert!(waiting_before.len() == 2, "{waiting_before:?}");
@@ -75,7 +75,7 @@ async fn an_adopted_log_has_every_record_at_its_offset() {
     let staged_after = "SELECT count(*) FROM staged_log_records WHERE partition = 0";
     let staged_count = restored.number(staged_after).await;
     let output = Process::start(&restored, "adopt", &[]).succeed().await;
-    assert!(output.contains("partition 0: ") && output.contains("partition 5: no record with an offset"), "{output}");
+    assert!(output.contains("partition 0: "), "{output}");
     assert_eq!(read_from(&restored, 1).await, before);
     for offset in 1..=before.len() as i64 {
         assert_eq!(read_from(&restored, offset).await, before[offset as usize - 1..], "from {offset} on");
@@ -103,7 +103,7 @@ async fn an_adopted_log_has_every_record_at_its_offset() {
 
 #[tokio::test]
 async fn a_reaped_log_is_adopted_with_what_is_left_and_goes_on_being_reaped() {
-    let world = World::cut(6).await;
+    let world = World::new().await;
     write_with_stragglers(&world).await;
     let mut consumer = world.consumer("c0");
     pglog::assign(world.client(), pglog::Partition::FIRST, 3).await.unwrap();
@@ -165,7 +165,7 @@ async fn a_log_in_which_nothing_was_ever_assigned_is_adopted() {
 
 #[tokio::test]
 async fn adopting_a_damaged_log_changes_nothing() {
-    let world = World::cut(6).await;
+    let world = World::new().await;
     write_with_stragglers(&world).await;
     let dump = world.dump().await;
     let cluster = PrivatePostgres::start().await;

@@ -43,6 +43,21 @@ async fn every_fault_strikes_and_nothing_is_lost() {
     std::fs::remove_dir_all(data).unwrap();
 }
 
+#[tokio::test]
+async fn nodes_of_a_cluster_fail_and_nothing_is_lost() {
+    let data = scratch_folder();
+    let names = chaos::Fault::OF_CLUSTER.map(chaos::Fault::name);
+    let count = names.len().to_string();
+    let args = ["--redis-cluster", "--faults", &count, "--only", &names.join(","), "--pause", PAUSE];
+    let output = chaos(&args, &data).succeed_within(Duration::from_secs(400)).await;
+    println!("{output}");
+    assert!(output.contains("no violation: seed "), "{output}");
+    for name in names {
+        assert!(output.lines().any(|line| line.trim() == format!("1 {name}")), "{name} struck:\n{output}");
+    }
+    std::fs::remove_dir_all(data).unwrap();
+}
+
 /// Locks the consumer's row for two seconds after the change, so that the consumer does not overwrite the false value at once.
 fn and_hold(consumer: &str, falsify: &str) -> String {
     let hold = format!("SELECT FROM checkpoints WHERE name = '{consumer}' FOR UPDATE");

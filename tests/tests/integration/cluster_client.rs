@@ -58,7 +58,7 @@ async fn any_seed_leads_to_every_stream_of_every_log() {
     for key in keys_of("c0ffee").iter().chain(&keys_of("bead")) {
         let writer = cluster.writer_of(key).await;
         spread[writer] += 1;
-        for index in 0..cluster.len() {
+        for index in 0..cluster.node_count() {
             assert_eq!(port_of(cluster.url_of(index), key).await, cluster.port_of(writer), "{key} from node {index}");
         }
         assert_eq!(port_of(&cluster.url(), key).await, cluster.port_of(writer), "{key} from all");
@@ -290,7 +290,7 @@ async fn stores_that_need_a_server_of_their_own_refuse_a_cluster_and_say_so() {
     let error = store.claim(&Operation::new("[POST]/rides", "key", "payload", hour)).await.unwrap_err();
     let idempotency::Error::Redis(cause) = &error else { panic!("{error:?}") };
     assert!(cause.to_string().contains("operations need a Redis server of their own"), "{cause}");
-    for index in 0..cluster.len() {
+    for index in 0..cluster.node_count() {
         assert_eq!(cluster.ask::<i64>(index, &cmd("DBSIZE")).await, 0, "nothing is half done");
     }
     let board = container::board::Board::new(client, "board");

@@ -196,7 +196,6 @@ pub struct Watch {
 }
 
 /// What happened to a stream during a watch.
-#[derive(Debug)]
 pub struct Growth {
     /// Whose stream it is.
     pub partition: usize,

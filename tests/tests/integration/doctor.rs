@@ -250,7 +250,7 @@ async fn a_role_that_may_not_do_what_its_process_does_is_told_what_to_grant() {
     // Rights on single columns, as an older roles.sql granted them before there were traces.
     let older = format!("GRANT INSERT (object, action, data) ON staged_log_records TO {role}");
     world.client().batch_execute(&older).await.unwrap();
-    let wanted = "GRANT INSERT (traceparent) ON staged_log_records";
+    let wanted = "GRANT INSERT (partition, traceparent) ON staged_log_records";
     all("completer").await.assert("postgres.privileges", "fail", &role, wanted);
     findings(&world, &[]).await.assert_ok("postgres.privileges");
     // The rights that the doctor accepts suffice for the process.

@@ -3,6 +3,7 @@
 use serde_json::Value;
 use tests::{Process, World, falsify};
 
+use crate::partitions_cluster::TestCluster;
 use crate::partitions_operators::{
     COUNT, carry_rides, fold, fold_in, partition, partitions, publish, stage, stream_of, sum_of, write_rides,
 };
@@ -150,10 +151,7 @@ async fn a_key_in_the_partition_of_another_is_told() {
     stage(&world, wrong, "ride", "create", r#"{"id":1000,"distance_mm":5}"#).await;
     publish(&world).await;
     fold(&world, "c0").await;
-    for one in partitions() {
-        let args = ["history", "--fold", "history", "--drain", "--partitions", &one.to_string()];
-        Process::start(&world, "consumer", &args).succeed().await;
-    }
+    Process::start(&world, "consumer", &["history", "--fold", "history", "--drain"]).succeed().await;
     different(&world, &[&line("ride", "create", "1000")]).await;
     assert!(reap(&world, &["--keep", "0s"]).await.record_count == 51);
     equal(&world, &[]).await;
@@ -176,10 +174,7 @@ async fn a_ride_without_a_record_and_a_consumer_of_some_partitions_are_told() {
 async fn a_history_with_a_hole_is_told_with_its_partition() {
     let world = World::cut(COUNT).await;
     carry_rides(&world, 200, &["c0"]).await;
-    for one in partitions() {
-        let args = ["history", "--fold", "history", "--drain", "--partitions", &one.to_string()];
-        Process::start(&world, "consumer", &args).succeed().await;
-    }
+    Process::start(&world, "consumer", &["history", "--fold", "history", "--drain"]).succeed().await;
     reap(&world, &["--keep", "0s"]).await;
     equal(&world, &["--from", "start"]).await;
     execute(&world, "DELETE FROM history WHERE partition = 3 AND record_offset = 5").await;
@@ -200,4 +195,19 @@ async fn dead_letters_are_to_be_replayed_in_their_partition() {
     let belongs = pglog::PartitionCount::new(COUNT).unwrap().partition_of("1000001").number();
     assert!(output.contains("partition 3: c0: its dead letter at offset "), "{output}");
     assert!(belongs == 3 || output.contains("(P1)"), "{output}");
+}
+
+#[tokio::test]
+async fn the_streams_of_a_cluster_are_compared_wherever_they_are() {
+    let mut cluster = TestCluster::start().await;
+    let world = World::cut_on(&std::env::var("DATABASE_URL").unwrap(), &cluster.url(), COUNT).await;
+    carry_rides(&world, 200, &["c0"]).await;
+    let output = equal(&world, &[]).await;
+    let compared = |output: &str| output.lines().filter(|line| line.starts_with("stream ")).count();
+    assert_eq!(compared(&output), 8, "{output}");
+    cluster.kill_first().await;
+    let output = Process::start(&world, "audit", &[]).fail(1).await;
+    let away = output.lines().filter(|line| line.contains(": stream: not compared, ")).count();
+    assert!(away > 0 && away + compared(&output) == 8, "{output}");
+    equal(&world, &["--no-stream"]).await;
 }

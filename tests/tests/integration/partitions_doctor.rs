@@ -51,7 +51,7 @@ async fn a_partition_without_a_leader_is_told() {
     let lead = "SELECT pg_advisory_lock($1 # log_key(), p) FROM generate_series(0, 5) AS p";
     leader.execute(lead, &[&pglog::LEADER_LOCK]).await.unwrap();
     let all = findings(&world, &[]).await;
-    all.assert("log.leaders", "warn", "1 streamers lead, and none leads the partitions 6, 7", "--partitions");
+    all.assert("log.leaders", "warn", "of 1 streamers none leads the partitions 6, 7", "--partitions");
     let lead = "SELECT pg_advisory_lock($1 # log_key(), p) FROM generate_series(6, 7) AS p";
     world.client().execute(lead, &[&pglog::LEADER_LOCK]).await.unwrap();
     let all = findings(&world, &[]).await;

@@ -92,8 +92,15 @@ async fn a_restored_log_is_adopted_in_all_partitions_at_once() {
     let world = World::cut(COUNT).await;
     carry_rides(&world, 200, &["c0"]).await;
     write_rides(&world, 50).await;
+    // A second log, with a partition that no streamer has read.
+    let unread = World::cut(COUNT).await;
+    stage(&unread, partition(5), "ride", "create", "[ ]").await;
     let cluster = PrivatePostgres::start().await;
     let restored = world.restored(&world.dump().await, &cluster).await;
+    let second = unread.restored(&unread.dump().await, &cluster).await;
+    let output = Process::start(&second, "adopt", &[]).succeed().await;
+    let line = "partition 5: no record with an offset, the next one is 1; 1 staged records wait for their offsets";
+    assert!(output.contains(line), "{output}");
     let log_id = "SELECT log_id::text FROM log_identity";
     let id_before: String = restored.client().query_one(log_id, &[]).await.unwrap().get(0);
     let output = Process::start(&restored, "adopt", &[]).succeed().await;

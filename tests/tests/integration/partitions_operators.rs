@@ -1,14 +1,8 @@
-//! A log of eight partitions, as the operators' tests need it: rides under their keys, offsets and streams as a streamer makes
-//! them, and consumers of all partitions.
+//! A log of eight partitions, as the operators' tests need it: rides under their keys, and the processes of all
+//! partitions.
 
-use std::time::Duration;
-
-use futures_util::future::join_all;
-use pglog::{Partition, PartitionCount, Reader};
-use stream::codec::{EntryId, EntryWriter, Fields};
-use stream::end::StreamEnd;
-use stream::resp::Commands;
-use stream::{Servers, Stream};
+use pglog::{Partition, PartitionCount};
+use stream::Stream;
 use tests::{Process, World};
 
 /// The number of partitions in these tests.
@@ -47,56 +41,21 @@ pub async fn stream_of(world: &World) -> Stream {
     Stream { name: world.stream_name().to_owned(), log_id }
 }
 
-/// Gives every staged record its offset.
-pub async fn assign(world: &World) {
-    for partition in partitions() {
-        while pglog::assign(world.client(), partition, rand::random::<i64>() & i64::MAX).await.unwrap().is_some() {}
-    }
-}
-
 /// Gives every staged record its offset, and appends it to the stream of its partition.
 pub async fn publish(world: &World) {
-    assign(world).await;
-    let (servers, stream) = (world.redis_url().parse::<Servers>().unwrap(), stream_of(world).await);
-    for partition in partitions() {
-        let key = stream.key(partition);
-        let mut wire = servers.wire(&key, Duration::ZERO).await.unwrap();
-        let end = StreamEnd::read(&mut wire, &key).await.unwrap().offset;
-        if end >= pglog::head(world.client(), partition).await.unwrap() {
-            continue;
-        }
-        let mut reader = Reader::at(world.client(), partition, end + 1).await.unwrap();
-        loop {
-            let page = reader.next_page(world.client(), 1000).await.unwrap();
-            if page.is_empty() {
-                break;
-            }
-            let (mut commands, mut writer) = (Commands::default(), EntryWriter::new(&key));
-            for record in page.records() {
-                let (object, action, data) = (record.object, record.action, record.data);
-                let (staged_at_us, token, traceparent) = (record.staged_at_us, record.token, record.traceparent);
-                let fields = Fields { object, action, data, staged_at_us, token, traceparent };
-                writer.add(&mut commands, EntryId { offset: record.offset, copy: 0 }, &fields);
-            }
-            wire.send(&commands).await.unwrap();
-            let replies = wire.read(commands.count()).await.unwrap();
-            assert!(replies.starts_with(b"$"), "{}", String::from_utf8_lossy(&replies[..replies.len().min(200)]));
-        }
-    }
+    Process::start(world, "streamer", &["--drain"]).succeed().await;
 }
 
 /// Folds everything in these partitions, as the consumer `name`.
 pub async fn fold_in(world: &World, name: &str, partitions: impl Iterator<Item = Partition>) {
-    let folding = partitions.map(async |partition| {
-        let args = [name, "--drain", "--partitions", &partition.to_string()];
-        Process::start(world, "consumer", &args).succeed().await;
-    });
-    join_all(folding).await;
+    let partitions: Vec<String> = partitions.map(|partition| partition.to_string()).collect();
+    let args = [name, "--drain", "--partitions", &partitions.join(",")];
+    Process::start(world, "consumer", &args).succeed().await;
 }
 
 /// Folds everything, as the consumer `name`.
 pub async fn fold(world: &World, name: &str) {
-    fold_in(world, name, partitions()).await;
+    Process::start(world, "consumer", &[name, "--drain"]).succeed().await;
 }
 
 /// Writes rides, publishes them, and folds them as each of these consumers.

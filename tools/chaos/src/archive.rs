@@ -33,6 +33,7 @@ impl Content {
 
 /// The part of the history that was compared.
 pub(crate) struct Archive {
+    partition: Partition,
     /// The first offset that was not compared yet.
     next_offset: i64,
     /// The first offset that is compared again. A record that was right may be changed later.
@@ -40,18 +41,18 @@ pub(crate) struct Archive {
 }
 
 impl Archive {
-    pub fn new() -> Self {
-        Self { next_offset: 1, again_offset: 1 }
+    pub fn new(partition: Partition) -> Self {
+        Self { partition, next_offset: 1, again_offset: 1 }
     }
 
     /// Compares the archived records that are new, and some of the others. `contents[o - 1]` is the record at offset o.
     pub async fn look(&mut self, client: &Client, passed: i64, contents: &[Content], history: &History) -> Result<()> {
         // After a crash of Postgres the checkpoint may be lower, and the records behind it are gone with it.
         let first_offset = self.next_offset.min(passed + 1);
-        compare(client, (first_offset, passed), contents, history).await?;
+        self.compare(client, (first_offset, passed), contents, history).await?;
         self.next_offset = passed + 1;
         let last_again = passed.min(self.again_offset + AGAIN_LEN_MAX - 1);
-        compare(client, (self.again_offset, last_again), contents, history).await?;
+        self.compare(client, (self.again_offset, last_again), contents, history).await?;
         self.again_offset = if last_again >= passed { 1 } else { last_again + 1 };
         Ok(())
     }
@@ -60,23 +61,32 @@ impl Archive {
     pub fn start_over(&mut self) {
         self.next_offset = 1;
     }
-}
 
-async fn compare(client: &Client, (first, last): (i64, i64), contents: &[Content], history: &History) -> Result<()> {
-    let mut next_offset = first;
-    while next_offset <= last {
-        let len_max = PAGE_LEN_MAX.min(last - next_offset + 1);
-        let page = history_page(client, Partition::FIRST, next_offset, len_max).await.context("reading the history")?;
-        if page.is_empty() {
-            history.violation(&format!("I2: the history lacks the record at offset {next_offset}"));
-            return Ok(());
-        }
-        for record in page.records() {
-            if contents.get(record.offset as usize - 1).map(|content| content.hash) != Some(Content::of(&record).hash) {
-                history.violation(&format!("I2: the history has another record at offset {}", record.offset));
+    async fn compare(
+        &self,
+        client: &Client,
+        (first, last): (i64, i64),
+        contents: &[Content],
+        history: &History,
+    ) -> Result<()> {
+        let mut next_offset = first;
+        while next_offset <= last {
+            let len_max = PAGE_LEN_MAX.min(last - next_offset + 1);
+            let page =
+                history_page(client, self.partition, next_offset, len_max).await.context("reading the history")?;
+            if page.is_empty() {
+                history.violation(&format!("I2: the history lacks the record at offset {next_offset}"));
+                return Ok(());
             }
+            for record in page.records() {
+                if contents.get(record.offset as usize - 1).map(|content| content.hash)
+                    != Some(Content::of(&record).hash)
+                {
+                    history.violation(&format!("I2: the history has another record at offset {}", record.offset));
+                }
+            }
+            next_offset += page.len() as i64;
         }
-        next_offset += page.len() as i64;
+        Ok(())
     }
-    Ok(())
 }

@@ -1,20 +1,20 @@
 //! Reads Postgres all the time, without a proxy, and folds the log by itself. A broken invariant is reported as a violation at
 //! once, and not only at the end.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use common::shutdown::{CancellationToken, sleep_or_stop};
 use deadpool_postgres::ClientWrapper as Client;
-use pglog::{Partition, Reader, Record};
+use pglog::{PartitionCount, Reader, Record};
 use serde::Deserialize;
 use tokio_postgres::Row;
 
-use crate::archive::{Archive, Content};
 use crate::bookings::{self, BookingRecords};
 use crate::history::History;
+use crate::log::{Log, Sum};
 use crate::unit_records::UnitRecords;
 use crate::wallet_records::WalletRecords;
 use crate::world::World;
@@ -29,13 +29,6 @@ const LOOKS_A_COUNT: u64 = 20;
 /// The checker's name as a consumer: the reaper keeps every record until the checker has read it.
 const NAME: &str = "checker";
 
-/// Count and sum of the rides in the log up to an offset.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Sum {
-    pub ride_count: i64,
-    pub total_distance_mm: i64,
-}
-
 #[derive(Deserialize)]
 struct Ride {
     id: i64,
@@ -45,19 +38,14 @@ struct Ride {
 pub(crate) struct Checker {
     world: Arc<World>,
     history: Arc<History>,
-    /// `sums[o]`: the sum of the records 1 … o.
-    sums: Vec<Sum>,
-    /// `contents[o - 1]`: the record at offset o. It never changes (I2).
-    contents: Vec<Content>,
-    archive: Archive,
+    /// By partition.
+    logs: Vec<Log>,
     /// Rides that have a record.
     rides: HashSet<i64>,
-    /// The highest checkpoint seen of each consumer, since Postgres was started last.
-    checkpoints: HashMap<String, i64>,
+    /// The highest checkpoint seen of each consumer in each partition, since Postgres was started last.
+    checkpoints: HashMap<(String, i32), i64>,
     /// When Postgres was started last.
     postgres_started_at: String,
-    /// The digest at an offset, and the first consumer that had it.
-    digests: BTreeMap<i64, (i64, String)>,
     bookings: BookingRecords,
     wallets: WalletRecords,
     units: UnitRecords,
@@ -66,20 +54,17 @@ pub(crate) struct Checker {
 
 impl Checker {
     /// Registers the checker as a consumer.
-    pub async fn start(world: &Arc<World>) -> Result<Self> {
+    pub async fn start(world: &Arc<World>, partitions: PartitionCount) -> Result<Self> {
         let query = "-- chaos::checker::start
-                     INSERT INTO checkpoints (name) VALUES ($1)";
+                     INSERT INTO checkpoints (name, partition) SELECT $1, generate_series(0, log_partitions() - 1)";
         world.connect().await?.execute(query, &[&NAME]).await.context("registering the checker")?;
         Ok(Self {
             world: Arc::clone(world),
             history: Arc::clone(&world.history),
-            sums: vec![Sum::default()],
-            contents: Vec::new(),
-            archive: Archive::new(),
+            logs: Log::all(partitions),
             rides: HashSet::new(),
             checkpoints: HashMap::new(),
             postgres_started_at: String::new(),
-            digests: BTreeMap::new(),
             bookings: BookingRecords::default(),
             wallets: WalletRecords::default(),
             units: UnitRecords::default(),
@@ -116,14 +101,16 @@ impl Checker {
             .query(
                 "-- chaos::checker::look
                  SELECT name, last_offset, ride_count, total_distance_mm, digest, is_baseline,
-                        pg_postmaster_start_time()::text, fold
+                        pg_postmaster_start_time()::text, fold, partition
                  FROM checkpoints LEFT JOIN consumer_states USING (name, partition)
-                 WHERE partition = 0 AND fold IN ('distance', 'history', 'wallets')",
+                 WHERE fold IN ('distance', 'history', 'wallets')",
                 &[],
             )
             .await
             .context("reading the consumers")?;
-        self.read_log(client).await?;
+        for index in 0..self.logs.len() {
+            self.read_log(client, index).await?;
+        }
         for row in &consumers {
             // A consumer's COMMIT does not wait for the disk. After a crash of Postgres, a checkpoint may be lower.
             let postgres_started_at: &str = row.get(6);
@@ -132,16 +119,19 @@ impl Checker {
                 self.checkpoints.clear();
             }
             self.check_place(row);
+            let log = &mut self.logs[row.get::<_, i32>(8) as usize];
             match row.get(7) {
-                "history" => self.archive.look(client, row.get(1), &self.contents, &self.history).await?,
-                "distance" => self.check_state(row),
+                "history" => log.check_archive(client, row.get(1), &self.history).await?,
+                "distance" => log.check_state(row, &self.history),
                 // Its state is in Redis, and certain at rest only.
                 _ => {}
             }
         }
         self.look_count += 1;
         if self.look_count.is_multiple_of(LOOKS_A_COUNT) {
-            self.check_batches(client).await?;
+            for log in &self.logs {
+                log.check_batches(client, &self.history).await?;
+            }
             self.check_rides(client).await?;
             wallet_checks::check_sums(client, &self.history).await?;
             wallet_model::check_events(&self.world, client).await?;
@@ -151,9 +141,9 @@ impl Checker {
     }
 
     /// Reads the records that were assigned since the last look. Offsets are contiguous, and each ride has one offset (I2).
-    async fn read_log(&mut self, client: &Client) -> Result<()> {
-        let first_offset = self.sums.len() as i64;
-        let mut reader = match Reader::at(client, Partition::FIRST, first_offset).await {
+    async fn read_log(&mut self, client: &Client, index: usize) -> Result<()> {
+        let partition = self.logs[index].partition;
+        let mut reader = match Reader::at(client, partition, self.logs[index].head() + 1).await {
             Ok(reader) => reader,
             Err(pglog::Error::Unassigned { .. }) => return Ok(()),
             Err(error) => return self.complain(error),
@@ -165,13 +155,15 @@ impl Checker {
                 Err(error) => return self.complain(error),
             };
             for record in page.records() {
-                self.take(&record);
+                self.take(&record, index);
             }
         }
-        let last_offset = self.sums.len() as i64 - 1;
         let query = "-- chaos::checker::read_log
-                     UPDATE checkpoints SET last_offset = $2, updated_at = now() WHERE name = $1";
-        client.execute(query, &[&NAME, &last_offset]).await.context("moving the checker's checkpoint")?;
+                     UPDATE checkpoints SET last_offset = $2, updated_at = now() WHERE name = $1 AND partition = $3";
+        client
+            .execute(query, &[&NAME, &self.logs[index].head(), &partition])
+            .await
+            .context("moving the checker's checkpoint")?;
         Ok(())
     }
 
@@ -183,11 +175,8 @@ impl Checker {
         Err(error.into())
     }
 
-    fn take(&mut self, record: &Record<'_>) {
-        if record.offset != self.sums.len() as i64 {
-            self.history.violation(&format!("I2: offset {} follows {}", record.offset, self.sums.len() - 1));
-        }
-        let mut sum = self.sums.last().copied().unwrap_or_default();
+    fn take(&mut self, record: &Record<'_>, index: usize) {
+        let mut sum = self.logs[index].sum();
         match serde_json::from_str::<Ride>(record.data) {
             _ if record.object == "wallet" => self.wallets.take(record, &self.history),
             _ if record.object == "unit" => self.units.take(record, &self.history),
@@ -201,64 +190,27 @@ impl Checker {
             }
             Err(error) => self.history.violation(&format!("record {} is no ride: {error}", record.offset)),
         }
-        self.sums.push(sum);
-        self.contents.push(Content::of(record));
+        self.logs[index].push(record, sum, &self.history);
     }
 
     /// No consumer is ahead of the log, and no checkpoint ever goes back (I5).
     fn check_place(&mut self, row: &Row) {
-        let (name, last_offset): (String, i64) = (row.get(0), row.get(1));
-        let head = self.head();
+        let (name, last_offset, partition): (String, i64, i32) = (row.get(0), row.get(1), row.get(8));
+        let log = &self.logs[partition as usize];
+        let (head, place) = (log.head(), &log.place);
         if last_offset > head {
-            self.history.violation(&format!("I4: {name} is at offset {last_offset}, and the log ends at {head}"));
-        }
-        let before = self.checkpoints.insert(name.clone(), last_offset).unwrap_or(0);
-        if last_offset < before {
-            self.history.violation(&format!("I5: {name} went back from offset {before} to {last_offset}"));
-        }
-    }
-
-    /// A consumer must have the log's sum at its checkpoint (I4), and all consumers must have the same digest at an offset (I9).
-    fn check_state(&mut self, row: &Row) {
-        let (name, last_offset): (String, i64) = (row.get(0), row.get(1));
-        let (Some(ride_count), Some(total_distance_mm)) = (row.get(2), row.get(3)) else {
-            return self.history.violation(&format!("I4: {name} has no total at offset {last_offset}"));
-        };
-        let state = Sum { ride_count, total_distance_mm };
-        if let Some(expected) = self.sums.get(last_offset as usize).filter(|expected| **expected != state) {
-            let text = format!("I4: {name} has {state:?} at offset {last_offset}, and the log has {expected:?}");
+            let text = format!("I4: {name} is at offset {last_offset}{place}, and the log ends at {head}");
             self.history.violation(&text);
         }
-        let digest: i64 = row.get(4);
-        let (known, whose) = self.digests.entry(last_offset).or_insert_with(|| (digest, name.clone()));
-        if *known != digest {
-            self.history.violation(&format!("I9: at offset {last_offset} {name} has digest {digest}, {whose} {known}"));
+        let before = self.checkpoints.insert((name.clone(), partition), last_offset).unwrap_or(0);
+        if last_offset < before {
+            self.history.violation(&format!("I5: {name} went back from offset {before} to {last_offset}{place}"));
         }
-    }
-
-    /// Each batch must begin at the end of the batch before it (I2).
-    async fn check_batches(&self, client: &Client) -> Result<()> {
-        let row = client
-            .query_opt(
-                "-- chaos::checker::check_batches
-                 SELECT first_offset, expected FROM (
-                     SELECT first_offset, lag(first_offset + record_count) OVER (ORDER BY first_offset) AS expected
-                     FROM log_batches WHERE partition = 0) AS batches
-                 WHERE first_offset <> expected LIMIT 1",
-                &[],
-            )
-            .await
-            .context("reading the batches")?;
-        if let Some(row) = row {
-            let (first_offset, expected): (i64, i64) = (row.get(0), row.get(1));
-            self.history.violation(&format!("I2: a batch begins at {first_offset} instead of {expected}"));
-        }
-        Ok(())
     }
 
     /// The log's sum must never exceed SQL's.
     async fn check_rides(&self, client: &Client) -> Result<()> {
-        let logged = self.sums.last().copied().unwrap_or_default();
+        let logged = self.sum();
         let sql = sql_sum(client).await?;
         if logged.ride_count > sql.ride_count || logged.total_distance_mm > sql.total_distance_mm {
             self.history.violation(&format!("I1: the log has {logged:?}, and SQL has {sql:?}"));
@@ -272,25 +224,19 @@ impl Checker {
         let deadline = tokio::time::Instant::now() + patience;
         let client = self.world.connect().await?;
         pglog::prepare_session(&client).await?;
-        self.archive.start_over();
+        self.logs.iter_mut().for_each(Log::start_over);
         loop {
             // `look` reads the log, so it comes last: work that finished before it has all of its records there.
             let unfinished = bookings::unfinished(&client).await?;
             let unsettled = unit_checks::unfinished(&self.world, &client).await?;
-            let is_all_cut = !pglog::is_anything_staged(&client, Partition::FIRST).await?;
+            let is_all_cut = self.is_all_cut(&client).await?;
             let sql = sql_sum(&client).await?;
             let mut consumers = self.look(&client).await?;
             // The baseline is behind by design.
             consumers.retain(|row| !row.get::<_, bool>(5));
-            let logged = self.sums.last().copied().unwrap_or_default();
-            let head = self.head();
-            let behind: Vec<String> = consumers
-                .iter()
-                .filter(|row| row.get::<_, i64>(1) < head)
-                .map(|row| format!("{} is at {}", row.get::<_, String>(0), row.get::<_, i64>(1)))
-                .collect();
-            let all_agree =
-                is_all_cut && logged == sql && behind.is_empty() && consumers.len() == self.world.folding().count();
+            let (logged, head, behind) = (self.sum(), self.head(), self.behind(&consumers));
+            let checkpoint_count = self.world.folding().count() * self.logs.len();
+            let all_agree = is_all_cut && logged == sql && behind.is_empty() && consumers.len() == checkpoint_count;
             let stale = wallet_model::stale(&self.world, &client).await?;
             if all_agree && unfinished.is_empty() && stale.is_empty() && unsettled.is_empty() {
                 break;
@@ -305,7 +251,9 @@ impl Checker {
             }
             tokio::time::sleep(INTERVAL).await;
         }
-        self.check_batches(&client).await?;
+        for log in &self.logs {
+            log.check_batches(&client, &self.history).await?;
+        }
         self.check_promises(&client).await?;
         bookings::check(&self.world, &client).await?;
         wallet_checks::check(&client, &self.world.wallets.ledger, &self.wallets, &self.history).await?;
@@ -349,35 +297,49 @@ impl Checker {
 
     /// Every record that is still in the log must be unchanged since its first read (I2).
     async fn read_again(&self, client: &Client) -> Result<()> {
-        loop {
-            match self.compare(client).await {
-                // The reaper still runs. The comparison starts again with the remaining records.
-                Err(pglog::Error::Reaped { .. }) => {}
-                Err(pglog::Error::Unassigned { .. }) | Ok(()) => return Ok(()),
-                Err(error) => return self.complain(error),
-            }
-        }
-    }
-
-    async fn compare(&self, client: &Client) -> Result<(), pglog::Error> {
-        let mut reader =
-            Reader::at(client, Partition::FIRST, pglog::first_retained(client, Partition::FIRST).await?).await?;
-        loop {
-            let page = reader.next_page(client, 1000).await?;
-            if page.is_empty() {
-                return Ok(());
-            }
-            for record in page.records() {
-                if self.contents.get(record.offset as usize - 1) != Some(&Content::of(&record)) {
-                    self.history.violation(&format!("I2: the record at offset {} has changed", record.offset));
+        for log in &self.logs {
+            loop {
+                match log.compare(client, &self.history).await {
+                    // The reaper still runs. The comparison starts again with the remaining records.
+                    Err(pglog::Error::Reaped { .. }) => {}
+                    Err(pglog::Error::Unassigned { .. }) | Ok(()) => break,
+                    Err(error) => return self.complain(error),
                 }
             }
         }
+        Ok(())
     }
 
-    /// The head of the log.
+    async fn is_all_cut(&self, client: &Client) -> Result<bool> {
+        for log in &self.logs {
+            if pglog::is_anything_staged(client, log.partition).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The consumers that have not folded every record.
+    fn behind(&self, consumers: &[Row]) -> Vec<String> {
+        let behind = consumers.iter().filter_map(|row| {
+            let (name, last_offset, partition): (String, i64, i32) = (row.get(0), row.get(1), row.get(8));
+            let log = &self.logs[partition as usize];
+            (last_offset < log.head()).then(|| format!("{name} is at {last_offset}{}", log.place))
+        });
+        behind.collect()
+    }
+
+    /// The sum over all partitions.
+    fn sum(&self) -> Sum {
+        self.logs.iter().map(Log::sum).fold(Sum::default(), |sum, part| Sum {
+            ride_count: sum.ride_count + part.ride_count,
+            total_distance_mm: sum.total_distance_mm + part.total_distance_mm,
+        })
+    }
+
+    /// The number of records in the log.
     pub fn head(&self) -> i64 {
-        self.sums.len() as i64 - 1
+        self.logs.iter().map(Log::head).sum()
     }
 }
 

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use rand::rngs::StdRng;
 
 use crate::world::World;
-use crate::{strike_network, strike_postgres, strike_process, strike_redis};
+use crate::{strike_cluster, strike_network, strike_postgres, strike_process, strike_redis};
 
 /// A fault. Flags and summary use these names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -96,6 +96,14 @@ pub enum Fault {
     RedisMisconf,
     /// The clock of Redis jumps forward or back by an hour.
     RedisClock,
+    /// A node of the Redis Cluster is killed, and comes back before or after its replica has taken over.
+    KillNode,
+    /// SIGSTOP of a node of the Redis Cluster, and SIGCONT.
+    StopNode,
+    /// A master of the Redis Cluster hands over to its replica.
+    HandOver,
+    /// The slot of a stream moves to another node of the Redis Cluster.
+    MoveSlot,
     /// Postgres is killed and started again at once.
     KillPostgres,
     /// Some connections to Postgres are terminated by the server.
@@ -123,14 +131,17 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// The faults that need a Redis Cluster.
+    pub const OF_CLUSTER: [Self; 4] = [Self::KillNode, Self::StopNode, Self::HandOver, Self::MoveSlot];
+
     /// The name of the fault in flags.
     pub fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    /// The faults that this machine can strike with, and a message about those that it cannot.
+    /// The faults that this machine can strike with, without a Redis Cluster, and a message about those that it cannot.
     pub fn available() -> (Vec<Self>, Option<&'static str>) {
-        let all = Self::value_variants().iter().copied();
+        let all = Self::value_variants().iter().copied().filter(|fault| !Self::OF_CLUSTER.contains(fault));
         if launcher::find_clock_library().is_some() {
             return (all.collect(), None);
         }
@@ -173,7 +184,8 @@ impl Fault {
             F::DieCharging => strike_process::die_charging(world).await,
             F::DieBooking => strike_process::die_booking(world, rng).await,
             F::TwinConsumer | F::TwinProjector | F::TwinLeader => strike_process::twin(world, self, rng).await,
-            F::Flushall | F::DelStream | F::TrimStream => strike_redis::lose(world, self).await,
+            F::Flushall | F::DelStream | F::TrimStream => strike_redis::lose(world, self, rng).await,
+            F::KillNode | F::StopNode | F::HandOver | F::MoveSlot => strike_cluster::strike(world, self, rng).await,
             F::DelWallet => strike_redis::lose_wallet(world, rng).await,
             F::RedisLosesASecond | F::RedisPutBack | F::RedisAway | F::StopRedis => {
                 strike_redis::restart(world, self, rng).await

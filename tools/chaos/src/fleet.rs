@@ -26,7 +26,7 @@ pub(crate) struct Spec {
     pub program: &'static str,
     /// Its arguments.
     pub args: Vec<String>,
-    /// Its settings beside the addresses of both servers.
+    /// Its settings. They go before the addresses of both servers.
     pub environment: Vec<(&'static str, String)>,
 }
 
@@ -69,9 +69,11 @@ impl Slot {
         let to_postgres = Proxy::start(postgres_socket).await?;
         let database_url = format!("postgres://{}@127.0.0.1:{}/chaos", spec.name, to_postgres.port);
         let redis_url = format!("redis://127.0.0.1:{}", to_redis.port);
-        let servers = [("DATABASE_URL", database_url), ("REDIS_URL", redis_url)];
+        // A run with a cluster sets another REDIS_URL. The wallets stay here.
+        let servers =
+            [("DATABASE_URL", database_url), ("REDIS_URL", redis_url.clone()), ("WALLETS_REDIS_URL", redis_url)];
         Ok(Arc::new(Self {
-            environment: spec.environment.iter().cloned().chain(servers).collect(),
+            environment: servers.into_iter().chain(spec.environment.iter().cloned()).collect(),
             spec,
             to_postgres,
             to_redis,

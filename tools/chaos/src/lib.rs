@@ -15,16 +15,19 @@
 mod archive;
 mod bookings;
 mod checker;
+mod cluster;
 mod container;
 mod fault;
 mod fleet;
 mod history;
 mod ledger;
+mod log;
 mod manifest_ledger;
 mod manifests;
 mod promises;
 mod proxy;
 mod servers;
+mod strike_cluster;
 mod strike_network;
 mod strike_postgres;
 mod strike_process;
@@ -54,9 +57,11 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 
-use checker::{Checker, Sum};
+use checker::Checker;
+use cluster::Cluster;
 pub use fault::Fault;
 use history::History;
+use log::Sum;
 use world::World;
 
 /// Faults at once. With more of them, too few processes run that could break.
@@ -106,6 +111,10 @@ pub struct Config {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
     pub consumers: u8,
 
+    /// A log of eight partitions on a Redis Cluster of six nodes, which fail, too.
+    #[arg(long)]
+    pub redis_cluster: bool,
+
     /// The longest pause between two faults; the mean is half of it.
     #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
     pub pause: Duration,
@@ -139,7 +148,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<bool> {
     if let (_, Some(left_out)) = Fault::available() {
         history.tell(left_out);
     }
-    let world = World::start(&folder, config.consumers.into(), plan.contains(&Fault::RedisClock), &history).await?;
+    let cluster = if config.redis_cluster { Some(Cluster::start(&folder.join("cluster")).await?) } else { None };
+    let with_clock = plan.contains(&Fault::RedisClock);
+    let world = World::start(&folder, config.consumers.into(), with_clock, cluster, &history).await?;
     history.tell(&format!("to watch: psql '{}'", world.postgres_url));
     history.tell(&format!("to watch: redis-cli -s '{}'", world.redis.lock().await.socket().display()));
     let started_at = Instant::now();
@@ -147,7 +158,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<bool> {
     let mut clients = start_clients(&world, &config, seed, &stop);
     let (stop_checking, stop_watching) = (CancellationToken::new(), CancellationToken::new());
     let watching = tokio::spawn(wallet_model::watch(Arc::clone(&world), stop_watching.clone()));
-    let checker = tokio::spawn(Checker::start(&world).await?.watch(stop_checking.clone()));
+    let checker = tokio::spawn(Checker::start(&world, world.partitions()).await?.watch(stop_checking.clone()));
     let counts = tokio::select! {
         counts = strike_all(&world, &config, &plan, seed, &bar) => counts?,
         () = history.violated() => BTreeMap::new(),
@@ -239,6 +250,9 @@ fn print_violations(history: &History, seed: u64, folder: &Path) -> bool {
 /// A plan with every fault equally often, in an order that the seed decides.
 fn plan(config: &Config, seed: u64) -> Result<Vec<Fault>> {
     let (mut kinds, _) = Fault::available();
+    if config.redis_cluster {
+        kinds.extend(Fault::OF_CLUSTER);
+    }
     kinds.retain(|fault| !config.without.contains(fault) && (config.only.is_empty() || config.only.contains(fault)));
     if kinds.is_empty() {
         bail!("no fault is left: change --only or --without");

@@ -32,7 +32,10 @@ pub(crate) async fn strike(world: &World, fault: Fault, rng: &mut StdRng) -> Res
     };
     let victims: Vec<_> = world.slots().filter(|slot| is_victim(slot)).collect();
     let slot = victims[rng.random_range(0..victims.len())];
-    let to_postgres = at_commit || rng.random_bool(0.5);
+    // The nodes of a cluster are reached without a proxy, because they name each other's true addresses.
+    let has_proxy =
+        world.cluster.is_none() || matches!(slot.spec.program, "api" | "container") || slot.spec.name == "wallets";
+    let to_postgres = at_commit || rng.random_bool(0.5) || !has_proxy;
     let proxy = if to_postgres { &slot.to_postgres } else { &slot.to_redis };
     let mut wait = Duration::from_millis(rng.random_range(300..4000));
     let trouble = match fault {

@@ -8,10 +8,10 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use redis::aio::MultiplexedConnection;
 
-use crate::Fault;
 use crate::servers::Redis;
 use crate::wallet_model;
 use crate::world::World;
+use crate::{Fault, strike_cluster};
 
 /// The stream's key.
 const STREAM: &str = "rocket-rides-log";
@@ -31,14 +31,22 @@ async fn command(connection: &mut MultiplexedConnection, words: &[&str]) -> Resu
     command.exec_async(connection).await.with_context(|| words.join(" "))
 }
 
-pub(crate) async fn lose(world: &World, fault: Fault) -> Result<String> {
-    let redis = world.redis.lock().await;
+/// Loses entries of the stream, or all data of a server. In a run with a cluster it is one of the streams, and one of the nodes, or
+/// the server of the wallets.
+pub(crate) async fn lose(world: &World, fault: Fault, rng: &mut StdRng) -> Result<String> {
+    let stream =
+        if world.cluster.is_some() { strike_cluster::pick_stream(world, rng).await? } else { STREAM.to_owned() };
     let words: &[&str] = match fault {
-        Fault::DelStream => &["DEL", STREAM],
-        Fault::TrimStream => &["XTRIM", STREAM, "MAXLEN", "0"],
+        Fault::DelStream => &["DEL", &stream],
+        Fault::TrimStream => &["XTRIM", &stream, "MAXLEN", "0"],
         _ => &["FLUSHALL"],
     };
-    command(&mut connect(&redis).await?, words).await?;
+    match &world.cluster {
+        Some(cluster) if fault != Fault::Flushall || rng.random_bool(0.5) => {
+            command(&mut cluster.connect(&stream).await?, words).await?;
+        }
+        _ => command(&mut connect(&*world.redis.lock().await).await?, words).await?,
+    }
     Ok(words.join(" "))
 }
 

@@ -5,11 +5,13 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use pglog::PartitionCount;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
+use crate::cluster::{Cluster, PARTITION_COUNT};
 use crate::container::Containers;
 use crate::fleet::{self, Slot, Spec};
 use crate::history::History;
@@ -29,6 +31,8 @@ pub(crate) struct World {
     pub wallets: Wallets,
     pub postgres: Mutex<Postgres>,
     pub redis: Mutex<Redis>,
+    /// The servers of the streams, if they are not on `redis`.
+    pub cluster: Option<Cluster>,
     /// The URL of the server itself, without a proxy.
     pub postgres_url: String,
     /// The addresses of the apis. Clients use both.
@@ -56,6 +60,7 @@ impl World {
         folder: &Path,
         consumer_count: usize,
         with_clock: bool,
+        cluster: Option<Cluster>,
         history: &Arc<History>,
     ) -> Result<Arc<Self>> {
         let postgres = Postgres::start(folder.join("pg")).await?;
@@ -66,8 +71,9 @@ impl World {
         let payments_url = format!("http://127.0.0.1:{payments_port}");
         let (receipts_folder, journal) = (folder.join("receipts"), folder.join("payments"));
         let sockets = (postgres.socket()?, redis.socket().to_owned());
+        let streams = cluster.as_ref().map(|cluster| ("REDIS_URL", cluster.url.clone()));
         let slot = async |name: &str, program, args: Vec<String>| {
-            let spec = Spec { name: name.to_owned(), program, args, environment: Vec::new() };
+            let spec = Spec { name: name.to_owned(), program, args, environment: streams.iter().cloned().collect() };
             Slot::new(spec, (&sockets.0, &sockets.1), &logs, history).await
         };
         // Claims last longer than most charges, and shorter than the longest pause of a stopped process.
@@ -104,13 +110,10 @@ impl World {
             late: std::sync::Mutex::default(),
             postgres: Mutex::new(postgres),
             redis: Mutex::new(redis),
+            cluster,
         });
         let client = world.connect().await?;
-        launcher::apply_schema(&client).await.context("applying the schema")?;
-        launcher::apply_roles(&client).await.context("applying the roles")?;
-        client.batch_execute(launcher::SEED).await.context("applying the seed")?;
-        let refuse = format!("ALTER TABLE manifests ADD CHECK (data ->> 'note' <> '{REFUSED_NOTE}')");
-        client.batch_execute(&refuse).await.context("making the table of manifests refuse some")?;
+        world.make_tables(&client).await?;
         for slot in world.slots() {
             // Each process has its own role, by which its connections are found. The role has the rights that roles.sql grants.
             let (name, program) = (&slot.spec.name, slot.spec.program);
@@ -121,6 +124,23 @@ impl World {
             tokio::spawn(Arc::clone(slot).keep_running());
         }
         Ok(world)
+    }
+
+    async fn make_tables(&self, client: &deadpool_postgres::ClientWrapper) -> Result<()> {
+        let partitions = self.cluster.as_ref().map(|_| self.partitions());
+        launcher::apply_schema_with(client, partitions).await.context("applying the schema")?;
+        launcher::apply_roles(client).await.context("applying the roles")?;
+        client.batch_execute(launcher::SEED).await.context("applying the seed")?;
+        let refuse = format!("ALTER TABLE manifests ADD CHECK (data ->> 'note' <> '{REFUSED_NOTE}')");
+        client.batch_execute(&refuse).await.context("making the table of manifests refuse some")
+    }
+
+    /// The partitions of the log.
+    pub fn partitions(&self) -> PartitionCount {
+        match self.cluster {
+            Some(_) => PartitionCount::new(PARTITION_COUNT).expect("it is a number of partitions"),
+            None => PartitionCount::ONE,
+        }
     }
 
     /// Every process.
@@ -156,7 +176,7 @@ impl World {
         stream::redis::connect(&stream::redis::client(self.redis.lock().await.url())?).await
     }
 
-    /// The index of the streamer that leads.
+    /// The index of the streamer that leads the first partition.
     pub async fn leader(&self) -> Result<usize> {
         let row = self
             .connect()
@@ -199,9 +219,11 @@ impl World {
     /// Runs `audit`, the operators' tool, which compares all tables and the stream with the log, and the charges with
     /// the bookings.
     pub async fn audit(&self) -> Result<()> {
+        let redis_url = self.redis.lock().await.url().to_owned();
         let environment = [
             ("DATABASE_URL", self.postgres_url.clone()),
-            ("REDIS_URL", self.redis.lock().await.url().to_owned()),
+            ("REDIS_URL", self.cluster.as_ref().map_or_else(|| redis_url.clone(), |cluster| cluster.url.clone())),
+            ("WALLETS_REDIS_URL", redis_url),
             ("STRIPE_API_BASE", self.payments_url.clone()),
             ("STRIPE_API_KEY", PAYMENTS_KEY.to_owned()),
         ];
@@ -214,7 +236,7 @@ impl World {
         Ok(())
     }
 
-    /// Stops every process and both servers.
+    /// Stops every process and all servers.
     pub async fn stop(&self) -> Result<()> {
         for slot in self.slots() {
             if !slot.stop(Duration::from_secs(20)).await {
@@ -222,6 +244,9 @@ impl World {
             }
         }
         self.redis.lock().await.stop().await?;
+        if let Some(cluster) = &self.cluster {
+            cluster.stop().await?;
+        }
         self.postgres.lock().await.stop().await
     }
 }

@@ -190,21 +190,30 @@ impl RedisCluster {
     /// # Errors
     /// That is not so after a minute: a node is dead, for example.
     pub async fn wait_formed(&self) -> Result<()> {
-        let replica_count = self.nodes.len() - MASTER_COUNT;
-        self.wait_until("the cluster is whole", async || {
-            let mut synced_count = 0;
-            for node in &self.nodes {
-                let info: String = node.ask(redis::cmd("CLUSTER").arg("INFO")).await?;
-                for line in ["cluster_state:ok".to_owned(), format!("cluster_slots_ok:{SLOT_COUNT}")] {
-                    ensure!(info.lines().any(|found| found == line), "port {} does not say {line}", node.port());
-                }
-                let info: String = node.ask(redis::cmd("INFO").arg("replication")).await?;
-                synced_count += usize::from(info.lines().any(|line| line == "master_link_status:up"));
+        let deadline = Instant::now() + FORM_WAIT;
+        // Callers spawn this, and the compiler does not see that an async closure could be sent to another thread.
+        while let Err(error) = self.check_formed().await {
+            if Instant::now() > deadline {
+                return Err(error.context("waiting until the cluster is whole"));
             }
-            ensure!(synced_count == replica_count, "{synced_count} of {replica_count} replicas have synced");
-            Ok(())
-        })
-        .await
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    async fn check_formed(&self) -> Result<()> {
+        let mut synced_count = 0;
+        for node in &self.nodes {
+            let info: String = node.ask(redis::cmd("CLUSTER").arg("INFO")).await?;
+            for line in ["cluster_state:ok".to_owned(), format!("cluster_slots_ok:{SLOT_COUNT}")] {
+                ensure!(info.lines().any(|found| found == line), "port {} does not say {line}", node.port());
+            }
+            let info: String = node.ask(redis::cmd("INFO").arg("replication")).await?;
+            synced_count += usize::from(info.lines().any(|line| line == "master_link_status:up"));
+        }
+        let replica_count = self.nodes.len() - MASTER_COUNT;
+        ensure!(synced_count == replica_count, "{synced_count} of {replica_count} replicas have synced");
+        Ok(())
     }
 
     async fn wait_until(&self, what: &str, holds: impl AsyncFn() -> Result<()>) -> Result<()> {

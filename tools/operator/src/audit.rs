@@ -162,7 +162,7 @@ pub async fn run(config: &Config) -> Result<Report> {
     }
     tx.rollback().await.context("ending the snapshot")?;
     if !config.no_stream {
-        documents::audit(&client, config, &mut report).await?;
+        documents::audit(&client, config, count, &mut report).await?;
     }
     if let Some(stripe) = stripe {
         payments::audit(&client, &stripe, config.since, &mut report).await?;

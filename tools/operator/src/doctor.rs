@@ -19,6 +19,7 @@ mod postgres_server;
 mod postgres_session;
 mod privileges;
 mod redis_cluster;
+mod redis_node;
 mod redis_nodes;
 mod redis_server;
 mod streams;

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
-use pglog::Partition;
+use pglog::{Partition, PartitionCount};
 use redis::RedisError;
 use redis::aio::MultiplexedConnection;
+use stream::Servers;
 use tokio::time::sleep;
 use tracing::info;
 use wallet::documents::{Document, docs};
@@ -29,6 +30,9 @@ const CATCH_UP_WAIT: Duration = Duration::from_secs(5);
 /// How long it waits for all pages together. If nothing is ever written, it should end all the same.
 const CATCH_UP_WAIT_IN_ALL: Duration = Duration::from_secs(60);
 
+/// Any key: the node that has it says whether it is one of a cluster.
+const CLUSTER_PROBE: &str = "wallet.";
+
 /// The pause between two looks at such documents.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -36,10 +40,16 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 /// Postgres is away. If Redis is, that is reported as a difference.
-pub(super) async fn audit(client: &Client, config: &Config, report: &mut Report) -> Result<()> {
-    let server = config.wallets.wallets_redis_url.as_ref().unwrap_or(config.stream.redis_url.first());
+pub(super) async fn audit(client: &Client, config: &Config, count: PartitionCount, report: &mut Report) -> Result<()> {
+    let own = config.wallets.wallets_redis_url.as_ref();
+    if own.is_none() && is_cluster(&config.stream.redis_url).await {
+        report
+            .note("wallets in Redis: not compared: REDIS_URL is a cluster, and they need WALLETS_REDIS_URL".to_owned());
+        return Ok(());
+    }
+    let server = own.unwrap_or(config.stream.redis_url.first());
     let compared = match stream::redis::connect(server).await {
-        Ok(redis) => compare(client, redis, config, report).await,
+        Ok(redis) => compare(client, redis, config, count, report).await,
         Err(error) => {
             not_compared(&error, report);
             return Ok(());
@@ -54,21 +64,35 @@ pub(super) async fn audit(client: &Client, config: &Config, report: &mut Report)
     }
 }
 
+/// Whether the streams are on a Redis Cluster, which cannot have the documents.
+async fn is_cluster(servers: &Servers) -> bool {
+    servers.is_cluster() || servers.wire(CLUSTER_PROBE, Duration::ZERO).await.is_ok_and(|wire| wire.is_cluster())
+}
+
 fn not_compared(error: &anyhow::Error, report: &mut Report) {
     report.differ(format!("wallets in Redis: not compared, {error:#} (--no-stream audits Postgres only)"));
 }
 
-async fn compare(client: &Client, redis: MultiplexedConnection, config: &Config, report: &mut Report) -> Result<()> {
+async fn compare(
+    client: &Client,
+    redis: MultiplexedConnection,
+    config: &Config,
+    count: PartitionCount,
+    report: &mut Report,
+) -> Result<()> {
     let mut comparison =
         Comparison { client, redis, mark_key: mark_key(&config.stream.stream_name), wait_left: CATCH_UP_WAIT_IN_ALL };
     // The checkpoints are read before the mark, which is never below them.
     let checkpoints = checkpoints(client).await?;
+    let has_projector = !checkpoints.is_empty();
+    // Without a projector the mark is compared with the log alone.
+    let checkpoints = if has_projector { checkpoints } else { count.partitions().map(|one| (one, 0)).collect() };
     let run = run(&mut comparison.redis).await?;
     let mark = comparison.mark().await?;
     let doubt = find_doubt(client, mark.as_ref(), (run, None), &checkpoints).await;
     let doubt = doubt.context("comparing the mark with the log")?;
     let (Some(mark), None | Some(Doubt::Behind | Doubt::BeyondHead | Doubt::OtherToken)) = (mark, doubt) else {
-        if let (false, Some(doubt)) = (checkpoints.is_empty(), doubt) {
+        if let (true, Some(doubt)) = (has_projector, doubt) {
             report.note(format!("wallets in Redis: {doubt}; readers ask Postgres for every wallet"));
         }
         return Ok(());

@@ -9,7 +9,7 @@ use redis::aio::MultiplexedConnection;
 
 use super::ask;
 use super::finding::Finding;
-use super::redis_nodes::Node;
+use super::redis_node::Node;
 
 /// The largest difference of two clocks that is no warning.
 const SKEW_MAX: Duration = Duration::from_secs(1);

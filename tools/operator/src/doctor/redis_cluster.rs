@@ -8,7 +8,7 @@ use redis::Client;
 use redis::aio::MultiplexedConnection;
 
 use super::finding::Finding;
-use super::redis_nodes::{Node, at};
+use super::redis_node::{Node, at};
 use super::redis_server::info;
 use super::{Log, redis_server, redis_setting};
 

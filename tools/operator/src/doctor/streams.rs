@@ -11,7 +11,7 @@ use stream::placement::Placement;
 use stream::wire::Wire;
 
 use super::finding::Finding;
-use super::redis_nodes::address;
+use super::redis_node::address;
 use super::{Config, Log, named};
 
 const CHECK: &str = "redis.stream";
