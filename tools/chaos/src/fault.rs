@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use rand::rngs::StdRng;
 
 use crate::world::World;
-use crate::{cluster, strike_network, strike_postgres, strike_process, strike_redis};
+use crate::{strike_cluster, strike_network, strike_postgres, strike_process, strike_redis};
 
 /// A fault. Flags and summary use these names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -185,7 +185,7 @@ impl Fault {
             F::DieBooking => strike_process::die_booking(world, rng).await,
             F::TwinConsumer | F::TwinProjector | F::TwinLeader => strike_process::twin(world, self, rng).await,
             F::Flushall | F::DelStream | F::TrimStream => strike_redis::lose(world, self, rng).await,
-            F::KillNode | F::StopNode | F::HandOver | F::MoveSlot => cluster::strike(world, self, rng).await,
+            F::KillNode | F::StopNode | F::HandOver | F::MoveSlot => strike_cluster::strike(world, self, rng).await,
             F::DelWallet => strike_redis::lose_wallet(world, rng).await,
             F::RedisLosesASecond | F::RedisPutBack | F::RedisAway | F::StopRedis => {
                 strike_redis::restart(world, self, rng).await

@@ -27,6 +27,7 @@ mod manifests;
 mod promises;
 mod proxy;
 mod servers;
+mod strike_cluster;
 mod strike_network;
 mod strike_postgres;
 mod strike_process;
