@@ -179,7 +179,11 @@ impl<F: Fold> Consumer<F> {
         session.reach_standby(&self.databases, &self.whose.name).await;
         if self.parts.iter().any(|part| part.loaded.is_none()) {
             let role = (!self.was_registered).then_some(self.role);
-            part::load(session, &mut self.folds, &mut self.parts, &self.whose, role).await?;
+            let (folds, parts, whose) = (&mut self.folds, &mut self.parts, &self.whose);
+            match session.both() {
+                Some(both) => elsewhere::load(both, folds, parts, whose, role).await?,
+                None => part::load(&mut session.client, folds, parts, whose, role).await?,
+            }
             self.was_registered = true;
         }
         self.parts.iter_mut().for_each(|part| part.progress = Progress::default());

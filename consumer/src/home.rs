@@ -10,10 +10,14 @@ use anyhow::{Context, Result, ensure};
 use deadpool_postgres::{ClientWrapper as Client, Transaction};
 use pglog::{Partition, Session};
 
+use crate::advice::Whose;
+use crate::bootstrap::{BASELINE, Role, Start, explain, forget_unregistering};
 use crate::checkpoint::Registration;
+use crate::dead_letter;
 use crate::fold::CheckpointKey;
-use crate::kind::Fold;
+use crate::kind::{Fold, Kind};
 use crate::outcome::Interruption;
+use crate::own_rows;
 
 /// The text of `home.sql`, which creates these tables and no others.
 pub const HOME_SCHEMA: &str = include_str!("../home.sql");
@@ -70,7 +74,7 @@ pub(crate) async fn find_all(
 ///
 /// # Errors
 /// Postgres is away.
-pub(crate) async fn insert(
+async fn insert(
     tx: &Transaction<'_>,
     fold: &impl Fold,
     key: &CheckpointKey,
@@ -86,6 +90,85 @@ pub(crate) async fn insert(
     .await
     .context("registering in the own database")?;
     Ok(())
+}
+
+/// Inserts the row of a consumer whose state is in a database of its own.
+///
+/// # Errors
+/// [`Interruption::StaysUnregistered`] if the name was unregistered; otherwise Postgres is away.
+pub(crate) async fn insert_bound(
+    tx: &Transaction<'_>,
+    fold: &impl Fold,
+    whose: &Whose,
+    partition: Partition,
+    role: Role,
+) -> Result<()> {
+    if matches!(role, Role::Anew(_)) {
+        forget_unregistering(tx, &whose.name, partition).await?;
+    }
+    tx.execute(
+        "-- consumer::home::insert_bound
+         INSERT INTO checkpoints (name, partition, fold, fold_version, is_elsewhere) VALUES ($1, $2, $3, $4, true)",
+        &[&whose.name, &partition, &fold.id().name, &fold.id().version],
+    )
+    .await
+    .map_err(|error| explain(error, fold, whose))?;
+    Ok(())
+}
+
+/// Where a consumer begins whose state is in a database of its own: the offset, and the state of the reaper's baseline there.
+///
+/// # Errors
+/// [`Interruption::Partial`]; otherwise Postgres is away.
+pub(crate) async fn beginning(
+    tx: &Transaction<'_>,
+    fold: &impl Fold,
+    key: &CheckpointKey,
+    start: Start,
+) -> Result<(i64, Option<String>)> {
+    let begins_late = match (start, fold.kind()) {
+        (Start::Retained, Kind::State) => return Err(Interruption::Partial { fold: fold.id() }.into()),
+        (Start::Baseline, Kind::Rows { may_begin_late, .. }) => may_begin_late,
+        (Start::Retained, _) => true,
+        (Start::Start | Start::Baseline, _) => false,
+    };
+    if begins_late {
+        let first_retained = pglog::first_retained(tx, key.partition).await.context("asking what is retained")?;
+        return Ok((first_retained - 1, None));
+    }
+    if start != Start::Baseline {
+        return Ok((0, None));
+    }
+    let row = tx
+        .query_opt(
+            "-- consumer::home::beginning
+             SELECT last_offset, state::text FROM checkpoints
+             WHERE partition = $1 AND is_baseline AND fold = $2 AND fold_version = $3 AND last_offset > 0 FOR SHARE",
+            &[&key.partition, &fold.id().name, &fold.id().version],
+        )
+        .await
+        .context("looking for the baseline")?;
+    Ok(row.map_or((0, None), |row| (row.get(0), row.get(1))))
+}
+
+/// Inserts the row of a consumer into its own database, with the dead letters of the baseline if it begins with the baseline's state.
+///
+/// # Errors
+/// [`Interruption::Unbound`] and [`Interruption::Unwritable`] if the fold cannot keep its rows; otherwise Postgres is away.
+pub(crate) async fn insert_own(
+    log: &Transaction<'_>,
+    own: &Transaction<'_>,
+    fold: &mut impl Fold,
+    key: &CheckpointKey,
+    place: (i64, i64),
+    state: Option<&str>,
+) -> Result<()> {
+    own_rows::require_bound_tables(own, fold).await?;
+    insert(own, fold, key, place, state).await?;
+    if fold.kind() == Kind::State && place.0 > 0 {
+        dead_letter::carry(log, own, BASELINE, key).await?;
+    }
+    own_rows::try_statements(own, fold, key).await
 }
 
 /// Removes a consumer from its own database, with its state and its dead letters.

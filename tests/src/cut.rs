@@ -4,31 +4,16 @@ use std::collections::BTreeMap;
 
 use clap::Parser;
 use consumer::DistanceFold;
-use pglog::{Cut, Cutter, Partition, PartitionCount, Session};
+use pglog::{Cut, Cutter, Partition, PartitionCount, Partitions, Session};
 use stream::Stream;
 use streamer::Streamer;
 
 use crate::{Process, World, wait_until};
 
-/// The streamers of a log: together they lead all its partitions.
-pub struct Streamers(Vec<Process>);
-
-impl Streamers {
-    /// Starts them, with further arguments.
-    pub fn start(world: &World, partitions: &[Partition], args: &[&str]) -> Self {
-        let start = |partition: &Partition| {
-            let partition = partition.to_string();
-            Process::start(world, "streamer", &[&["--partitions", &partition], args].concat())
-        };
-        Self(partitions.iter().map(start).collect())
-    }
-
-    /// Stops them.
-    pub async fn stop(self) {
-        for process in self.0 {
-            process.stop().await;
-        }
-    }
+/// Starts a streamer that leads these partitions, with further arguments.
+pub fn start_streamer(world: &World, partitions: &[Partition], args: &[&str]) -> Process {
+    let partitions = Partitions::Only(partitions.to_vec()).to_string();
+    Process::start(world, "streamer", &[&["--partitions", &partitions], args].concat())
 }
 
 /// Cuts everything that is staged in a partition into batches, and publishes nothing: as a streamer does that does not reach
@@ -39,19 +24,10 @@ pub async fn unpublished(world: &World, partition: Partition) {
 }
 
 impl World {
-    /// A world with a log of so many partitions on the shared servers, whose streams are named without the id of the log.
-    pub async fn cut_plainly(partition_count: i32) -> Self {
-        let world = Self::cut(partition_count).await;
-        world.client().batch_execute("UPDATE log_identity SET log_id = NULL").await.unwrap();
-        world
-    }
-
-    /// The same on the shared Postgres and a private Redis.
+    /// A world with a log of so many partitions on the shared Postgres and a private Redis.
     pub async fn with_redis_cut(redis_url: &str, partition_count: i32) -> Self {
         let maintenance_url = std::env::var("DATABASE_URL").expect("bin/test sets it");
-        let world = Self::cut_on(&maintenance_url, redis_url, partition_count).await;
-        world.client().batch_execute("UPDATE log_identity SET log_id = NULL").await.unwrap();
-        world
+        Self::cut_on(&maintenance_url, redis_url, partition_count).await
     }
 
     /// The partitions of its log.

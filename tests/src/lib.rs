@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 pub use begin_proxy::{BeginProxy, Begins};
 pub use cluster::PrivateCluster;
 pub use commit_proxy::{AtCommit, CommitProxy};
-pub use cut::{Streamers, unpublished};
+pub use cut::{start_streamer, unpublished};
 pub use dump::Dump;
 pub use mail::MailServer;
 pub use payments::Payments;

@@ -97,7 +97,7 @@ impl Registering<'_, '_> {
             (Some(_), None) => Err(Interruption::StateLost { whose: whose.clone(), fold: fold.id() }.into()),
             (None, kept) => {
                 let role = self.role.ok_or(Interruption::Unregistered)?;
-                bootstrap::insert_elsewhere(self.log, fold, whose, partition, role).await?;
+                home::insert_bound(self.log, fold, whose, partition, role).await?;
                 let Some(kept) = kept else { return self.register(fold, key, role).await };
                 self.note(fold, key, kept.checkpoint.last_offset).await?;
                 Ok(kept)
@@ -114,12 +114,12 @@ impl Registering<'_, '_> {
             fold.id()
         );
         fold.restart();
-        let (last_offset, state) = bootstrap::beginning(self.log, fold, key, start).await?;
+        let (last_offset, state) = home::beginning(self.log, fold, key, start).await?;
         self.note(fold, key, last_offset).await?;
         let token = pglog::token_at(self.log, key.partition, last_offset).await.context("asking for a token")?;
         let place = (last_offset, token.unwrap_or(0));
         let state = if state.is_some() { state } else { fold.state()? };
-        bootstrap::insert_home(self.log, self.own, fold, key, place, state.as_deref()).await?;
+        home::insert_own(self.log, self.own, fold, key, place, state.as_deref()).await?;
         let mut found = home::find_all(self.own, &key.name, &[key.partition]).await?;
         found.remove(&key.partition).context("the registration is gone")
     }

@@ -1,12 +1,11 @@
 //! One partition in the memory of a consumer, and loading all of them.
 
 use anyhow::{Context, Result, ensure};
+use deadpool_postgres::ClientWrapper as Client;
 use pglog::Partition;
 use stream::codec::EntryId;
 
-use super::elsewhere;
 use super::loaded::Loaded;
-use super::session::ConsumerSession;
 use crate::advice::Whose;
 use crate::bootstrap::{self, Role};
 use crate::checkpoint::{self, Counts};
@@ -82,17 +81,14 @@ pub(super) fn fold_of(index: usize, fold_count: usize) -> usize {
 /// Postgres is away; [`Interruption::Unregistered`] if the consumer may not register again; [`Interruption::OtherFold`] if
 /// a state is that of another fold.
 pub(super) async fn load<F: Fold>(
-    session: &mut ConsumerSession,
+    client: &mut Client,
     folds: &mut [F],
     parts: &mut [Part],
     whose: &Whose,
     role: Option<Role>,
 ) -> Result<()> {
-    if let Some(both) = session.both() {
-        return elsewhere::load(both, folds, parts, whose, role).await;
-    }
     let partitions: Vec<Partition> = parts.iter().map(|part| part.key.partition).collect();
-    let tx = session.client.transaction().await.context("beginning to load")?;
+    let tx = client.transaction().await.context("beginning to load")?;
     let mut found = checkpoint::find_all(&tx, &whose.name, &partitions).await?;
     if found.len() < partitions.len() && role.is_some() {
         bootstrap::begin_registering(&tx).await?;

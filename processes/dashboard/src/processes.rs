@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn figures_of_several_partitions_are_added_and_the_led_ones_listed() {
-        let metrics = "rocket_rides_leader 2\n\
+        let metrics = "# of two partitions\nrocket_rides_leader 2\n\
                        rocket_rides_leads{partition=\"0\"} 1\nrocket_rides_leads{partition=\"3\"} 0\n\
                        rocket_rides_leads{partition=\"12\"} 1\n\
                        rocket_rides_entries_refused_total{partition=\"0\"} 7\n\

@@ -9,7 +9,7 @@ mod sink;
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use common::shutdown::CancellationToken;
 use common::stay_down::StayDown;
 use consumer::{ReceiptsFold, Registry, row_fold};
@@ -39,6 +39,10 @@ const TRIAL: [&str; 3] = [
 /// # Errors
 /// The sink cannot be set up; otherwise as [`consumer::run`].
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
+    if config.consumer.state_database_url.is_some() {
+        let refusal = anyhow!("receipts are noted in the log's own database: leave STATE_DATABASE_URL out");
+        return Err(StayDown(refusal).into());
+    }
     if config.consumer.administers() {
         return consumer::run(config.consumer, FOLDS, shutdown).await;
     }

@@ -10,14 +10,16 @@ use tokio::time::sleep;
 
 use crate::cluster_fixture::{Day, Growth, Watch};
 
-/// From the moment when the cluster takes writes for a stream to the first new entry.
-const PUBLISHED_WITHIN: Duration = Duration::from_secs(3);
+/// From the moment when the cluster takes writes for a stream to the first new entry. This bound and the next two are for a
+/// machine that runs other tests as well, with unoptimized programs: they find a time-out or a back-off that is waited for again and
+/// again. The times themselves are printed; a quiet machine needs a fraction of them (docs/PERFORMANCE.md).
+const PUBLISHED_WITHIN: Duration = Duration::from_secs(9);
 
 /// The longest time that a committed ride may wait to be folded, whatever happens in Redis.
-const LAG_MAX: Duration = Duration::from_secs(2);
+const LAG_MAX: Duration = Duration::from_secs(6);
 
 /// The longest time without a new entry in a stream that the fault must not touch. Its partition has 125 rides a second.
-const GAP_MAX: Duration = Duration::from_millis(1200);
+const GAP_MAX: Duration = Duration::from_secs(4);
 
 /// How long the streams of the other nodes are watched at least.
 const WATCH_MIN: Duration = Duration::from_secs(2);
@@ -73,7 +75,7 @@ impl<'a> Fault<'a> {
         for Growth { partition, added_count, longest_gap } in seen.unhindered {
             println!("{name}: partition {partition} got {added_count} entries, its longest gap was {longest_gap:?}");
             assert!(longest_gap <= GAP_MAX, "{name}: partition {partition} of a sound node stood still");
-            assert!(added_count as u128 > took.as_millis() / 50, "{name}: partition {partition} got too few entries");
+            assert!(added_count as u128 > took.as_millis() / 100, "{name}: partition {partition} got too few entries");
         }
         day.rest().await;
     }

@@ -1,12 +1,11 @@
 //! Consumers of a log that is cut into partitions: each has SQL's sum over all of them (P3), by as few commits as can be.
 
-use common::shutdown::CancellationToken;
 use consumer::{Consumer, DistanceFold, Fault, Interruption, Progress, State};
 use nix::sys::signal::Signal;
 use pglog::{Partition, Session};
 use stream::codec::{EntryId, EntryWriter, Fields};
 use stream::resp::Commands;
-use tests::{PrivateRedis, Process, Streamers, World, free_port, unpublished, wait_until};
+use tests::{PrivateCluster, PrivateRedis, Process, World, start_streamer, unpublished, wait_until};
 use tokio::task::JoinSet;
 
 const NAMES: [&str; 3] = ["consumer0", "consumer1", "consumer2"];
@@ -41,9 +40,9 @@ async fn at_head(world: &World) -> Consumer<State<DistanceFold>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn consumers_of_eight_partitions_converge_on_sqls_sum_under_double_sends_and_crashes() {
-    let world = World::cut_plainly(8).await;
+    let world = World::cut(8).await;
     let faults = ["--fault-rate", "0.1"];
-    let streamers = Streamers::start(&world, &world.partitions().await, &faults);
+    let streamers = start_streamer(&world, &world.partitions().await, &faults);
     let mut consumers: Vec<Process> =
         NAMES.iter().map(|name| Process::start(&world, "consumer", &[&[*name], &faults[..]].concat())).collect();
     write_side_by_side(&world, 3000).await;
@@ -65,8 +64,8 @@ async fn consumers_of_eight_partitions_converge_on_sqls_sum_under_double_sends_a
 
 #[tokio::test]
 async fn two_processes_of_one_name_share_the_partitions_between_them() {
-    let world = World::cut_plainly(8).await;
-    let streamers = Streamers::start(&world, &world.partitions().await, &[]);
+    let world = World::cut(8).await;
+    let streamers = start_streamer(&world, &world.partitions().await, &[]);
     let halves = ["0,2,4,6", "7,5,3,1"];
     let halves = halves.map(|half| Process::start(&world, "consumer", &["consumer0", "--partitions", half]));
     write_side_by_side(&world, 1500).await;
@@ -81,7 +80,7 @@ async fn two_processes_of_one_name_share_the_partitions_between_them() {
 /// Each row of `checkpoints` bears the transaction that has written it.
 #[tokio::test]
 async fn pages_of_all_partitions_are_committed_by_one_statement() {
-    let world = World::cut_plainly(8).await;
+    let world = World::cut(8).await;
     let mut consumer = at_head(&world).await;
     world.write_rides(100).await;
     world.publish(&world.partitions().await).await;
@@ -101,7 +100,7 @@ async fn pages_of_all_partitions_are_committed_by_one_statement() {
 
 #[tokio::test]
 async fn a_conflict_in_one_partition_leaves_the_others_moved() {
-    let world = World::cut_plainly(8).await;
+    let world = World::cut(8).await;
     let mut consumer = at_head(&world).await;
     world.write_rides(100).await;
     world.publish(&world.partitions().await).await;
@@ -122,7 +121,7 @@ async fn a_conflict_in_one_partition_leaves_the_others_moved() {
 /// Another program has written an entry with the id of the next record.
 #[tokio::test]
 async fn an_entry_that_is_not_of_this_log_holds_back_no_other_partition() {
-    let world = World::cut_plainly(8).await;
+    let world = World::cut(8).await;
     let mut consumer = at_head(&world).await;
     let before = world.checkpoints("consumer0").await;
     world.write_rides(100).await;
@@ -146,10 +145,10 @@ async fn an_entry_that_is_not_of_this_log_holds_back_no_other_partition() {
 /// The streams of the others are never silent, so a consumer that asks Postgres only then would never learn of these records.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_whose_stream_is_lost_is_read_from_postgres_while_the_others_are_busy() {
-    let world = World::cut_plainly(8).await;
+    let world = World::cut(8).await;
     let all = world.partitions().await;
     let (lost, others): (Vec<_>, Vec<_>) = all.iter().partition(|at| **at == partition(5));
-    let streamers = Streamers::start(&world, &others, &[]);
+    let streamers = start_streamer(&world, &others, &[]);
     let consumer = Process::start(&world, "consumer", &["consumer0"]);
     let client = world.connect().await;
     let writing = tokio::spawn(async move {
@@ -177,7 +176,7 @@ async fn a_partition_whose_stream_is_lost_is_read_from_postgres_while_the_others
 
 #[tokio::test]
 async fn a_drain_ends_when_all_partitions_are_at_their_heads() {
-    let world = World::cut_plainly(8).await;
+    let world = World::cut(8).await;
     world.write_rides(200).await;
     let (published, lost) = world.partitions().await.into_iter().partition::<Vec<_>, _>(|at| *at < partition(6));
     world.publish(&published).await;
@@ -212,15 +211,11 @@ async fn without_redis_all_partitions_are_read_from_postgres() {
     consumer.stop().await;
 }
 
-/// The nodes of a cluster are one server here: each stream has a connection of its own all the same.
 #[tokio::test]
 async fn in_a_cluster_each_stream_is_read_over_a_connection_of_its_own() {
-    let port = free_port().to_string();
-    let redis = PrivateRedis::start(&["--port", &port]).await;
-    let world = World::with_redis_cut(&redis.url(), 8).await;
-    let mut config = world.consumer_config("consumer0");
-    config.stream.redis_url = format!("redis://127.0.0.1:{port},redis://localhost:{port}").parse().unwrap();
-    let mut consumer = Consumer::new(&config, State::<DistanceFold>::default(), CancellationToken::new());
+    let cluster = PrivateCluster::start_masters().await;
+    let world = World::with_redis_cut(&cluster.url(), 8).await;
+    let mut consumer = world.consumer("consumer0");
     world.drain_consumer(&mut consumer).await;
     let mut healed_count = 0;
     for _ in 0..3 {
@@ -263,8 +258,8 @@ async fn a_node_of_a_cluster_is_recognized() {
 /// The steps of each key are numbered, and its writers take turns.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_keys_records_are_in_one_partition_in_the_order_of_their_commits() {
-    let world = World::cut_plainly(8).await;
-    let streamers = Streamers::start(&world, &world.partitions().await, &[]);
+    let world = World::cut(8).await;
+    let streamers = start_streamer(&world, &world.partitions().await, &[]);
     let history = Process::start(&world, "consumer", &["history", "--fold", "history"]);
     let mut writers = JoinSet::new();
     for key in 0..20_i64 {

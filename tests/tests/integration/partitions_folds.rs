@@ -3,8 +3,8 @@
 use std::os::unix::process::ExitStatusExt;
 
 use tests::{
-    PrivateRedis, Process, Streamers, WalletReader, WalletTraffic, World, change_wallets, free_port, new_wallets,
-    scratch_folder, wait_until,
+    PrivateRedis, Process, WalletReader, WalletTraffic, World, change_wallets, free_port, new_wallets, scratch_folder,
+    start_streamer, wait_until,
 };
 
 use crate::wallet_projector::PROJECTOR;
@@ -14,7 +14,7 @@ use crate::wallet_projector::PROJECTOR;
 async fn wallets_of_eight_partitions_have_one_model() {
     let redis = PrivateRedis::start(&[]).await;
     let world = World::with_redis_cut(&redis.url(), 8).await;
-    let streamers = Streamers::start(&world, &world.partitions().await, &[]);
+    let streamers = start_streamer(&world, &world.partitions().await, &[]);
     let wallets = new_wallets(60);
     let start = || Process::start(&world, "consumer", &[&PROJECTOR[..], &["--fault-rate", "0.1"]].concat());
     let mut projector = start();
@@ -83,7 +83,7 @@ async fn the_model_of_wallets_wants_a_server_of_its_own_beside_a_cluster() {
 
 #[tokio::test]
 async fn receipts_of_eight_partitions_are_noted_with_their_places_and_delivered() {
-    let (world, folder) = (World::cut_plainly(8).await, scratch_folder());
+    let (world, folder) = (World::cut(8).await, scratch_folder());
     let stage = "INSERT INTO staged_log_records (partition, object, action, data)
         SELECT partition_of('user-' || id), 'receipt', 'create',
                json_build_object('ride_id', id, 'user_id', 1, 'amount', 2000, 'currency', 'usd')

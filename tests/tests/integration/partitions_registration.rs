@@ -13,7 +13,7 @@ async fn drain(world: &World, args: &[&str]) -> String {
 
 #[tokio::test]
 async fn a_consumer_is_registered_in_all_partitions_or_in_none() {
-    let world = World::cut_plainly(4).await;
+    let world = World::cut(4).await;
     // Postgres refuses the name in one partition.
     let refuse = "INSERT INTO unregistered_consumers (name, partition) VALUES ('a', 2)";
     world.client().batch_execute(refuse).await.unwrap();
@@ -30,7 +30,7 @@ async fn a_consumer_is_registered_in_all_partitions_or_in_none() {
 
 #[tokio::test]
 async fn a_consumer_of_some_partitions_is_registered_in_the_others_when_it_is_started_for_all() {
-    let world = World::cut_plainly(4).await;
+    let world = World::cut(4).await;
     drain(&world, &["a", "--partitions", "3,1"]).await;
     assert_eq!(registered(&world, "a").await, [1, 3]);
     drain(&world, &["a"]).await;
@@ -55,7 +55,7 @@ async fn a_consumer_of_some_partitions_is_registered_in_the_others_when_it_is_st
 
 #[tokio::test]
 async fn a_consumer_is_copied_in_all_partitions_or_in_none() {
-    let world = World::cut_plainly(4).await;
+    let world = World::cut(4).await;
     world.write_rides(100).await;
     world.stage_data("{}").await;
     world.publish(&world.partitions().await).await;
@@ -75,7 +75,7 @@ async fn a_consumer_is_copied_in_all_partitions_or_in_none() {
 #[tokio::test]
 async fn a_partition_that_the_log_lacks_is_refused() {
     for (world, words) in [
-        (World::cut_plainly(4).await, "the log has 4 partition(s), and partition 4 is not one of them"),
+        (World::cut(4).await, "the log has 4 partition(s), and partition 4 is not one of them"),
         (World::new().await, "the log has 1 partition(s), and partition 4 is not one of them"),
     ] {
         for args in [&["a"][..], &["a", "--register"], &["a", "--unregister"]] {
@@ -89,7 +89,7 @@ async fn a_partition_that_the_log_lacks_is_refused() {
 /// The record is in the partition 0 of four, and so is the dead letter.
 #[tokio::test]
 async fn a_dead_letter_is_replayed_in_its_partition() {
-    let world = World::cut_plainly(4).await;
+    let world = World::cut(4).await;
     let stage = "INSERT INTO staged_log_records (partition, object, action, data)
                  VALUES (3, 'ride', 'create', '{\"id\":7,\"distance_mm\":\"5\"}')";
     world.client().batch_execute(stage).await.unwrap();

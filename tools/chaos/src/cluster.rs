@@ -1,4 +1,5 @@
-//! The Redis Cluster of a run with partitions: it has the streams. Wallets and boards have the other Redis.
+//! The Redis Cluster of a run with partitions: where the streams are, and how its nodes are reached. Wallets and boards have the other
+//! Redis.
 
 use std::path::Path;
 
@@ -6,7 +7,7 @@ use anyhow::Result;
 use launcher::RedisCluster;
 use redis::aio::MultiplexedConnection;
 use stream::Servers;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 /// The log's partitions.
 pub(crate) const PARTITION_COUNT: i32 = 8;
@@ -14,7 +15,7 @@ pub(crate) const PARTITION_COUNT: i32 = 8;
 /// Six nodes.
 pub(crate) struct Cluster {
     /// Faults take turns: each leaves a whole cluster behind. `None`: it was stopped.
-    pub nodes: Mutex<Option<RedisCluster>>,
+    nodes: Mutex<Option<RedisCluster>>,
     /// `REDIS_URL`.
     pub url: String,
     servers: Servers,
@@ -31,6 +32,11 @@ impl Cluster {
     /// A connection to the node that has a stream.
     pub async fn connect(&self, key: &str) -> Result<MultiplexedConnection> {
         stream::redis::connect(&self.servers.node_of(key).await?).await
+    }
+
+    /// The nodes, for one fault at a time.
+    pub async fn nodes(&self) -> MutexGuard<'_, Option<RedisCluster>> {
+        self.nodes.lock().await
     }
 
     pub async fn stop(&self) -> Result<()> {

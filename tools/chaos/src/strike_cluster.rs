@@ -1,4 +1,4 @@
-//! Faults of a Redis Cluster: a node dies or hangs, a master hands over, a slot moves.
+//! Faults of the nodes and slots of a run's Redis Cluster.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ pub(crate) async fn pick_stream(world: &World, rng: &mut StdRng) -> Result<Strin
 pub(crate) async fn strike(world: &World, fault: Fault, rng: &mut StdRng) -> Result<String> {
     let key = pick_stream(world, rng).await?;
     let cluster = world.cluster.as_ref().context("there is no cluster")?;
-    let mut nodes = cluster.nodes.lock().await;
+    let mut nodes = cluster.nodes().await;
     let nodes = nodes.as_mut().context("the cluster is stopped")?;
     nodes.wait_formed().await?;
     let master = nodes.writer_of(&key).await.context("no node takes writes")?;

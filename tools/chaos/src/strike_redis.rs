@@ -8,11 +8,10 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use redis::aio::MultiplexedConnection;
 
-use crate::Fault;
 use crate::servers::Redis;
-use crate::strike_cluster::pick_stream;
 use crate::wallet_model;
 use crate::world::World;
+use crate::{Fault, strike_cluster};
 
 /// The stream's key.
 const STREAM: &str = "rocket-rides-log";
@@ -35,7 +34,8 @@ async fn command(connection: &mut MultiplexedConnection, words: &[&str]) -> Resu
 /// Loses entries of the stream, or all data of a server. In a run with a cluster it is one of the streams, and one of the nodes, or
 /// the server of the wallets.
 pub(crate) async fn lose(world: &World, fault: Fault, rng: &mut StdRng) -> Result<String> {
-    let stream = if world.cluster.is_some() { pick_stream(world, rng).await? } else { STREAM.to_owned() };
+    let stream =
+        if world.cluster.is_some() { strike_cluster::pick_stream(world, rng).await? } else { STREAM.to_owned() };
     let words: &[&str] = match fault {
         Fault::DelStream => &["DEL", &stream],
         Fault::TrimStream => &["XTRIM", &stream, "MAXLEN", "0"],

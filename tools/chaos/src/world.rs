@@ -112,26 +112,10 @@ impl World {
             redis: Mutex::new(redis),
             cluster,
         });
-        world.make_tables().await?;
-        world.start_processes().await?;
-        Ok(world)
-    }
-
-    async fn make_tables(&self) -> Result<()> {
-        let client = self.connect().await?;
-        let partitions = self.cluster.as_ref().map(|_| self.partitions());
-        launcher::apply_schema_with(&client, partitions).await.context("applying the schema")?;
-        launcher::apply_roles(&client).await.context("applying the roles")?;
-        client.batch_execute(launcher::SEED).await.context("applying the seed")?;
-        let refuse = format!("ALTER TABLE manifests ADD CHECK (data ->> 'note' <> '{REFUSED_NOTE}')");
-        client.batch_execute(&refuse).await.context("making the table of manifests refuse some")
-    }
-
-    /// Starts every process, under a role of its own, by which its connections are found. The role has the rights that roles.sql
-    /// grants.
-    async fn start_processes(&self) -> Result<()> {
-        let client = self.connect().await?;
-        for slot in self.slots() {
+        let client = world.connect().await?;
+        world.make_tables(&client).await?;
+        for slot in world.slots() {
+            // Each process has its own role, by which its connections are found. The role has the rights that roles.sql grants.
             let (name, program) = (&slot.spec.name, slot.spec.program);
             if program != "payments" {
                 let create = format!("CREATE ROLE {name} LOGIN IN ROLE rocket_{program}");
@@ -139,7 +123,16 @@ impl World {
             }
             tokio::spawn(Arc::clone(slot).keep_running());
         }
-        Ok(())
+        Ok(world)
+    }
+
+    async fn make_tables(&self, client: &deadpool_postgres::ClientWrapper) -> Result<()> {
+        let partitions = self.cluster.as_ref().map(|_| self.partitions());
+        launcher::apply_schema_with(client, partitions).await.context("applying the schema")?;
+        launcher::apply_roles(client).await.context("applying the roles")?;
+        client.batch_execute(launcher::SEED).await.context("applying the seed")?;
+        let refuse = format!("ALTER TABLE manifests ADD CHECK (data ->> 'note' <> '{REFUSED_NOTE}')");
+        client.batch_execute(&refuse).await.context("making the table of manifests refuse some")
     }
 
     /// The partitions of the log.

@@ -7,8 +7,10 @@ use std::ffi::{OsStr, OsString};
 use crate::find::given;
 
 /// Servers and accounts.
-const ELSEWHERE: [&str; 8] = [
+const ELSEWHERE: [&str; 10] = [
     "DATABASE_URL",
+    "STANDBY_DATABASE_URL",
+    "STATE_DATABASE_URL",
     "REDIS_URL",
     "WALLETS_REDIS_URL",
     "STRIPE_API_KEY",

@@ -15,14 +15,16 @@ pub(super) struct Registered {
     pub last_offset: i64,
     /// Name and version. `None`: the consumer was registered without a fold.
     pub fold: Option<(String, i32)>,
-    /// The state as JSON. `None`: its fold has rows.
+    /// The state as JSON. `None`: its fold has rows, or the state is elsewhere.
     pub state: Option<String>,
+    /// Whether its state is in a database of its own, so that there is nothing to compare here.
+    pub is_elsewhere: bool,
 }
 
 impl Registered {
-    /// Whether its state or its rows are those of this fold, in this version.
+    /// Whether its state or its rows are here, and those of this fold in this version.
     pub fn has_fold(&self, id: FoldId) -> bool {
-        self.fold.as_ref().is_some_and(|(name, version)| name == id.name && *version == id.version)
+        !self.is_elsewhere && self.fold.as_ref().is_some_and(|(name, version)| name == id.name && *version == id.version)
     }
 
     /// Its line in the report, without a result.
@@ -46,7 +48,7 @@ pub(super) async fn registered(tx: &Transaction<'_>, partition: Partition) -> Re
     let rows = tx
         .query(
             "-- operator::audit::registered
-             SELECT name, is_baseline, last_offset, fold, fold_version, state::text AS state FROM checkpoints
+             SELECT name, is_baseline, last_offset, fold, fold_version, state::text AS state, is_elsewhere FROM checkpoints
              WHERE partition = $1 ORDER BY last_offset, name",
             &[&partition],
         )
@@ -58,6 +60,7 @@ pub(super) async fn registered(tx: &Transaction<'_>, partition: Partition) -> Re
         last_offset: row.get("last_offset"),
         fold: row.get::<_, Option<String>>("fold").zip(row.get("fold_version")),
         state: row.get("state"),
+        is_elsewhere: row.get("is_elsewhere"),
     };
     Ok(rows.iter().map(registered).collect())
 }
