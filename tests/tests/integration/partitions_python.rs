@@ -12,7 +12,7 @@ use crate::python::python;
 /// The longest ride over all partitions, and the counts of lengths, are those of SQL.
 async fn assert_folded(world: &World) {
     let longest = "SELECT (sum((state->>'ride_count')::bigint), max((state->>'distance_mm')::bigint))
-                          = (SELECT (count(*), max(distance_mm)) FROM rides) AND count(*) = log_partitions()
+                          = (SELECT count(*), max(distance_mm) FROM rides) AND count(*) = log_partitions()
                    FROM checkpoints WHERE name = 'longest0'";
     assert!(world.client().query_one(longest, &[]).await.unwrap().get::<_, bool>(0));
     let differing = "SELECT count(*) FROM (SELECT distance_mm / 100000 * 100 AS metres, count(*) AS count FROM rides GROUP BY 1) AS sql

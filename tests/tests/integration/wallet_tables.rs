@@ -39,7 +39,7 @@ pub async fn use_wallet(client: &Client) {
     }
 }
 
-/// Processes of version 6 know no wallets. They go on, on their connections and on new ones: the version of the log stays.
+/// The tables of wallets are made beside processes of the log that go on, on their connections and on new ones.
 #[tokio::test]
 async fn the_upgrade_from_version_6_makes_the_tables_beside_processes_that_go_on_and_happens_once() {
     let world = World::new().await;
@@ -54,7 +54,7 @@ async fn the_upgrade_from_version_6_makes_the_tables_beside_processes_that_go_on
         launcher::apply_schema(client).await.unwrap();
         launcher::apply_roles(client).await.unwrap();
         assert_eq!(catalog(client).await, wanted);
-        assert_eq!(pglog::identity(client).await.unwrap().schema_version, 6);
+        assert_eq!(pglog::identity(client).await.unwrap().schema_version, pglog::SCHEMA_VERSION);
         pglog::prepare_session(&world.connect_as("consumer").await).await.unwrap();
         world.drain_streamer(&mut streamer).await;
         world.drain_consumer(&mut consumer).await;

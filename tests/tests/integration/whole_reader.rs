@@ -210,7 +210,7 @@ async fn a_part_of_the_history_that_is_detached_is_told() {
 
 #[tokio::test]
 async fn each_partition_has_its_own_history() {
-    let world = World::new().await;
+    let world = World::cut(8).await;
     let (third, empty) = (Partition::new(3).unwrap(), Partition::new(7).unwrap());
     fill(&world, FIRST, &[4, 4]).await;
     fill(&world, third, &[2, 6]).await;
