@@ -6,8 +6,8 @@ use serde_json::Value;
 use stream::Stream;
 
 fn vectors(name: &str) -> Vec<Value> {
-    let vectors: Value = serde_json::from_str(include_str!("../vectors.json")).unwrap();
-    vectors[name].as_array().unwrap().clone()
+    let vectors: Value = serde_json::from_str(include_str!("../vectors.json")).expect("the file is JSON");
+    vectors[name].as_array().expect("it is a list").clone()
 }
 
 #[test]
