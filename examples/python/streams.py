@@ -10,6 +10,8 @@ import redis.cluster
 NODE_WAIT_S = 1
 # The pause after an error, and between two looks at a cluster that has nothing new.
 PAUSE_MS = 50
+# The errors of a server or of all nodes. The second is no RedisError.
+AWAY = (redis.RedisError, redis.exceptions.RedisClusterException)
 
 
 class Streams:
@@ -38,7 +40,7 @@ class Streams:
         try:
             self.redis = self.redis or self.connect()
             reply = self.redis.xread(after, count=page_len, block=wait_ms)
-        except (redis.RedisError, OSError) as error:
+        except (*AWAY, OSError) as error:
             print(f"reading on from Postgres: {error}", file=sys.stderr)
             time.sleep(min(wait_ms or 0, PAUSE_MS) / 1000)
             return {}
@@ -51,6 +53,6 @@ class Streams:
         for url in self.urls[:-1]:
             try:
                 return redis.cluster.RedisCluster.from_url(url, protocol=2, socket_timeout=NODE_WAIT_S)
-            except redis.RedisError as error:
+            except AWAY as error:
                 print(f"asking another node: {error}", file=sys.stderr)
         return redis.cluster.RedisCluster.from_url(self.urls[-1], protocol=2, socket_timeout=NODE_WAIT_S)

@@ -264,14 +264,15 @@ impl LeaderSession {
             .client
             .query_one(
                 "-- streamer::locks
-                 WITH locks AS (
-                     SELECT classid = (($1 # log_key())::bigint & 4294967295)::oid AS leads, objid::int AS number,
-                            pid = pg_backend_pid() AS is_own
-                     FROM pg_locks
-                     WHERE locktype = 'advisory' AND objsubid = 2 AND granted
+                 -- Once, and not for each lock of the server.
+                 WITH kinds AS MATERIALIZED (
+                     SELECT (($1 # log_key())::bigint & 4294967295)::oid AS leader,
+                            (($2 # log_key())::bigint & 4294967295)::oid AS member
+                 ), locks AS (
+                     SELECT classid = leader AS leads, objid::int AS number, pid = pg_backend_pid() AS is_own
+                     FROM kinds, pg_locks
+                     WHERE locktype = 'advisory' AND objsubid = 2 AND granted AND classid IN (leader, member)
                        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                       AND classid IN ((($1 # log_key())::bigint & 4294967295)::oid,
-                                       (($2 # log_key())::bigint & 4294967295)::oid)
                  )
                  SELECT array_agg(number) FILTER (WHERE leads AND is_own) AS own,
                         array_agg(number) FILTER (WHERE leads AND NOT is_own) AS of_others,

@@ -52,7 +52,7 @@ pub(super) async fn load<F: Fold>(
         let fold = &mut folds[fold_of(index, fold_count)];
         let (known, kept) = (known.remove(&part.key.partition), kept.remove(&part.key.partition));
         ensure!(
-            !known.as_ref().is_some_and(|known| !known.is_elsewhere),
+            known.as_ref().is_none_or(|known| known.is_elsewhere),
             Interruption::KeptInLog { whose: whose.clone() }
         );
         let registration = registering.find(fold, &part.key, known, kept).await?;

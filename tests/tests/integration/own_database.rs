@@ -59,6 +59,20 @@ impl Service {
     }
 }
 
+/// Starts a streamer, and waits until every record has an offset.
+async fn start_streamer(world: &World) -> Process {
+    let streamer = Process::start(world, "streamer", &[]);
+    all_have_offsets(world).await;
+    streamer
+}
+
+/// Waits until every record has an offset: a consumer that drains the log ends at its head.
+async fn all_have_offsets(world: &World) {
+    let waiting = "SELECT (SELECT count(*) FROM staged_log_records)
+                          - (SELECT COALESCE(sum(record_count), 0)::bigint FROM log_batches)";
+    wait_until("all records have offsets", async || world.number(waiting).await == 0).await;
+}
+
 /// The offsets that the log was told, summed over the partitions.
 async fn told(world: &World, name: &str) -> i64 {
     let sql = format!("SELECT COALESCE(sum(last_offset), 0)::bigint FROM checkpoints WHERE name = '{name}'");
@@ -103,7 +117,7 @@ async fn the_log_is_told_only_of_commits_that_are_on_the_disk_of_the_service() {
     let mut postgres =
         PrivatePostgres::start_with(&["fsync=off", "wal_writer_delay=10s", "synchronous_commit=off"]).await;
     let service = Service::on(&postgres).await;
-    let _streamer = Process::start(&world, "streamer", &[]);
+    let _streamer = start_streamer(&world).await;
     let outside = service.start(&world, "s0", &[]);
     for _ in 0..20 {
         world.write_rides(5).await;
@@ -123,7 +137,7 @@ async fn the_log_is_told_only_of_commits_that_are_on_the_disk_of_the_service() {
 async fn the_reaper_waits_for_a_consumer_of_another_service() {
     let world = World::new().await;
     let service = Service::beside(&world).await;
-    let _streamer = Process::start(&world, "streamer", &[]);
+    let _streamer = start_streamer(&world).await;
     let _inside = Process::start(&world, "consumer", &["c0"]);
     let outside = service.start(&world, "s0", &[]);
     world.write_rides(50).await;
@@ -145,7 +159,7 @@ async fn a_state_that_was_lost_is_not_begun_anew_by_itself() {
     let world = World::new().await;
     let service = Service::beside(&world).await;
     world.write_rides(10).await;
-    let _streamer = Process::start(&world, "streamer", &[]);
+    let _streamer = start_streamer(&world).await;
     service.start(&world, "s0", &["--drain"]).succeed().await;
     service.has_everything(&world, "s0").await;
     service.client.batch_execute("DELETE FROM checkpoints").await.unwrap();
@@ -163,7 +177,7 @@ async fn a_consumer_does_not_mistake_the_place_of_its_state() {
     let world = World::new().await;
     let service = Service::beside(&world).await;
     world.write_rides(10).await;
-    let _streamer = Process::start(&world, "streamer", &[]);
+    let _streamer = start_streamer(&world).await;
     service.start(&world, "s0", &["--drain"]).succeed().await;
     let inside = Process::start(&world, "consumer", &["s0", "--drain"]).fail(1).await;
     assert!(inside.contains("STATE_DATABASE_URL"), "{inside}");
@@ -178,12 +192,13 @@ async fn a_consumer_does_not_mistake_the_place_of_its_state() {
 async fn a_state_that_was_put_back_is_folded_forward_again_and_holds_back_the_reaper() {
     let world = World::new().await;
     let service = Service::beside(&world).await;
-    let _streamer = Process::start(&world, "streamer", &[]);
+    let _streamer = start_streamer(&world).await;
     world.write_rides(10).await;
+    all_have_offsets(&world).await;
     service.start(&world, "s0", &["--drain"]).succeed().await;
     service.client.batch_execute("CREATE TABLE backup AS SELECT * FROM checkpoints").await.unwrap();
     world.write_rides(10).await;
-    wait_until("all have offsets", async || world.settled_head().await == Some(20)).await;
+    all_have_offsets(&world).await;
     service.start(&world, "s0", &["--drain"]).succeed().await;
     wait_until("the log is told", async || told(&world, "s0").await == 20).await;
     service
@@ -203,8 +218,9 @@ async fn a_state_that_was_put_back_is_folded_forward_again_and_holds_back_the_re
 async fn a_log_that_was_put_back_stops_a_consumer_of_another_service() {
     let world = World::new().await;
     let service = Service::beside(&world).await;
-    let streamer = Process::start(&world, "streamer", &[]);
+    let streamer = start_streamer(&world).await;
     world.write_rides(10).await;
+    all_have_offsets(&world).await;
     service.start(&world, "s0", &["--drain"]).succeed().await;
     service.has_everything(&world, "s0").await;
     streamer.stop().await;
@@ -221,7 +237,7 @@ async fn a_registration_that_was_cut_off_between_both_databases_is_finished() {
     let world = World::cut(8).await;
     let service = Service::beside(&world).await;
     world.write_rides(50).await;
-    let _streamer = Process::start(&world, "streamer", &[]);
+    let _streamer = start_streamer(&world).await;
     service.start(&world, "s0", &["--drain"]).succeed().await;
     // The service has committed, and the log has not.
     world.client().batch_execute("DELETE FROM checkpoints; DELETE FROM unregistered_consumers").await.unwrap();
@@ -238,10 +254,10 @@ async fn a_registration_that_was_cut_off_between_both_databases_is_finished() {
 async fn dead_letters_lie_beside_the_state_and_are_replayed_there() {
     let world = World::new().await;
     let service = Service::beside(&world).await;
-    let _streamer = Process::start(&world, "streamer", &[]);
+    let _streamer = start_streamer(&world).await;
     world.stage_data(r#"{"id":1,"distance_mm":-5}"#).await;
     world.stage(2, 5000).await;
-    wait_until("both have offsets", async || world.settled_head().await == Some(2)).await;
+    all_have_offsets(&world).await;
     service.start(&world, "s0", &["--drain"]).succeed().await;
     assert_eq!(service.totals("s0").await, (1, 5000));
     assert_eq!(service.number("SELECT count(*) FROM dead_letters WHERE name = 's0'").await, 1);
@@ -261,7 +277,7 @@ async fn a_hot_standby_heals_and_an_entry_beyond_its_head_is_no_stranger() {
     let database = world.database_url().rsplit_once('/').unwrap().1.to_owned();
     let standby_url = standby.url().replacen("/postgres", &format!("/{database}"), 1);
     let service = Service::beside(&World::new().await).await;
-    let streamer = Process::start(&world, "streamer", &[]);
+    let streamer = start_streamer(&world).await;
     let args = ["--standby-database-url", &standby_url];
     let (inside, outside) =
         (Process::start(&world, "consumer", &[&["c0"][..], &args].concat()), service.start(&world, "s0", &args));
@@ -301,7 +317,7 @@ async fn a_promoted_standby_goes_on_serving() {
     let database = world.database_url().rsplit_once('/').unwrap().1.to_owned();
     let standby_url = standby.url().replacen("/postgres", &format!("/{database}"), 1);
     let service = Service::beside(&World::new().await).await;
-    let streamer = Process::start(&world, "streamer", &[]);
+    let streamer = start_streamer(&world).await;
     let outside = service.start(&world, "s0", &["--standby-database-url", &standby_url]);
     world.write_rides(20).await;
     service.has_everything(&world, "s0").await;

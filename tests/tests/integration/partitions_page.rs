@@ -224,6 +224,10 @@ async fn a_phone_shows_eight_partitions_and_each_button_wipes_its_own() {
     let mut command = Command::new(python_program("python"));
     command.arg(tests::root().join("tests/browser/partitions.py")).arg(&page.url);
     let mut browser = Process::spawn("the browser", command);
+    for words in ["now: write rides", "now: write more rides"] {
+        browser.wait_for(words).await;
+        world.write_rides(200).await;
+    }
     browser.wait_for("now: stop the streamer").await;
     streamer.stop().await;
     browser.wait_for("now: start the streamer").await;

@@ -39,7 +39,7 @@ async fn two_streamers_lead_four_of_eight_partitions_each_and_one_that_is_left_l
     assert!(second.is_running());
     second.stop().await;
     fourth.stop().await;
-    assert!(shares(&world).await.is_empty());
+    wait_for_shares(&world, &[]).await;
 }
 
 /// The servers of `bin/test` have unix sockets only, where no keepalive ends a session.

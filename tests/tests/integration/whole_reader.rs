@@ -95,7 +95,9 @@ async fn read(world: &World, partition: Partition, offset: i64, len_max: i64) ->
         assert_eq!((row.get(0), texts.0, texts.1), (record.offset, &*record.object, &*record.action));
         assert_eq!((texts.2, row.get(4)), (&*record.data, record.staged_at_us));
     }
-    let missing = |offset| format!("the record at offset {offset} is reaped, and the history does not have it");
+    let is_cut = world.number("SELECT log_partitions()::bigint").await > 1;
+    let of = if is_cut { format!(" of partition {partition}") } else { String::new() };
+    let missing = |offset| format!("the record at offset {offset}{of} is reaped, and the history does not have it");
     assert_eq!(sql_error, error.as_ref().map(|_| missing(reader.next_offset())));
     (records, error)
 }

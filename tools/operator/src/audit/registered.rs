@@ -24,7 +24,8 @@ pub(super) struct Registered {
 impl Registered {
     /// Whether its state or its rows are here, and those of this fold in this version.
     pub fn has_fold(&self, id: FoldId) -> bool {
-        !self.is_elsewhere && self.fold.as_ref().is_some_and(|(name, version)| name == id.name && *version == id.version)
+        !self.is_elsewhere
+            && self.fold.as_ref().is_some_and(|(name, version)| name == id.name && *version == id.version)
     }
 
     /// Its line in the report, without a result.
