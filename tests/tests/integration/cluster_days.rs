@@ -52,7 +52,7 @@ impl<'a> Fault<'a> {
     }
 
     /// Waits until each touched stream is published again, asserts how long that took, and that nothing else was hit.
-    async fn is_over(self, day: &Day) {
+    async fn ends(self, day: &Day) {
         let Self { name, touched, watch, began_at } = self;
         let mut waits = Vec::new();
         for partition in touched {
@@ -100,7 +100,7 @@ async fn a_master_dies(day: &mut Day, name: &str, partition: usize) {
     let node = day.holders().await[partition];
     let fault = Fault::of_node(day, name, node).await;
     day.cluster.kill(node).await;
-    fault.is_over(day).await;
+    fault.ends(day).await;
     day.cluster.start_again(node).await;
     day.cluster.wait_whole().await;
 }
@@ -110,7 +110,7 @@ async fn a_master_hangs(day: &Day, partition: usize) {
     let node = day.holders().await[partition];
     let fault = Fault::of_node(day, "a master hangs", node).await;
     day.cluster.pause(node);
-    fault.is_over(day).await;
+    fault.ends(day).await;
     day.cluster.resume(node);
     day.cluster.wait_whole().await;
     // It still believed to be a master when it woke up.
@@ -122,7 +122,7 @@ async fn a_master_hands_over(day: &Day, partition: usize) {
     let node = day.holders().await[partition];
     let fault = Fault::of_node(day, "a master hands over", node).await;
     day.cluster.fail_over_to(day.cluster.partner_of(node)).await;
-    fault.is_over(day).await;
+    fault.ends(day).await;
     day.cluster.wait_whole().await;
 }
 
@@ -135,7 +135,7 @@ async fn a_slot_moves(day: &Day, partition: usize) {
     day.cluster.move_keys(moving).await;
     sleep(ASK_TIME).await;
     day.cluster.end_move(moving).await;
-    fault.is_over(day).await;
+    fault.ends(day).await;
     assert_eq!(day.holders().await[partition], to);
 }
 
@@ -160,6 +160,6 @@ async fn partitions_of_a_dead_node_without_a_replica_are_read_from_postgres_unti
     day.cluster.kill(node).await;
     sleep(OUTAGE).await;
     day.cluster.start_again(node).await;
-    fault.is_over(&day).await;
+    fault.ends(&day).await;
     day.end().await;
 }

@@ -150,7 +150,8 @@ impl Traffic {
     /// Starts to write. At rest, the heads are the numbers of all records.
     pub async fn start(day: &Day) -> Self {
         let (history, stop) = (Arc::new(History::default()), Arc::new(AtomicBool::new(false)));
-        history.0.lock().unwrap().push((Instant::now(), day.heads().await));
+        let heads = day.heads().await;
+        history.0.lock().unwrap().push((Instant::now(), heads));
         let (client, written, stopped) = (day.world.connect().await, Arc::clone(&history), Arc::clone(&stop));
         let writing = tokio::spawn(async move {
             let mut ticks = interval(PAUSE);
