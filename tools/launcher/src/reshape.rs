@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::redis_cluster::RedisCluster;
 
 /// How long a node may take to answer whether it has a key.
-const ANSWER_WAIT: Duration = Duration::from_millis(300);
+const ANSWER_WAIT: Duration = Duration::from_millis(500);
 
 /// The longest hand-over from a master to its replica.
 const FAILOVER_WAIT: Duration = Duration::from_secs(20);
