@@ -347,8 +347,9 @@ CREATE TABLE IF NOT EXISTS checkpoints (
     fold_version    INT,
     -- The state at last_offset, as the fold writes it. NULL: the fold writes rows into a table of its own.
     state           fold_state,
-    -- Whether the consumer keeps its checkpoint and its state in a database of its own. Then last_offset is a lower bound.
-    is_elsewhere    BOOLEAN     NOT NULL DEFAULT false,
+    -- The consumer keeps its checkpoint and its state in a database of its own. Then last_offset is a lower bound, and this is the
+    -- token of its batch as the consumer has told it (0 at offset 0): adopt gives batches other tokens. NULL: the state is here.
+    told_token      BIGINT,
 
     CONSTRAINT checkpoints_pkey PRIMARY KEY (name, partition),
     CONSTRAINT checkpoints_name_not_empty CHECK (name <> ''),
@@ -1136,8 +1137,8 @@ DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'log_identity'::regclass AND attname = 'log_id') THEN
         ALTER TABLE log_identity ADD COLUMN log_id VARCHAR(12);
     END IF;
-    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'checkpoints'::regclass AND attname = 'is_elsewhere') THEN
-        ALTER TABLE checkpoints ADD COLUMN is_elsewhere BOOLEAN NOT NULL DEFAULT false;
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'checkpoints'::regclass AND attname = 'told_token') THEN
+        ALTER TABLE checkpoints ADD COLUMN told_token BIGINT;
     END IF;
 END $$;
 -- <<< log.sql

@@ -145,7 +145,7 @@ GRANT EXECUTE ON FUNCTION make_history_parts TO rocket_consumer;
 -- a name was unregistered.
 GRANT SELECT, INSERT, DELETE ON checkpoints TO rocket_consumer;
 GRANT SELECT, DELETE ON unregistered_consumers TO rocket_consumer;
-GRANT UPDATE (last_offset, duplicate_count, healed_count, rejected_count, crash_count, updated_at,
+GRANT UPDATE (last_offset, told_token, duplicate_count, healed_count, rejected_count, crash_count, updated_at,
               fold, fold_version, state)
     ON checkpoints TO rocket_consumer;
 -- A new consumer starts with a copy of the baseline's or another consumer's state, and of its dead letters: the copy

@@ -26,8 +26,8 @@ const READER_COUNT_MAX: usize = POOL_LEN - 2;
 /// connection.
 const CLIENT_WAIT: Duration = Duration::from_secs(3);
 
-/// How long a standby that failed is left alone, and how long a connection to it may take: there is the primary.
-const STANDBY_RETRY_WAIT: Duration = Duration::from_secs(5);
+/// How long a standby that failed is left alone, and how long it may take to connect to it and to say anything: there is the primary.
+const STANDBY_RETRY_WAIT: Duration = Duration::from_secs(30);
 const STANDBY_WAIT: Duration = Duration::from_secs(1);
 
 /// A parameter of a statement.
@@ -75,9 +75,10 @@ impl Standby {
         self.failed_until.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|until| until <= Instant::now())
     }
 
-    /// Leaves it alone for a while.
+    /// Leaves it alone for a while. Its other connections have probably failed too, and each would cost another wait to find out.
     fn leave(&self, error: &str) {
         warn!(error, wait_s = STANDBY_RETRY_WAIT.as_secs(), "the standby cannot be read: reading from the primary");
+        self.pool.retain(|_, _| false);
         *self.failed_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + STANDBY_RETRY_WAIT);
     }
 }
@@ -176,7 +177,13 @@ impl Database {
     async fn read_standby(&self, statement: &str, parameters: &[&(dyn ToSql + Sync)]) -> Option<Vec<Row>> {
         let standby = self.standby.as_ref().filter(|standby| standby.is_sound())?;
         let reading = async {
-            let client = timeout(STANDBY_WAIT, connect::postgres::take(&standby.pool)).await??;
+            // It answers a statement that reads nothing; the one that counts all rides may take longer.
+            let sound = async {
+                let client = connect::postgres::take(&standby.pool).await?;
+                client.batch_execute("").await?;
+                anyhow::Ok(client)
+            };
+            let client = timeout(STANDBY_WAIT, sound).await??;
             let rows = timeout(self.answer_wait, query(&client, statement, parameters, Plan::Best)).await;
             if rows.is_err() {
                 drop(Object::take(client));

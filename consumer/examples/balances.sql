@@ -11,5 +11,9 @@ CREATE TABLE IF NOT EXISTS account_balances (
     -- `balances NAME --unregister` deletes the registration, and Postgres the balances with it.
     FOREIGN KEY (name, partition) REFERENCES checkpoints ON DELETE CASCADE
 );
--- The operator replays dead letters.
-GRANT SELECT, INSERT, UPDATE ON account_balances TO rocket_consumer, rocket_operator;
+-- In the log's own database. The operator replays dead letters. A database of your own has roles of its own.
+DO $$ BEGIN
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'rocket_consumer') THEN
+        GRANT SELECT, INSERT, UPDATE ON account_balances TO rocket_consumer, rocket_operator;
+    END IF;
+END $$;

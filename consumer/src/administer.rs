@@ -9,7 +9,7 @@ use pglog::Partition;
 
 use crate::advice::Whose;
 use crate::bootstrap::{copy, register_anew};
-use crate::checkpoint::{in_words, unregister};
+use crate::checkpoint::{Removed, in_words, remove};
 use crate::config::Config;
 use crate::consumer::Consumer;
 use crate::home;
@@ -27,8 +27,9 @@ pub(crate) async fn administer(config: &Config, registry: &Registry) -> Result<O
     let partitions = whose.partitions.of(identity.partitions).map_err(|unknown| StayDown(unknown.into()))?;
     // A log that is not cut has no partitions to tell of.
     let is_cut = identity.partitions.number() > 1;
-    if config.state_database_url.is_some() {
-        return administer_elsewhere(config, registry, &client, &whose, &partitions, is_cut).await;
+    if let Some(own) = &config.state_database_url {
+        let own = home::connect(own, name).await?;
+        return administer_elsewhere(config, registry, (&client, &own), (&whose, &partitions), is_cut).await;
     }
     if config.register {
         let fold = &mut config.fold(registry)?;
@@ -39,10 +40,11 @@ pub(crate) async fn administer(config: &Config, registry: &Registry) -> Result<O
         let copied = copy(&mut client, registry, fold, source, (&whose, &partitions)).await?;
         println!("consumer {name} starts with the state of {source} {}", places(is_cut, &copied));
     } else {
-        let (removed, fold) = unregister(&client, name, &partitions).await?;
-        let of = if is_cut { format!(" in {}", in_words(&removed)) } else { String::new() };
-        println!("consumer {name} is unregistered{of}");
-        return Ok(fold);
+        let removed = remove(&client, name, &partitions).await?;
+        if removed.is_elsewhere {
+            println!("its state is still in its own database: set STATE_DATABASE_URL to forget that, too");
+        }
+        return tell_removed(name, &partitions, removed, is_cut);
     }
     Ok(None)
 }
@@ -51,9 +53,8 @@ pub(crate) async fn administer(config: &Config, registry: &Registry) -> Result<O
 async fn administer_elsewhere(
     config: &Config,
     registry: &Registry,
-    client: &Client,
-    whose: &Whose,
-    partitions: &[Partition],
+    (client, own): (&Client, &Client),
+    (whose, partitions): (&Whose, &[Partition]),
     is_cut: bool,
 ) -> Result<Option<String>> {
     let name = &whose.name;
@@ -67,14 +68,21 @@ async fn administer_elsewhere(
         println!("consumer {name} is registered {}", places(is_cut, &registered));
         return Ok(None);
     }
-    // In this order: a state whose registration is gone can be taken up again, while the records after it are there.
-    let (removed, fold) = unregister(client, name, partitions).await?;
-    if let Some(own) = &config.state_database_url {
-        home::forget(&home::connect(own, name).await?, name, &removed).await?;
-    }
-    let of = if is_cut { format!(" in {}", in_words(&removed)) } else { String::new() };
+    // In this order: a state whose registration is gone can be taken up again, while the records after it are there. If this was cut
+    // off in between, it is run again.
+    let mut removed = remove(client, name, partitions).await?;
+    removed.partitions.extend(home::forget(own, name, partitions).await?);
+    removed.partitions.sort_unstable();
+    removed.partitions.dedup();
+    tell_removed(name, partitions, removed, is_cut)
+}
+
+/// Prints where a consumer was unregistered. Returns the name of its fold.
+fn tell_removed(name: &str, wanted: &[Partition], removed: Removed, is_cut: bool) -> Result<Option<String>> {
+    ensure!(!removed.partitions.is_empty(), "no consumer {name:?} is registered in {}", in_words(wanted));
+    let of = if is_cut { format!(" in {}", in_words(&removed.partitions)) } else { String::new() };
     println!("consumer {name} is unregistered{of}");
-    Ok(fold)
+    Ok(removed.fold)
 }
 
 /// `at offset 7`, or `in partitions 0,3 at offsets 7,9`.

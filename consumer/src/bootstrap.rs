@@ -140,6 +140,12 @@ pub async fn copy(
     let mut copied = Vec::new();
     for partition in partitions {
         let source = CheckpointKey { name: source.to_owned(), partition: *partition };
+        let registered = checkpoint::find_all(&tx, &source.name, &[*partition]).await?;
+        ensure!(
+            registered.values().all(|registration| !registration.is_elsewhere),
+            "consumer {:?} keeps its state in a database of its own, and cannot be copied: choose another one",
+            source.name
+        );
         let mut found = registry.of_consumer(&tx, &source).await?;
         if let Some(wanted) = fold.filter(|wanted| *wanted != found.id().name) {
             bail!("consumer {:?} has fold {}, and not {wanted}", source.name, found.id().name);
@@ -184,7 +190,7 @@ async fn begin_after_baseline(tx: &Transaction<'_>, fold: &impl Fold, key: &Chec
 }
 
 /// Gives the new baseline its state. If the first records of the log are gone, the slowest consumer that has a state of this
-/// fold becomes the baseline. Without one, the baseline folds the history.
+/// fold here becomes the baseline. Without one, the baseline folds the history.
 async fn begin_baseline(tx: &Transaction<'_>, fold: &impl Fold, key: &CheckpointKey) -> Result<()> {
     if pglog::first_retained(tx, key.partition).await.context("asking what is retained")? == 1 {
         return Ok(());
@@ -193,7 +199,7 @@ async fn begin_baseline(tx: &Transaction<'_>, fold: &impl Fold, key: &Checkpoint
         .query_opt(
             "-- consumer::bootstrap::begin_baseline
              SELECT name FROM checkpoints
-             WHERE partition = $1 AND NOT is_baseline AND fold = $2 AND fold_version = $3
+             WHERE partition = $1 AND NOT is_baseline AND told_token IS NULL AND fold = $2 AND fold_version = $3
              ORDER BY last_offset, name LIMIT 1",
             &[&key.partition, &fold.id().name, &fold.id().version],
         )
@@ -305,7 +311,8 @@ async fn inherit(tx: &Transaction<'_>, fold: &impl Fold, source: &str, key: &Che
         .query_opt(
             "-- consumer::bootstrap::inherit
              SELECT last_offset FROM checkpoints
-             WHERE name = $1 AND partition = $2 AND name <> $3 AND fold = $4 AND fold_version = $5 FOR SHARE",
+             WHERE name = $1 AND partition = $2 AND name <> $3 AND fold = $4 AND fold_version = $5
+               AND told_token IS NULL FOR SHARE",
             &[&source, partition, name, &fold.id().name, &fold.id().version],
         )
         .await

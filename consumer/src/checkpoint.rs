@@ -91,15 +91,16 @@ pub(crate) async fn find_all(
     let rows = session
         .query(
             "-- consumer::checkpoint::find_all
-             SELECT last_offset, generation, fold, fold_version, state::text, partition, is_elsewhere FROM checkpoints
+             SELECT last_offset, generation, fold, fold_version, state::text, partition, told_token FROM checkpoints
              WHERE name = $1 AND partition = ANY ($2)",
             &[&name, &partitions],
         )
         .await
         .context("loading the checkpoints")?;
     let found = rows.iter().map(|row| {
-        let is_elsewhere = row.get(6);
-        (row.get(5), Registration { is_elsewhere, ..Registration::from_row(row) })
+        let told_token: Option<i64> = row.get(6);
+        let (is_elsewhere, token) = (told_token.is_some(), told_token.unwrap_or(0));
+        (row.get(5), Registration { is_elsewhere, token, ..Registration::from_row(row) })
     });
     Ok(found.collect())
 }
@@ -147,18 +148,39 @@ pub async fn unregister(
     name: &str,
     partitions: &[Partition],
 ) -> Result<(Vec<Partition>, Option<String>)> {
+    let Removed { partitions: removed, fold, .. } = remove(client, name, partitions).await?;
+    ensure!(!removed.is_empty(), "no consumer {name:?} is registered in {}", in_words(partitions));
+    Ok((removed, fold))
+}
+
+/// The rows that are gone.
+pub(crate) struct Removed {
+    /// Where the consumer was registered.
+    pub partitions: Vec<Partition>,
+    /// The name of its fold.
+    pub fold: Option<String>,
+    /// Whether its state is in a database of its own, and still there.
+    pub is_elsewhere: bool,
+}
+
+/// As [`unregister`], also if it is registered in none of them.
+///
+/// # Errors
+/// Postgres is away.
+pub(crate) async fn remove(client: &Client, name: &str, partitions: &[Partition]) -> Result<Removed> {
     let rows = client
         .query(
             "-- consumer::checkpoint::unregister
-             DELETE FROM checkpoints WHERE name = $1 AND partition = ANY ($2) RETURNING partition, fold",
+             DELETE FROM checkpoints WHERE name = $1 AND partition = ANY ($2)
+             RETURNING partition, fold, told_token IS NOT NULL",
             &[&name, &partitions],
         )
         .await
         .context("unregistering")?;
-    ensure!(!rows.is_empty(), "no consumer {name:?} is registered in {}", in_words(partitions));
-    let mut removed: Vec<Partition> = rows.iter().map(|row| row.get(0)).collect();
-    removed.sort_unstable();
-    Ok((removed, rows[0].get(1)))
+    let mut partitions: Vec<Partition> = rows.iter().map(|row| row.get(0)).collect();
+    partitions.sort_unstable();
+    let (fold, is_elsewhere) = rows.first().map_or((None, false), |row| (row.get(1), row.get(2)));
+    Ok(Removed { partitions, fold, is_elsewhere })
 }
 
 /// `partition 0`, or `partitions 0,3`.

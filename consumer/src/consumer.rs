@@ -17,6 +17,7 @@ mod part;
 mod plain;
 mod read;
 mod session;
+mod standby;
 mod step;
 mod together;
 
@@ -176,7 +177,6 @@ impl<F: Fold> Consumer<F> {
             self.session = Some(session);
         }
         let session = self.session.as_mut().expect("it was just opened");
-        session.reach_standby(&self.databases, &self.whose.name).await;
         if self.parts.iter().any(|part| part.loaded.is_none()) {
             let role = (!self.was_registered).then_some(self.role);
             let (folds, parts, whose) = (&mut self.folds, &mut self.parts, &self.whose);
@@ -185,10 +185,11 @@ impl<F: Fold> Consumer<F> {
                 None => part::load(&mut session.client, folds, parts, whose, role).await?,
             }
             self.was_registered = true;
+            self.clock.forget_told();
         }
         self.parts.iter_mut().for_each(|part| part.progress = Progress::default());
         let committers = Committers {
-            name: &self.whose.name,
+            whose: &self.whose,
             guard: Guard::of(self.role),
             parts: &mut self.parts,
             folds: &mut self.folds,

@@ -108,7 +108,7 @@ pub(crate) async fn insert_bound(
     }
     tx.execute(
         "-- consumer::home::insert_bound
-         INSERT INTO checkpoints (name, partition, fold, fold_version, is_elsewhere) VALUES ($1, $2, $3, $4, true)",
+         INSERT INTO checkpoints (name, partition, fold, fold_version, told_token) VALUES ($1, $2, $3, $4, 0)",
         &[&whose.name, &partition, &fold.id().name, &fold.id().version],
     )
     .await
@@ -171,23 +171,38 @@ pub(crate) async fn insert_own(
     own_rows::try_statements(own, fold, key).await
 }
 
-/// Removes a consumer from its own database, with its state and its dead letters.
+/// Removes a consumer from its own database, with its state and its dead letters. Returns the partitions that it had there.
 ///
 /// # Errors
 /// Postgres is away.
-pub(crate) async fn forget(client: &Client, name: &str, partitions: &[Partition]) -> Result<()> {
-    client
-        .execute(
+pub(crate) async fn forget(client: &Client, name: &str, partitions: &[Partition]) -> Result<Vec<Partition>> {
+    let rows = client
+        .query(
             "-- consumer::home::forget
-             DELETE FROM checkpoints WHERE name = $1 AND partition = ANY ($2)",
+             DELETE FROM checkpoints WHERE name = $1 AND partition = ANY ($2) RETURNING partition",
             &[&name, &partitions],
         )
         .await
         .context("forgetting the state")?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Notes the token that the log has today at the offset of a checkpoint.
+///
+/// # Errors
+/// Postgres is away.
+pub(crate) async fn renew_token(own: &Transaction<'_>, key: &CheckpointKey, token: i64) -> Result<()> {
+    own.execute(
+        "-- consumer::home::renew_token
+         UPDATE checkpoints SET token = $3 WHERE name = $1 AND partition = $2",
+        &[&key.name, &key.partition, &token],
+    )
+    .await
+    .context("renewing a token")?;
     Ok(())
 }
 
-/// Tells the log how far a consumer is for certain. Returns whether it is still registered in all of these partitions.
+/// Tells the log how far a consumer is for certain: an offset and the token of its batch for each partition. Returns whether it is still registered in all of these partitions.
 ///
 /// # Errors
 /// Postgres is away.
@@ -195,15 +210,17 @@ pub(crate) async fn tell(
     session: &impl Session,
     name: &str,
     partitions: &[Partition],
-    offsets: &[i64],
+    places: &[(i64, i64)],
 ) -> Result<bool> {
+    let (offsets, tokens): (Vec<i64>, Vec<i64>) = places.iter().copied().unzip();
     let told_count = session
         .execute(
             "-- consumer::home::tell
-             UPDATE checkpoints AS c SET last_offset = greatest(c.last_offset, new.last_offset), updated_at = now()
-             FROM unnest($2::int[], $3::bigint[]) AS new (partition, last_offset)
+             UPDATE checkpoints AS c SET last_offset = greatest(c.last_offset, new.last_offset), updated_at = now(),
+                    told_token = CASE WHEN c.last_offset <= new.last_offset THEN new.token ELSE c.told_token END
+             FROM unnest($2::int[], $3::bigint[], $4::bigint[]) AS new (partition, last_offset, token)
              WHERE c.name = $1 AND c.partition = new.partition",
-            &[&name, &partitions, &offsets],
+            &[&name, &partitions, &offsets, &tokens],
         )
         .await
         .context("telling the log how far the consumer is")?;

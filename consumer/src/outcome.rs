@@ -17,8 +17,8 @@ pub enum Interruption {
          processes of one name take turns, and one is enough)"
     )]
     Fenced,
-    /// A record that was read from the stream is not the record that Postgres has at its offset.
-    #[error("an entry of the stream is not of this log")]
+    /// A record that was read from the stream or from a standby is not the record that Postgres has at its offset.
+    #[error("a record of the stream, or of the standby, is not of this log")]
     Unvouched,
     /// The baseline was about to pass a consumer that has just registered.
     #[error("a consumer that is not this far has just registered")]
@@ -70,9 +70,9 @@ pub enum Interruption {
     /// The log does not have what was folded.
     #[error(
         "the log was put back to an older state: consumer {} has folded up to offset {offset} of partition {partition}, and the log \
-         has another record there, or none. Its state tells of records that are gone: put its own database back as well, or run {} \
-         and begin anew",
-        whose.name, whose.command(&["--unregister"])
+         has another record there, or none. Its state tells of records that are gone: put its own database back as well, or begin \
+         anew: run {}, then {}",
+        whose.name, whose.command(&["--unregister"]), whose.command(&["--register"])
     )]
     PutBack {
         /// The consumer.

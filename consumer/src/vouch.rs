@@ -31,15 +31,13 @@ pub(crate) enum Origin {
 }
 
 impl Vouchers {
-    /// Looks up the batches from `next_offset` on, if `last_offset` lies beyond the known ones. A standby's answer is not complete:
-    /// above the head that it shows, a batch is not known yet.
+    /// Looks up the batches from `next_offset` on, if `last_offset` lies beyond the known ones.
     ///
     /// # Errors
     /// Postgres is away.
     pub async fn look_up(
         &mut self,
         client: &Client,
-        is_complete: bool,
         partition: Partition,
         next_offset: i64,
         last_offset: i64,
@@ -48,14 +46,14 @@ impl Vouchers {
             self.ranges.pop_front();
         }
         let known_to = self.ranges.back().map_or(next_offset - 1, |range| range.last_offset);
-        self.may_be_more = !is_complete;
+        self.may_be_more = false;
         if last_offset <= known_to {
             return Ok(());
         }
         let found = pglog::batch_ranges(client, partition, known_to + 1, RANGES_LEN_MAX)
             .await
             .context("looking up the tokens of batches")?;
-        self.may_be_more = !is_complete || found.len() as i64 == RANGES_LEN_MAX;
+        self.may_be_more = found.len() as i64 == RANGES_LEN_MAX;
         self.ranges.extend(found);
         Ok(())
     }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use common::fault::die;
@@ -26,6 +26,9 @@ use crate::publisher::{Publisher, Waited};
 /// A batch of at most so many records is read by the statement that cuts it, which saves a round trip. At moderate rates
 /// nearly all batches are this small.
 const SMALL_LEN_MAX: i64 = 100;
+
+/// A step in which nothing is published follows hints for so long.
+const HINTED_MAX: Duration = Duration::from_millis(500);
 
 /// The result of [`Streamer::run_once`](crate::Streamer::run_once).
 #[derive(Debug)]
@@ -124,7 +127,7 @@ impl Leader {
             return Ok(Step::StandingBy);
         }
         self.hints.listen();
-        let mut may_look = true;
+        let (began_at, mut may_look) = (Instant::now(), true);
         loop {
             self.publisher.take_answers(&self.session.client).await?;
             if let Some(result) = self.publisher.take_result() {
@@ -144,7 +147,9 @@ impl Leader {
             }
             match self.publisher.wait(&self.session.client, &self.hint).await? {
                 Waited::Answered => {}
-                Waited::LookAgain => may_look = true,
+                // While one node is away and hints keep coming, the share is looked at all the same.
+                Waited::Hinted if began_at.elapsed() >= HINTED_MAX => return Ok(Step::Searching),
+                Waited::Hinted | Waited::LookAgain => may_look = true,
                 Waited::InVain => return Ok(Step::Searching),
                 Waited::Nothing if self.publisher.is_searching() => return Ok(Step::Searching),
                 Waited::Nothing => return Ok(Step::Idle),
@@ -167,7 +172,8 @@ impl Leader {
         }
         let nodes = &self.publisher.nodes;
         self.session.give_back(|partition| !nodes.is_asked_about(partition)).await?;
-        self.publisher.lead(self.session.led(), self.session.excess());
+        let may_get_others = self.session.led().len() < self.session.wanted().len();
+        self.publisher.lead(self.session.led(), self.session.excess(), may_get_others);
         Ok(())
     }
 

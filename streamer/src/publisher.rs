@@ -36,7 +36,9 @@ pub(crate) const IDLE_WAIT: Duration = Duration::from_millis(100);
 pub(crate) enum Waited {
     /// An answer has come.
     Answered,
-    /// Records may have been staged, or were not looked for while a node took long.
+    /// Records may have been staged: a hint says so.
+    Hinted,
+    /// Records were not looked for while a node took long.
     LookAgain,
     /// Some partitions wait for their node, and nothing else is to be done.
     InVain,
@@ -50,6 +52,8 @@ pub(crate) struct Publisher {
     page_starts: PageStarts,
     pub nodes: Nodes,
     appenders: BTreeMap<Partition, Appender>,
+    /// Whether other streamers lead partitions that this one could lead, too.
+    may_get_others: bool,
     /// Pages that were published, and not returned yet.
     published: VecDeque<Published>,
     /// Why every partition fails.
@@ -60,11 +64,14 @@ impl Publisher {
     /// `is_cut` says whether the log has several partitions.
     pub fn new(servers: &Servers, stream: Stream, is_cut: bool, page_starts: PageStarts) -> Self {
         let (appenders, published) = (BTreeMap::new(), VecDeque::new());
-        Self { stream, is_cut, page_starts, nodes: Nodes::of(servers), appenders, published, failure: None }
+        let nodes = Nodes::of(servers);
+        Self { stream, is_cut, page_starts, nodes, appenders, may_get_others: false, published, failure: None }
     }
 
-    /// Publishes these partitions from now on; for those that are to be given back, nothing more is sent.
-    pub fn lead(&mut self, led: &BTreeSet<Partition>, leaving: &BTreeSet<Partition>) {
+    /// Publishes these partitions from now on; for those that are to be given back, nothing more is sent. If it `may_get_others`, no
+    /// refusal is final.
+    pub fn lead(&mut self, led: &BTreeSet<Partition>, leaving: &BTreeSet<Partition>, may_get_others: bool) {
+        self.may_get_others = may_get_others;
         self.appenders.retain(|partition, _| led.contains(partition));
         for partition in led {
             let appender = self.appenders.entry(*partition).or_insert_with(|| {
@@ -165,7 +172,7 @@ impl Publisher {
                 self.take(client, answer).await?;
                 Ok(Waited::Answered)
             }
-            () = hint.arrived(), if is_any_free => Ok(Waited::LookAgain),
+            () = hint.arrived(), if is_any_free => Ok(Waited::Hinted),
             () = tokio::time::sleep(IDLE_WAIT) => Ok(if is_any_free { Waited::InVain } else { Waited::LookAgain }),
         }
     }
@@ -318,8 +325,8 @@ impl Publisher {
         }
         let text = format!("{error:#}");
         if failing_count == staying_count && staying_count > 0 {
-            // A refusal ends the process, so it must concern all partitions.
-            let is_passing = is_refused && refused_count < staying_count;
+            // A refusal ends the process, so it must concern all partitions, and all that the process could lead.
+            let is_passing = is_refused && (refused_count < staying_count || self.may_get_others);
             self.failure = Some(if is_passing { anyhow!(text) } else { error });
             return;
         }

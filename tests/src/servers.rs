@@ -144,6 +144,17 @@ impl PrivatePostgres {
         format!("postgres://app@{},{}/{database}", host(self), host(other))
     }
 
+    /// Stops the server and the sessions of a program: connections stay open, new ones are taken, and nothing is answered.
+    pub async fn hang(&self, program: &str) {
+        let sessions = format!("SELECT pid FROM pg_stat_activity WHERE application_name LIKE '{program}%'");
+        let mut pids = self.run("postgres", &sessions).await;
+        assert!(!pids.is_empty(), "{program} is connected");
+        pids.push(self.server.as_ref().and_then(PostgresServer::pid).unwrap().to_string());
+        for pid in pids {
+            kill(Pid::from_raw(pid.parse().unwrap()), Signal::SIGSTOP).unwrap();
+        }
+    }
+
     /// Makes a standby writable.
     pub async fn promote(&self) {
         assert_eq!(self.run("postgres", "SELECT pg_promote()").await, ["t"], "the standby is promoted");

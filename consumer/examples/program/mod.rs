@@ -34,6 +34,10 @@ async fn run(config: Config, folds: Registry, shutdown: CancellationToken) -> Re
     let [partition] = config.consumer.stream.partitions.of(identity.partitions)?[..] else {
         bail!("an offset is of one partition: name it, for example --partitions 0");
     };
+    // The dead letters lie beside the state.
+    if let Some(own) = &config.consumer.state_database_url {
+        client = connect::postgres::connect(own, &name, || {}).await?;
+    }
     let key = CheckpointKey { name: name.clone(), partition };
     let mut fold = folds.of_consumer(&client, &key).await?;
     match consumer::replay(&mut client, &mut fold, &name, partition, offset).await? {

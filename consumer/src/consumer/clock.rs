@@ -38,6 +38,11 @@ impl Clock {
         self.told.as_ref().is_none_or(|(told, at)| told != places && (is_idle || at.elapsed() >= TELL_INTERVAL))
     }
 
+    /// The states were loaded again. If the log had crashed, it may have forgotten this, too.
+    pub fn forget_told(&mut self) {
+        self.told = None;
+    }
+
     /// The log was told.
     pub fn note_told(&mut self, places: Vec<(i64, i64)>) {
         self.told = Some((places, Instant::now()));

@@ -47,7 +47,7 @@ pub(super) async fn load<F: Fold>(
         bootstrap::begin_registering(&tx).await?;
     }
     let mut registering = Registering { log: &tx, own: &own, whose, role };
-    let (mut loaded, fold_count) = (Vec::with_capacity(parts.len()), folds.len());
+    let (mut loaded, mut told, fold_count) = (Vec::with_capacity(parts.len()), Vec::new(), folds.len());
     for (index, part) in parts.iter().enumerate() {
         let fold = &mut folds[fold_of(index, fold_count)];
         let (known, kept) = (known.remove(&part.key.partition), kept.remove(&part.key.partition));
@@ -55,12 +55,19 @@ pub(super) async fn load<F: Fold>(
             known.as_ref().is_none_or(|known| known.is_elsewhere),
             Interruption::KeptInLog { whose: whose.clone() }
         );
+        told.push(known.as_ref().map_or((0, 0), |known| (known.checkpoint.last_offset, known.token)));
         let registration = registering.find(fold, &part.key, known, kept).await?;
         claim(whose, registration.fold.as_ref(), fold).map_err(Interruption::OtherFold)?;
         loaded.push(Loaded::restore_or_advise(fold, registration, whose)?);
     }
     let places: Vec<(i64, i64)> = loaded.iter().map(|loaded| (loaded.last_offset(), loaded.token)).collect();
-    refuse_put_back(&tx, whose, &partitions, &places).await?;
+    let tokens = refuse_put_back(&tx, whose, &partitions, &places, Some(&told)).await?;
+    for ((loaded, part), token) in loaded.iter_mut().zip(parts.iter()).zip(tokens) {
+        if loaded.token != 0 && loaded.token != token {
+            home::renew_token(&own, &part.key, token).await?;
+            loaded.token = token;
+        }
+    }
     own.commit().await.context("committing the registration in the own database")?;
     tx.commit().await.context("committing the registration")?;
     parts.iter_mut().zip(loaded).for_each(|(part, loaded)| part.loaded = Some(loaded));
@@ -139,22 +146,28 @@ impl Registering<'_, '_> {
     }
 }
 
-/// Refuses a log that does not have the records up to these places, each an offset and a token.
+/// Refuses a log that does not have the records up to these places, each an offset and a token. A log that was told the very same place
+/// has the records, also if it was adopted since, and its batches have other tokens. Returns the tokens of today.
 async fn refuse_put_back(
     session: &impl Session,
     whose: &Whose,
     partitions: &[Partition],
     places: &[(i64, i64)],
-) -> Result<()> {
+    told: Option<&[(i64, i64)]>,
+) -> Result<Vec<i64>> {
     let offsets: Vec<i64> = places.iter().map(|(offset, _)| *offset).collect();
     let found =
         pglog::tokens_at(session, partitions, &offsets).await.context("comparing the checkpoints with the log")?;
-    for ((partition, (offset, token)), (in_log, head)) in partitions.iter().zip(places).zip(found) {
+    let mut tokens = Vec::with_capacity(places.len());
+    for (index, (partition, (offset, token))) in partitions.iter().zip(places).enumerate() {
+        let (in_log, head) = found[index];
         let is_other = in_log.is_some_and(|in_log| *token != 0 && in_log != *token);
+        let was_told = told.is_some_and(|told| told[index] == places[index]);
         let put_back = || Interruption::PutBack { whose: whose.clone(), partition: *partition, offset: *offset };
-        ensure!(*offset <= head && !is_other, put_back());
+        ensure!(*offset <= head && (!is_other || was_told), put_back());
+        tokens.push(in_log.unwrap_or(*token));
     }
-    Ok(())
+    Ok(tokens)
 }
 
 impl<F: Fold> Committers<'_, F> {
@@ -169,11 +182,8 @@ impl<F: Fold> Committers<'_, F> {
             return Ok(());
         }
         let partitions: Vec<Partition> = self.parts.iter().map(|part| part.key.partition).collect();
-        let whose = Whose { name: self.name.to_owned(), partitions: pglog::Partitions::All };
-        // A standby may be ahead of a primary that was put back. The log is what the primary has.
-        refuse_put_back(&self.session.client, &whose, &partitions, &places).await?;
-        let offsets: Vec<i64> = places.iter().map(|(offset, _)| *offset).collect();
-        let is_told = home::tell(&self.session.client, self.name, &partitions, &offsets).await?;
+        refuse_put_back(&self.session.client, self.whose, &partitions, &places, None).await?;
+        let is_told = home::tell(&self.session.client, &self.whose.name, &partitions, &places).await?;
         ensure!(is_told, Interruption::Unregistered);
         clock.note_told(places);
         Ok(())

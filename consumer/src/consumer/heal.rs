@@ -1,8 +1,10 @@
 //! Reading from Postgres the records that the stream does not have (I6).
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
+use pglog::Page;
 
 use super::commit::{Committer, Source};
+use super::standby::STATEMENT_WAIT;
 use crate::kind::Fold;
 use crate::outcome::Interruption;
 use crate::tail::PAGE_LEN_MAX;
@@ -16,7 +18,7 @@ impl<F: Fold> Committer<'_, F> {
     /// # Errors
     /// As [`heal`](Self::heal).
     pub async fn catch_up(&mut self) -> Result<()> {
-        let head = pglog::head(self.session.reader(), self.key.partition).await.context("asking for the head")?;
+        let head = pglog::head(&self.session.client, self.key.partition).await.context("asking for the head")?;
         self.heal(head, HEAL_PAGES_MAX).await?;
         Ok(())
     }
@@ -33,24 +35,54 @@ impl<F: Fold> Committer<'_, F> {
                 return Ok(true);
             }
             let len_max = missing_count.min(PAGE_LEN_MAX as i64);
-            let page = match self.loaded.read_missing(self.session.reader(), self.key.partition, len_max).await {
+            let (page, is_of_standby) = match self.read_missing(len_max).await {
                 Err(pglog::Error::Reaped { .. }) if self.was_overtaken().await? => {
                     return Err(Interruption::Fenced.into());
                 }
-                // The standby is behind: it has not even the records that are folded already.
-                Err(pglog::Error::Unassigned { .. }) if self.session.reads_standby() => return Ok(false),
-                page => page.context("healing a gap")?,
+                read => read.context("healing a gap")?,
             };
+            let records: Vec<_> = page.records().collect();
+            // The history keeps no tokens to compare.
+            let is_to_compare = is_of_standby && records.last().is_some_and(|last| last.token != 0);
+            if is_to_compare && self.session.is_elsewhere() && !self.may_commit(&records).await? {
+                self.leave_standby();
+                return Ok(false);
+            }
             self.progress.is_searching = page.is_empty() && self.loaded.is_searching();
             self.counts.healed_count += page.len() as i64;
             self.progress.healed_count += page.len();
-            let records: Vec<_> = page.records().collect();
-            // A standby may have been promoted beside the primary: then its records are not those of the log. The history keeps no
-            // tokens to compare.
-            let is_known = records.last().is_some_and(|last| last.token != 0);
-            let source = if self.session.reads_standby() && is_known { Source::Stream } else { Source::Postgres };
-            self.commit(&records, source).await?;
+            let source = if is_to_compare { Source::Stream } else { Source::Postgres };
+            let committed = self.commit(&records, source).await;
+            if is_to_compare && committed.as_ref().is_err_and(is_unvouched) {
+                self.leave_standby();
+            }
+            committed?;
         }
         Ok(self.loaded.last_offset() >= last_offset)
     }
+    /// The records after the checkpoint, and whether they are the standby's. Without a standby that has them, the primary is read.
+    async fn read_missing(&mut self, len_max: i64) -> Result<(Page, bool), pglog::Error> {
+        let partition = self.key.partition;
+        if let Some(standby) = self.session.standby.client().await {
+            let reading = self.loaded.read_missing(standby, partition, len_max);
+            match tokio::time::timeout(STATEMENT_WAIT, reading).await {
+                Ok(Ok(page)) if !page.is_empty() || self.loaded.is_searching() => return Ok((page, true)),
+                // It is behind.
+                Ok(Ok(_) | Err(pglog::Error::Unassigned { .. } | pglog::Error::Reaped { .. })) => {}
+                Ok(Err(error)) => self.session.standby.leave(&format!("{:#}", Error::new(error))),
+                Err(_) => self.session.standby.leave("it does not answer"),
+            }
+            self.loaded.begin_healing_anew();
+        }
+        let page = self.loaded.read_missing(&self.session.client, partition, len_max).await?;
+        Ok((page, false))
+    }
+
+    fn leave_standby(&mut self) {
+        self.session.standby.leave("its records are not those of the primary: was it promoted?");
+    }
+}
+
+fn is_unvouched(error: &Error) -> bool {
+    matches!(error.downcast_ref(), Some(Interruption::Unvouched))
 }

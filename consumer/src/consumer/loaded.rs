@@ -66,6 +66,11 @@ impl Loaded {
         self.healer.as_ref().is_some_and(WholeReader::is_searching)
     }
 
+    /// Healing goes on at another server, which knows nothing of a search.
+    pub fn begin_healing_anew(&mut self) {
+        self.healer = None;
+    }
+
     /// The records after the checkpoint, at most `len_max`, from Postgres. The history has the reaped ones.
     ///
     /// # Errors

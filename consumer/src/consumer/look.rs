@@ -15,7 +15,7 @@ impl<F: Fold> Step<'_, F> {
     pub async fn look(&mut self, heal: Heal) -> Result<()> {
         let Self { committers, reader, clock, .. } = self;
         let partitions: Vec<Partition> = committers.parts.iter().map(|part| part.key.partition).collect();
-        let heads = pglog::heads(committers.session.reader(), &partitions).await.context("asking for the heads")?;
+        let heads = pglog::heads(&committers.session.client, &partitions).await.context("asking for the heads")?;
         clock.note_look();
         let mut behind = Vec::new();
         for (index, (part, head)) in committers.parts.iter_mut().zip(&heads).enumerate() {

@@ -110,8 +110,7 @@ impl<F: Fold> Committer<'_, F> {
     async fn look_up_tokens(&mut self, last_offset: i64) -> Result<()> {
         let next_offset = self.loaded.last_offset() + 1;
         let vouchers = &mut self.loaded.vouchers;
-        let is_complete = !(self.session.is_elsewhere() && self.session.reads_standby());
-        vouchers.look_up(self.session.voucher(), is_complete, self.key.partition, next_offset, last_offset).await
+        vouchers.look_up(&self.session.client, self.key.partition, next_offset, last_offset).await
     }
 
     /// Whether the records may be committed as they are: the statement that commits them compares their tokens, or they are known

@@ -93,7 +93,7 @@ impl<F: Fold> Step<'_, F> {
 
     /// A tail cannot be read. Postgres is asked for the records of its partitions until it can.
     fn do_without(&mut self, tail: usize, error: &Error) {
-        let (consumer, wait) = (self.committers.name, self.reader.note_failure(tail, error));
+        let (consumer, wait) = (&self.committers.whose.name, self.reader.note_failure(tail, error));
         let parts = &self.committers.parts[self.reader.streams_of(tail)];
         // The partition is told if the connection was for this one alone.
         let partition = if let [part] = parts { part.label } else { None };

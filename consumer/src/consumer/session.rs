@@ -1,13 +1,13 @@
 //! The consumer's connections to Postgres, and whether a transaction is open: to the log, to the database of its state if that is
 //! another one, and to a hot standby of the log.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use deadpool_postgres::ClientWrapper as Client;
 use pglog::Identity;
-use tracing::warn;
 
+use super::standby::Standby;
 use crate::config::Databases;
 use crate::home;
 
@@ -18,19 +18,14 @@ const ROLLBACK_WAIT: Duration = Duration::from_secs(2);
 /// any process, such as the reaping of these records. The records are then folded again.
 const NO_FLUSH: &str = "SET synchronous_commit = off";
 
-/// How long a standby that failed is left alone, and how long connecting to it may take.
-const STANDBY_RETRY_WAIT: Duration = Duration::from_secs(5);
-const STANDBY_WAIT: Duration = Duration::from_secs(2);
-
 /// Connections on which one consumer works alone.
 pub(super) struct ConsumerSession {
     /// To the log's own database.
     pub client: Client,
     /// To the database of the state. `None`: it is the log's.
     own: Option<Client>,
-    standby: Option<Client>,
-    /// When to try the standby again.
-    standby_at: Option<Instant>,
+    /// A hot standby of the log.
+    pub standby: Standby,
     /// BEGIN was sent, and neither COMMIT nor ROLLBACK was answered.
     pub is_in_transaction: bool,
 }
@@ -48,34 +43,8 @@ impl ConsumerSession {
             Some(config) => Some(home::connect(config, name).await?),
             None => None,
         };
-        let mut session = Self { client, own, standby: None, standby_at: None, is_in_transaction: false };
-        session.reach_standby(databases, name).await;
-        Ok((session, identity))
-    }
-
-    /// Connects to the standby, if there is one, it is not connected, and it was not tried just now. Without it the log's own
-    /// database is read.
-    pub async fn reach_standby(&mut self, databases: &Databases, name: &str) {
-        let Some(config) = &databases.standby else { return };
-        if self.standby.as_ref().is_some_and(|standby| !standby.is_closed())
-            || self.standby_at.is_some_and(|at| Instant::now() < at)
-        {
-            return;
-        }
-        let connecting = async {
-            let client = connect::postgres::connect_to_standby(config, &format!("consumer {name}")).await?;
-            pglog::prepare_session(&client).await.context("setting up the session")?;
-            anyhow::Ok(client)
-        };
-        let connected = tokio::time::timeout(STANDBY_WAIT, connecting).await.context("it does not answer");
-        self.standby = connected
-            .flatten()
-            .map_err(|error| {
-                let error = format!("{error:#}");
-                warn!(consumer = name, error, "the standby cannot be read: reading from the log's own database");
-                self.standby_at = Some(Instant::now() + STANDBY_RETRY_WAIT);
-            })
-            .ok();
+        let standby = Standby::new(databases.standby.clone(), name);
+        Ok((Self { client, own, standby, is_in_transaction: false }, identity))
     }
 
     /// The database with checkpoints and states.
@@ -93,27 +62,8 @@ impl ConsumerSession {
         self.own.is_some()
     }
 
-    /// Where records, batches and heads are read.
-    pub fn reader(&self) -> &Client {
-        self.standby.as_ref().unwrap_or(&self.client)
-    }
-
-    /// Whether that is a standby, which may lack the newest batches.
-    pub fn reads_standby(&self) -> bool {
-        self.standby.is_some()
-    }
-
-    /// Where batches are looked up whose tokens no statement compares any more. The statement that commits in the log's database
-    /// compares them there.
-    pub fn voucher(&self) -> &Client {
-        if self.own.is_some() { self.reader() } else { &self.client }
-    }
-
-    /// Whether a connection that every step needs has ended. A standby that has ended is left.
-    pub fn is_closed(&mut self) -> bool {
-        if self.standby.as_ref().is_some_and(|standby| standby.is_closed()) {
-            self.standby = None;
-        }
+    /// Whether a connection that every step needs has ended.
+    pub fn is_closed(&self) -> bool {
         self.client.is_closed() || self.own.as_ref().is_some_and(|own| own.is_closed())
     }
 

@@ -10,6 +10,7 @@ use super::commit::Committer;
 use super::guard::Guard;
 use super::part::{Part, fold_of};
 use super::session::ConsumerSession;
+use crate::advice::Whose;
 use crate::fault::Fault;
 use crate::kind::Fold;
 use crate::outcome::Progress;
@@ -27,7 +28,7 @@ pub(super) struct Step<'a, F> {
 /// The half of a step that works on Postgres.
 pub(super) struct Committers<'a, F> {
     /// The consumer.
-    pub name: &'a str,
+    pub whose: &'a Whose,
     pub guard: Guard,
     pub parts: &'a mut [Part],
     pub folds: &'a mut [F],

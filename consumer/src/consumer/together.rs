@@ -62,7 +62,7 @@ impl<F: Fold> Committers<'_, F> {
         crash_or_die_before_commit(self.fault)?;
         let home = if self.session.is_elsewhere() { Home::Own } else { Home::Log };
         let moves: Vec<_> = advances.iter().map(|(partition, advance)| (*partition, advance)).collect();
-        let committing = advance_all(self.session.home(), home, self.name, &moves);
+        let committing = advance_all(self.session.home(), home, &self.whose.name, &moves);
         let moved = commit_or_die(self.fault, committing).await?;
         if self.fault == Fault::DieAfterCommit {
             die();
@@ -81,7 +81,7 @@ impl<F: Fold> Committers<'_, F> {
             committer.note_commit(&page.records, applied_count, advance.letters.len());
             // Another statement than the one that knows the place has moved the row.
             committer.loaded.place.forget();
-            trace_batch(self.name, &page.records, began_at.elapsed());
+            trace_batch(&self.whose.name, &page.records, began_at.elapsed());
         }
         for part in &refused {
             if self.of(*part).was_overtaken().await? {

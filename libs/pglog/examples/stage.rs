@@ -37,12 +37,9 @@ async fn credit(client: &mut Client, account_id: i64, amount: i64) -> Result<i64
     let row = tx.query_one(change, &[&account_id, &amount]).await?;
     // Last, because the transaction now holds the account's lock. A second transaction on this account waits for this COMMIT,
     // so the log has the records of one account in the order of their commits.
-    let data = format!(r#"{{"id":{account_id},"amount":{amount}}}"#);
-    pglog::stage(
-        &tx,
-        NewRecord { key: "account-7", object: "account", action: "credit", data: &data, ..NewRecord::default() },
-    )
-    .await?;
+    let (key, data) = (format!("account-{account_id}"), format!(r#"{{"id":{account_id},"amount":{amount}}}"#));
+    let record = NewRecord { key: &key, object: "account", action: "credit", data: &data, ..NewRecord::default() };
+    pglog::stage(&tx, record).await?;
     tx.commit().await?;
     Ok(row.get(0))
 }

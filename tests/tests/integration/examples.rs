@@ -4,6 +4,8 @@ use tests::{Process, World, binary};
 use tokio::process::Command;
 
 use crate::fold_life::{archive_and_reap, correct_letter, stage_spoiled_ride};
+use crate::own_database::Service;
+use pglog::Session;
 
 /// Starts an example under a role.
 pub fn example(world: &World, name: &str, role: &str, args: &[&str]) -> Process {
@@ -123,6 +125,34 @@ async fn the_example_with_rows_derives_every_balance_whatever_crashes() {
         assert_eq!(row_count(&world, "dead_letters", name).await, 1);
     }
     assert!(world.number("SELECT crash_count FROM checkpoints WHERE name = 'balances0'").await > 0);
+}
+
+/// A service runs the example in its own database, as EMBEDDING.md says.
+#[tokio::test]
+async fn the_example_with_rows_keeps_them_in_the_database_of_a_service() {
+    let world = world_with_accounts().await;
+    let record_count = stage_credits(&world).await;
+    let service = Service::beside(&world).await;
+    service.client.batch_execute(include_str!("../../../consumer/examples/balances.sql")).await.unwrap();
+    let own = ["balances0", "--state-database-url", &service.url];
+    for fault in ["die-before-commit:2", "die-at-commit:1", "die-after-commit:1"] {
+        let mut dying = example(&world, "balances", "consumer", &[&own[..], &["--inject", fault]].concat());
+        assert!(!dying.ended().await.success(), "{fault}: {}", dying.output());
+    }
+    let drain = [&own[..], &["--drain", "--fault-rate", "0.5", "--fault-seed", "7"]].concat();
+    example(&world, "balances", "consumer", &drain).succeed().await;
+    assert_eq!(service.number("SELECT last_offset FROM checkpoints").await, record_count);
+    let letter = service.number("SELECT record_offset FROM dead_letters").await.to_string();
+    service.client.batch_execute(r#"UPDATE dead_letters SET data = '{"id":1,"amount":9000}'"#).await.unwrap();
+    let replay = [&own[..], &["--replay", &letter]].concat();
+    example(&world, "balances", "operator", &replay).succeed().await;
+    world.client().batch_execute("UPDATE accounts SET balance = balance + 9000 WHERE id = 1").await.unwrap();
+    let balances = "SELECT string_agg(concat(id, ' ', balance), ', ' ORDER BY id)";
+    let here: String = world.client().query_one(&format!("{balances} FROM accounts"), &[]).await.unwrap().get(0);
+    let there = format!("{balances} FROM (SELECT account_id AS id, balance FROM account_balances) AS derived");
+    let there: String = service.client.query_one(&there, &[]).await.unwrap().get(0);
+    assert_eq!(there, here);
+    assert_eq!(row_count(&world, "account_balances", "balances0").await, 0);
 }
 
 #[tokio::test]

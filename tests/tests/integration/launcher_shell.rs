@@ -10,8 +10,10 @@ use crate::api::Api;
 use crate::launcher::UpFolder;
 
 /// Variables that lead to servers and accounts that are not the demo's. Nothing listens on port 1.
-const ELSEWHERE: [(&str, &str); 11] = [
+const ELSEWHERE: [(&str, &str); 13] = [
     ("DATABASE_URL", "postgres://elsewhere@127.0.0.1:1/elsewhere"),
+    ("STANDBY_DATABASE_URL", "postgres://elsewhere@127.0.0.1:1/elsewhere"),
+    ("STATE_DATABASE_URL", "postgres://elsewhere@127.0.0.1:1/elsewhere"),
     ("REDIS_URL", "redis://127.0.0.1:1/"),
     ("WALLETS_REDIS_URL", "redis://127.0.0.1:1/"),
     ("STRIPE_API_KEY", "sk_live_elsewhere"),
@@ -35,8 +37,8 @@ async fn the_demo_reaches_nothing_that_it_has_not_started() {
     let mut up = folder.up(&ELSEWHERE);
     up.wait_for("CONVERGED").await;
     up.wait_for(
-        "not used  CONTAINER_SPOOL, DATABASE_URL, OTEL_EXPORTER_OTLP_ENDPOINT, RECEIPTS_SMTP_URL, REDIS_URL, STRIPE_API_BASE, STRIPE_API_KEY, \
-         WALLETS_REDIS_URL: ",
+        "not used  CONTAINER_SPOOL, DATABASE_URL, OTEL_EXPORTER_OTLP_ENDPOINT, RECEIPTS_SMTP_URL, REDIS_URL, STANDBY_DATABASE_URL, \
+         STATE_DATABASE_URL, STRIPE_API_BASE, STRIPE_API_KEY, WALLETS_REDIS_URL: ",
     )
     .await;
     // The servers overwrite theirs, and a consumer may just have crashed.

@@ -2,6 +2,7 @@
 
 mod adopt;
 mod api;
+mod api_standby;
 mod audit;
 mod audit_documents;
 mod audit_history;
@@ -73,6 +74,7 @@ mod fuzz_wallets;
 mod history;
 mod history_http;
 mod history_live;
+mod hot_standby;
 mod house;
 mod kills;
 mod launcher;
@@ -89,6 +91,7 @@ mod monitor;
 mod openapi;
 mod overload;
 mod own_database;
+mod own_database_life;
 mod pace;
 mod partitions_apart;
 mod partitions_audit;

@@ -10,11 +10,11 @@ use stream::Servers;
 use stream::end::StreamEnd;
 use stream::wire::Wire;
 use streamer::Step;
-use tests::{PrivateCluster, PrivatePostgres, World, wait_until};
+use tests::{PrivateCluster, PrivatePostgres, Process, World, wait_long_until, wait_until};
 
 use crate::partitions_fixture::{
-    at, is_all_cut, keys, lens, member_count, record_counts, shares, stage, start_streamer, wait_until_published,
-    write_rides,
+    at, is_all_cut, keys, lens, member_count, record_counts, shares, stage, start_streamer, wait_for_shares,
+    wait_until_published, write_rides,
 };
 
 /// Records of a transaction that one statement does not count.
@@ -44,6 +44,54 @@ async fn a_stream_that_is_refused_holds_up_no_other_partition() {
     let _: () = redis::cmd("DEL").arg(key).query_async(&mut world.redis().await).await.unwrap();
     wait_until_published(&world).await;
     streamer.stop().await;
+}
+
+#[tokio::test]
+async fn a_streamer_whose_whole_share_is_refused_goes_on_because_it_may_get_others() {
+    let world = World::cut(2).await;
+    let key = &keys(&world).await[0];
+    let _: () = redis::cmd("SET").arg(key).arg("x").query_async(&mut world.redis().await).await.unwrap();
+    let mut streamers = [start_streamer(&world, &[]).await, start_streamer(&world, &[]).await];
+    wait_for_shares(&world, &[1, 1]).await;
+    for partition in 0..2 {
+        stage(world.client(), partition, 100).await;
+    }
+    wait_until("the refusal is told", async || {
+        streamers.iter().any(|streamer| streamer.output().contains("WRONGTYPE"))
+    })
+    .await;
+    stage(world.client(), 1, 100).await;
+    wait_until("the other one is published", async || is_all_cut(&world).await).await;
+    assert!(streamers.iter_mut().all(Process::is_running));
+    wait_for_shares(&world, &[1, 1]).await;
+    let _: () = redis::cmd("DEL").arg(key).query_async(&mut world.redis().await).await.unwrap();
+    wait_until_published(&world).await;
+    for streamer in streamers {
+        streamer.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn hints_for_a_stream_that_is_refused_keep_no_partition_from_another_streamer() {
+    let world = World::cut(8).await;
+    let key = &keys(&world).await[3];
+    let _: () = redis::cmd("SET").arg(key).arg("x").query_async(&mut world.redis().await).await.unwrap();
+    let first = start_streamer(&world, &[]).await;
+    wait_for_shares(&world, &[8]).await;
+    let client = world.connect().await;
+    let traffic = tokio::spawn(async move {
+        loop {
+            stage(&client, 3, 1).await;
+            pglog::hint(&client).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let second = start_streamer(&world, &[]).await;
+    wait_long_until(Duration::from_secs(20), "both lead four", async || shares(&world).await == [4, 4]).await;
+    traffic.abort();
+    for streamer in [first, second] {
+        streamer.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use crate::find::given;
 
 /// Servers and accounts.
 const ELSEWHERE: [&str; 10] = [
+    "NOTIFY_SOCKET",
     "DATABASE_URL",
     "STANDBY_DATABASE_URL",
     "STATE_DATABASE_URL",
@@ -18,7 +19,6 @@ const ELSEWHERE: [&str; 10] = [
     "RECEIPTS_SMTP_URL",
     // It may be a bucket.
     "CONTAINER_SPOOL",
-    "NOTIFY_SOCKET",
 ];
 
 /// Every setting of the programs.
@@ -70,7 +70,7 @@ impl Outside {
     /// The names of the servers' and accounts' variables that are set and passed over.
     pub fn passed_over(&self) -> Vec<String> {
         let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
-        let is_told = |name: &String| ELSEWHERE[..7].contains(&name.as_str()) || name.starts_with("OTEL_EXPORTER_");
+        let is_told = |name: &String| ELSEWHERE[1..].contains(&name.as_str()) || name.starts_with("OTEL_EXPORTER_");
         let passed_over = names.filter(|name| is_told(name) && !self.used.contains(name) && given(name).is_some());
         passed_over.collect::<BTreeSet<_>>().into_iter().collect()
     }

@@ -87,6 +87,9 @@ fn list_others<'a>(others: impl Iterator<Item = &'a Registered>, partition: Part
     for consumer in others {
         report.consumers.push(consumer.line(partition));
         report.note(match &consumer.fold {
+            _ if consumer.is_elsewhere => {
+                format!("{}: not compared: its state is in a database of its own", consumer.name)
+            }
             Some(_) if consumer.has_fold(WalletsFold::ID) => {
                 format!("{}: its state is the documents in Redis: see the line of wallets in Redis", consumer.name)
             }
