@@ -85,12 +85,13 @@ async fn a_consumer_is_unregistered_in_both_databases_however_often_it_takes() {
 async fn a_log_that_has_forgotten_how_far_a_consumer_is_is_told_again() {
     let (world, service, _streamer) = world_with(20).await;
     let outside = service.start(&world, "s0", &[]);
-    wait_until("it runs", async || outside.output().contains("consumer started")).await;
+    world.write_rides(1).await;
+    wait_until("the log is told", async || told(&world, "s0").await == 21).await;
     // As after a crash: the newest commits of the log's own database that did not wait for the disk are gone.
     let forget = "UPDATE checkpoints SET last_offset = 5, told_token = 0;
                   SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'consumer s0'
                     AND datname = current_database()";
     world.client().batch_execute(forget).await.unwrap();
-    wait_until("the log is told again", async || told(&world, "s0").await == 20).await;
+    wait_until("the log is told again", async || told(&world, "s0").await == 21).await;
     outside.stop().await;
 }
