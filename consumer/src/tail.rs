@@ -16,8 +16,12 @@ use stream::resp::Commands;
 use stream::wire::Wire;
 use tokio::time::{sleep_until, timeout_at};
 
-/// Entries per page, in all streams of a connection together.
+/// Records per page.
 pub(crate) const PAGE_LEN_MAX: usize = 1000;
+
+/// Entries per read, in all streams of a connection together. Their pages are committed by one statement: a commit of several
+/// checkpoints costs more than one of one.
+const READ_LEN_MAX: usize = 4 * PAGE_LEN_MAX;
 
 /// The longest wait between two attempts while Redis is away. When a node of a cluster has died, another one soon takes its place.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -91,7 +95,7 @@ impl Tail {
 
     /// Entries of one stream per page.
     pub fn len_max(&self) -> usize {
-        PAGE_LEN_MAX.div_ceil(self.streams.len())
+        READ_LEN_MAX.div_ceil(self.streams.len()).min(PAGE_LEN_MAX)
     }
 
     /// The page after these positions. It waits while Redis is given time to come back, connects if needed, asks unless that page

@@ -4,8 +4,7 @@
 //! by one statement, too. Each moves, or does not, by itself: a conflict in one partition holds back no other.
 
 use anyhow::{Context, Result};
-use deadpool_postgres::ClientWrapper as Client;
-use pglog::Partition;
+use pglog::{Partition, Session};
 use tokio_postgres::types::ToSql;
 
 use super::{Checkpoint, Counts};
@@ -95,7 +94,7 @@ impl Advance<'_> {
     ///
     /// # Errors
     /// Postgres is away.
-    pub async fn execute(&self, client: &Client, key: &CheckpointKey, place: &mut Place) -> Result<bool> {
+    pub async fn execute(&self, client: &impl Session, key: &CheckpointKey, place: &mut Place) -> Result<bool> {
         let mut params: Vec<&(dyn ToSql + Sync)> = vec![&key.name, &key.partition];
         params.extend(self.params());
         if !self.letters.is_empty() {
@@ -222,7 +221,7 @@ impl Home {
 /// # Errors
 /// Postgres is away.
 pub(crate) async fn advance_all(
-    client: &Client,
+    client: &impl Session,
     home: Home,
     name: &str,
     advances: &[(Partition, &Advance<'_>)],
