@@ -138,7 +138,7 @@ impl<F: Fold> Consumer<F> {
         self.reader.is_readable()
     }
 
-    /// Waits up to `block` for entries (not at all if `None`), folds at most some 1000 of them, and commits. If the streams have
+    /// Waits up to `block` for entries (not at all if `None`), folds at most some 4000 of them (1000 of one partition), and commits. If the streams have
     /// nothing to offer, or are away, the records that Postgres has beyond the checkpoints are read from there.
     ///
     /// # Errors

@@ -191,11 +191,16 @@ pub(crate) async fn forget(client: &Client, name: &str, partitions: &[Partition]
 ///
 /// # Errors
 /// Postgres is away.
-pub(crate) async fn renew_token(own: &Transaction<'_>, key: &CheckpointKey, token: i64) -> Result<()> {
+pub(crate) async fn renew_token(
+    own: &Transaction<'_>,
+    key: &CheckpointKey,
+    last_offset: i64,
+    token: i64,
+) -> Result<()> {
     own.execute(
         "-- consumer::home::renew_token
-         UPDATE checkpoints SET token = $3 WHERE name = $1 AND partition = $2",
-        &[&key.name, &key.partition, &token],
+         UPDATE checkpoints SET token = $4 WHERE name = $1 AND partition = $2 AND last_offset = $3",
+        &[&key.name, &key.partition, &last_offset, &token],
     )
     .await
     .context("renewing a token")?;

@@ -71,12 +71,14 @@ pub enum Interruption {
     #[error(
         "the log was put back to an older state: consumer {} has folded up to offset {offset} of partition {partition}, and the log \
          has another record there, or none. Its state tells of records that are gone: put its own database back as well, or begin \
-         anew: run {}, then {}",
-        whose.name, whose.command(&["--unregister"]), whose.command(&["--register"])
+         anew, with the same STATE_DATABASE_URL: run {}, then {}",
+        whose.name, whose.command(&["--unregister"]), whose.command(&["--fold", fold.name, "--register"])
     )]
     PutBack {
         /// The consumer.
         whose: Whose,
+        /// Its fold.
+        fold: FoldId,
         /// The partition.
         partition: pglog::Partition,
         /// Where its state is.

@@ -23,6 +23,9 @@ pub(crate) const PAGE_LEN_MAX: usize = 1000;
 /// checkpoints costs more than one of one.
 const READ_LEN_MAX: usize = 4 * PAGE_LEN_MAX;
 
+/// The size of a reply, in bytes, after which the next read is no longer than a page: its records are large.
+const LARGE_REPLY: usize = 4_000_000;
+
 /// The longest wait between two attempts while Redis is away. When a node of a cluster has died, another one soon takes its place.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(1);
 
@@ -40,6 +43,8 @@ pub(crate) struct Tail {
     asked: Option<Asked>,
     /// A command is being written. If that was cut short, the connection is of no more use.
     is_writing: bool,
+    /// Entries per read, in all streams.
+    read_len: usize,
     backoff: Backoff,
     /// When to try Redis again after a failure.
     retry_at: Option<Instant>,
@@ -76,6 +81,7 @@ impl Tail {
             link: Link::Closed,
             asked: None,
             is_writing: false,
+            read_len: READ_LEN_MAX,
             backoff: Backoff::up_to(RETRY_WAIT_MAX),
             retry_at: None,
             is_readable: true,
@@ -95,7 +101,7 @@ impl Tail {
 
     /// Entries of one stream per page.
     pub fn len_max(&self) -> usize {
-        READ_LEN_MAX.div_ceil(self.streams.len()).min(PAGE_LEN_MAX)
+        self.read_len.div_ceil(self.streams.len()).min(PAGE_LEN_MAX)
     }
 
     /// The page after these positions. It waits while Redis is given time to come back, connects if needed, asks unless that page
@@ -135,6 +141,7 @@ impl Tail {
         let page = timeout_at(asked.until.into(), wire.read(1)).await;
         let page = page.context("redis does not answer")?.context("reading the stream")?;
         self.asked = None;
+        self.read_len = if page.len() > LARGE_REPLY { PAGE_LEN_MAX } else { READ_LEN_MAX };
         Ok(Reply::Page(page))
     }
 

@@ -311,7 +311,8 @@ impl Publisher {
 
     /// Attempts on these partitions failed. They are repeated after a pause; or by the caller, if every partition fails.
     fn fail(&mut self, partitions: &BTreeSet<Partition>, error: Error) {
-        let is_refused = error.is::<Refused>();
+        let refused: Option<&Refused> = error.downcast_ref();
+        let (is_refused, is_of_the_key) = (refused.is_some(), refused.is_some_and(Refused::is_of_the_key));
         for partition in partitions {
             if let Some(appender) = self.appenders.get_mut(partition) {
                 appender.fail(is_refused);
@@ -325,8 +326,9 @@ impl Publisher {
         }
         let text = format!("{error:#}");
         if failing_count == staying_count && staying_count > 0 {
-            // A refusal ends the process, so it must concern all partitions, and all that the process could lead.
-            let is_passing = is_refused && (refused_count < staying_count || self.may_get_others);
+            // A refusal ends the process, so it must concern all partitions, and all that the process could lead. If it is about the
+            // user, another streamer does better.
+            let is_passing = is_refused && (refused_count < staying_count || is_of_the_key && self.may_get_others);
             self.failure = Some(if is_passing { anyhow!(text) } else { error });
             return;
         }

@@ -8,6 +8,13 @@ use stream::refusal::{is_passing, moved_to};
 #[error("redis refuses to append to the stream; look at its configuration and at the key")]
 pub struct Refused(#[source] ErrorReply);
 
+impl Refused {
+    /// Whether it is about what is under one key, and not about the user or the server.
+    pub(crate) fn is_of_the_key(&self) -> bool {
+        self.0.0.starts_with("WRONGTYPE ")
+    }
+}
+
 /// An error reply of Redis. Its first word is a code for programs: `OOM command not allowed …`.
 #[derive(Debug, thiserror::Error)]
 #[error("redis answers {0}")]

@@ -15,7 +15,7 @@ use super::step::Committers;
 use crate::advice::Whose;
 use crate::bootstrap::{self, Role};
 use crate::checkpoint::{self, Registration};
-use crate::fold::CheckpointKey;
+use crate::fold::{CheckpointKey, FoldId};
 use crate::home;
 use crate::kind::{Fold, Kind};
 use crate::outcome::Interruption;
@@ -61,10 +61,10 @@ pub(super) async fn load<F: Fold>(
         loaded.push(Loaded::restore_or_advise(fold, registration, whose)?);
     }
     let places: Vec<(i64, i64)> = loaded.iter().map(|loaded| (loaded.last_offset(), loaded.token)).collect();
-    let tokens = refuse_put_back(&tx, whose, &partitions, &places, Some(&told)).await?;
+    let tokens = refuse_put_back(&tx, (whose, folds[0].id()), &partitions, &places, Some(&told)).await?;
     for ((loaded, part), token) in loaded.iter_mut().zip(parts.iter()).zip(tokens) {
         if loaded.token != 0 && loaded.token != token {
-            home::renew_token(&own, &part.key, token).await?;
+            home::renew_token(&own, &part.key, loaded.last_offset(), token).await?;
             loaded.token = token;
         }
     }
@@ -97,7 +97,7 @@ impl Registering<'_, '_> {
             (Some(known), Some(kept)) => {
                 // The own database was put back to an older state: the bound goes back with it.
                 if known.checkpoint.last_offset > kept.checkpoint.last_offset {
-                    self.note(fold, key, kept.checkpoint.last_offset).await?;
+                    self.note(fold, key, (kept.checkpoint.last_offset, kept.token)).await?;
                 }
                 Ok(kept)
             }
@@ -106,7 +106,7 @@ impl Registering<'_, '_> {
                 let role = self.role.ok_or(Interruption::Unregistered)?;
                 home::insert_bound(self.log, fold, whose, partition, role).await?;
                 let Some(kept) = kept else { return self.register(fold, key, role).await };
-                self.note(fold, key, kept.checkpoint.last_offset).await?;
+                self.note(fold, key, (kept.checkpoint.last_offset, kept.token)).await?;
                 Ok(kept)
             }
         }
@@ -122,9 +122,9 @@ impl Registering<'_, '_> {
         );
         fold.restart();
         let (last_offset, state) = home::beginning(self.log, fold, key, start).await?;
-        self.note(fold, key, last_offset).await?;
         let token = pglog::token_at(self.log, key.partition, last_offset).await.context("asking for a token")?;
         let place = (last_offset, token.unwrap_or(0));
+        self.note(fold, key, place).await?;
         let state = if state.is_some() { state } else { fold.state()? };
         home::insert_own(self.log, self.own, fold, key, place, state.as_deref()).await?;
         let mut found = home::find_all(self.own, &key.name, &[key.partition]).await?;
@@ -132,13 +132,13 @@ impl Registering<'_, '_> {
     }
 
     /// Notes in the log how far the state is, if the records after it can be read.
-    async fn note(&self, fold: &impl Fold, key: &CheckpointKey, last_offset: i64) -> Result<()> {
+    async fn note(&self, fold: &impl Fold, key: &CheckpointKey, (last_offset, token): (i64, i64)) -> Result<()> {
         bootstrap::refuse_gaps(self.log, fold, self.whose, key.partition, last_offset).await?;
         self.log
             .execute(
                 "-- consumer::elsewhere::note
-                 UPDATE checkpoints SET last_offset = $3 WHERE name = $1 AND partition = $2",
-                &[&key.name, &key.partition, &last_offset],
+                 UPDATE checkpoints SET last_offset = $3, told_token = $4 WHERE name = $1 AND partition = $2",
+                &[&key.name, &key.partition, &last_offset, &token],
             )
             .await
             .context("noting how far the consumer is")?;
@@ -150,7 +150,7 @@ impl Registering<'_, '_> {
 /// has the records, also if it was adopted since, and its batches have other tokens. Returns the tokens of today.
 async fn refuse_put_back(
     session: &impl Session,
-    whose: &Whose,
+    (whose, fold): (&Whose, FoldId),
     partitions: &[Partition],
     places: &[(i64, i64)],
     told: Option<&[(i64, i64)]>,
@@ -163,7 +163,7 @@ async fn refuse_put_back(
         let (in_log, head) = found[index];
         let is_other = in_log.is_some_and(|in_log| *token != 0 && in_log != *token);
         let was_told = told.is_some_and(|told| told[index] == places[index]);
-        let put_back = || Interruption::PutBack { whose: whose.clone(), partition: *partition, offset: *offset };
+        let put_back = || Interruption::PutBack { whose: whose.clone(), fold, partition: *partition, offset: *offset };
         ensure!(*offset <= head && (!is_other || was_told), put_back());
         tokens.push(in_log.unwrap_or(*token));
     }
@@ -182,7 +182,7 @@ impl<F: Fold> Committers<'_, F> {
             return Ok(());
         }
         let partitions: Vec<Partition> = self.parts.iter().map(|part| part.key.partition).collect();
-        refuse_put_back(&self.session.client, self.whose, &partitions, &places, None).await?;
+        refuse_put_back(&self.session.client, (self.whose, self.folds[0].id()), &partitions, &places, None).await?;
         let is_told = home::tell(&self.session.client, &self.whose.name, &partitions, &places).await?;
         ensure!(is_told, Interruption::Unregistered);
         clock.note_told(places);

@@ -2,10 +2,11 @@
 
 use anyhow::{Context, Error, Result};
 use pglog::Page;
+use tokio::time::timeout;
 
 use super::commit::{Committer, Source};
 use super::standby::STATEMENT_WAIT;
-use crate::kind::Fold;
+use crate::kind::{Fold, Kind};
 use crate::outcome::Interruption;
 use crate::tail::PAGE_LEN_MAX;
 
@@ -44,7 +45,9 @@ impl<F: Fold> Committer<'_, F> {
             let records: Vec<_> = page.records().collect();
             // The history keeps no tokens to compare.
             let is_to_compare = is_of_standby && records.last().is_some_and(|last| last.token != 0);
-            if is_to_compare && self.session.is_elsewhere() && !self.may_commit(&records).await? {
+            // A model is changed before the statement that compares, and a state elsewhere is committed where nothing can be compared.
+            let is_compared_now = is_to_compare && (self.session.is_elsewhere() || self.fold.kind() == Kind::Model);
+            if is_compared_now && !self.are_of_this_log(&records).await? {
                 self.leave_standby();
                 return Ok(false);
             }
@@ -60,21 +63,21 @@ impl<F: Fold> Committer<'_, F> {
         }
         Ok(self.loaded.last_offset() >= last_offset)
     }
+
     /// The records after the checkpoint, and whether they are the standby's. Without a standby that has them, the primary is read.
     async fn read_missing(&mut self, len_max: i64) -> Result<(Page, bool), pglog::Error> {
-        let partition = self.key.partition;
+        let (partition, next_offset) = (self.key.partition, self.loaded.last_offset() + 1);
         if let Some(standby) = self.session.standby.client().await {
-            let reading = self.loaded.read_missing(standby, partition, len_max);
-            match tokio::time::timeout(STATEMENT_WAIT, reading).await {
-                Ok(Ok(page)) if !page.is_empty() || self.loaded.is_searching() => return Ok((page, true)),
+            let healer = &mut self.loaded.standby_healer;
+            match timeout(STATEMENT_WAIT, healer.read(standby, partition, next_offset, len_max)).await {
+                Ok(Ok(page)) if !page.is_empty() || healer.is_searching() => return Ok((page, true)),
                 // It is behind.
                 Ok(Ok(_) | Err(pglog::Error::Unassigned { .. } | pglog::Error::Reaped { .. })) => {}
                 Ok(Err(error)) => self.session.standby.leave(&format!("{:#}", Error::new(error))),
                 Err(_) => self.session.standby.leave("it does not answer"),
             }
-            self.loaded.begin_healing_anew();
         }
-        let page = self.loaded.read_missing(&self.session.client, partition, len_max).await?;
+        let page = self.loaded.healer.read(&self.session.client, partition, next_offset, len_max).await?;
         Ok((page, false))
     }
 

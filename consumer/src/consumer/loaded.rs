@@ -22,7 +22,9 @@ pub(crate) struct Loaded {
     pub position: EntryId,
     pub vouchers: Vouchers,
     /// Where healing stopped, so that a large gap is not searched from its batch's beginning each time.
-    healer: Option<WholeReader>,
+    pub healer: Healer,
+    /// The same at a standby.
+    pub standby_healer: Healer,
 }
 
 impl Loaded {
@@ -53,7 +55,15 @@ impl Loaded {
         let checkpoint = registration.checkpoint;
         let position = EntryId { offset: checkpoint.last_offset, copy: 0 };
         let token = registration.token;
-        Ok(Self { checkpoint, token, place: Place::default(), position, vouchers: Vouchers::default(), healer: None })
+        Ok(Self {
+            checkpoint,
+            token,
+            place: Place::default(),
+            position,
+            vouchers: Vouchers::default(),
+            healer: Healer::default(),
+            standby_healer: Healer::default(),
+        })
     }
 
     /// The state reflects the records 1 … last_offset.
@@ -63,31 +73,39 @@ impl Loaded {
 
     /// Whether healing is on its way to a place deep in a huge batch.
     pub fn is_searching(&self) -> bool {
-        self.healer.as_ref().is_some_and(WholeReader::is_searching)
+        self.healer.is_searching() || self.standby_healer.is_searching()
+    }
+}
+
+/// Reads the records after a checkpoint from one server. Each server has one of its own: a standby knows a batch later than the
+/// primary, and a reader goes on from what it has seen.
+#[derive(Default)]
+pub(crate) struct Healer(Option<WholeReader>);
+
+impl Healer {
+    /// Whether it is on its way to a place deep in a huge batch.
+    pub fn is_searching(&self) -> bool {
+        self.0.as_ref().is_some_and(WholeReader::is_searching)
     }
 
-    /// Healing goes on at another server, which knows nothing of a search.
-    pub fn begin_healing_anew(&mut self) {
-        self.healer = None;
-    }
-
-    /// The records after the checkpoint, at most `len_max`, from Postgres. The history has the reaped ones.
+    /// The records from `next_offset` on, at most `len_max`. The history has the reaped ones. After an error, or if it is dropped
+    /// halfway, it begins anew.
     ///
     /// # Errors
     /// As [`WholeReader::next_page`].
-    pub async fn read_missing(
+    pub async fn read(
         &mut self,
         client: &Client,
         partition: Partition,
+        next_offset: i64,
         len_max: i64,
     ) -> Result<Page, pglog::Error> {
-        let next_offset = self.last_offset() + 1;
-        let mut reader = match self.healer.take() {
+        let mut reader = match self.0.take() {
             Some(reader) if reader.next_offset() == next_offset => reader,
             _ => WholeReader::at(partition, next_offset),
         };
         let page = reader.next_page(client, len_max).await?;
-        self.healer = Some(reader);
+        self.0 = Some(reader);
         Ok(page)
     }
 }

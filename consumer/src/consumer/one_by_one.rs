@@ -116,9 +116,11 @@ impl<F: Fold> Committer<'_, F> {
     /// Whether the records may be committed as they are: the statement that commits them compares their tokens, or they are known
     /// to be of this log.
     pub(super) async fn may_commit(&mut self, records: &[pglog::Record<'_>]) -> Result<bool> {
-        if !self.session.is_elsewhere() {
-            return Ok(true);
-        }
+        Ok(!self.session.is_elsewhere() || self.are_of_this_log(records).await?)
+    }
+
+    /// Whether the log's batches have the tokens of these records.
+    pub(super) async fn are_of_this_log(&mut self, records: &[pglog::Record<'_>]) -> Result<bool> {
         self.look_up_tokens(records.last().map_or(0, |last| last.offset)).await?;
         let vouchers = &self.loaded.vouchers;
         Ok(records.iter().all(|record| vouchers.origin(record.offset, record.token) == Origin::ThisLog))

@@ -93,8 +93,8 @@ async fn a_hot_standby_heals_and_holds_up_nothing_while_it_is_behind() {
     scene.write_and_converge(20).await;
     let before = scene.fetched().await;
     scene.lose_redis();
-    scene.write_and_converge(20).await;
-    assert_eq!(scene.fetched().await, before, "the standby shows nothing new");
+    // A batch of several pages, which the standby does not show yet.
+    scene.write_and_converge(2_500).await;
     scene.standby.run("postgres", "SELECT pg_wal_replay_resume()").await;
     scene.standby.follows(&scene.primary).await;
     scene.world.write_rides(20).await;
@@ -107,7 +107,7 @@ async fn a_hot_standby_heals_and_holds_up_nothing_while_it_is_behind() {
     wait_until("rows of the standby were read", async || scene.fetched().await >= before + 80).await;
     scene.standby.run("postgres", "SELECT pg_wal_replay_pause()").await;
     scene.world.write_rides(20).await;
-    wait_until("all have offsets", async || scene.world.settled_head().await == Some(100)).await;
+    wait_until("all have offsets", async || scene.world.settled_head().await == Some(2_580)).await;
     scene.service.start(&scene.world, "s1", &drain).succeed().await;
     scene.service.has_everything(&scene.world, "s1").await;
     assert!(!scene.warnings().contains("the standby cannot be read"), "{}", scene.warnings());
@@ -133,7 +133,10 @@ async fn a_standby_that_hangs_is_left_alone() {
         .await;
     }
     scene.converge().await;
-    assert_eq!(scene.warnings().matches("it does not answer").count(), 2, "{}", scene.warnings());
+    for consumer in &scene.consumers {
+        let count = consumer.output().matches("it does not answer").count();
+        assert!((1..4).contains(&count), "it is asked again now and then: {}", consumer.output());
+    }
     scene.end().await;
 }
 

@@ -21,6 +21,9 @@ async fn world_with(service_ride_count: i64) -> (World, Service, Process) {
 async fn an_adopted_log_has_the_records_of_a_consumer_that_it_was_told_of() {
     let (world, service, streamer) = world_with(20).await;
     streamer.stop().await;
+    // The log learns the place with a registration, too.
+    Process::start(&world, "consumer", &["s0", "--unregister"]).succeed().await;
+    service.start(&world, "s0", &["--register"]).succeed().await;
     for _ in 0..2 {
         Process::start(&world, "adopt", &["--force"]).succeed().await;
         // The second start compares the token that the first one has noted.
