@@ -18,7 +18,7 @@ use crate::registry::Registry;
 /// Carries out the command, and prints the result. Returns the name of the fold of a consumer that is unregistered now.
 ///
 /// # Errors
-/// As [`register_anew`], [`copy`] or [`unregister`]; an [`UnknownPartition`](pglog::UnknownPartition).
+/// As [`register_anew`], [`copy`] or [`remove`]; an [`UnknownPartition`](pglog::UnknownPartition).
 pub(crate) async fn administer(config: &Config, registry: &Registry) -> Result<Option<String>> {
     let whose = Whose { name: config.name.clone(), partitions: config.stream.partitions.clone() };
     let name = &whose.name;
