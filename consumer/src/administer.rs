@@ -79,7 +79,7 @@ async fn administer_elsewhere(
 
 /// Prints where a consumer was unregistered. Returns the name of its fold.
 fn tell_removed(name: &str, wanted: &[Partition], removed: Removed, is_cut: bool) -> Result<Option<String>> {
-    ensure!(!removed.partitions.is_empty(), "no consumer {name:?} is registered in {}", in_words(wanted));
+    removed.ensure_any(name, wanted)?;
     let of = if is_cut { format!(" in {}", in_words(&removed.partitions)) } else { String::new() };
     println!("consumer {name} is unregistered{of}");
     Ok(removed.fold)

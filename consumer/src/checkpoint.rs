@@ -148,9 +148,9 @@ pub async fn unregister(
     name: &str,
     partitions: &[Partition],
 ) -> Result<(Vec<Partition>, Option<String>)> {
-    let Removed { partitions: removed, fold, .. } = remove(client, name, partitions).await?;
-    ensure!(!removed.is_empty(), "no consumer {name:?} is registered in {}", in_words(partitions));
-    Ok((removed, fold))
+    let removed = remove(client, name, partitions).await?;
+    removed.ensure_any(name, partitions)?;
+    Ok((removed.partitions, removed.fold))
 }
 
 /// The rows that are gone.
@@ -161,6 +161,17 @@ pub(crate) struct Removed {
     pub fold: Option<String>,
     /// Whether its state is in a database of its own, and still there.
     pub is_elsewhere: bool,
+}
+
+impl Removed {
+    /// Fails if the consumer was registered in none of the partitions.
+    ///
+    /// # Errors
+    /// It was not.
+    pub fn ensure_any(&self, name: &str, wanted: &[Partition]) -> Result<()> {
+        ensure!(!self.partitions.is_empty(), "no consumer {name:?} is registered in {}", in_words(wanted));
+        Ok(())
+    }
 }
 
 /// As [`unregister`], also if it is registered in none of them.

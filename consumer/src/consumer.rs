@@ -138,8 +138,8 @@ impl<F: Fold> Consumer<F> {
         self.reader.is_readable()
     }
 
-    /// Waits up to `block` for entries (not at all if `None`), folds at most some 4000 of them (1000 of one partition), and commits. If the streams have
-    /// nothing to offer, or are away, the records that Postgres has beyond the checkpoints are read from there.
+    /// Waits up to `block` for entries (not at all if `None`), folds at most some 4000 of them (1000 of one partition), and commits.
+    /// If the streams have nothing to offer, or are away, the records that Postgres has beyond the checkpoints are read from there.
     ///
     /// # Errors
     /// A server is away, or an [`Interruption`]. Nothing is lost or counted twice: the next call loads the last commit.

@@ -207,7 +207,8 @@ pub(crate) async fn renew_token(
     Ok(())
 }
 
-/// Tells the log how far a consumer is for certain: an offset and the token of its batch for each partition. Returns whether it is still registered in all of these partitions.
+/// Tells the log how far a consumer is for certain: an offset and the token of its batch for each partition. Returns whether it is
+/// still registered in all of these partitions.
 ///
 /// # Errors
 /// Postgres is away.

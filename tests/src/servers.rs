@@ -89,13 +89,17 @@ impl PrivatePostgres {
 
     /// The URL of its maintenance database, the same after every restart.
     pub fn url(&self) -> String {
-        self.server.as_ref().unwrap().url("postgres")
+        self.url_of("postgres")
+    }
+
+    /// The URL of one of its databases.
+    pub fn url_of(&self, database: &str) -> String {
+        self.server.as_ref().unwrap().url(database)
     }
 
     /// A connection to one of its databases, as its superuser.
     pub async fn connect(&self, database: &str) -> Client {
-        let url = self.server.as_ref().unwrap().url(database);
-        connect::postgres::connect(&url.parse().unwrap(), "test", || {}).await.unwrap()
+        connect::postgres::connect(&self.url_of(database).parse().unwrap(), "test", || {}).await.unwrap()
     }
 
     /// Runs a statement in one of its databases, whether or not the server is writable. Returns the first column of each row

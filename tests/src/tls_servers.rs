@@ -110,7 +110,7 @@ impl TlsServers {
 
     /// The world's database over TCP; `user` may have a password.
     pub fn database_url(&self, host: &str, world: &World, user: &str, options: &str) -> String {
-        let (_, database) = world.database_url().rsplit_once('/').unwrap();
+        let database = world.database_name();
         format!("postgres://{user}@{host}:{}/{database}?{options}", self.postgres_port)
     }
 

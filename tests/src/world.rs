@@ -92,8 +92,8 @@ impl World {
         let mut made = Self::on(&primary.url(), &redis.url()).await;
         made.forget_database();
         let standby = primary.start_standby().await;
-        let database = made.database_url().rsplit_once('/').unwrap().1.to_owned();
-        (Self::at(&primary.url_with(&standby, &database), &redis.url(), &database).await, standby)
+        let database = made.database_name();
+        (Self::at(&primary.url_with(&standby, database), &redis.url(), database).await, standby)
     }
 
     /// Keeps [`Drop`] from dropping the database, for tests that stop their server before they end.
@@ -104,6 +104,11 @@ impl World {
     /// `DATABASE_URL` of the database's owner.
     pub fn database_url(&self) -> &str {
         &self.database_url
+    }
+
+    /// The name of the database.
+    pub fn database_name(&self) -> &str {
+        self.database_url.rsplit_once('/').expect("a URL ends with /database").1
     }
 
     /// `DATABASE_URL` for the process `name`. A process connects under its own role, so every test also proves that the

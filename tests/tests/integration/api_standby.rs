@@ -11,8 +11,7 @@ struct Api {
 
 impl Api {
     async fn start(world: &World, standby: &PrivatePostgres) -> Self {
-        let (_, database) = world.database_url().rsplit_once('/').unwrap();
-        let standby_url = standby.url().replacen("/postgres", &format!("/{database}"), 1);
+        let standby_url = standby.url_of(world.database_name());
         let args = ["--api-port", "0", "--standby-database-url", &standby_url];
         let mut process = Process::start(world, "api", &args);
         Self { url: format!("http://{}", process.address_after("api started").await), process }

@@ -20,7 +20,6 @@ struct Scene {
     service: Service,
     streamer: Process,
     consumers: Vec<Process>,
-    database: String,
     args: [String; 2],
 }
 
@@ -28,13 +27,12 @@ impl Scene {
     async fn new() -> Self {
         let (primary, redis) = (PrivatePostgres::start().await, PrivateRedis::start(&[]).await);
         let (world, standby) = World::with_standby(&primary, &redis).await;
-        let database = world.database_url().rsplit_once('/').unwrap().1.to_owned();
-        let standby_url = standby.url().replacen("/postgres", &format!("/{database}"), 1);
+        let standby_url = standby.url_of(world.database_name());
         let service = Service::beside(&World::new().await).await;
         let streamer = start_streamer(&world).await;
         let args = ["--standby-database-url".to_owned(), standby_url];
         let redis = Some(redis);
-        Self { primary, standby, redis, world, service, streamer, consumers: Vec::new(), database, args }
+        Self { primary, standby, redis, world, service, streamer, consumers: Vec::new(), args }
     }
 
     /// Starts both consumers.
@@ -69,7 +67,7 @@ impl Scene {
     }
 
     async fn fetched(&self) -> i64 {
-        self.standby.run(&self.database, FETCHED).await.last().unwrap().parse().unwrap()
+        self.standby.run(self.world.database_name(), FETCHED).await.last().unwrap().parse().unwrap()
     }
 
     fn warnings(&self) -> String {
@@ -156,12 +154,12 @@ async fn a_standby_that_was_promoted_beside_the_primary_is_not_believed() {
     let head = scene.world.settled_head().await.unwrap();
     let stage = "INSERT INTO staged_log_records (object, action, data)
                  SELECT 'ride', 'create', format('{\"id\":%s,\"distance_mm\":1}', n)::json FROM generate_series(1, 10) AS n";
-    scene.standby.run(&scene.database, stage).await;
+    scene.standby.run(scene.world.database_name(), stage).await;
     let cut = format!(
         "INSERT INTO log_batches (partition, first_offset, record_count, snapshot, token, fresh_first_id, fresh_last_id, last_id)
          SELECT 0, {head} + 1, 10, pg_current_snapshot(), 7, max(id) - 9, max(id), max(id) FROM staged_log_records"
     );
-    scene.standby.run(&scene.database, &cut).await;
+    scene.standby.run(scene.world.database_name(), &cut).await;
     scene.world.write_rides(20).await;
     wait_until("all have offsets", async || scene.world.settled_head().await == Some(head + 20)).await;
     for consumer in &scene.consumers {

@@ -62,7 +62,7 @@ async fn a_server_is_used_if_a_word_says_so_and_the_banner_names_it() {
     let mut up = Process::spawn("launcher", command);
     up.wait_for("CONVERGED").await;
     let output = up.output();
-    let database = world.database_url().rsplit_once('/').unwrap().1;
+    let database = world.database_name();
     for words in [
         &format!("database {database}. Tables and simulated rides go into it"),
         "  sql     YOURS: ",

@@ -79,7 +79,7 @@ async fn a_consumer_is_unregistered_in_both_databases_however_often_it_takes() {
     service.start(&world, "s0", &["--drain"]).succeed().await;
     service.has_everything(&world, "s0").await;
     // Nothing is removed while one of the databases is away.
-    let nowhere = ["s0", "--unregister", "--state-database-url", "postgres://nobody@127.0.0.1:1/nowhere"];
+    let nowhere = ["s0", "--unregister", "--state-database-url", "postgres://app@127.0.0.1:1/nowhere"];
     Process::start(&world, "consumer", &nowhere).fail(1).await;
     assert_eq!(told(&world, "s0").await, 20);
 }

@@ -20,11 +20,21 @@ use crate::partitions_fixture::{
 /// Records of a transaction that one statement does not count.
 const HUGE_LEN: i64 = 250_000;
 
+/// Puts another type of value under the key of a stream, so that Redis refuses to append.
+async fn spoil(world: &World, key: &str) {
+    let _: () = redis::cmd("SET").arg(key).arg("x").query_async(&mut world.redis().await).await.unwrap();
+}
+
+/// Removes whatever is under the key.
+async fn clear(world: &World, key: &str) {
+    let _: () = redis::cmd("DEL").arg(key).query_async(&mut world.redis().await).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_stream_that_is_refused_holds_up_no_other_partition() {
     let world = World::cut(8).await;
     let key = &keys(&world).await[3];
-    let _: () = redis::cmd("SET").arg(key).arg("x").query_async(&mut world.redis().await).await.unwrap();
+    spoil(&world, key).await;
     let mut streamer = start_streamer(&world, &[]).await;
     for partition in 0..8 {
         stage(world.client(), partition, 100).await;
@@ -41,7 +51,7 @@ async fn a_stream_that_is_refused_holds_up_no_other_partition() {
     wait_until("all records have offsets", async || is_all_cut(&world).await).await;
     streamer.wait_for("WRONGTYPE").await;
     assert!(streamer.is_running(), "the others need it");
-    let _: () = redis::cmd("DEL").arg(key).query_async(&mut world.redis().await).await.unwrap();
+    clear(&world, key).await;
     wait_until_published(&world).await;
     streamer.stop().await;
 }
@@ -50,7 +60,7 @@ async fn a_stream_that_is_refused_holds_up_no_other_partition() {
 async fn a_streamer_whose_whole_share_is_refused_goes_on_because_it_may_get_others() {
     let world = World::cut(2).await;
     let key = &keys(&world).await[0];
-    let _: () = redis::cmd("SET").arg(key).arg("x").query_async(&mut world.redis().await).await.unwrap();
+    spoil(&world, key).await;
     let mut streamers = [start_streamer(&world, &[]).await, start_streamer(&world, &[]).await];
     wait_for_shares(&world, &[1, 1]).await;
     for partition in 0..2 {
@@ -64,7 +74,7 @@ async fn a_streamer_whose_whole_share_is_refused_goes_on_because_it_may_get_othe
     wait_until("the other one is published", async || is_all_cut(&world).await).await;
     assert!(streamers.iter_mut().all(Process::is_running));
     wait_for_shares(&world, &[1, 1]).await;
-    let _: () = redis::cmd("DEL").arg(key).query_async(&mut world.redis().await).await.unwrap();
+    clear(&world, key).await;
     wait_until_published(&world).await;
     for streamer in streamers {
         streamer.stop().await;
@@ -75,7 +85,7 @@ async fn a_streamer_whose_whole_share_is_refused_goes_on_because_it_may_get_othe
 async fn hints_for_a_stream_that_is_refused_keep_no_partition_from_another_streamer() {
     let world = World::cut(8).await;
     let key = &keys(&world).await[3];
-    let _: () = redis::cmd("SET").arg(key).arg("x").query_async(&mut world.redis().await).await.unwrap();
+    spoil(&world, key).await;
     let first = start_streamer(&world, &[]).await;
     wait_for_shares(&world, &[8]).await;
     let client = world.connect().await;

@@ -5,21 +5,16 @@ use std::time::Duration;
 use tests::{Payments, PgBouncer, Process, World, free_port, wait_until};
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
-/// The database of a world.
-fn database(world: &World) -> &str {
-    world.database_url().rsplit_once('/').unwrap().1
-}
-
 /// Starts a program whose `DATABASE_URL` leads to the pooler, for the user that it has without one.
 fn start(world: &World, pooler: &PgBouncer, name: &str, args: &[&str]) -> Process {
     let direct: tokio_postgres::Config = world.database_url_of(name).parse().unwrap();
-    let url = pooler.url(direct.get_user().unwrap(), database(world));
+    let url = pooler.url(direct.get_user().unwrap(), world.database_name());
     Process::start(world, name, &[&["--database-url", &url][..], args].concat())
 }
 
 /// A client of the pooler that is no program of ours.
 async fn stranger(world: &World, pooler: &PgBouncer, user: &str) -> tokio_postgres::Client {
-    let (client, connection) = tokio_postgres::connect(&pooler.url(user, database(world)), NoTls).await.unwrap();
+    let (client, connection) = tokio_postgres::connect(&pooler.url(user, world.database_name()), NoTls).await.unwrap();
     tokio::spawn(connection);
     client
 }

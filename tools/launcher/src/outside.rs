@@ -7,8 +7,7 @@ use std::ffi::{OsStr, OsString};
 use crate::find::given;
 
 /// Servers and accounts.
-const ELSEWHERE: [&str; 10] = [
-    "NOTIFY_SOCKET",
+const ELSEWHERE: [&str; 9] = [
     "DATABASE_URL",
     "STANDBY_DATABASE_URL",
     "STATE_DATABASE_URL",
@@ -32,7 +31,12 @@ pub(crate) fn leads_outside(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     let is_libpqs = name.starts_with("PG") && name != "PG_BIN";
     let is_proxy = name.to_lowercase().ends_with("_proxy");
-    ELSEWHERE.contains(&&*name) || is_libpqs || is_proxy || name.starts_with("OTEL_EXPORTER_")
+    is_told(&name) || is_libpqs || is_proxy || name == "NOTIFY_SOCKET"
+}
+
+/// Whether a person is told that the variable is set and passed over.
+fn is_told(name: &str) -> bool {
+    ELSEWHERE.contains(&name) || name.starts_with("OTEL_EXPORTER_")
 }
 
 /// A name in `--use`: a variable that leads outside and is set.
@@ -70,7 +74,6 @@ impl Outside {
     /// The names of the servers' and accounts' variables that are set and passed over.
     pub fn passed_over(&self) -> Vec<String> {
         let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
-        let is_told = |name: &String| ELSEWHERE[1..].contains(&name.as_str()) || name.starts_with("OTEL_EXPORTER_");
         let passed_over = names.filter(|name| is_told(name) && !self.used.contains(name) && given(name).is_some());
         passed_over.collect::<BTreeSet<_>>().into_iter().collect()
     }

@@ -49,7 +49,9 @@ pub(super) async fn registered(tx: &Transaction<'_>, partition: Partition) -> Re
     let rows = tx
         .query(
             "-- operator::audit::registered
-             SELECT name, is_baseline, last_offset, fold, fold_version, state::text AS state, told_token IS NOT NULL AS is_elsewhere FROM checkpoints
+             SELECT name, is_baseline, last_offset, fold, fold_version, state::text AS state,
+                    told_token IS NOT NULL AS is_elsewhere
+             FROM checkpoints
              WHERE partition = $1 ORDER BY last_offset, name",
             &[&partition],
         )
